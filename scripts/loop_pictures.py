@@ -79,7 +79,7 @@ class Walk:
         """Open the Fine-tune tab, press Fine-tune, and wait until the view is segmented anew."""
         self.panel.tabs.setCurrentIndex(2)
         tab, segment_tab = self.panel.finetune_tab, self.panel.segment_tab
-        self.wait(lambda: "held out" in tab.lesson.summary.text())
+        self.wait(lambda: "held out" in tab.summary_line.summary.text())
         self.rest(0.5)
         shoot("loop-3-ready.png")
         tab.tune_button.click()

@@ -1,4 +1,4 @@
-"""Options as fields of dataclasses: what is written beside a field is all that forms, flags and checks say of it.
+"""Options as fields of dataclasses. Forms, flags and checks derive from the `Option` beside the field.
 
 @dataclass(frozen=True)
 class SegmentOptions:
@@ -8,9 +8,10 @@ class SegmentOptions:
 from __future__ import annotations
 
 import math
+import operator
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from napari_skipseg.errors import SkipsegError
@@ -18,13 +19,14 @@ from napari_skipseg.errors import SkipsegError
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of an option beside its name, type and default.
+    """What an option means, beside its name, type and default.
 
-    title: what it is called in a form and in messages. help: one sentence for tooltips and `--help`. least, most: the
-    range of a number, both allowed; above, below: bounds that are not allowed themselves. choices: the only values
-    that are allowed; those of a `Literal` need not be named. labels: what a form calls a choice, by value. unset: what
-    a form shows in place of 0 or None. step: of a number in a form. flag: its name on the command line, if that is not
-    the field's. metavar: what stands for its value in `--help`.
+    title: its name in forms and messages. help: sentences for tooltips and `--help`; a form shows the first one below
+    a slider. least, most: the range of a number, both allowed; above, below: bounds that are not allowed themselves.
+    choices: the allowed values; those of a `Literal` are added. labels: what a form calls a choice, by value. notes: a
+    sentence on each choice, by value. unset: the text of a form for None, or for the lowest number. step: of a number
+    in a form, which has as many decimals. flag: its name on the command line, if that is not the field's. metavar: the
+    placeholder of its value in `--help`.
     """
 
     title: str
@@ -35,15 +37,22 @@ class Option:
     below: float | None = None
     choices: tuple[Any, ...] = ()
     labels: Mapping[Any, str] = field(default_factory=dict)
+    notes: Mapping[Any, str] = field(default_factory=dict)
     unset: str = ""
     step: float | None = None
     flag: str = ""
     metavar: str | None = None
 
+    @property
+    def text(self) -> str:
+        """The help with what each choice means."""
+        notes = [f"{choice}: {note[0].lower()}{note[1:]}" for choice, note in self.notes.items()]
+        return " ".join([self.help, *notes])
+
 
 @dataclass(frozen=True)
 class OptionField:
-    """A field of a dataclass that is an option. kind: type of its values without None. repeats: it holds several."""
+    """A field of a dataclass that is an option. kind: type of its values, None aside. repeats: it is a tuple."""
 
     name: str
     kind: type
@@ -67,33 +76,20 @@ class OptionField:
             return "" if value in option.choices else f"The {title} cannot be '{value}': choose one of {allowed}."
         if self.kind not in (int, float) or self.repeats:
             return ""
-        limits = self._limits()
-        return "" if self._is_within(value) else f"The {title} must be {limits}, not {value}."
-
-    def _is_within(self, value: float) -> bool:
-        option = self.option
-        return (
-            math.isfinite(value)
-            and (option.least is None or value >= option.least)
-            and (option.most is None or value <= option.most)
-            and (option.above is None or value > option.above)
-            and (option.below is None or value < option.below)
+        bounds = (
+            (option.least, "{:g} or more", operator.ge),
+            (option.above, "more than {:g}", operator.gt),
+            (option.most, "{:g} or less", operator.le),
+            (option.below, "less than {:g}", operator.lt),
         )
-
-    def _limits(self) -> str:
-        option = self.option
+        given = [(bound, words, holds) for bound, words, holds in bounds if bound is not None]
+        if math.isfinite(value) and all(holds(value, bound) for bound, _, holds in given):
+            return ""
         if option.least is not None and option.most is not None:
-            return f"between {option.least:g} and {option.most:g}"
-        parts = []
-        if option.least is not None:
-            parts.append(f"{option.least:g} or more")
-        if option.above is not None:
-            parts.append(f"more than {option.above:g}")
-        if option.most is not None:
-            parts.append(f"{option.most:g} or less")
-        if option.below is not None:
-            parts.append(f"less than {option.below:g}")
-        return " and ".join(parts) or "a number"
+            limits = f"between {option.least:g} and {option.most:g}"
+        else:
+            limits = " and ".join(words.format(bound) for bound, words, _ in given) or "a number"
+        return f"The {title} must be {limits}, not {value}."
 
 
 def option_fields(settings: type) -> dict[str, OptionField]:
@@ -103,30 +99,22 @@ def option_fields(settings: type) -> dict[str, OptionField]:
     for each in fields(settings):
         if get_origin(hints[each.name]) is not Annotated:
             continue
-        inner, *notes = get_args(hints[each.name])
+        annotation, *notes = get_args(hints[each.name])
         option = next((note for note in notes if isinstance(note, Option)), None)
         if option is None:
             continue
-        found[each.name] = _read_field(each.name, inner, None if each.default is MISSING else each.default, option)
+        is_optional = repeats = False
+        if get_origin(annotation) in (Union, types.UnionType):
+            parts = [part for part in get_args(annotation) if part is not type(None)]
+            is_optional, annotation = len(parts) < len(get_args(annotation)), parts[0]
+        if get_origin(annotation) is Literal:
+            option = replace(option, choices=option.choices or get_args(annotation))
+            annotation = type(get_args(annotation)[0])
+        elif get_origin(annotation) is tuple:
+            annotation, repeats = get_args(annotation)[0], True
+        default = None if each.default is MISSING else each.default
+        found[each.name] = OptionField(each.name, annotation, default, option, is_optional, repeats)
     return found
-
-
-def _read_field(name: str, annotation: Any, default: Any, option: Option) -> OptionField:
-    is_optional = False
-    if get_origin(annotation) in (Union, types.UnionType):
-        parts = [part for part in get_args(annotation) if part is not type(None)]
-        is_optional, annotation = len(parts) < len(get_args(annotation)), parts[0]
-    if get_origin(annotation) is Literal:
-        choices = get_args(annotation)
-        return OptionField(name, type(choices[0]), default, _with_choices(option, choices), is_optional, False)
-    if get_origin(annotation) is tuple:
-        return OptionField(name, get_args(annotation)[0], default, option, is_optional, True)
-    return OptionField(name, annotation, default, option, is_optional, False)
-
-
-def _with_choices(option: Option, choices: tuple[Any, ...]) -> Option:
-    values = {each.name: getattr(option, each.name) for each in fields(Option)}
-    return Option(**values | {"choices": option.choices or choices})
 
 
 def check_options(settings: Any, error: type[SkipsegError]) -> None:

@@ -141,7 +141,7 @@ def correct(panel, qtbot) -> None:
 def ready(panel, qtbot, lesson: str = "Learns from") -> None:
     tab = panel.finetune_tab
     correct(panel, qtbot)
-    qtbot.waitUntil(lambda: lesson in tab.lesson.summary.text(), timeout=20_000)
+    qtbot.waitUntil(lambda: lesson in tab.summary_line.summary.text(), timeout=20_000)
 
 
 def press(qtbot, button) -> None:
@@ -173,11 +173,10 @@ def test_without_corrections_the_button_says_what_to_do(open_tab):
 def test_what_will_be_learnt_is_told_before_the_start_and_follows_what_is_painted(open_tab, qtbot, teaching):
     _, panel, tab = open_tab()
     ready(panel, qtbot)
-    assert tab.lesson.summary.text() == (
-        "Learns from 1.5k membrane and 2k background pixels in 3 of 4 places on 2 slices; the other one is held out to "
-        "compare old and new. Takes about 12 s."
-    )
-    assert "membrane: 1,500 pixels to learn from, 40 held out" in tab.lesson.summary.toolTip()
+    said = tab.summary_line.summary.text()
+    assert "1.5k membrane and 2k background pixels in 3 of 4 places on 2 slices; the other one is held out" in said
+    assert "about 12 s" in said
+    assert "membrane: 1,500 pixels to learn from, 40 held out" in tab.summary_line.summary.toolTip()
     assert tab.sources.item(0).text() == "em: 440 pixels"
     (settings, names), asked = teaching.lessons[-1], len(teaching.lessons)
     assert (settings.classes, names) == ((ClassLabel("membrane", 2),), ["em"])
@@ -195,8 +194,8 @@ def test_a_refusal_shows_its_cure_before_the_start(open_tab, qtbot, teaching):
     teaching.refusal = InputError("Nothing of membrane is held out: paint more of it.")
     _, panel, tab = open_tab()
     correct(panel, qtbot)
-    qtbot.waitUntil(lambda: tab.lesson.warning.isVisible(), timeout=20_000)
-    assert tab.lesson.warning.text() == "Nothing of membrane is held out: paint more of it."
+    qtbot.waitUntil(lambda: tab.summary_line.warning.isVisible(), timeout=20_000)
+    assert tab.summary_line.warning.text() == str(teaching.refusal)
     assert not tab.tune_button.isEnabled()
     teaching.refusal = None
     panel.correct_tab.corrections().strokes[1, 0, :10] = 2
@@ -218,7 +217,7 @@ def test_a_better_model_becomes_the_choice_and_the_view_is_segmented_anew_with_b
     assert (labels[0].shape, int((labels[0] == 2).sum()), int((labels[0] == 1).sum())) == ((3, 64, 80), 220, 220)
     assert panel.segment_tab.form.model.currentText() == "tiny-2d-tuned"
     assert (engine.calls[-1][1], engine.previews[-1]) == ("tiny-2d", True)
-    assert tab.report.verdict.text() == "It is better: Dice 0.750 in place of 0.500."
+    assert tab.report.verdict.text() == BETTER.reason
     assert not tab.report.use_button.isVisible()
     shown = {layer.name: layer.visible for layer in viewer.layers if "probability" in layer.name}
     assert shown == {"preview probability": True, "before probability": False}
@@ -314,7 +313,7 @@ def test_a_closing_window_tells_the_engine_and_an_interrupted_run_is_offered(ope
     told = []
     engine.leave = lambda is_leaving=True: told.append(is_leaving)
     _, panel, tab = open_tab()
-    assert "'mine' was interrupted; 33 steps" in tab.unfinished.text()
+    assert "'mine' was interrupted; 33 steps" in tab.unfinished.note.text()
     press(qtbot, tab.unfinished.button)
     again = tab.form.read().settings(settings.images, settings.classes)
     assert again == settings
@@ -332,7 +331,7 @@ def test_the_tile_has_the_colour_of_the_class_that_is_taught(open_tab, qtbot, te
     corrections.name_classes((*corrections.classes, CorrectionClass("mitochondrion", 3, "#ff0000")))
     panel.correct_tab.show_classes()
     corrections.strokes[1, 0, :10] = 3
-    qtbot.waitUntil(lambda: "mitochondrion" in [each.name for each in tab._material.labels()], timeout=10_000)
+    qtbot.waitUntil(lambda: "mitochondrion" in [each.name for each in tab._images.labels()], timeout=10_000)
     press(qtbot, tab.tune_button)
     finish(panel, qtbot)
     assert tuple(tab.plots.predicted.over.lut[-1][:3]) == (255, 0, 0)
@@ -358,11 +357,11 @@ def test_the_next_estimate_follows_what_the_last_fine_tuning_took(open_tab, qtbo
     teaching.steps, teaching.pause = 10, 0.3  # 3 s in place of the 12.4 that were estimated
     _, panel, tab = open_tab()
     ready(panel, qtbot)
-    assert "about 12 s" in tab.lesson.summary.text()
+    assert "about 12 s" in tab.summary_line.summary.text()
     press(qtbot, tab.tune_button)
     finish(panel, qtbot)
-    qtbot.waitUntil(lambda: "Takes about" in tab.lesson.summary.text(), timeout=20_000)
-    assert "about 12 s" not in tab.lesson.summary.text()
+    qtbot.waitUntil(lambda: "Takes about" in tab.summary_line.summary.text(), timeout=20_000)
+    assert "about 12 s" not in tab.summary_line.summary.text()
 
 
 @pytest.mark.parametrize(("old", "new", "arrow"), [(0.8996, 0.9003, ""), (0.9, 0.9004, ""), (0.9, 0.902, "▲")])
@@ -380,18 +379,9 @@ def test_what_the_new_model_is_for_is_said_once_and_is_no_warning(open_tab, qtbo
     tab.show_findings((fault,))
     assert (tab.message.text(), WARNING_COLOR in tab.message.styleSheet()) == (fault, True)
     tab.forget_and_check()
-    tab.lesson.say(f"Learns from strokes. {note}")
+    tab.summary_line.say(f"Learns from strokes. {note}")
     tab.show_findings((note,))
     assert note not in tab.message.text()
-
-
-def test_without_a_result_the_old_model_segments_the_view_first(open_tab, qtbot, engine):
-    viewer, panel, tab = open_tab()
-    ready(panel, qtbot)
-    press(qtbot, tab.tune_button)
-    finish(panel, qtbot)
-    assert engine.previews == [True, True]
-    assert {"before probability", "preview probability"} <= {layer.name for layer in viewer.layers}
 
 
 def test_a_model_that_is_not_better_is_kept_and_is_the_choice_only_when_the_user_says_so(open_tab, qtbot, teaching):
@@ -401,18 +391,22 @@ def test_a_model_that_is_not_better_is_kept_and_is_the_choice_only_when_the_user
     press(qtbot, tab.tune_button)
     finish(panel, qtbot)
     assert panel.segment_tab.form.model.currentText() == "tiny-2d"
-    assert tab.message.text() == "tiny-2d-tuned is kept beside tiny-2d, which stays selected."
+    assert "tiny-2d, which stays selected" in tab.message.text()
     press(qtbot, tab.report.use_button)
     finish(panel, qtbot)
     assert panel.segment_tab.form.model.currentText() == "tiny-2d-tuned"
     assert not tab.report.use_button.isVisible()
 
 
-def test_curves_and_the_tile_move_and_the_table_holds_old_and_new(open_tab, qtbot, teaching):
-    _, panel, tab = open_tab()
+def test_without_a_result_the_old_model_goes_first_then_curves_and_tile_move_and_the_table_holds_both(
+    open_tab, qtbot, engine
+):
+    viewer, panel, tab = open_tab()
     ready(panel, qtbot)
     press(qtbot, tab.tune_button)
     finish(panel, qtbot)
+    assert engine.previews == [True, True]
+    assert {"before probability", "preview probability"} <= {layer.name for layer in viewer.layers}
     assert tab.plots.loss.curves() == {"training loss": [(n, 1 / n) for n in range(1, 11)]}
     assert tab.plots.scores.curves()["held-out Dice"][-1] == (10, 0.9)
     np.testing.assert_array_equal(tab.plots.predicted.over.image, np.ones((20, 30), np.float32))
@@ -440,7 +434,7 @@ def test_stop_keeps_the_best_and_cancel_changes_nothing(open_tab, qtbot, teachin
     painted[2, 3, :7] = 2
     press(qtbot, tab.cancel_button)
     finish(panel, qtbot)
-    assert tab.message.text() == "Cancelled. Nothing was changed."
+    assert "Nothing was changed" in tab.message.text()
     assert not (locate_model("tiny-2d").parent / "tiny-2d-tuned-2").exists()
     assert int((painted[2] == 2).sum()) == 7
 
@@ -452,7 +446,7 @@ def test_after_a_fault_the_same_can_be_asked_for_again(open_tab, qtbot, teaching
     for _ in range(2):
         press(qtbot, tab.tune_button)
         finish(panel, qtbot)
-        assert tab.message.text() == "It went wrong: try again."
+        assert tab.message.text() == str(engine.fault)
     assert teaching.jobs[0][0] == teaching.jobs[1][0]
     engine.fault = None
 
@@ -469,9 +463,9 @@ def test_pressed_early_it_waits_in_sight_and_what_it_learns_from_is_said_for_tha
     assert tab.progress_text.text() == "waits until the corrections are counted"
     assert (tab.cancel_button.isEnabled(), tab.tune_button.isVisible()) == (True, False)
     assert panel.segment_tab.progress_text.text() == "waits until the corrections are counted"
-    qtbot.waitUntil(lambda: "Takes about" in tab.lesson.summary.text(), timeout=20_000)
+    qtbot.waitUntil(lambda: "Takes about" in tab.summary_line.summary.text(), timeout=20_000)
     qtbot.waitUntil(lambda: "step" in tab.progress_text.text(), timeout=20_000)
-    assert "Takes about" in tab.lesson.summary.text()
+    assert "Takes about" in tab.summary_line.summary.text()
     assert engine.previews == [True]
     press(qtbot, tab.cancel_button)
     finish(panel, qtbot)
@@ -485,7 +479,8 @@ def test_pressed_early_it_can_be_taken_back_before_it_has_begun(open_tab, qtbot,
     press(qtbot, tab.tune_button)
     press(qtbot, tab.cancel_button)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=2_000)
-    assert tab.message.text() == "Cancelled. Nothing was changed."
+    assert panel.segment_tab.is_running  # the preview that the comparison needs
+    assert "Segment tab still runs: press Cancel there" in tab.message.text()
     finish(panel, qtbot)
     assert teaching.jobs == []
 
@@ -540,15 +535,13 @@ def test_the_details_become_settings(open_tab, qtbot, teaching):
     _, panel, tab = open_tab()
     ready(panel, qtbot)
     tab.form.reaches["full"].setChecked(True)
-    fold = tab.form.fold
-    fold.steps.setValue(7)
-    fold.minutes.setValue(2.5)
-    fold.rate.setValue(0.002)
-    fold.validate.setText("1-2")
-    fold.remember.setChecked(False)
-    fold.norm.setCurrentIndex(fold.norm.findData("updated"))
+    fold, field = tab.form.fold, tab.form.fold.rows.field
+    for name, value in (("steps", 7), ("minutes", 2.5), ("learning_rate", 0.002), ("seed", 3)):
+        field(name).setValue(value)
+    field("validate").setText("1-2")
+    field("remember").setChecked(False)
+    field("batch_norm").setCurrentIndex(field("batch_norm").findData("updated"))
     fold.augment.setCurrentIndex(fold.augment.findData("none"))
-    fold.seed.setValue(3)
     press(qtbot, tab.tune_button)
     finish(panel, qtbot)
     found = teaching.jobs[0][0]
@@ -562,14 +555,14 @@ def test_a_model_is_trained_from_scratch_from_layers(open_tab, qtbot, teaching):
     viewer.add_labels(np.ones((3, 64, 80), np.int64), name="truth", scale=(50, 4, 4))
     form = unfold(tab, qtbot)
     press(qtbot, form.train_button)
-    assert tab.message.text() == "Give the new model a plain name, such as my-membranes."
+    assert "a plain name" in tab.message.text()
     form.name.setText("fresh")
     press(qtbot, form.train_button)
-    assert tab.message.text() == "Name at least one class, with its value in the labels: such as membrane=1."
+    assert "at least one class" in tab.message.text()
     form.classes.setText("membrane=1, mitochondrion=2")
     form.network.setCurrentIndex(form.network.findData("vnet"))
     form.network.activated.emit(form.network.currentIndex())
-    form.steps.setValue(12)
+    form.field("steps").setValue(12)
     press(qtbot, form.train_button)
     finish(panel, qtbot)
     settings, written = teaching.trained[0]
@@ -593,7 +586,7 @@ def test_a_model_is_trained_from_scratch_from_folders_by_the_names_of_files(open
     form.kind.setCurrentIndex(1)
     form.kind.activated.emit(1)
     press(qtbot, form.train_button)
-    assert tab.message.text() == "Images are missing: '' is no file or folder. Choose one."
+    assert "Images are missing" in tab.message.text()
     form.image_folder.text.setText(str(tmp_path / "images"))
     form.label_folder.text.setText(str(tmp_path / "labels"))
     press(qtbot, form.train_button)

@@ -21,6 +21,7 @@ from napari_skipseg.models.description import TrainingRecord
 from napari_skipseg.models.selection import read_selection
 from napari_skipseg.progress import Progress
 from napari_skipseg.studies.inspection import GateMap, InspectedPart, Inspection, cut_part
+from napari_skipseg.widgets.panel import SkipSegPanel
 
 pytestmark = pytest.mark.gui
 BUILT_IN = Path(catalog.__file__).parent / "builtin"
@@ -83,6 +84,10 @@ def press(qtbot, tab, wait: bool = True) -> None:
         qtbot.waitUntil(lambda: not tab.is_running, timeout=120_000)
 
 
+def segment_tab_of(tab):
+    return tab.window().findChild(SkipSegPanel).segment_tab
+
+
 def image(*shape: int) -> np.ndarray:
     return np.linspace(0, 255, int(np.prod(shape))).reshape(shape).astype(np.uint8)
 
@@ -132,13 +137,10 @@ def test_a_model_without_gates_says_so(open_tab):
     viewer, tab = open_tab()
     viewer.add_image(image(8, 8))
     choose(tab.model, "em-membrane-residual")
-    assert tab.plots.channels_note.text() == (
-        "em-membrane-residual has no gates that select or attend (its skip is sum): nothing to show. Models whose "
-        "skip is st or sat select channels."
-    )
+    assert "no gates that select or attend (its skip is sum)" in tab.plots.channels_note.text()
     assert not tab.plots.channels.isVisible()
     assert not tab.show_button.isEnabled()
-    assert tab.message.text() == "This model has no gates to show: choose another one."
+    assert "no gates to show" in tab.message.text()
 
 
 def test_gates_lie_exactly_over_the_slice_that_is_on_screen(open_tab, qtbot, engine):
@@ -159,7 +161,7 @@ def test_gates_lie_exactly_over_the_slice_that_is_on_screen(open_tab, qtbot, eng
     assert not attention.visible
     assert (viewer.dims.current_step[-4], viewer.dims.current_step[-3]) == (2, 3)
     assert "long skip 2 of the slice at z = 3" in tab.message.text()
-    assert tab._segment_tab.form.image.count() == 1
+    assert segment_tab_of(tab).form.image.count() == 1
     em.scale = (50, 2, 2)
     assert (list(after.scale), list(after.translate)) == ([1, 50, 4, 4], [0, 150, 9, 1])
 
@@ -187,8 +189,8 @@ def test_channels_of_an_image_and_a_volume_are_looked_into(open_tab, qtbot, engi
     viewer, tab = open_tab()
     viewer.add_image(image(2, 8, 16, 16), name="em", axis_labels=("c", "z", "y", "x"))
     choose(tab.model, "em-boundary-3d")
-    assert tab.message.text() == "Choose the channel to segment."
-    choose(tab._segment_tab.form.channel, 1)
+    assert "Choose the channel" in tab.message.text()
+    choose(segment_tab_of(tab).form.channel, 1)
     assert tab.show_button.text() == "Show gates in this volume"
     press(qtbot, tab)
     assert engine.calls[-1][1:] == ({"Z": slice(0, 8), "Y": slice(0, 16), "X": slice(0, 16)}, 1)
@@ -207,10 +209,10 @@ def test_cancel_and_a_fault_change_nothing_and_the_next_run_works(open_tab, qtbo
     assert not tab.show_button.isEnabled()
     qtbot.mouseClick(tab.cancel_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
-    assert tab.message.text() == "Cancelled. Nothing was changed."
+    assert "Nothing was changed" in tab.message.text()
     engine.steps, engine.pause, engine.fault = 2, 0.0, EngineError("It went wrong: try again.")
     press(qtbot, tab)
-    assert tab.message.text() == "It went wrong: try again."
+    assert tab.message.text() == str(engine.fault)
     assert len(viewer.layers) == 1
     engine.fault = None
 
@@ -219,12 +221,12 @@ def test_while_the_segment_tab_runs_the_button_says_so(open_tab, qtbot, engine):
     viewer, tab = open_tab()
     viewer.add_image(image(16, 16))
     engine.steps, engine.pause = 50, 0.02
-    segment_tab = tab._segment_tab
+    segment_tab = segment_tab_of(tab)
     segment_tab.segment()
     tab.hide()
     tab.show()
     assert not tab.show_button.isEnabled()
-    assert tab.message.text() == "The Segment tab is running: wait until it has finished."
+    assert "Segment tab is running" in tab.message.text()
     segment_tab.cancel()
     qtbot.waitUntil(lambda: not segment_tab.is_running, timeout=20_000)
     assert tab.show_button.isEnabled()

@@ -128,7 +128,7 @@ def test_what_was_removed_before_its_turn_came_is_said(open_panel, qtbot, engine
     viewer.layers.remove(viewer.layers["probability"])
     is_held = False
     qtbot.waitUntil(lambda: "removed meanwhile" in tab.message.text())
-    assert tab.message.text() == "'probability' was removed meanwhile: its objects were not found again."
+    assert tab.message.text().startswith("'probability' was removed meanwhile")
     assert not tab.is_running
     assert len(engine.calls) == 3  # the segmentation and two searches
 
@@ -160,9 +160,8 @@ def test_a_probability_that_is_gone_is_asked_for_in_one_sentence(open_panel, qtb
     panel.show_tab("Objects")
     viewer.layers.selection = {viewer.layers[0]}
     press(qtbot, panel.objects_tab)
-    assert panel.objects_tab.message.text().endswith(
-        "em_probability.tif', in which these objects were found, is no longer there: open it from where it is now, and "
-        "try again."
+    assert (
+        "em_probability.tif', in which these objects were found, is no longer there" in panel.objects_tab.message.text()
     )
     assert engine.calls == []
 

@@ -114,7 +114,7 @@ def test_the_slab_on_screen_is_found_anew_while_sliders_move_and_lies_exactly_ov
     form = tab.form
     assert (form.layer.currentText(), form.method.currentText()) == ("probability", "Cells between membranes")
     choose(form.method, "components")
-    assert form.method_note.text() == "This class is a boundary: cells are suggested."
+    assert "cells are suggested" in form._notes["method"].text()
     viewer.reset_view()  # all of it is on screen, however wide the panel is
     tab.preview.click()
     settle(qtbot, tab)
@@ -126,10 +126,10 @@ def test_the_slab_on_screen_is_found_anew_while_sliders_move_and_lies_exactly_ov
     assert tab.preview_note.text() == "4 objects in 3 slices on screen"
     form.smallest.number.setValue(13)
     settle(qtbot, tab)
-    assert form.smallest.note.text() == "Objects of 13 voxels = 10,400 nm³ or more."
+    assert "13 voxels = 10,400 nm³" in form.smallest.note.text()
     assert (tab.preview_note.text(), look.data.max()) == ("3 objects in 3 slices on screen", 3)
     choose(form.planes, "slices")
-    assert form.smallest.note.text() == "Objects of 13 voxels = 208 nm² or more."
+    assert "13 voxels = 208 nm²" in form.smallest.note.text()
     settle(qtbot, tab)
     assert tab.preview_note.text() == "3 objects in the slice on screen"
     assert look.data.shape == (1, 40, 60)
@@ -148,11 +148,12 @@ def test_cells_in_thick_slices_are_those_of_each_slice_until_one_chooses(open_ta
     viewer, _, tab = open_tab()
     form = tab.form
     assert (form.planes.currentText(), form.read().planes) == ("each slice", "slices")
-    assert form.planes_note.text() == "Slices are 12.5 times thicker than pixels: each slice suits cells better."
-    assert form.planes_note.isVisible()
+    note = form._notes["planes"]
+    assert "12.5 times thicker" in note.text()
+    assert note.isVisible()
     assert form.read_for(["membrane"]).planes == "slices"
     choose(form.method, "components")
-    assert (form.read().planes, form.planes_note.isVisible()) == ("volume", False)
+    assert (form.read().planes, note.isVisible()) == ("volume", False)
     choose(form.method, "cells")
     assert form.read().planes == "slices"
     for depth, suggested in ((4 * THICK, "slices"), (4 * THICK - 1, "volume")):
@@ -164,14 +165,14 @@ def test_cells_in_thick_slices_are_those_of_each_slice_until_one_chooses(open_ta
     tab._offer()
     choose(form.method, "cells")
     assert (form.read().planes, form.read_for(["membrane"]).planes) == ("volume", "volume")
-    assert form.planes_note.isVisible()
+    assert note.isVisible()
 
 
 def test_keys_move_the_sliders_and_the_sliders_of_sizes_are_equally_long(open_tab, qtbot):
     _, panel, tab = open_tab()
     form = tab.form
     tab.form.planes.setFocus()
-    for slider, step in ((form.threshold, 0.01), (form.merge, 0.01), (form.seed_distance, 0.5)):
+    for slider, step in ((form.threshold, 0.01), (form.field("merge"), 0.01), (form.field("seed_distance"), 0.5)):
         inner = slider.findChild(QSlider)
         before = slider.value()
         qtbot.mouseClick(inner, LEFT, pos=inner.rect().center())
@@ -219,7 +220,7 @@ def test_objects_may_be_too_large_too_and_the_two_sizes_never_cross(open_tab, qt
     settle(qtbot, tab)
     assert form.read().largest == sizes.max() - 1
     limit = sizes.max() - 1
-    assert form.largest.note.text() == f"Objects of at most {limit:,} voxels = {limit * 800:,} nm³."
+    assert f"{limit:,} voxels = {limit * 800:,} nm³" in form.largest.note.text()
     assert viewer.layers["em objects (preview)"].data.max() == len(sizes) - (sizes == sizes.max()).sum()
     form.smallest.number.setValue(5000)
     assert (form.read().smallest, form.read().largest) == (5000, 5000)
@@ -278,7 +279,7 @@ def test_objects_of_the_whole_stack_are_a_layer_with_measurements_and_a_table_th
     assert list(layer.features["intensity mean"][1:]) == [255] * 4
     panel.show_tab("Segment")
     panel.show_tab("Objects")
-    assert tab.message.text() == "4 objects found. Click a row to go to the object."
+    assert tab.message.text().startswith("4 objects found")
     table, model = tab.table, tab.table.rows
     assert (model.rowCount(), model.headerData(2, Qt.Orientation.Horizontal)) == (4, "volume (nm³)")
     table.sortByColumn(1, Qt.SortOrder.AscendingOrder)
@@ -302,7 +303,7 @@ def test_objects_of_the_whole_stack_are_a_layer_with_measurements_and_a_table_th
         np.testing.assert_array_equal(frame.data[0].min(axis=0), (step, 23.5, 18.5))
         assert frame.shape_type == ["rectangle"]
     table.setCurrentIndex(model.index(0, 0))
-    tab._go_to(model.row_at(0))
+    tab.table.chosen.emit(model.row_at(0))
     assert viewer.dims.current_step[0] == 2
     viewer.dims.set_current_step(0, 1)
     np.testing.assert_array_equal(frame.data[0].max(axis=0), (2, 33.5, 54.5))
@@ -369,14 +370,14 @@ def test_what_saving_replaces_is_asked_once_with_what_it_belongs_to(tmp_path, mo
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "x"), "OME-Zarr (*.ome.zarr)"))
     assert export.ask_file(None, "em") is None
     assert asked == [
-        "x.csv in this folder will be replaced. x.ome.zarr stays, but its measurements go. Go on?",
-        "x.ome.zarr, x.csv in this folder will be replaced. x.tif stays, but its measurements go. Go on?",
+        "x.csv in this folder will be replaced. x.ome.zarr stays, but its measurements go. Replace?",
+        "x.ome.zarr, x.csv in this folder will be replaced. x.tif stays, but its measurements go. Replace?",
     ]
 
 
 def test_nothing_to_find_in_a_fault_and_cancel_are_one_sentence(open_tab, qtbot, engine):
     viewer, _, tab = open_tab(is_segmented=False)
-    assert tab.message.text() == "Segment an image first, or choose a layer with a probability or labels."
+    assert "Segment an image first" in tab.message.text()
     assert FAULT_COLOR not in tab.message.styleSheet()
     assert not tab.find_button.isEnabled()
     assert tab.form.layer.currentText() == "choose a layer…"
@@ -388,10 +389,10 @@ def test_nothing_to_find_in_a_fault_and_cancel_are_one_sentence(open_tab, qtbot,
     qtbot.waitUntil(lambda: "block" in tab.progress_text.text(), timeout=20_000)
     qtbot.mouseClick(tab.cancel_button, LEFT)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
-    assert tab.message.text() == "Cancelled. Nothing was changed."
+    assert "Nothing was changed" in tab.message.text()
     engine.steps, engine.pause, engine.fault = 2, 0.0, EngineError("It went wrong: try again.")
     press_find(qtbot, tab)
-    assert tab.message.text() == "It went wrong: try again."
+    assert tab.message.text() == str(engine.fault)
     assert FAULT_COLOR in tab.message.styleSheet()
     engine.fault = None
     viewer.layers["other"].data = np.full((8, 8), 7, np.float32)
@@ -412,7 +413,7 @@ def test_the_real_engine_finds_what_a_search_in_memory_finds(open_tab, qtbot):
         press_find(qtbot, tab)
         expected = find_objects_in_array(blobs()[None], Space("TZYX"))
         np.testing.assert_array_equal(viewer.layers["p objects"].data, expected)
-        assert tab.message.text() == "4 objects found. Click a row to go to the object."
+        assert tab.message.text().startswith("4 objects found")
 
 
 def test_layers_are_offered_by_what_they_hold():

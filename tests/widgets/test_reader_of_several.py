@@ -15,7 +15,6 @@ from PIL import Image as Picture
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.identity import identify
-from napari_skipseg.widgets.batch.form import BatchFormValues
 from napari_skipseg.widgets.correct.sessions import corrected_stack
 from napari_skipseg.widgets.layers import files
 from napari_skipseg.widgets.layers.files import get_reader, open_image, opened_from, read_layers
@@ -125,22 +124,6 @@ def test_what_lies_beside_an_image_is_noted_on_its_layer(tmp_path) -> None:
 def test_an_ome_companion_is_read(tmp_path) -> None:
     (tmp_path / "a.companion.ome").write_text("<OME/>")
     assert get_reader(str(tmp_path / "a.companion.ome")) is not None
-
-
-def test_the_batch_of_the_panel_may_take_folders_as_stacks() -> None:
-    assert BatchFormValues().as_stack is False
-    assert BatchFormValues(as_stack=True).as_stack
-
-
-@pytest.mark.gui
-def test_the_form_of_the_batch_offers_it(qapp) -> None:
-    from napari_skipseg.widgets.batch.form import BatchForm
-
-    form = BatchForm()
-    form.as_stack.setChecked(True)
-    assert form.read().as_stack
-    form.show_choices(BatchFormValues())
-    assert not form.read().as_stack
 
 
 def test_pictures_that_naparis_own_reader_stacked_are_told_of_what_is_missing(tmp_path, viewer) -> None:

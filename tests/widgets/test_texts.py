@@ -51,8 +51,8 @@ def test_every_field_of_the_segment_and_objects_forms_has_a_tooltip(open_panel):
     viewer.add_image(np.zeros((3, 32, 48), np.uint8), name="em")
     form, objects = panel.segment_tab.form, panel.objects_tab.form
     fields = {name: getattr(form, name) for name in ("image", "axes", "device", "extent", "threshold", "card")}
-    names = ("layer", "method", "planes", "seeds", "threshold", "merge", "seed_distance", "smallest", "largest")
-    fields |= {f"objects {name}": getattr(objects, name) for name in (*names, "fill_holes", "no_border", "measured")}
+    fields |= {"objects layer": objects.layer, "objects measured": objects.measured}
+    fields |= {f"objects {name}": objects.field(name) for name in objects.values()}
     assert [name for name, field in fields.items() if not field.toolTip()] == []
 
 

@@ -56,15 +56,20 @@ def start(tab, gate: Gate, waiting: str) -> None:
     tab.start(gate, f"Working on {gate.name}", lambda value: None, waiting=waiting)
 
 
-def test_jobs_wait_in_the_order_of_their_clicks_and_say_at_once_for_what(open_panel, qtbot):
+def test_jobs_wait_in_the_order_of_their_clicks_and_one_that_is_taken_back_lets_the_next_move_up(open_panel, qtbot):
     _, panel = open_panel()
     began: list[str] = []
-    first, second, third = (Gate(began, name) for name in ("teach", "find", "look"))
+    first, dropped, second, third = (Gate(began, name) for name in ("teach", "batch", "find", "look"))
     start(panel.finetune_tab, first, "waits for the fine-tuning")
+    start(panel.batch_tab, dropped, "waits for the batch")
     start(panel.objects_tab, second, "waits for the search for objects")
-    start(panel.inspect_tab, third, "waits for the look into the model")
+    start(panel.inspect_tab, third, "waits for the inspection")
     assert panel.objects_tab.progress_text.text() == "waits for the fine-tuning"
     assert panel.objects_tab.cancel_button.isEnabled()
+    panel.show_tab("Batch")
+    qtbot.mouseClick(panel.batch_tab.cancel_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not panel.batch_tab.is_running)
+    assert "Nothing was changed" in panel.batch_tab.message.text()
     qtbot.waitUntil(lambda: began == ["teach"])
     first.is_open = True
     qtbot.waitUntil(lambda: began == ["teach", "find"])
@@ -75,44 +80,22 @@ def test_jobs_wait_in_the_order_of_their_clicks_and_say_at_once_for_what(open_pa
     assert began == ["teach", "find", "look"]
 
 
-def test_a_click_that_waits_can_be_taken_back_and_those_behind_it_move_up(open_panel, qtbot):
-    _, panel = open_panel()
-    began: list[str] = []
-    first, second, third = (Gate(began, name) for name in ("teach", "find", "look"))
-    start(panel.finetune_tab, first, "waits for the fine-tuning")
-    start(panel.objects_tab, second, "waits for the search for objects")
-    start(panel.inspect_tab, third, "waits for the look into the model")
-    panel.show_tab("Objects")
-    qtbot.mouseClick(panel.objects_tab.cancel_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: not panel.objects_tab.is_running)
-    assert panel.objects_tab.message.text() == "Cancelled. Nothing was changed."
-    first.is_open = third.is_open = True
-    qtbot.waitUntil(lambda: not panel.inspect_tab.is_running)
-    assert began == ["teach", "look"]
-
-
-def test_what_goes_on_in_another_tab_is_said_below_the_one_in_front(open_panel, qtbot):
-    _, panel = open_panel()
-    gate = Gate([], "teach")
-    start(panel.finetune_tab, gate, "waits for the fine-tuning")
-    panel.show_tab("Correct")
-    qtbot.waitUntil(lambda: panel.elsewhere.text() == "Fine-tune: scoring the old model")
-    panel.show_tab("Fine-tune")
-    assert panel.elsewhere.isHidden()
-    panel.show_tab("Correct")
-    gate.is_open = True
-    qtbot.waitUntil(panel.elsewhere.isHidden)
-
-
-def test_work_without_steps_says_how_long_it_has_gone_on(open_panel, qtbot, monkeypatch):
+def test_work_without_steps_shows_its_duration_and_in_other_tabs_stands_below_the_one_in_front(
+    open_panel, qtbot, monkeypatch
+):
     monkeypatch.setattr("napari_skipseg.widgets.forms.job_tab.LONG", 1)
     _, panel = open_panel()
     gate = Gate([], "teach")
     start(panel.finetune_tab, gate, "waits for the fine-tuning")
+    panel.show_tab("Correct")
+    qtbot.waitUntil(lambda: panel.elsewhere.text().startswith("Fine-tune: scoring the old model"))
+    panel.show_tab("Fine-tune")
+    assert panel.elsewhere.isHidden()
     said = re.compile(r"scoring the old model \(\d s\)")
     qtbot.waitUntil(lambda: said.fullmatch(panel.finetune_tab.progress_text.text()) is not None)
+    panel.show_tab("Correct")
     gate.is_open = True
-    qtbot.waitUntil(lambda: not panel.finetune_tab.is_running)
+    qtbot.waitUntil(panel.elsewhere.isHidden)
 
 
 def test_a_bar_that_waits_does_not_draw_the_window(open_panel, qtbot):

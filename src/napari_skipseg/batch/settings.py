@@ -27,8 +27,48 @@ SHOWN_OF_HASH = 8
 """Digits of a recipe's hash in the name of its run's folder."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """The options of a batch that the panel offers too."""
+
+    recursive: Annotated[
+        bool,
+        Option("Include subfolders", "Take the images in subfolders too; their results go into the same subfolders."),
+    ] = False
+    as_stack: Annotated[
+        bool,
+        Option(
+            "Each folder is one stack of slices",
+            "Each folder holds the slices of one stack, one file each, and is one image.",
+        ),
+    ] = False
+    truth: Annotated[
+        str,
+        Option(
+            "Truth",
+            "Labels with the same names as the images, in a folder (for one image: a file). Each result is scored "
+            "against them.",
+        ),
+    ] = ""
+    truth_label: Annotated[
+        int | None,
+        Option(
+            "Class in truth",
+            "Value of the class in the truth; by default the one that the model was trained with.",
+            unset="as trained",
+        ),
+    ] = None
+    inside: Annotated[
+        bool,
+        Option(
+            "Allow results in the image folder",
+            "Allow the folder of the results to be that of the images, or inside it.",
+        ),
+    ] = False
+
+
 @dataclass(frozen=True)
-class BatchSettings:
+class BatchSettings(BatchOptions):
     """A folder of images and what is done with each of them; options say beside their fields what they are.
 
     inputs: a folder, an image, or a pattern with *, ? and **. output: the folder that holds a run's folder for each
@@ -40,14 +80,6 @@ class BatchSettings:
     inputs: str
     output: str
     request: SegmentRequest
-    recursive: Annotated[bool, Option("Recursive", "Look into folders within INPUTS too.")] = False
-    truth: Annotated[
-        str, Option("Truth", "Folder (of one image: a file) with labels of the same names: results are scored.")
-    ] = ""
-    truth_label: Annotated[
-        int | None, Option("Truth label", "Value of the class in the truth; by default as the model was trained.")
-    ] = None
-    inside: Annotated[bool, Option("Inside", "OUT may be inside the folder of inputs.")] = False
     axes: Annotated[
         str,
         Option(
@@ -59,7 +91,6 @@ class BatchSettings:
     unit: Annotated[str, Option("Unit", "Unit of the voxel size: nm, µm, …")] = ""
     workers: Annotated[int, Option("Workers", "Processes of this machine; 0 = this one alone.", least=0)] = 0
     scheduler: Annotated[str, Option("Scheduler", "Address of a Dask scheduler, such as tcp://host:8786.")] = ""
-    as_stack: Annotated[bool, Option("As stack", "Each folder holds the slices of one stack, one file each.")] = False
 
     def __post_init__(self) -> None:
         if not self.inputs:

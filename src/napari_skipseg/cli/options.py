@@ -87,7 +87,7 @@ class Flags:
 def _explain(each: OptionField, default: Any) -> str:
     """Return the help of an option: with its choices, where the words do not name them, and its default."""
     choices = [str(choice) for choice in each.option.choices]
-    text = each.option.help
+    text = each.option.text
     if not all(re.search(rf"\b{re.escape(choice)}\b", text) for choice in choices):
         text += f" One of {', '.join(choices)}."
     if default in (None, "", 0, ()):

@@ -35,13 +35,16 @@ class ObjectOptions:
         Method,
         Option(
             "Method",
-            "components: connected voxels above the threshold are one object. watershed: touching objects are split "
-            "where they are narrow or the probability is low. cells: regions enclosed by a boundary such as membranes; "
-            "they fill the image.",
+            "How objects are separated.",
             labels={
                 "components": "Connected components",
                 "watershed": "Watershed",
                 "cells": "Cells between membranes",
+            },
+            notes={
+                "components": "Connected voxels above the threshold are one object.",
+                "watershed": "Touching objects are split where they are narrow or the probability is low.",
+                "cells": "Each region that a boundary encloses is a cell; cells fill the image.",
             },
         ),
     ] = "components"
@@ -50,7 +53,8 @@ class ObjectOptions:
         Option("Class", "The class whose objects are found; by default the only or first one.", flag="class"),
     ] = ""
     threshold: Annotated[
-        float, Option("Threshold", "Probability above which a voxel belongs to the class.", least=0, most=1)
+        float,
+        Option("Threshold", "Probability above which a voxel belongs to the class.", least=0, most=1, step=0.01),
     ] = 0.5
     seeds: Annotated[
         Seeds,
@@ -65,20 +69,22 @@ class ObjectOptions:
         float,
         Option(
             "Seed distance",
-            "Seeds of one object that lie closer than this become one, in voxels along X. Raise it if objects fall "
-            "into pieces; scale the image down if 64 is not enough.",
+            "Seeds that are closer together than this, in voxels along X, become one. Raise it if objects fall into "
+            "pieces; scale the image down if 64 is not enough.",
             least=0,
             most=FARTHEST_SEEDS,
+            step=0.5,
         ),
     ] = 10.0
     merge: Annotated[
         float,
         Option(
             "Merge below",
-            "Neighbouring cells are merged if the mean probability of the boundary between them is lower. Raise it if "
-            "cells fall into pieces.",
+            "Cells with a lower mean probability on the boundary between them are merged. Raise it if cells fall into "
+            "pieces.",
             least=0,
             most=1,
+            step=0.01,
         ),
     ] = 0.5
     smallest: Annotated[
@@ -91,8 +97,9 @@ class ObjectOptions:
     border: Annotated[
         Border,
         Option(
-            "Objects at the border",
-            "keep or remove objects that touch the border of the image: they are cut off there.",
+            "Border",
+            "Whether objects that touch the border of the image, where they are cut off, are kept: keep or remove.",
+            labels={"keep": "keep objects at the border", "remove": "leave out objects at the border"},
         ),
     ] = "keep"
     planes: Annotated[

@@ -182,7 +182,7 @@ class FitSettings:
     batch: Annotated[int, Option("Batch", "Patches per step.", least=0)] = 0
     steps: Annotated[int, Option("Steps", "Training steps.", least=0)] = 0
     learning_rate: Annotated[float | None, Option("Learning rate", "Highest learning rate.", above=0)] = None
-    loss: Annotated[LossName, Option("Loss", "The loss that is lowered.")] = "bce+dice"
+    loss: Annotated[LossName, Option("Loss", "The error that the training makes smaller.")] = "bce+dice"
     class_weight: Annotated[
         float,
         Option(
@@ -195,7 +195,13 @@ class FitSettings:
     precision: Annotated[
         Precision, Option("Precision", "What the training computes in; auto is what is fastest on the device.")
     ] = "auto"
-    seed: Annotated[int, Option("Seed", "Seed of first weights, patches and augmentation.")] = 0
+    seed: Annotated[
+        int,
+        Option(
+            "Seed",
+            "Seed of first weights, patches and augmentation, and of the places that fine-tuning holds out.",
+        ),
+    ] = 0
     padding: Annotated[
         PaddingRule,
         Option(
@@ -238,7 +244,8 @@ class TrainSettings(FitSettings):
         str,
         Option(
             "Held out",
-            "Slices held out for validation, such as 20-24, numbered along Z over all images in their order.",
+            "Slices that score the model and do not train it, such as 20-24, numbered along Z over all images in their "
+            "order.",
         ),
     ] = ""
     patch: Annotated[tuple[int, ...], Option("Patch", "Size of a training patch in voxels, such as 256,256.")] = (
@@ -246,7 +253,10 @@ class TrainSettings(FitSettings):
         256,
     )
     batch: Annotated[int, Option("Batch", "Patches per step.", least=1)] = 4
-    steps: Annotated[int, Option("Steps", "Training steps.", least=1)] = 3000
+    steps: Annotated[
+        int,
+        Option("Steps", "Training steps: 3000 take an hour or more without a GPU.", least=1, step=500),
+    ] = 3000
     learning_rate: Annotated[
         float | None, Option("Learning rate", "Highest learning rate; by default that of the protocol.", above=0)
     ] = None
@@ -366,33 +376,71 @@ class FinetuneSettings(FitSettings):
         Reach,
         Option(
             "Reach",
-            "What the training may change: quick its last decoder level, normal its decoder, full all of the network.",
+            "What the training may change.",
+            labels={
+                "quick": "Quick: the last layers learn",
+                "normal": "Normal: the decoder learns",
+                "full": "Full: all layers learn",
+            },
+            notes={
+                "quick": "The last decoder level, its gate and the classifier learn: the fastest choice, for a few "
+                "strokes.",
+                "normal": "The decoder learns, which takes longer: for a new class, or corrections on several slices.",
+                "full": "Every weight learns, which takes longest: for another kind of image, with many corrections.",
+            },
         ),
     ] = "normal"
     remember: Annotated[
         bool,
-        Option("Remember", "Keep what the model knew: by its own sample and by its own answers on the new images."),
+        Option(
+            "Remember what the model knew",
+            "Keep what the model knew: by its own sample and by its own answers on the new images.",
+        ),
     ] = True
     validate: Annotated[
         str,
         Option(
             "Held out",
-            "What is held out: auto a fifth of the places with labels, or slices such as 5-9, numbered along Z over "
-            "all images in their order.",
+            "What is not learnt from but compares the old and the new model: auto = a fifth of the places with labels, "
+            "or slices such as 5-9, numbered along Z over all images in their order.",
         ),
     ] = AUTO
     steps: Annotated[
         int,
-        Option("Steps", "Training steps; by default those of the reach, or as many as fit into the minutes.", least=0),
+        Option(
+            "Steps",
+            "Training steps; by default those of the reach, or as many as fit into the minutes.",
+            least=0,
+            unset="auto",
+            step=50,
+        ),
     ] = 0
     minutes: Annotated[
-        float, Option("Minutes", "Stop and keep the best after so many minutes; 0 = never.", least=0)
+        float,
+        Option(
+            "Minutes",
+            "Stop after so many minutes and keep the best weights; 0 = no limit.",
+            least=0,
+            unset="no limit",
+            step=0.5,
+        ),
     ] = 0.0
     learning_rate: Annotated[
-        float | None, Option("Learning rate", "Highest learning rate; by default that of the reach.", above=0)
+        float | None,
+        Option(
+            "Learning rate",
+            "Highest learning rate; by default that of the reach.",
+            above=0,
+            unset="auto",
+            step=5e-5,
+        ),
     ] = None
     batch_norm: Annotated[
-        BatchNorm, Option("Batch norm", "Whether the statistics of batch norms stay (frozen) or are updated.")
+        BatchNorm,
+        Option(
+            "Batch norm",
+            "Whether the running statistics of batch norm stay (frozen), which suits few corrections, or are updated.",
+        ),
     ] = "frozen"
     padding: Annotated[
         PaddingRule,

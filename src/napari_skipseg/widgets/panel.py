@@ -17,12 +17,14 @@ from napari_skipseg.jobs.client import Engine
 from napari_skipseg.widgets.batch.tab import BatchTab
 from napari_skipseg.widgets.correct.tab import CorrectTab
 from napari_skipseg.widgets.finetune.tab import FinetuneTab
+from napari_skipseg.widgets.finetune.training_images import OpenCorrections
 from napari_skipseg.widgets.forms.engine_line import EngineLine
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.progress_bar import ProgressLine
 from napari_skipseg.widgets.forms.worker import PacedSignal
 from napari_skipseg.widgets.inspect.tab import InspectTab
 from napari_skipseg.widgets.objects.tab import ObjectsTab
+from napari_skipseg.widgets.segment.state import SegmentState
 from napari_skipseg.widgets.segment.tab import SegmentTab
 
 STAYING = 300
@@ -39,10 +41,12 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.segment_tab = SegmentTab(viewer, engine, line)
         self.correct_tab = CorrectTab(viewer, line, self.segment_tab.form, self.segment_tab.results)
         self.segment_tab.known_colors = self.correct_tab.colors_of
-        self.finetune_tab = FinetuneTab(viewer, engine, line, self.segment_tab, self.correct_tab)
-        self.objects_tab = ObjectsTab(viewer, engine, line, self.segment_tab)
-        self.batch_tab = BatchTab(viewer, engine, line, self.segment_tab, self.objects_tab.form.read_for)
-        self.inspect_tab = InspectTab(viewer, engine, line, self.segment_tab)
+        segment, correct = _state_of(self.segment_tab), _corrections_of(self.correct_tab)
+        self.finetune_tab = FinetuneTab(viewer, engine, line, segment, correct)
+        self.objects_tab = ObjectsTab(viewer, engine, line, segment)
+        self.batch_tab = BatchTab(viewer, engine, line, segment.read, self.objects_tab.form.read_for)
+        self.inspect_tab = InspectTab(viewer, engine, line, segment)
+        self._connect_tabs()
         self.segment_tab.form.may_follow = self._may_follow_selection
         self.tabs = QTabWidget()
         self.tabs.addTab(Scrolled(self.segment_tab), "Segment")
@@ -57,7 +61,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.elsewhere = ProgressLine()
         self._elsewhere_soon = PacedSignal(self, self._show_elsewhere)
         for tab in self._job_tabs().values():
-            tab.moved.connect(partial(self._elsewhere_soon.hear, None))
+            tab.moved.connect(partial(self._elsewhere_soon.put, None))
         self.tabs.currentChanged.connect(self._show_elsewhere)
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
@@ -80,7 +84,25 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self._closing = QTimer(self)
         self._closing.setInterval(STAYING)
         self._closing.timeout.connect(self._on_window_still_open)
-        self.finetune_tab.tell_unfinished()
+        self.finetune_tab.notify_unfinished()
+
+    def _connect_tabs(self) -> None:
+        """Connect the Segment tab with the tabs that use its image, model and results."""
+        segment, form = self.segment_tab, self.segment_tab.form
+        finetune, objects, batch, inspect = self.finetune_tab, self.objects_tab, self.batch_tab, self.inspect_tab
+        for on_change in (finetune.on_segment_form, objects.check_if_shown, batch.check_if_shown):
+            form.changed.connect(on_change)
+        form.changed.connect(inspect.forget_and_check)
+        form.threshold_moved.connect(batch.check_if_shown)
+        for on_placed in (objects.on_image_placed, inspect.on_image_placed):
+            form.placed.connect(on_placed)
+        segment.finished.connect(lambda succeeded: finetune.on_segmented(succeeded, segment.shares))
+        segment.finished.connect(objects.on_segmented)
+        segment.finished.connect(inspect.check)
+        segment.opening.connect(finetune.report.show_after)
+        finetune.model_wanted.connect(form.choose_model)
+        finetune.view_wanted.connect(segment.preview)
+        finetune.view_with_wanted.connect(segment.preview_with)
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
         """Watch the window that the panel is in now."""
@@ -122,6 +144,25 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         """Bring a tab to the front by its name."""
         names = [self.tabs.tabText(number) for number in range(self.tabs.count())]
         self.tabs.setCurrentIndex(names.index(name))
+
+
+def _state_of(tab: SegmentTab) -> SegmentState:
+    return SegmentState(
+        read=tab.form.read,
+        model=tab.form.model.currentData,
+        is_running=lambda: tab.is_running,
+        results=tab.results,
+        known_colors=tab.known_colors,
+    )
+
+
+def _corrections_of(tab: CorrectTab) -> OpenCorrections:
+    return OpenCorrections(
+        chosen=tab.corrections,
+        judged_classes=tab.judged_classes,
+        all=lambda: [(session.layers.image, session.corrections) for session in tab.sessions],
+        can_restore=lambda: tab.offers.restores,
+    )
 
 
 class Scrolled(QScrollArea):  # type: ignore[misc]

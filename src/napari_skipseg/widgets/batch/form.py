@@ -1,4 +1,4 @@
-"""The form of the Batch tab: which images, where the results go, how they are written; the rest is other tabs' form."""
+"""The form of the Batch tab: images, results and their format; model and objects come from the forms of other tabs."""
 
 from __future__ import annotations
 
@@ -7,61 +7,90 @@ import json
 import os
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter
 from qtpy.QtCore import QEvent, Qt, Signal
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QSpinBox, QWidget
 
 from napari_skipseg.batch.inputs import BatchInputs, find_inputs, read_input
 from napari_skipseg.batch.place import write_run_text
-from napari_skipseg.batch.settings import BatchSettings, make_settings
+from napari_skipseg.batch.settings import BatchOptions, BatchSettings, make_settings
 from napari_skipseg.batch.truths import check_truth_folder
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images.formats import Depth, Format
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.option_fields import Option, option_fields
 from napari_skipseg.progress import Progress
 from napari_skipseg.user_folders import data_folder
 from napari_skipseg.widgets.forms.estimate_line import SettledLine
-from napari_skipseg.widgets.forms.fields import Collapsible, FolderField, FreshCombo, Missing, WrappedLine
+from napari_skipseg.widgets.forms.fields import Collapsible, FolderField, Missing, WrappedLine
+from napari_skipseg.widgets.forms.option_rows import OptionEditor, OptionRows
 from napari_skipseg.widgets.layers.files import DEPTHS, FORMATS
 from napari_skipseg.widgets.segment.checks import SegmentFormValues, find_faults
 from napari_skipseg.wording import counted
 
-if TYPE_CHECKING:
-    from napari_skipseg.objects.options import ObjectOptions
-
-
 CHOICES_VARIABLE = "NAPARI_SKIPSEG_BATCH"
 LAST_FILE = "last.json"
 _SEGMENT_FIELDS = ("model", "tile", "samples", "dropout")
-"""Fields of the Segment tab whose faults are of every image, and not of the one that it shows."""
+"""Fields of the Segment tab whose faults concern every image, not only the one that it shows."""
 
 
 @dataclass(frozen=True)
-class BatchFormValues:
-    """The form of the tab. objects: find them too. calibrated: axes and voxel size are those of the Segment tab. The
-    rest is as in `BatchSettings` and `SegmentRequest`."""
+class BatchFormValues(BatchOptions):
+    """The form of the tab: the options of a batch, and those that settle its request."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    inputs: str = ""
-    recursive: bool = False
-    output: str = ""
-    objects: bool = False
-    truth: str = ""
-    form: Format = "tiff"
-    depth: Depth = "uint8"
-    attention: bool = False
-    calibrated: bool = False
-    inside: bool = False
-    truth_label: int | None = None
-    as_stack: bool = False
+    inputs: Annotated[
+        str,
+        Option(
+            "Images",
+            "A folder, one image, or a pattern such as /data/**/*.tif; TIFF, OME-Zarr (one entry), MRC and pictures.",
+        ),
+    ] = ""
+    output: Annotated[
+        str,
+        Option(
+            "Results",
+            "Each recipe gets its own folder in this one, named after model and recipe, so nothing is overwritten.",
+        ),
+    ] = ""
+    objects: Annotated[
+        bool,
+        Option(
+            "Find and measure objects",
+            "Find and measure the objects of each image: labels and a CSV, as the Objects tab says now.",
+        ),
+    ] = False
+    form: Annotated[
+        Format,
+        Option(
+            "Written as",
+            "File format of the results; OME-Zarr suits large volumes.",
+            labels={value: text for text, value in FORMATS},
+        ),
+    ] = "tiff"
+    depth: Annotated[
+        Depth,
+        Option(
+            "Probability",
+            "How probabilities are stored: as 0-255, or as fractions, which take four times the space.",
+            labels={value: text for text, value in DEPTHS},
+        ),
+    ] = "uint8"
+    attention: Annotated[bool, Option("Attention maps", "Write the attention maps of every image too.")] = False
+    calibrated: Annotated[
+        bool,
+        Option(
+            "Calibration of the Segment tab",
+            "Use the axes and the voxel size of the Segment tab for all images, instead of those in the files.",
+        ),
+    ] = False
 
     def fault(self, segment: SegmentFormValues) -> str:
-        """Return what is wrong, besides what only a look into the folder tells; empty where nothing is."""
+        """Return what is wrong without a look into the folders, "" if nothing is."""
         if not self.inputs:
             return Missing("Choose a folder of images, or type a pattern such as /data/*.tif.")
         if not self.output:
@@ -69,32 +98,32 @@ class BatchFormValues:
         if segment.model is None:
             return segment.model_fault
         faults = find_faults(replace(segment, layer=None))
-        told = [faults[field] for field in _SEGMENT_FIELDS if field in faults]
-        if not told and self.calibrated and segment.layer is None:
+        wrong = [faults[field] for field in _SEGMENT_FIELDS if field in faults]
+        if not wrong and self.calibrated and segment.layer is None:
             return "Axes and voxel size are taken from the Segment tab: open an image there, or untick that option."
-        return told[0] if told else ""
+        return wrong[0] if wrong else ""
 
     def settings(self, segment: SegmentFormValues, objects: ObjectOptions) -> BatchSettings:
-        """Return the batch that is asked for.
+        """Return the settings of the batch.
 
-        segment: of the Segment tab, on whose model and options it rests. objects: how they are found where asked for.
+        segment: the choices of the Segment tab, for model and options. objects: how objects are found, if they are.
 
         Raises:
-            ModelError: the model is gone or damaged.
+            ModelError: the model was removed or is damaged.
             InputError: options exclude each other.
         """
         if segment.model is None:
             raise InputError(segment.model_fault)
         options = replace(segment.options(), attention=self.attention)
         request = make_settings(segment.model.name, options, self.depth, self.form, objects if self.objects else None)
-        more = {"axes": segment.axes, "voxel_size": segment.voxel_size, "unit": segment.unit} if self.calibrated else {}
-        truth = (self.truth, self.truth_label, self.inside)
-        asked = BatchSettings(self.inputs, self.output, request, self.recursive, *truth, **more)  # type: ignore[arg-type]
-        return replace(asked, as_stack=self.as_stack)
+        shared: dict[str, Any] = {name: getattr(self, name) for name in option_fields(BatchOptions)}
+        if self.calibrated:
+            shared |= {"axes": segment.axes, "voxel_size": segment.voxel_size, "unit": segment.unit}
+        return BatchSettings(self.inputs, self.output, request, **shared)
 
 
 def describe_request(segment: SegmentFormValues) -> str:
-    """Return in a line with which model and options the Segment tab would segment."""
+    """Return the model and the options of the Segment tab in a line."""
     options = segment.options()
     parts = [str(segment.model.name if segment.model else "no model"), f"above {options.threshold:.2f}"]
     parts += [options.device] if options.device != "auto" else []
@@ -110,10 +139,10 @@ def describe_request(segment: SegmentFormValues) -> str:
 
 
 def describe_object_options(objects: ObjectOptions) -> str:
-    """Return in a line how objects would be found, what differs most first."""
-    names = {"components": "connected components", "watershed": "watershed", "cells": "cells between membranes"}
-    of = "in each slice" if objects.planes == "slices" else "through the volume"
-    parts = [f"{names[objects.method]} {of}", f"above {objects.threshold:.2f}"]
+    """Return the options of a search for objects in a line."""
+    method = option_fields(ObjectOptions)["method"].option.labels[objects.method]
+    where = "in each slice" if objects.planes == "slices" else "through the volume"
+    parts = [f"{method[0].lower()}{method[1:]} {where}", f"above {objects.threshold:.2f}"]
     parts += [f"merged below {objects.merge:.2f}"] if objects.method == "cells" else []
     parts += [f"{counted(objects.smallest, 'voxel')} or more"] if objects.smallest else []
     parts += [f"{counted(objects.largest, 'voxel')} at most"] if objects.largest else []
@@ -122,201 +151,103 @@ def describe_object_options(objects: ObjectOptions) -> str:
     return ", ".join(parts)
 
 
-@cache
-def _adapter() -> TypeAdapter[BatchFormValues]:
-    return TypeAdapter(BatchFormValues)
-
-
 def choices_file() -> Path:
-    """Return where the choices of the last batch lie."""
+    """Return the file with the choices of the last batch."""
     return data_folder("batch", CHOICES_VARIABLE) / LAST_FILE
 
 
 def remember_choices(choices: BatchFormValues) -> None:
-    """Keep choices for the next session, where that can be written."""
+    """Keep choices for the next session, if the file can be written."""
     with contextlib.suppress(FileError):
         write_run_text(choices_file(), json.dumps(asdict(choices), indent=1) + "\n")
 
 
 def recall_choices() -> BatchFormValues:
-    """Return the choices of the last batch, the plain ones where there are none to be read."""
+    """Return the choices of the last batch, or the defaults if they cannot be read."""
     try:
-        return _adapter().validate_json(choices_file().read_bytes())
+        return TypeAdapter(BatchFormValues).validate_json(choices_file().read_bytes())
     except (OSError, ValueError):
         return BatchFormValues()
 
 
-_HINTS = {
-    "inputs": "A folder, one image, or a pattern such as /data/**/*.tif; TIFF, OME-Zarr (one entry), MRC and pictures",
-    "as_stack": "Each folder holds the slices of one stack, one file per slice, and is one image",
-    "recursive": "Take the images in subfolders too; the results are stored in the same subfolders",
-    "output": "Each recipe gets its own folder in here, named after model and recipe, so nothing is overwritten",
-    "objects": "Find and measure the objects of each image: labels and a CSV, as the Objects tab says now",
-    "truth": "Optional: labels with the same names as the images; each result is scored against them",
-    "form": "File format of the results; OME-Zarr suits large volumes",
-    "depth": "How probabilities are stored: as 0-255, or as fractions, which take four times the space",
-    "truth_label": "Value of the class in the truth; by default the one that the model was trained with",
-    "attention": "Write the attention maps of every image too",
-    "calibrated": "Use the axes and voxel size of the Segment tab for all images, instead of those in the files",
-    "inside": "Allow the results to be written into the folder of the images, or into a subfolder of it",
-}
 LINK_COLOR = "#5f86f0"
-UNTOLD = -1
-"""Stands in the field for no value of the truth's."""
+_IN_SIGHT = ("inputs", "recursive", "as_stack", "output", "model", "objects", "way", "truth", "form")
+"""Options that are not folded away, and two lines that are no options."""
+_IN_FOLD = ("depth", "attention", "calibrated", "inside", "truth_label")
+"""The first options of the fold; an option that is named nowhere comes last."""
 
 
-class BatchForm(QWidget):  # type: ignore[misc]
-    """`read` gives the choices, `changed` says that they may be others now. wanted: a tab is to be shown, by name."""
+class BatchForm(OptionRows):
+    """A row for each option. changed: they may be different now. wanted: the name of a tab that is to be shown."""
 
     changed = Signal()
     wanted = Signal(str)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.inputs, self.output, self.truth = FolderField("Images"), FolderField("Results"), FolderField("Truth")
-        self.recursive, self.objects = QCheckBox("include subfolders"), QCheckBox("find and measure objects")
-        self.as_stack = QCheckBox("each folder is one stack of slices")
-        self.model, self.way, self.form = WrappedLine(), WrappedLine(), FreshCombo()
+    def __init__(self, values: type[BatchFormValues] = BatchFormValues) -> None:
+        options = option_fields(values)
+        folders = {name: FolderField(options[name].option.title) for name in ("inputs", "output", "truth")}
+        lines = {"model": ("Model", WrappedLine()), "way": ("", WrappedLine())}
+        rows = (options[name] if name in options else lines[name] for name in _IN_SIGHT)
+        super().__init__(rows, {name: _edit(folder) for name, folder in folders.items()}, indent=0)
+        self._kind = values
+        self.model, self.way = lines["model"][1], lines["way"][1]
+        self.inputs, self.output, self.truth = folders.values()
+        self.inputs.text.setPlaceholderText("folder, or pattern such as /data/*.tif")
+        self.truth.text.setPlaceholderText("none: no scores")
         for line in (self.model, self.way):
             line.setTextFormat(Qt.TextFormat.RichText)
             line.linkActivated.connect(self.wanted)
-        self.form.offer(list(FORMATS), "tiff")
-        fold = self.fold = BatchDetails()
-        self._fields: dict[str, Any] = {
-            "inputs": self.inputs,
-            "recursive": self.recursive,
-            "as_stack": self.as_stack,
-            "output": self.output,
-            "objects": self.objects,
-            "truth": self.truth,
-            "form": self.form,
-            "depth": fold.stored,
-            "attention": fold.attention,
-            "calibrated": fold.calibrated,
-            "inside": fold.inside,
-            "truth_label": fold.truth_label,
-        }
-        self._lay_out()
-        self._connect()
-        self.show_choices(BatchFormValues())
-
-    def _lay_out(self) -> None:
-        form = self._layout = QFormLayout(self)
-        form.setContentsMargins(0, 0, 0, 0)
-        form.setVerticalSpacing(7)
-        form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Images", self.inputs)
-        form.addRow("", self.recursive)
-        form.addRow("", self.as_stack)
-        form.addRow("Results", self.output)
-        form.addRow("Model", self.model)
-        form.addRow("Objects", self.objects)
-        form.addRow("", self.way)
-        form.addRow("Truth", self.truth)
-        form.addRow("Written as", self.form)
-        form.addRow(self.fold)
-        for name, field in self._fields.items():
-            field.setToolTip(_HINTS[name])
-        self.inputs.text.setPlaceholderText("folder, or pattern such as /data/*.tif")
-        self.truth.text.setPlaceholderText("none: no scores")
-
-    def _connect(self) -> None:
-        for field in self._fields.values():
-            if isinstance(field, FolderField):
-                field.text.textChanged.connect(self._tell)
-            elif isinstance(field, QCheckBox):
-                field.toggled.connect(self._tell)
-            elif isinstance(field, QSpinBox):
-                field.valueChanged.connect(self._tell)
-            else:
-                field.activated.connect(self._tell)
-
-    def _tell(self) -> None:
-        self.changed.emit()
+        rest = [*_IN_FOLD, *(name for name in options if name not in _IN_SIGHT + _IN_FOLD)]
+        self.details = OptionRows(options[name] for name in rest)
+        self.fold = Collapsible("Details")
+        self.fold.fill(self.details)
+        self._layout.addRow(self.fold)
+        for rows in (self, self.details):
+            rows.edited.connect(self.changed)
+        self.show_choices(values())
 
     def read(self) -> BatchFormValues:
         """Return the choices as they stand."""
-        return BatchFormValues(**{name: _value(field) for name, field in self._fields.items()})
+        return self._kind(**self.values(), **self.details.values())
 
     def show_choices(self, choices: BatchFormValues) -> None:
         """Show choices; emits nothing."""
         self.blockSignals(True)
-        for name, field in self._fields.items():
-            _show(field, getattr(choices, name))
+        self.show_values(choices)
+        self.details.show_values(choices)
         self.blockSignals(False)
 
     def show_request(self, model: str, objects: str) -> None:
-        """Say with which model and options the images are segmented, and how objects are found."""
+        """Show with which model and options the images are segmented, and how objects are found."""
         self.model.setText(f"{escape(model)}, {_link('Segment')}")
         self.way.setText(f"{escape(objects)}, {_link('Objects')}")
-        self._layout.setRowVisible(self.way, self.objects.isChecked())
+        self.show_row(self.way, bool(self.field("objects").isChecked()))
 
 
-class BatchDetails(Collapsible):
-    """What few people change."""
-
-    def __init__(self) -> None:
-        super().__init__("Details")
-        self.stored, self.truth_label = FreshCombo(), QSpinBox()
-        self.stored.offer(list(DEPTHS), "uint8")
-        self.truth_label.setRange(UNTOLD, 2**31 - 1)
-        self.truth_label.setSpecialValueText("as trained")
-        self.attention, self.calibrated = QCheckBox("attention maps"), QCheckBox("as in the Segment tab")
-        self.inside = QCheckBox("allow results in the image folder")
-        inner = QWidget()
-        rows = QFormLayout(inner)
-        rows.setContentsMargins(12, 0, 0, 0)
-        rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        rows.addRow("Probability", self.stored)
-        rows.addRow("Write too", self.attention)
-        rows.addRow("Axes, voxel size", self.calibrated)
-        rows.addRow("Results", self.inside)
-        rows.addRow("Class in truth", self.truth_label)
-        self.fill(inner)
+def _edit(folder: FolderField) -> OptionEditor:
+    return OptionEditor(folder, lambda: folder.text.text().strip(), folder.text.setText, folder.text.textChanged)
 
 
 def _link(tab: str) -> str:
     return f"<a href='{tab}' style='color: {LINK_COLOR}'>as in the {tab} tab</a>"
 
 
-def _value(field: Any) -> Any:
-    if isinstance(field, FolderField):
-        return field.text.text().strip()
-    if isinstance(field, QCheckBox):
-        return field.isChecked()
-    if isinstance(field, QSpinBox):
-        return None if field.value() == UNTOLD else field.value()
-    return field.currentData()
-
-
-def _show(field: Any, value: Any) -> None:
-    if isinstance(field, FolderField):
-        field.text.setText(value)
-    elif isinstance(field, QCheckBox):
-        field.setChecked(value)
-    elif isinstance(field, QSpinBox):
-        field.setValue(UNTOLD if value is None else value)
-    else:
-        field.setCurrentIndex(max(field.findData(value), 0))
-
-
-_MOST_LOOKED_AT = 24
-"""Images whose voxel size is looked up before the start."""
+_MOST_OPENED = 24
+"""Images whose voxel size is read before the start."""
 _SETTLED = 300
-"""Milliseconds for which the choices stand before they are looked up."""
+"""Milliseconds without a change of the choices before the folders are read."""
 MACHINE = (Path("/proc"), Path("/sys"))
-"""Folders in which the system shows itself, and makes none that one asks for."""
+"""Folders of the system, in which nothing can be created."""
 AMONG = (
-    "The results would lie among the images: choose a folder elsewhere, or tick Details › allow results in the image "
+    "The results would lie among the images: choose a folder elsewhere, or tick Details › Allow results in the image "
     "folder."
 )
 
 
 class InputsLine(SettledLine):
-    """What a batch would be of. fault: why it cannot be. `told` is emitted when either is another one."""
+    """The number of images of a batch. fault: why it cannot start. changed: one of them is different."""
 
-    told = Signal()
+    changed = Signal()
 
     def __init__(self) -> None:
         self.fault = self._note = ""
@@ -326,17 +257,21 @@ class InputsLine(SettledLine):
 
     @property
     def is_right(self) -> bool:
-        """Whether it is known that the batch that was looked up last can be."""
+        """Whether the last batch that was looked up can start."""
         return self._key in self._answers
 
     def look(self, settings: BatchSettings) -> None:
-        """Say what these settings name, unless it was said."""
+        """Show the images of these settings, unless they are shown."""
 
-        def find() -> Generator[Progress, Any, LookedAt]:
+        def find() -> Generator[Progress, Any, InputsLookup]:
             yield Progress(0, 1, "looking for images")
             found = check_batch(settings)
-            unknown, looked = yield from _iter_count_unknown(settings, found)
-            return LookedAt(found, unknown, looked)
+            unknown, entries = 0, found.entries[:_MOST_OPENED]
+            for number, entry in enumerate(entries):
+                yield Progress(number, len(entries), "looking for voxel sizes")
+                with contextlib.suppress(SkipsegError):  # the batch says why a file cannot be read
+                    unknown += not read_input(settings, entry).space.has_size
+            return InputsLookup(found, unknown, len(entries))
 
         asked = (
             settings.inputs,
@@ -348,62 +283,47 @@ class InputsLine(SettledLine):
             settings.voxel_size,
             settings.unit,
         )
-        self.follow((*asked, self.looks), find)
+        self.update_for((*asked, self.looks), find)
 
-    def show_answer(self, answer: LookedAt) -> None:
-        """Say how many images there are, and what should be known before they are segmented."""
+    def show_answer(self, answer: InputsLookup) -> None:
+        """Show the number of images, and what the user should know before the start."""
         found = answer.inputs
         count = len(found.entries)
         left = [counted(found.others, "other file")] if found.others else []
         left += [counted(found.ours, "result of SkipSeg", "results of SkipSeg")] if found.ours else []
-        self._note = " ".join(note for note in (_unknown_text(answer), found.hint) if note)
+        self._note = " ".join(note for note in (describe_unknown_sizes(answer), found.hint) if note)
         names = "\n".join(entry.relative for entry in found.entries[:20]) + ("\n…" if count > 20 else "")
-        told = counted(count, "image")
-        self.say(f"{told}; left out: {', '.join(left)}" if left else told, names)
+        images = counted(count, "image")
+        self.say(f"{images}; left out: {', '.join(left)}" if left else images, names)
 
     def event(self, event: QEvent) -> bool:
-        """Look again at what is wrong when the user comes back to the window: it may have been mended elsewhere."""
+        """Look again if something is wrong when the user returns to the window: it may be right by now."""
         if event.type() == QEvent.Type.WindowActivate and self.fault:
             self._timer.start()
         return bool(super().event(event))
 
     def show_fault(self, fault: str) -> None:
-        """Keep why there are none, for the tab to say."""
+        """Keep the fault for the tab, which shows it."""
         self.say("", warning=fault)
 
     def say(self, text: str, hint: str = "", warning: str = "") -> None:
-        """Show this in the line and in its tooltip; a warning is a fault, which the tab says."""
+        """Show a text and its tooltip; a warning is a fault, which the tab shows."""
         self.fault = warning
         super().say(text, hint, self._note if text and text != self._asking else "")
-        self.told.emit()
+        self.changed.emit()
 
 
 @dataclass(frozen=True)
-class LookedAt:
-    """What a batch is of. unknown: how many of the first `looked` images have no known voxel size."""
+class InputsLookup:
+    """The images of a batch. unknown: how many of the first `looked` images have no known voxel size."""
 
     inputs: BatchInputs
     unknown: int
     looked: int
 
 
-def _iter_count_unknown(settings: BatchSettings, found: BatchInputs) -> Generator[Progress, Any, tuple[int, int]]:
-    """Yield file by file; return how many of the first images have no known voxel size, and of how many that is.
-
-    A file that cannot be read is none of these: the batch says why.
-    """
-    unknown, entries = 0, found.entries[:_MOST_LOOKED_AT]
-    for number, entry in enumerate(entries):
-        yield Progress(number, len(entries), "looking for voxel sizes")
-        try:
-            unknown += not read_input(settings, entry).space.has_size
-        except SkipsegError:
-            continue
-    return unknown, len(entries)
-
-
-def _unknown_text(answer: LookedAt) -> str:
-    """Return what is said if voxel sizes are not known; "" if all are."""
+def describe_unknown_sizes(answer: InputsLookup) -> str:
+    """Return a note on images without a known voxel size, "" if all have one."""
     if not answer.unknown:
         return ""
     total = len(answer.inputs.entries)
@@ -411,16 +331,17 @@ def _unknown_text(answer: LookedAt) -> str:
     which = which or ("all images" if answer.unknown == total else f"{answer.unknown} of {total} images")
     return (
         f"The voxel size is not known of {which}: if all have the same, give it in the Segment tab and tick Details › "
-        "as in the Segment tab."
+        "Calibration of the Segment tab."
     )
 
 
 def check_batch(settings: BatchSettings) -> BatchInputs:
-    """Return the images of a batch that can be, as far as a look at the folders tells; nothing is made.
+    """Return the images of a batch after a check of the folders; create nothing.
 
     Raises:
-        FileError: there is no image or no truth, or the folder of the results cannot be made.
-        InputError: the results would lie among the images, unasked, or in one of them; one truth for several images.
+        FileError: there is no image or no truth, or the folder of the results cannot be created.
+        InputError: the results would lie among the images without permission, or in one of them; one truth for several
+            images.
     """
     check_place(settings.output)
     try:
@@ -428,17 +349,17 @@ def check_batch(settings: BatchSettings) -> BatchInputs:
     except InputError as error:
         if settings.inside:
             raise
-        find_inputs(replace(settings, inside=True))  # what else may be wrong with it
+        find_inputs(replace(settings, inside=True))  # raises if something else is wrong, which is said first
         raise InputError(AMONG) from error
     check_truth_folder(settings, len(found.entries))
     return found
 
 
 def check_place(output: str) -> None:
-    """Raise where a folder is not there and cannot be made, or nothing can be written into it.
+    """Check that a folder exists or can be created, and that files can be written into it.
 
     Raises:
-        FileError: it is so.
+        FileError: it cannot.
     """
     place = Path(output).expanduser().absolute()
     nearest = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
@@ -448,5 +369,5 @@ def check_place(output: str) -> None:
         )
     is_of_machine = any(nearest.resolve().is_relative_to(each) for each in MACHINE)
     if is_of_machine or not os.access(nearest, os.W_OK | os.X_OK):
-        told = "be written into" if nearest == place else "be created there"
-        raise FileError(f"The folder '{output}' cannot {told}: choose one where you may write.")
+        what = "be written into" if nearest == place else "be created there"
+        raise FileError(f"The folder '{output}' cannot {what}: choose one where you may write.")

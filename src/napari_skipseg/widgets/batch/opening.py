@@ -1,4 +1,4 @@
-"""A row of a batch in the viewer: the image, and over it what the batch made of it."""
+"""A row of a batch in the viewer: the image with its results on top."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ OpenedResults = list[tuple[str, list[LayerData]]]
 
 
 def iter_read_results(row: BatchRow, with_image: bool = True) -> Generator[Progress, None, OpenedResults]:
-    """Yield file by file; return the layers of a row's results and, unless that is open already, of its image.
+    """Yield file by file; return the layers of a row's results, and of its image unless that is open already.
 
     Raises:
         FileError: a file cannot be read.
-        InputError: it holds no image.
+        InputError: a file holds no image.
     """
     kinds = {file: result_kind(file) for file in row.outputs}
     shown = sorted((file for file in row.outputs if kinds[file]), key=lambda file: list(LOOKS).index(kinds[file]))
@@ -34,26 +34,23 @@ def iter_read_results(row: BatchRow, with_image: bool = True) -> Generator[Progr
         yield Progress(number, len(shown) + 1, f"reading {Path(file).name}")
         layers: list[LayerData] = []
         for data, arguments, kind in read_layers(file):
-            is_hidden = file != row.file and _is_hidden(kinds[file], "objects" in kinds.values())
+            # maps are shown on demand, and objects show what the binary layer shows
+            hidden = {"attention", "uncertainty", *(["binary"] if "objects" in kinds.values() else [])}
+            is_hidden = file != row.file and kinds[file] in hidden
             layers.append((data, {**arguments, "visible": False} if is_hidden else arguments, kind))
         read.append((file, layers))
     return read
 
 
-def _is_hidden(kind: str, has_objects: bool) -> bool:
-    """Return whether a result is only called up to read it, or lies below objects that show the same."""
-    return kind in ("attention", "uncertainty") or (kind == "binary" and has_objects)
-
-
 class OpenedRows:
-    """Which rows are in the viewer. What was opened before is hidden, not removed: someone may have painted on it."""
+    """The rows that are in the viewer. Layers of other rows are hidden, not removed: they may hold new strokes."""
 
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = viewer
         self._shown: dict[str, tuple[BatchRow, dict[Layer, bool]]] = {}
 
-    def bring_back(self, row: BatchRow) -> bool:
-        """Show a row again where all its layers are there and its results are the same; return whether they were."""
+    def show_again(self, row: BatchRow) -> bool:
+        """Show a row that was opened before; return False if its results changed or a layer was removed."""
         known, layers = self._shown.get(row.relative, (None, {}))
         if known is None or known.outputs != row.outputs or not all(layer in self._viewer.layers for layer in layers):
             return False
@@ -61,12 +58,12 @@ class OpenedRows:
         return True
 
     def images(self, row: BatchRow) -> list[Layer]:
-        """Return the layers that show a row's image already, whoever opened them."""
+        """Return the layers that show a row's image already, no matter how they were opened."""
         opened = [(layer, opened_from(layer)) for layer in self._viewer.layers]
         return [layer for layer, file in opened if file and Path(file) == Path(row.file)]
 
     def show(self, row: BatchRow, read: OpenedResults) -> None:
-        """Add the layers of a row, over its image where that is open already."""
+        """Add the layers of a row, above its image if that is open already."""
         for layer in self._shown.pop(row.relative, (row, {}))[1]:
             layer.visible = False
         layers = dict.fromkeys(self.images(row), True)
@@ -76,7 +73,7 @@ class OpenedRows:
         self._put_in_front(layers)
 
     def _put_in_front(self, layers: dict[Layer, bool]) -> None:
-        """Show these layers as they were when they were new, and frame them; all others are hidden, not removed."""
+        """Show these layers as they were when they were added, fit the view to them, and hide all others."""
         for layer in self._viewer.layers:
             layer.visible = layers.get(layer, False)
         stack = self._viewer.layers

@@ -1,4 +1,4 @@
-"""The Batch tab: a folder of images segmented in the engine, a table of what becomes of each, and the way to them."""
+"""The Batch tab: a folder of images is segmented in the engine; a table shows each image and opens its results."""
 
 from __future__ import annotations
 
@@ -41,8 +41,6 @@ from napari_skipseg.wording import about_left
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-    from napari_skipseg.widgets.segment.tab import SegmentTab
-
 START_HINT = "Segment every image. Files that are done with the same recipe are skipped; one that was stopped continues"
 STOP_HINT = "Stop within a tile. What is done stays, and Start continues from there"
 RETRY_HINT = "Process the failed files again, with the model and options of this batch"
@@ -50,9 +48,10 @@ TABLE_HINT = "Double-click a row to open the image with its results"
 
 
 class BatchTab(JobTab):
-    """Form, what it names, Start and Stop, how far it is, the table, Retry failed, and the report at the end.
+    """Form, the images that it names, Start and Stop, progress, the table, Retry failed, and links to the report.
 
-    Model and options are those of the Segment tab, objects are found as `read_objects` says for the model's classes.
+    read_segment: gives the choices of the Segment tab, whose model and options are used. read_objects: gives those of
+    the Objects tab for the classes of a model.
     """
 
     def __init__(
@@ -60,21 +59,16 @@ class BatchTab(JobTab):
         viewer: ViewerModel,
         engine: EngineLike,
         line: EngineLine,
-        segment_tab: SegmentTab,
+        read_segment: Callable[[], SegmentFormValues],
         read_objects: Callable[[Sequence[str]], ObjectOptions],
     ) -> None:
         super().__init__(line)
-        self._engine, self._segment_tab, self._read_objects = engine, segment_tab, read_objects
-        self._on_show = OpenedRows(viewer)
+        self._engine, self._read_segment, self._read_objects = engine, read_segment, read_objects
+        self._opened = OpenedRows(viewer)
         self._opening: Any = None
         self._settings: BatchSettings | None = None
         self._seconds_left: float | None = None
         self._was_shown = False
-        self._make_widgets()
-        self._lay_out()
-        self._connect()
-
-    def _make_widgets(self) -> None:
         self.form, self.inputs, self.table, self.row_line = BatchForm(), InputsLine(), BatchTable(), MessageLine()
         self.table.setToolTip(TABLE_HINT)
         self.table.hide()
@@ -88,6 +82,13 @@ class BatchTab(JobTab):
         self.links = RichLabel()
         self.links.setOpenExternalLinks(True)
         self.links.hide()
+        self._lay_out()
+        self.form.changed.connect(self.forget_and_check)
+        self.start_button.clicked.connect(self.run)
+        self.retry_button.clicked.connect(self.retry)
+        self.table.opened.connect(self.open_row)
+        self.table.chosen.connect(self._update_row_line)
+        self.inputs.changed.connect(self.check)
 
     def _lay_out(self) -> None:
         buttons, below = QHBoxLayout(), QHBoxLayout()
@@ -109,18 +110,8 @@ class BatchTab(JobTab):
         column.addLayout(below)
         column.addStretch(0)
 
-    def _connect(self) -> None:
-        self.form.changed.connect(self.forget_and_check)
-        self._segment_tab.form.changed.connect(self._follow)
-        self._segment_tab.form.threshold_moved.connect(self._follow)
-        self.start_button.clicked.connect(self.run)
-        self.retry_button.clicked.connect(self.retry)
-        self.table.opened.connect(self.open_row)
-        self.table.chosen.connect(self._tell_row)
-        self.inputs.told.connect(self.check)
-
     def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
-        """Show the choices of the last session the first time; look what there is each time."""
+        """Show the choices of the last session the first time, and look for images each time."""
         super().showEvent(event)
         if not self._was_shown:
             self._was_shown = True
@@ -128,12 +119,13 @@ class BatchTab(JobTab):
         self.inputs.looks += 1
         self.check()
 
-    def _follow(self, *_: object) -> None:
+    def check_if_shown(self, *_: object) -> None:
+        """Check the choices of this tab and of the Segment tab, if this tab is on screen."""
         if self.isVisible():
             self.check()
 
     def run(self) -> None:
-        """Start the batch that the form asks for; it goes on where it was stopped."""
+        """Start the batch of the form, or continue where it was stopped."""
         if self.is_running:
             return
         was_shown = self._shows_this_batch()
@@ -145,12 +137,12 @@ class BatchTab(JobTab):
         if not was_shown:
             self.table.rows.show_rows(())
         remember_choices(self.form.read())
-        model = self._segment_tab.form.read().model
+        model = self._read_segment().model
         self.table.rows.class_names = () if model is None else model.class_names
         self._begin(self._settings)
 
     def retry(self) -> None:
-        """Do again what failed: at once, or after all else where the batch is at work."""
+        """Process the failed files again: at once, or after the other files while the batch runs."""
         if self.is_running:
             self.send(Retry())
         elif self._settings is not None:
@@ -164,30 +156,30 @@ class BatchTab(JobTab):
         self.inputs.stop()
 
     def _read(self) -> BatchSettings:
-        """Return the batch that the form asks for.
+        """Return the settings of the form.
 
         Raises:
-            SkipsegError: it cannot be.
+            SkipsegError: they are not possible.
         """
-        segment = self._segment_tab.form.read()
+        segment = self._read_segment()
         return self.form.read().settings(segment, self._objects(segment))
 
     def _objects(self, segment: SegmentFormValues) -> ObjectOptions:
         return self._read_objects(() if segment.model is None else segment.model.class_names)
 
-    def draw(self, heard: list[Progress]) -> None:
-        """Show how far the batch is, and what is new in its rows."""
-        opened = [place for place, progress in enumerate(heard) if isinstance(progress, BatchOpened)]
+    def draw(self, news: list[Progress]) -> None:
+        """Show the progress of the batch and the changes in its rows."""
+        opened = [place for place, progress in enumerate(news) if isinstance(progress, BatchOpened)]
         if opened:
-            self._open_table(heard[opened[-1]].rows)  # type: ignore[attr-defined]
-        later = heard[opened[-1] :] if opened else heard
+            self._open_table(news[opened[-1]].rows)  # type: ignore[attr-defined]
+        later = news[opened[-1] :] if opened else news
         self.table.rows.change([progress.row for progress in later if isinstance(progress, FileChanged)])
-        super().draw(heard)
-        self._follow_rows()
-        self._tell_row()
+        super().draw(news)
+        self._show_table()
+        self._update_row_line()
 
     def describe(self, progress: Progress) -> str:
-        """Return how many files are done, and how long the rest takes."""
+        """Return how many files are done, and the time that the rest takes."""
         is_of_rows = isinstance(progress, BatchOpened | FileChanged)
         if is_of_rows:
             self._seconds_left = progress.seconds_left if isinstance(progress, FileChanged) else None
@@ -198,16 +190,16 @@ class BatchTab(JobTab):
     def _open_table(self, rows: tuple[BatchRow, ...]) -> None:
         self.table.rows.show_rows(rows)
         self.table.show()
-        self._tell_row()
+        self._update_row_line()
 
-    def _tell_row(self, fault: str = "") -> None:
-        """Say of the selected row what its cells have no room for; or what was wrong when it was opened."""
+    def _update_row_line(self, fault: str = "") -> None:
+        """Show below the table why the selected row could not be opened, or else the rest of what is known of it."""
         row = self.table.selected()
-        told = fault or ("" if row is None else describe_end(row))
-        self.row_line.say(told, FAULT_COLOR if fault or (row is not None and row.reason) else "transparent")
+        text = fault or ("" if row is None else describe_end(row))
+        self.row_line.say(text, FAULT_COLOR if fault or (row is not None and row.reason) else "transparent")
 
     def _shows_this_batch(self) -> bool:
-        """Return whether the table is of the images in the form, and not of an earlier batch of different ones."""
+        """Return whether the table shows the images of the form, and not an earlier batch of different ones."""
         asked, shown = self.form.read(), self._settings
         return shown is None or (shown.inputs, shown.recursive, shown.as_stack) == (
             asked.inputs,
@@ -215,8 +207,8 @@ class BatchTab(JobTab):
             asked.as_stack,
         )
 
-    def _follow_rows(self) -> None:
-        """Show the table and offer to do again what failed, unless that is of an earlier batch of different images."""
+    def _show_table(self) -> None:
+        """Show table, links and Retry failed, unless they are of an earlier batch of different images."""
         failed, is_this = self.table.rows.count("failed"), self.is_running or self._shows_this_batch()
         self.table.setVisible(is_this and bool(self.table.rows.rows))
         self.links.setVisible(is_this and not self.is_running and bool(self.links.text()))
@@ -229,13 +221,13 @@ class BatchTab(JobTab):
         self.pace.flush()
         self._open_table(result.rows)
         links = (("Report", result.report), ("Folder", result.folder))
-        self.links.setText(" · ".join(_link(text, place) for text, place in links))
+        self.links.setText(" · ".join(_link_to_file(text, file) for text, file in links))
         self.links.show()
-        self.tell(result.describe(), WARNING_COLOR if result.count("failed") else "transparent")
+        self.show_message(result.describe(), WARNING_COLOR if result.count("failed") else "transparent")
         pop_up(result.describe(), f"Batch: {count_states(result.rows)}")
 
     def _stop(self) -> str:
-        """Return what became of a batch that was stopped or failed."""
+        """Return the state of a batch that was stopped or failed."""
         self.pace.flush()
         rows = self.table.rows
         rows.change([mark_stopped(row) for row in rows.rows if row.state == "running"])
@@ -245,28 +237,28 @@ class BatchTab(JobTab):
         """Show the image of a row, and its results."""
         if self._opening is not None:
             return
-        self._tell_row()
-        if self._on_show.bring_back(row):
+        self._update_row_line()
+        if self._opened.show_again(row):
             return
-        is_open = bool(self._on_show.images(row))
+        is_open = bool(self._opened.images(row))
 
-        def take(outcome: WorkOutcome) -> None:
+        def on_outcome(outcome: WorkOutcome) -> None:
             if outcome.fault:
-                self._tell_row(outcome.fault)
+                self._update_row_line(outcome.fault)
                 pop_up_fault(outcome.fault)
             else:
-                self._on_show.show(row, outcome.value)
+                self._opened.show(row, outcome.value)
 
-        def end() -> None:
+        def on_end() -> None:
             self._opening = None
 
-        name = f"Opening {Path(row.file).name}"
-        self._opening = start_work(self, partial(iter_read_results, row, not is_open), name, lambda _: None, take, end)
+        read, name = partial(iter_read_results, row, not is_open), f"Opening {Path(row.file).name}"
+        self._opening = start_work(self, read, name, lambda _: None, on_outcome, on_end)
 
     def check(self) -> None:
-        """Start is on when all is right and nothing runs; otherwise the line below says why."""
+        """Enable Start if all is right and nothing runs; otherwise the line below says why."""
         super().check()
-        choices, segment, running = self.form.read(), self._segment_tab.form.read(), self.is_running
+        choices, segment, running = self.form.read(), self._read_segment(), self.is_running
         fault, settings = choices.fault(segment), None
         self.form.show_request(describe_request(segment), describe_object_options(self._objects(segment)))
         if not (fault or running) and self.isVisible():
@@ -274,26 +266,22 @@ class BatchTab(JobTab):
                 settings = self._read()
             except SkipsegError as error:
                 fault = str(error)
-        self._look(settings)
+        self.inputs.blockSignals(True)
+        if settings is not None:
+            self.inputs.look(settings)
+        elif not running:
+            self.inputs.clear()
+        self.inputs.blockSignals(False)
         fault = fault or self.inputs.fault
         self.form.setEnabled(not running)
         self.start_button.setVisible(not running)
         self.start_button.setEnabled(self.inputs.is_right)
         set_hint(self.start_button, fault or START_HINT)
-        self._follow_rows()
-        is_told = running or not fault or (self._told[0] and not self.inputs.fault)
-        self.message.say(*(self._told if is_told else (fault, color_of(fault))))
-
-    def _look(self, settings: BatchSettings | None) -> None:
-        """Look up what a batch names; without one, forget what was found, unless it is at work."""
-        self.inputs.blockSignals(True)
-        if settings is not None:
-            self.inputs.look(settings)
-        elif not self.is_running:
-            self.inputs.clear()
-        self.inputs.blockSignals(False)
+        self._show_table()
+        keeps_message = running or not fault or (self._last_message[0] and not self.inputs.fault)
+        self.message.say(*(self._last_message if keeps_message else (fault, color_of(fault))))
 
 
-def _link(text: str, place: Path) -> str:
-    address = escape(bytes(QUrl.fromLocalFile(str(place)).toEncoded()).decode(), quote=True)
+def _link_to_file(text: str, file: Path) -> str:
+    address = escape(bytes(QUrl.fromLocalFile(str(file)).toEncoded()).decode(), quote=True)
     return f"<a href='{address}' style='color: {LINK_COLOR}'>{text}</a>"

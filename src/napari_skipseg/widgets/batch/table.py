@@ -1,4 +1,4 @@
-"""The table of a batch: a row a file, with the thumbnail of its result; thousands of rows, sorted as one likes."""
+"""The table of a batch: a row for each file, with a thumbnail of its result; it sorts thousands of rows."""
 
 from __future__ import annotations
 
@@ -17,52 +17,52 @@ from napari_skipseg.wording import counted, in_words
 
 
 def count_states(rows: Sequence[BatchRow]) -> str:
-    """Return how many files are done, failed, done before and to go: what there is, such as "0 done, 2 failed"."""
+    """Return how many files are done, failed, done before and to go, without zeros, such as "0 done, 2 failed"."""
     counts = {state: sum(row.state == state for row in rows) for state in ("done", "failed", "skipped")}
-    told = [
+    others = [
         (counts["failed"], "failed"),
         (counts["skipped"], "done before"),
         (len(rows) - sum(counts.values()), "to go"),
     ]
-    return ", ".join([f"{counts['done']} done", *(f"{count} {what}" for count, what in told if count)])
+    return ", ".join([f"{counts['done']} done", *(f"{count} {what}" for count, what in others if count)])
 
 
 def mark_stopped(row: BatchRow) -> BatchRow:
-    """Return a file that was at work as one that waits to be gone on with, and says how far it was."""
+    """Return the row of a file that was being processed as one that waits, with a note on what is done."""
     note = f"stopped at {row.done} of {row.total}" if row.done and row.total > 1 else ""
     return replace(row, state="waiting", message="", note=note, seconds_left=None)
 
 
 def describe_state(row: BatchRow) -> str:
-    """Return the state, and of what is at work how much of it is done."""
+    """Return the state, or how much of a running file is done."""
     return f"{row.done} of {row.total}" if row.state == "running" and row.total > 1 else row.state
 
 
 def describe_time(row: BatchRow) -> str:
-    """Return how long a file took, or still takes."""
+    """Return the time that a file took, or still takes."""
     if row.state == "running":
         return f"{in_words(row.seconds_left)} left" if row.seconds_left else ""
     return f"{row.seconds:.1f} s" if 0 < row.seconds < 10 else in_words(row.seconds) if row.seconds else ""
 
 
 def describe_end(row: BatchRow) -> str:
-    """Return why a file failed, or else what is said of it and its scores, in a line."""
+    """Return why a file failed, or else its message, note, objects and scores, in a line."""
     shared = (row.note, describe_row_objects(row), _scores(row))
-    told = (plain_text(row.reason), *shared) if row.reason else (row.message, *shared)
-    said = "; ".join(line for line in told if line)
-    return said if row.reason or not said else f"{plain_text(row.called)}: {said}"
+    parts = (plain_text(row.reason), *shared) if row.reason else (row.message, *shared)
+    text = "; ".join(part for part in parts if part)
+    return text if row.reason or not text else f"{plain_text(row.called)}: {text}"
 
 
 def describe_row(row: BatchRow) -> str:
     """Return all that is known of a file, a line each."""
     voxels = row.voxel_size or "of unknown size"
     size = f"{row.size} voxels ({voxels}), {row.bytes / 2**20:.3g} MiB" if row.size else ""
-    told = (plain_text(row.file), size, row.reason or row.message, row.note, describe_row_objects(row), _scores(row))
-    return "\n".join(line for line in told if line)
+    lines = (plain_text(row.file), size, row.reason or row.message, row.note, describe_row_objects(row), _scores(row))
+    return "\n".join(line for line in lines if line)
 
 
 def describe_row_objects(row: BatchRow) -> str:
-    """Return how many objects were found, and how large they are on average; "" where none were looked for."""
+    """Return the number of objects and their mean size, "" if objects were not searched."""
     if row.objects is None:
         return ""
     mean = "" if row.mean_size is None else f", {row.mean_size:,.4g} {row.size_unit} on average"
@@ -74,35 +74,36 @@ def _scores(row: BatchRow) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Return a text that can be shown, whatever a file is called."""
+    """Return a text without characters that cannot be shown: names of files may have any."""
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 PICTURE_SIDE = 40
 ROW_HEIGHT = PICTURE_SIDE + 10
-"""That a name and two lines below it have room."""
+"""Room for a name and two lines below it."""
 ROW_ROLE = Qt.ItemDataRole.UserRole + 1
 FAILED = QColor("#e8663c")
 BAR, GROOVE = QColor("#3f66c8"), QColor(128, 128, 128, 70)
 FAINT = 150
-"""Of 255: how strong what is said stands below a name."""
+"""Opacity of the lines below a name, of 255."""
 BAR_HEIGHT = 6
 LINES = 2
-"""Below a name."""
+"""Lines below a name."""
 
 
 class FileCell(QStyledItemDelegate):  # type: ignore[misc]
-    """The name of a file, cut in the middle where it is long; below it why it failed, or what is being done."""
+    """The name of a file, cut in the middle if it is long; below it why it failed, or what is being done."""
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex) -> None:
         """Draw the cell."""
         row: BatchRow = index.data(ROW_ROLE)
         _draw_ground(painter, option, index, self)
-        told = _without_file(row) or (row.message if row.state == "running" else row.note)
+        reason = row.reason.removeprefix(f"'{row.file}' ")  # the name stands above it
+        below = reason or (row.message if row.state == "running" else row.note)
         small = QFont(option.font)
         small.setPointSizeF(option.font.pointSizeF() * 0.85)
         box, line = option.rect.adjusted(4, 1, -4, -1), QFontMetrics(small).height()
-        lines = cut_into_lines(told, small, box.width())
+        lines = cut_into_lines(below, small, box.width())
         name = min(option.fontMetrics.height(), box.height() - len(lines) * line) if lines else box.height()
         top = box.top() + max(box.height() - name - len(lines) * line, 0) // 2
         color = option.palette.text().color()
@@ -120,7 +121,7 @@ class FileCell(QStyledItemDelegate):  # type: ignore[misc]
 
 
 def cut_into_lines(text: str, font: QFont, width: int) -> list[str]:
-    """Return a text in so many lines as are below a name; the last one holds all the rest, and is cut when drawn."""
+    """Return a text in `LINES` lines at most; the last one holds the rest, and is cut when drawn."""
     layout = QTextLayout(text, font)
     layout.setTextOption(QTextOption(Qt.AlignmentFlag.AlignLeft))
     starts: list[int] = []
@@ -134,7 +135,7 @@ def cut_into_lines(text: str, font: QFont, width: int) -> list[str]:
 
 
 class StateCell(QStyledItemDelegate):  # type: ignore[misc]
-    """The state; over a bar where a part of a file is done: how much, or that it waits to be gone on with."""
+    """The state, above a bar if a part of a file is done."""
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex) -> None:
         """Draw the cell."""
@@ -160,19 +161,14 @@ class StateCell(QStyledItemDelegate):  # type: ignore[misc]
 
 
 def has_bar(row: BatchRow) -> bool:
-    """Return whether a bar says how much of a file is done."""
+    """Return whether a row has a bar: a part of its file is done."""
     return row.state == "running" or (row.state == "waiting" and row.done > 0)
-
-
-def _without_file(row: BatchRow) -> str:
-    """Return why a file failed without its name, which stands above it."""
-    return row.reason.removeprefix(f"'{row.file}' ")
 
 
 def _draw_ground(
     painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex, delegate: QStyledItemDelegate
 ) -> None:
-    """Draw what lies below the cell's text: whether it is selected."""
+    """Draw the background of a cell, which shows whether it is selected."""
     drawn = QStyleOptionViewItem(option)
     delegate.initStyleOption(drawn, index)
     drawn.text = ""
@@ -187,7 +183,7 @@ def _write(painter: QPainter, box: QRect, text: str, color: QColor, elide: Qt.Te
 
 
 STATES = ("running", "failed", "waiting", "done", "skipped")
-"""In the order in which they are sorted: what one looks for first."""
+"""States in their order in the sorted table."""
 SORT_ROLE = Qt.ItemDataRole.UserRole
 
 PICTURE, FILE, STATE, TIME, SIZE = range(5)
@@ -195,18 +191,18 @@ HEADS = ("", "File", "State", "Time", "Size")
 WIDTHS = {PICTURE: PICTURE_SIDE + 6, STATE: 64, TIME: 76, SIZE: 100}
 SCORE_WIDTH = 76
 NARROWEST, NARROW = 90, 140
-"""Pixels of the column of names: where picture, state and first score leave no more, and else at the least."""
+"""Least width of the column of names, in pixels, beside picture, state and first score, and beside more columns."""
 _LOWEST = 198
-"""Pixels of the table: three rows, so that the line below it is on a small screen too."""
+"""Least height of the table in pixels: three rows, so that a small screen shows the line below it too."""
 TELLING = ("average_precision", "dice")
-"""Scores that stand beside the state, the first one that there is."""
+"""Scores, the first of which stands beside the state."""
 _SHORT = {"adapted_rand_error": "Rand error", "average_precision": "precision (AP)"}
 MOST_PICTURES = 400
-"""Kept in memory: of the rows that are looked at."""
+"""Thumbnails that are kept in memory."""
 
 
 class BatchRows(QAbstractTableModel):  # type: ignore[misc]
-    """The rows of a batch as they are now, behind the fixed columns one for each score. class_names: of its model."""
+    """The rows of a batch; after the fixed columns, one for each score. class_names: of its model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -217,7 +213,7 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
         self._pictures: dict[str, QPixmap] = {}
 
     def show_rows(self, rows: Iterable[BatchRow]) -> None:
-        """Show these rows in place of all others."""
+        """Replace all rows."""
         self.beginResetModel()
         self.rows = list(rows)
         self.scores = list(dict.fromkeys(name for row in self.rows for name in row.scores))
@@ -226,7 +222,7 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
         self.endResetModel()
 
     def change(self, rows: Sequence[BatchRow]) -> None:
-        """Show what is new of some rows."""
+        """Update some rows."""
         new = [name for name in dict.fromkeys(name for row in rows for name in row.scores) if name not in self.scores]
         if new:
             first = len(HEADS) + len(self.scores)
@@ -258,17 +254,15 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
         """Return the title of a column."""
         if orientation != Qt.Orientation.Horizontal or role != Qt.ItemDataRole.DisplayRole:
             return None
-        return HEADS[section] if section < len(HEADS) else self._title(self.scores[section - len(HEADS)])
-
-    def _title(self, score: str) -> str:
-        """Return the name of a score below that of its class."""
-        class_name, _, name = score.rpartition(" ")
+        if section < len(HEADS):
+            return HEADS[section]
+        class_name, _, name = self.scores[section - len(HEADS)].rpartition(" ")
         if not class_name and name not in OF_OBJECTS and len(self.class_names) == 1:
             class_name = self.class_names[0]
         return f"{class_name or 'objects'}\n{_SHORT.get(name, name)}"
 
     def first_score(self) -> int | None:
-        """Return the column of the score that tells most, None where there is none."""
+        """Return the column of the score that tells most, None without scores."""
         for name in TELLING:
             for place, score in enumerate(self.scores):
                 if score.rpartition(" ")[2] == name:
@@ -276,7 +270,7 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
         return len(HEADS) if self.scores else None
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """Return what a cell shows, sorts by, or tells."""
+        """Return the text, sort key, tooltip, picture or alignment of a cell."""
         row, column = self.rows[index.row()], index.column()
         if role == ROW_ROLE:
             return row
@@ -332,7 +326,7 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
 
 
 class BatchTable(QTableView):  # type: ignore[misc]
-    """The rows, sortable by each column. opened: a file is to be shown in the viewer. chosen: the selection changed."""
+    """The rows, sortable by each column. opened: the user wants a file in the viewer. chosen: the selection changed."""
 
     opened = Signal(object)
     chosen = Signal()
@@ -368,12 +362,12 @@ class BatchTable(QTableView):  # type: ignore[misc]
         self._fit()
 
     def selected(self) -> BatchRow | None:
-        """Return the row that is selected, as it is now."""
+        """Return the selected row, None if none is."""
         rows = self.selectionModel().selectedRows()
         return rows[0].data(ROW_ROLE) if rows else None
 
     def _fit(self, *_: object) -> None:
-        """Have the most telling score follow the state; give the names what the columns leave that fit wholly."""
+        """Put the most telling score beside the state, and give the names the width that whole columns leave."""
         score = self.rows.first_score()
         first = [PICTURE, FILE, STATE] if score is None else [PICTURE, FILE, STATE, score]
         order = first + [column for column in range(self.rows.columnCount()) if column not in first]

@@ -211,7 +211,7 @@ class CorrectTab(JobTab):
         body.import_zarr.triggered.connect(lambda: self._ask_import(folder=True))
         body.export_target.triggered.connect(lambda: self._ask_export("target"))
         body.export_strokes.triggered.connect(lambda: self._ask_export("strokes"))
-        actions.said.connect(self.tell)
+        actions.said.connect(self.show_message)
         actions.failed.connect(self.complain)
         actions.edited.connect(self.show_amounts)
         actions.classes_changed.connect(self._on_classes_changed)
@@ -321,7 +321,7 @@ class CorrectTab(JobTab):
         if voxel is not None and (strokes := session.layers.strokes) is not None:
             move_sliders(self._viewer, strokes, voxel)
             move_camera(self._viewer, strokes, voxel)
-            self.tell(RESTORED.format(describe_voxel(voxel, session.corrections.subject.space.axes)))
+            self.show_message(RESTORED.format(describe_voxel(voxel, session.corrections.subject.space.axes)))
 
     def _on_image_opened(self, layer: Image) -> None:
         choose_value(self._form.image, layer)
@@ -368,7 +368,7 @@ class CorrectTab(JobTab):
         self.body.pause(self.is_running)
         self.reopening.update_offer(choices, not fault, session is not None)
         self.correct_button.setVisible(not is_shown and not self.offers.restores)
-        if session is not None and not is_shown and not self._told[0]:
+        if session is not None and not is_shown and not self._last_message[0]:
             self.message.say(DELETED)
         else:
             self.explain(fault)
@@ -381,7 +381,7 @@ class CorrectTab(JobTab):
         if self.session is not None and known is not None and known.key != self.session.key:
             name = self.session.layers.image.name
             self._leave(self.session)
-            self.tell(OTHER_VOXELS.format(name))
+            self.show_message(OTHER_VOXELS.format(name))
         self.check()
         self.reopening.on_image_known()
         if self._is_wanted and known is not None:
@@ -438,7 +438,7 @@ class CorrectTab(JobTab):
 
     def complain(self, fault: str) -> None:
         """Say in the line what cannot be done."""
-        self.tell(fault, FAULT_COLOR)
+        self.show_message(fault, FAULT_COLOR)
 
     def _on_classes_changed(self) -> None:
         self.show_classes()

@@ -1,8 +1,8 @@
-"""How a new model compares with the one it started from: the scores side by side, and a sentence."""
+"""The comparison of a new model with the one it started from: scores side by side, and their results in the view."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from itertools import groupby
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 GOOD_COLOR = "rgba(46, 170, 110, 90)"
 BETTER, WORSE = "#3ecf8e", "#ff8a5c"
 _LONGEST_NAME = 24
-"""Letters of a model's name on a button."""
+"""Characters of a model's name on a button."""
 _CORRECTIONS = "held-out corrections"
 LOWER_IS_BETTER = ("FPR", "FNR")
 MEANINGS = {
@@ -39,9 +39,9 @@ MEANINGS = {
 
 
 class ReportTable(QWidget):  # type: ignore[misc]
-    """The table, what it comes to, and what can be done with the new model.
+    """The scores, the verdict, and buttons for the new model.
 
-    used: the user wants the new model though it is not better. compared: before is wanted in place of after.
+    used: the user wants the new model although it is not better. compared: True = show before in place of after.
     """
 
     used = Signal()
@@ -59,7 +59,8 @@ class ReportTable(QWidget):  # type: ignore[misc]
         self.use_button.setToolTip("Select the new model in the Segment tab, and segment the view with it")
         self.before_button.setCheckable(True)
         self.use_button.clicked.connect(self.used)
-        self.before_button.toggled.connect(self._compare)
+        self.before_button.toggled.connect(self._name_button)
+        self.before_button.toggled.connect(self.compared)
         buttons = QHBoxLayout()
         buttons.addWidget(self.use_button)
         buttons.addWidget(self.before_button)
@@ -76,7 +77,7 @@ class ReportTable(QWidget):  # type: ignore[misc]
         """Show a report. old, new: the names of the models that it compares."""
         self.verdict.say(report.reason, GOOD_COLOR if report.is_better else WARNING_COLOR)
         self.table.setText(report_html(report, old, new))
-        self.table.setToolTip("\n".join(f"{score}: {said}" for score, said in MEANINGS.items()))
+        self.table.setToolTip("\n".join(f"{score}: {text}" for score, text in MEANINGS.items()))
         self.table.setVisible(bool(report.rows))
         self.use_button.setVisible(not report.is_better)
         self.shares.say("")
@@ -85,7 +86,7 @@ class ReportTable(QWidget):  # type: ignore[misc]
         self.show()
 
     def show_shares(self, shares: Mapping[str, float], threshold: float) -> None:
-        """Say how much of the view the new model gives to each class that was taught: scores on strokes do not show it.
+        """Show the share of each class that was taught, which scores on strokes do not show.
 
         shares: of the pixels of the view, in [0, 1], by class.
         """
@@ -93,9 +94,9 @@ class ReportTable(QWidget):  # type: ignore[misc]
         self.shares.say(f"Of this view, {' and '.join(parts)} now (above {threshold:.2f})." if parts else "")
 
     def offer_before(self, before: str, after: str) -> None:
-        """Offer the switch between what two models made of the view, after at first; "" = there is nothing of before.
+        """Offer the switch between the results of two models in the view; it starts with after.
 
-        before: the model that the table calls old.
+        before: the model that the table calls old, "" if it has no result in the view.
         """
         self._models = before, after
         self.show_after()
@@ -103,20 +104,16 @@ class ReportTable(QWidget):  # type: ignore[misc]
         self.before_button.setVisible(bool(before))
 
     def keep_before(self, is_there: bool) -> None:
-        """Offer the switch no longer where before has gone."""
+        """Hide the switch if the result of before was removed."""
         if not is_there and not self.before_button.isHidden():
             self.offer_before("", "")
 
     def show_after(self) -> None:
-        """Show after, as long as before is not asked for again."""
+        """Show after, until the user asks for before again."""
         self.before_button.setChecked(False)
 
-    def _compare(self, before: bool) -> None:
-        self._name_button(before)
-        self.compared.emit(before)
-
     def _name_button(self, before: bool) -> None:
-        """Say which model's result a click brings."""
+        """Name the model whose result a click shows."""
         old, new = self._models
         title, name = ("Show after", new) if before else ("Show before", old)
         self.before_button.setText(f"{title}: {shortened(name)}" if name else title)
@@ -124,13 +121,13 @@ class ReportTable(QWidget):  # type: ignore[misc]
 
 
 def shortened(name: str) -> str:
-    """Return a name that a button has room for."""
+    """Return a name that fits on a button."""
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def report_html(report: ComparisonReport, old: str, new: str) -> str:
-    """Return the scores as a table: which models they are of, a heading for each thing that was scored on, and a row
-    for each class and score."""
+    """Return the scores as a table: the names of the models, a heading for each set of labels that was scored on, and
+    a row for each class and score."""
     models = f"old: <b>{escape(old)}</b>, new: <b>{escape(new)}</b>"
     rows = [
         f"<tr><td colspan='5' style='padding-bottom: 4px'>{models}</td></tr>",
@@ -139,27 +136,23 @@ def report_html(report: ComparisonReport, old: str, new: str) -> str:
     ]
     for heading, group in groupby(report.rows, key=lambda row: row.on):
         rows.append(f"<tr><td colspan='5' style='padding-top: 5px'><b>On {escape(heading)}</b></td></tr>")
-        rows.extend(_rows(group))
+        last_class = ""
+        for row in group:
+            name = "" if row.class_name == last_class else escape(row.class_name)
+            last_class = row.class_name
+            before = "none" if row.old is None else f"{row.old:.3f}"
+            color, arrow = _mark_of_change(row)
+            rows.append(
+                f"<tr><td>{name}</td><td style='padding-left: 6px'>{escape(row.score)}</td>"
+                f"<td align='right' style='padding: 1px 8px'>{before}</td>"
+                f"<td align='right' style='padding: 1px 4px'><b>{row.new:.3f}</b></td>"
+                f"<td style='color: {color}'>{arrow}</td></tr>"
+            )
     return f"<table cellspacing='0' width='100%'>{''.join(rows)}</table>"
 
 
-def _rows(group: Iterator[ScoreRow]) -> Iterator[str]:
-    told = ""
-    for row in group:
-        name = "" if row.class_name == told else escape(row.class_name)
-        told = row.class_name
-        old = "none" if row.old is None else f"{row.old:.3f}"
-        color, arrow = _look(row)
-        yield (
-            f"<tr><td>{name}</td><td style='padding-left: 6px'>{escape(row.score)}</td>"
-            f"<td align='right' style='padding: 1px 8px'>{old}</td>"
-            f"<td align='right' style='padding: 1px 4px'><b>{row.new:.3f}</b></td>"
-            f"<td style='color: {color}'>{arrow}</td></tr>"
-        )
-
-
-def _look(row: ScoreRow) -> tuple[str, str]:
-    """Return colour and arrow of a change: which way it went, and whether that is good."""
+def _mark_of_change(row: ScoreRow) -> tuple[str, str]:
+    """Return the colour of a change, good or bad, and its arrow, up or down."""
     if row.old is None or abs(row.new - row.old) < EVEN or f"{row.old:.3f}" == f"{row.new:.3f}":
         return "gray", ""
     is_up = row.new > row.old
@@ -174,19 +167,18 @@ BEFORE_OF = "{} before"
 def find_before(
     viewer: ViewerModel, layer: Image | None, offers: Sequence[ShownResult], model: str
 ) -> ShownResult | None:
-    """Return the first of what is shown of an image that is of `model` and reaches into the middle of the view, None
-    where none does."""
+    """Return the first result of `model` on show that covers the middle of the view, None if there is none."""
     if layer is None or layer not in viewer.layers:
         return None
     middle = [(low + high) // 2 for low, high in visible_box(viewer, layer)]
-    return next((shown for shown in offers if _model_of(shown) == model and _reaches(shown, middle)), None)
+    return next((shown for shown in offers if _model_of(shown) == model and _covers(shown, middle)), None)
 
 
 def _model_of(shown: ShownResult) -> str:
     return Path(str(shown.prediction.recipe.get("model", ""))).name
 
 
-def _reaches(shown: ShownResult, place: Sequence[int]) -> bool:
+def _covers(shown: ShownResult, place: Sequence[int]) -> bool:
     axes = [axis for axis, letter in enumerate(shown.axes) if letter != "C"]
     lengths = shown.prediction.probability.shape[-len(axes) :]
     starts = [shown.positions.get(axis, 0) for axis in axes]
@@ -196,7 +188,7 @@ def _reaches(shown: ShownResult, place: Sequence[int]) -> bool:
 
 
 class BeforeAfter:
-    """The layers of before, hidden until they are wanted; those of after are all other results of the same image."""
+    """The layers of before, hidden at first. Those of after are all other results of the same image."""
 
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = viewer
@@ -205,12 +197,11 @@ class BeforeAfter:
 
     @property
     def is_there(self) -> bool:
-        """Whether there is anything of before to show."""
+        """Whether there are layers of before."""
         return bool(self._before())
 
     def keep(self, layer: Image, shown: ShownResult | None, threshold: float) -> str:
-        """Keep what is shown of an image as before, in place of an earlier one; return the name of the model that made
-        it, "" where there is nothing."""
+        """Keep a result as before, in place of an earlier one; return the name of its model, "" without a result."""
         self.drop()
         if shown is None or layer not in self._viewer.layers:
             return ""
@@ -223,7 +214,7 @@ class BeforeAfter:
         return _model_of(shown) or "the old model"
 
     def compare(self, before: bool) -> None:
-        """Show before in place of after, or the other way round: of after what was on show."""
+        """Show before in place of after, or the layers of after that were visible in place of before."""
         for each in self._before():
             each.visible = before
         if before:
@@ -237,7 +228,7 @@ class BeforeAfter:
         return results_in(self._viewer, BEFORE_OF.format(self._source))
 
     def drop(self) -> None:
-        """Remove what was kept."""
+        """Remove the layers of before."""
         if self._source:
             remove_results(self._viewer, BEFORE_OF.format(self._source))
         self._source, self._hidden = "", []

@@ -1,4 +1,4 @@
-"""A training as it goes on: its curves, and what the network makes of one tile. Imports pyqtgraph."""
+"""A training while it runs: its curves, and the prediction of one tile. Imports pyqtgraph."""
 
 from __future__ import annotations
 
@@ -15,59 +15,47 @@ from qtpy.QtWidgets import QGridLayout, QSizePolicy, QVBoxLayout, QWidget
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.progress import TrainingProgress, ValidationPicture
 from napari_skipseg.widgets.forms.fields import PlainLabel
-from napari_skipseg.widgets.forms.plots import LINES, Colors, Plot, theme_colors
+from napari_skipseg.widgets.forms.plots import LINES, LegendPlot, theme_colors
 from napari_skipseg.widgets.layers.result_looks import CLASS_COLORS
 
 HEIGHT, CURVES_HEIGHT = 128, 104
 _LEGEND_ROOM = 0.55
 """Free height above the curves, as a share of theirs."""
 LEAST_SPAN = 0.02
-"""Height of the values on show, at the least."""
+"""Least height of the values on show."""
 GREYS = (-2.0, 2.0)
 """Standard units shown as black and white."""
 CLEAR, SOLID = 0, 150
-"""Opacities of what lies over the image, of 255."""
+"""Opacities of the colours over the image, of 255."""
 
 
-class LiveCurves(Plot):
+class LiveCurves(LegendPlot):
     """Curves that grow, with a legend."""
 
     def __init__(self, left: str) -> None:
-        super().__init__("step", left)
+        super().__init__(left)
         self.setFixedHeight(CURVES_HEIGHT)
         self.showLabel("bottom", False)
         self.getAxis("bottom").setHeight(22)
-        self.legend = self.plotItem.addLegend(offset=(-4, 1), colCount=2)
         self._points: dict[str, list[tuple[int, float]]] = {}
         self._lines: dict[str, Any] = {}
-        self._text = "#ffffff"
-
-    def use(self, colors: Colors) -> None:
-        """Draw in these colours."""
-        super().use(colors)
-        self._text = colors.text
-        self.legend.setLabelTextColor(colors.text)
-        for _, label in self.legend.items:
-            label.setText(label.text, color=colors.text)
 
     def start(self) -> None:
-        """Show nothing."""
+        """Remove all curves."""
         self.plotItem.clear()
         self._points, self._lines = {}, {}
         self.hide()
 
     def add(self, learned: Sequence[TrainingProgress], is_mine: Callable[[str], bool]) -> None:
-        """Let the curves whose names are ours go on; steps that were done again replace what was there."""
+        """Extend the curves of this plot; repeated steps, such as after a resume, replace earlier points."""
         for each in learned:
             for name in filter(is_mine, each.values):
                 points = self._points.setdefault(name, [])
                 while points and points[-1][0] >= each.step:
                     points.pop()
                 points.append((each.step, each.values[name]))
-        if self._points:
-            self._draw(max(each.total for each in learned))
-
-    def _draw(self, steps: int) -> None:
+        if not self._points:
+            return
         for name, points in self._points.items():
             if name not in self._lines:
                 pen = pyqtgraph.mkPen(LINES[len(self._lines) % len(LINES)], width=1.6)
@@ -77,7 +65,7 @@ class LiveCurves(Plot):
         heights = [height for points in self._points.values() for _, height in points]
         span = max(max(heights) - min(heights), LEAST_SPAN)
         last = max(points[-1][0] for points in self._points.values())
-        self.setXRange(0, max(steps, last), padding=0.02)
+        self.setXRange(0, max(last, *(each.total for each in learned)), padding=0.02)
         self.setYRange(min(heights), min(heights) + (1 + _LEGEND_ROOM) * span)
         self.show()
 
@@ -92,7 +80,7 @@ class LiveCurves(Plot):
 
 
 class CurveTile(pyqtgraph.GraphicsLayoutWidget):  # type: ignore[misc]
-    """An image with something laid over it."""
+    """An image with colours over it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,16 +99,14 @@ class CurveTile(pyqtgraph.GraphicsLayoutWidget):  # type: ignore[misc]
         event.ignore()
 
     def show_tile(self, image: Any, over: Any, levels: tuple[float, float], table: Any) -> None:
-        """Show an image in standard units, and values over it in the colours of a table from the lowest to the highest
-        of the levels.
-        """
+        """Show an image in standard units, and values over it in the colours of `table`, which span `levels`."""
         self.image.setImage(image, levels=GREYS)
         self.over.setImage(over, levels=levels, lut=table)
         self._box.setRange(QRectF(0, 0, image.shape[1], image.shape[0]), padding=0)
 
 
 class TrainingPlots(QWidget):  # type: ignore[misc]
-    """Loss and scores as curves, and one tile: how it is labelled, and what the network makes of it by now."""
+    """Loss and scores as curves, and one tile with its labels and its prediction."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,24 +142,20 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         self._label_colors, self._probability_colors = label_table(colors), probability_table(colors[shown])
 
     def start(self) -> None:
-        """Show nothing until something comes."""
+        """Hide all until there is progress."""
         self.loss.start()
         self.scores.start()
         self._tiles.hide()
 
-    def show_progress(self, heard: Sequence[Progress]) -> None:
-        """Let the curves go on, and show the newest picture."""
-        learned = [progress for progress in heard if isinstance(progress, TrainingProgress)]
-        pictured = [progress for progress in heard if isinstance(progress, ValidationPicture)]
+    def show_progress(self, news: Sequence[Progress]) -> None:
+        """Extend the curves, and show the newest picture."""
+        learned = [progress for progress in news if isinstance(progress, TrainingProgress)]
+        pictured = [progress for progress in news if isinstance(progress, ValidationPicture)]
         if learned:
             self.loss.add(learned, lambda name: "loss" in name)
             self.scores.add(learned, lambda name: "loss" not in name)
-        if pictured:
-            self._show_picture(pictured[-1])
-
-    def _show_picture(self, picture: ValidationPicture) -> None:
-        """Show what the network makes of the tile now."""
-        if picture.image is None or picture.probability is None or picture.target is None:
+        picture = pictured[-1] if pictured else None
+        if picture is None or picture.image is None or picture.probability is None or picture.target is None:
             return
         labels = self._label_colors
         self.labelled.show_tile(picture.image, picture.target, (-1, len(labels) - 1), labels)
@@ -182,19 +164,19 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
 
 
 def short_name(name: str) -> str:
-    """Return a curve's name with what the others have too left out."""
+    """Return a curve's name without the "loss" that all have."""
     return re.sub(r"\s*loss$", "", name) or name
 
 
 def label_table(classes: Sequence[str]) -> Any:
-    """Return a colour for each target from -1 on: nothing where nothing is known, grey for background, the classes."""
+    """Return a colour for each target from -1 on: clear if nothing is known, grey for background, then the classes."""
     colors = [(0, 0, 0, CLEAR), (128, 128, 160, SOLID // 2)]
     colors += [(*pyqtgraph.mkColor(color).getRgb()[:3], SOLID) for color in classes]
     return np.array(colors, np.uint8)
 
 
 def probability_table(color: str) -> Any:
-    """Return 256 colours from nothing to that of a class."""
+    """Return 256 colours from clear to that of a class."""
     table = np.zeros((256, 4), np.uint8)
     table[:, :3] = pyqtgraph.mkColor(color).getRgb()[:3]
     table[:, 3] = np.linspace(CLEAR, SOLID + 50, 256)

@@ -1,4 +1,4 @@
-"""The form of the Fine-tune tab: where to start, what to call it, how far it may move; the rest folded away."""
+"""The form of the Fine-tune tab, its training summary, and the note on an interrupted run."""
 
 from __future__ import annotations
 
@@ -6,83 +6,61 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import (
-    QButtonGroup,
-    QCheckBox,
-    QDoubleSpinBox,
-    QFormLayout,
-    QLineEdit,
-    QRadioButton,
-    QSpinBox,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QButtonGroup, QFormLayout, QLineEdit, QPushButton, QRadioButton, QVBoxLayout, QWidget
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.models.catalog import find_models, user_folder
 from napari_skipseg.models.description import ClassLabel, ModelDescription, can_name
+from napari_skipseg.option_fields import option_fields
 from napari_skipseg.training.progress import TrainingSummary
-from napari_skipseg.training.settings import (
-    AUGMENTATIONS,
-    AUTO,
-    BatchNorm,
-    FinetuneSettings,
-    LossName,
-    Reach,
-    slices_to_hold_out,
-)
+from napari_skipseg.training.settings import AUGMENTATIONS, AUTO, FinetuneSettings, Reach, slices_to_hold_out
+from napari_skipseg.training.unfinished import Unfinished
 from napari_skipseg.widgets.correct.classes import short_count
 from napari_skipseg.widgets.forms.engine_line import EngineLine
 from napari_skipseg.widgets.forms.estimate_line import SettledLine
-from napari_skipseg.widgets.forms.fields import Collapsible, FreshCombo, PlainLabel, mark_field
+from napari_skipseg.widgets.forms.fields import (
+    WARNING_COLOR,
+    Collapsible,
+    FreshCombo,
+    MessageLine,
+    PlainLabel,
+    mark_field,
+    set_hint,
+)
+from napari_skipseg.widgets.forms.option_rows import OptionRows
 from napari_skipseg.widgets.segment.form import describe_or_fault
 from napari_skipseg.wording import counted, in_words
 
-_REACHES: dict[Reach, tuple[str, str]] = {
-    "quick": ("Quick", "the last layers learn"),
-    "normal": ("Normal", "the decoder learns"),
-    "full": ("Full", "all layers learn"),
-}
-REACH_HINTS = {
-    "quick": "Only the last level, its gate and the classifier learn: the fastest choice. For a few strokes",
-    "normal": "The whole decoder learns, which takes longer. For a new class, or for corrections on several slices",
-    "full": "Every weight learns, which takes longest. For another kind of image, with many corrections",
-}
-_HINTS = {
-    "steps": "Training steps",
-    "minutes": "Minutes after which training stops and keeps the best weights",
-    "rate": "Highest learning rate",
-    "validate": "Corrections that are not learnt from, but used to compare old and new: auto = a fifth of the places; "
-    "or slices such as 5-9",
-    "loss": "The error that training makes smaller",
-    "augment": "How the training patches are turned and distorted",
-    "norm": "Whether the running statistics of batch norm may change: frozen suits few corrections",
-    "remember": "Do not forget what the model knew: mix in its own sample, and keep its other classes as they were",
-    "seed": "A different seed draws different patches, and holds out different places",
-}
 _NO_MODEL = "There is no model to start from: train one from scratch below."
 
 
 @dataclass(frozen=True)
 class FinetuneFormValues:
-    """What the form says; model None where there is none or it cannot be read, which `model_fault` then says."""
+    """The choices in the form.
+
+    model: None if there is none or it cannot be read; `model_fault` says why. augment: the name of an augmentation.
+    asked: values of `FinetuneSettings`, by name.
+    """
 
     model: ModelDescription | None
     model_fault: str
     name: str
-    reach: Reach
-    steps: int
-    minutes: float
-    rate: float
-    validate: str
-    loss: LossName
     augment: str
-    norm: BatchNorm
-    remember: bool
-    seed: int
+    asked: Mapping[str, Any]
+
+    @property
+    def reach(self) -> Reach:
+        """What the training may change."""
+        reach: Reach = self.asked["reach"]
+        return reach
+
+    @property
+    def remember(self) -> bool:
+        """Whether the classes that the model knows are kept."""
+        return bool(self.asked["remember"])
 
     def settings(
         self, images: tuple[str, ...], classes: tuple[ClassLabel, ...], name: str | None = None
@@ -90,7 +68,7 @@ class FinetuneFormValues:
         """Return the engine's settings for these images.
 
         Raises:
-            SpecError: something is impossible.
+            SpecError: the settings are not possible.
         """
         return FinetuneSettings(
             model="" if self.model is None else self.model.name,
@@ -98,21 +76,13 @@ class FinetuneFormValues:
             images=images,
             labels=tuple(f"corrections of {image}" for image in images),
             classes=classes,
-            reach=self.reach,
-            remember=self.remember,
-            validate=self.validate,
-            steps=self.steps,
-            minutes=self.minutes,
-            learning_rate=self.rate or None,
-            loss=self.loss,
             augmentation=AUGMENTATIONS[self.augment],
-            batch_norm=self.norm,
-            seed=self.seed,
+            **self.asked,
         )
 
 
 class FinetuneForm(QWidget):  # type: ignore[misc]
-    """Start from, new model, how far, learn from, and the fold. `changed` says that the choices may be others now."""
+    """Start from, new model, what is trained, what it learns from, and the fold. changed: they may be different now."""
 
     changed = Signal()
 
@@ -121,51 +91,41 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
         self._suggested = ""
         self._described: tuple[str, ModelDescription | None, str] = ("", None, _NO_MODEL)
         self.model, self.name = FreshCombo(), QLineEdit()
-        self.reaches = {reach: QRadioButton(f"{title}: {what}") for reach, (title, what) in _REACHES.items()}
+        reach = option_fields(FinetuneSettings)["reach"].option
+        self.reaches = {value: QRadioButton(reach.labels[value]) for value in reach.choices}
         self.fold = FinetuneDetails()
         self.follow_model = True
-        self._lay_out(sources)
-        self._connect()
-        self.offer_models()
-
-    def _lay_out(self, sources: QWidget) -> None:
         form = self._form = QFormLayout(self)
         form.setContentsMargins(0, 0, 0, 0)
         form.setVerticalSpacing(7)
         form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        group = QButtonGroup(self)
-        far = QVBoxLayout()
-        far.setSpacing(2)
-        for reach, button in self.reaches.items():
-            button.setToolTip(REACH_HINTS[reach])
+        group, buttons = QButtonGroup(self), QVBoxLayout()
+        buttons.setSpacing(2)
+        for value, button in self.reaches.items():
+            button.setToolTip(reach.notes[value])
+            button.toggled.connect(lambda is_on: self.changed.emit() if is_on else None)
             group.addButton(button)
-            far.addWidget(button)
+            buttons.addWidget(button)
         self.reaches["quick"].setChecked(True)
         form.addRow("Start from", self.model)
         form.addRow("New model", self.name)
-        for title, field in (("Train", far), ("Learn from", sources)):
+        for title, field in (("Train", buttons), ("Learn from", sources)):
             label = PlainLabel(title)
             label.setAlignment(Qt.AlignmentFlag.AlignTop)
             form.addRow(label, field)
-
-    def _connect(self) -> None:
         self.model.opening.connect(self.offer_models)
         self.model.activated.connect(self._choose)
-        self.name.textEdited.connect(self._tell)
+        self.name.textEdited.connect(lambda _: self.changed.emit())
         self.fold.edited.connect(self.changed)
-        for button in self.reaches.values():
-            button.toggled.connect(lambda on: self.changed.emit() if on else None)
+        self.offer_models()
 
     def offer_models(self, chosen: str | None = None) -> None:
-        """Offer the models that there are, and choose one, by default the same as before."""
+        """Offer the models, and choose one, by default the same as before."""
         names = list(find_models())
         self.model.offer([(name, name) for name in names], chosen or self.model.currentData())
         self._described = describe_or_fault(self.model.currentData(), _NO_MODEL)
         self.suggest_name()
-
-    def _tell(self) -> None:
-        self.changed.emit()
 
     def _choose(self) -> None:
         self.follow_model = False
@@ -174,136 +134,87 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
         self.changed.emit()
 
     def show_sources(self, shown: bool) -> None:
-        """Show what can be learnt from, or leave it out."""
+        """Show the row with the sources, or hide it."""
         self._form.setRowVisible(self._form.rowCount() - 1, shown)
 
     def start_from(self, name: str | None) -> None:
-        """Start from the model that is chosen elsewhere, as long as none was chosen here."""
+        """Start from the model of the Segment tab, unless the user chose one here."""
         if self.follow_model and name is not None and name != self.model.currentData():
             self.offer_models(name)
 
     def suggest_name(self) -> None:
-        """Put a fresh name into its field, unless the user has written one that is still free."""
+        """Fill in a free name, unless the user has typed one that is still free."""
         written = self.name.text()
         if written in ("", self._suggested) or why_not_named(written):
             self._suggested = new_model_name(str(self.model.currentData() or "model"))
             self.name.setText(self._suggested)
 
-    def take(self, settings: FinetuneSettings) -> None:
-        """Show the settings of an earlier fine-tuning, whose model need not be there any more."""
+    def show_settings(self, settings: FinetuneSettings) -> None:
+        """Show the settings of an earlier fine-tuning, whose model may have been removed."""
         self.follow_model = False
         self.offer_models(settings.model)
         self.name.setText(settings.name)
         self.reaches[settings.reach].setChecked(True)
-        fold = self.fold
-        fold.steps.setValue(settings.steps)
-        fold.minutes.setValue(settings.minutes)
-        fold.rate.setValue(settings.learning_rate or 0.0)
-        fold.validate.setText(settings.validate)
-        fold.remember.setChecked(settings.remember)
-        fold.seed.setValue(settings.seed)
-        augment = next((name for name, one in AUGMENTATIONS.items() if one == settings.augmentation), "default")
-        fold.loss.setCurrentIndex(fold.loss.findData(settings.loss))
-        fold.norm.setCurrentIndex(fold.norm.findData(settings.batch_norm))
-        fold.augment.setCurrentIndex(fold.augment.findData(augment))
+        self.fold.rows.show_values(settings)
+        augment = next((name for name, each in AUGMENTATIONS.items() if each == settings.augmentation), "default")
+        self.fold.augment.setCurrentIndex(self.fold.augment.findData(augment))
         self.changed.emit()
 
     def read(self) -> FinetuneFormValues:
         """Return the choices as they stand."""
         reach = next(reach for reach, button in self.reaches.items() if button.isChecked())
-        fold = self.fold
         return FinetuneFormValues(
             *self._described[1:],
-            self.name.text().strip(),
-            reach,
-            fold.steps.value(),
-            float(fold.minutes.value()),
-            float(fold.rate.value()),
-            fold.validate.text().strip() or AUTO,
-            fold.loss.currentData(),
-            fold.augment.currentData(),
-            fold.norm.currentData(),
-            fold.remember.isChecked(),
-            fold.seed.value(),
+            name=self.name.text().strip(),
+            augment=self.fold.augment.currentData(),
+            asked={"reach": reach, **self.fold.rows.values()},
         )
 
     def find_faults(self) -> dict[str, str]:
-        """Return what is wrong, by field; and mark it."""
+        """Mark the fields that are wrong, and return the faults by field."""
         choices = self.read()
         faults = {"model": choices.model_fault, "name": why_not_named(choices.name), "validate": ""}
+        validate = choices.asked["validate"]
         try:
-            if choices.validate != AUTO and not slices_to_hold_out(choices.validate):
+            if validate != AUTO and not slices_to_hold_out(validate):
                 faults["validate"] = "Name slices to hold out, such as 5-9, or auto."
         except SkipsegError as error:
             faults["validate"] = str(error)
-        summary = "" if choices.model is None else choices.model.card.summary
-        mark_field(self.model, faults["model"], summary)
+        about = "" if choices.model is None else choices.model.card.summary
+        mark_field(self.model, faults["model"], about)
         mark_field(self.name, faults["name"], "A new model is written; the one you start from stays as it is")
-        mark_field(self.fold.validate, faults["validate"], _HINTS["validate"])
+        self.fold.rows.mark(faults)
         return {field: fault for field, fault in faults.items() if fault}
 
 
+_FIRST = ("remember", "validate", "steps", "minutes", "learning_rate", "loss")
+_AFTER_AUGMENTATION = ("batch_norm", "seed")
+"""Options in the order of the fold; those that are named nowhere follow in the order of their fields."""
+_ELSEWHERE = ("reach", "patch", "batch", "class_weight", "precision", "padding")
+"""Options that have a place of their own in the form, or none."""
+
+
 class FinetuneDetails(Collapsible):
-    """What few people change. `edited` says that one of the fields was."""
+    """What few people change: a row for each option that has no other place. edited: one was changed."""
 
     edited = Signal()
 
-    def __init__(self) -> None:
+    def __init__(self, settings: type[FinetuneSettings] = FinetuneSettings) -> None:
         super().__init__("Details")
-        self.steps, self.seed, self.minutes, self.rate = QSpinBox(), QSpinBox(), QDoubleSpinBox(), QDoubleSpinBox()
-        self.validate, self.loss, self.augment, self.norm = QLineEdit(AUTO), FreshCombo(), FreshCombo(), FreshCombo()
-        self.remember = QCheckBox("what the model knew before")
-        self.remember.setChecked(True)
-        self.steps.setRange(0, 100_000)
-        self.steps.setSingleStep(50)
-        self.steps.setSpecialValueText("auto")
-        self.minutes.setRange(0.0, 10_000.0)
-        self.minutes.setDecimals(1)
-        self.minutes.setSpecialValueText("no limit")
-        self.rate.setDecimals(5)
-        self.rate.setRange(0.0, 1.0)
-        self.rate.setSingleStep(1e-4)
-        self.rate.setSpecialValueText("auto")
-        self.seed.setRange(0, 10**6)
-        self.loss.offer([(name, name) for name in get_args(LossName)], "bce+dice")
+        options = option_fields(settings)
+        rest = (name for name in options if name not in _FIRST + _AFTER_AUGMENTATION + _ELSEWHERE)
+        self.augment = FreshCombo()
         self.augment.offer([(name, name) for name in AUGMENTATIONS], "default")
-        self.norm.offer([(name, name) for name in get_args(BatchNorm)], "frozen")
-        self._lay_out()
-        for number in (self.steps, self.seed, self.minutes, self.rate):
-            number.setKeyboardTracking(False)
-            number.valueChanged.connect(self._tell)
-        for combo in (self.loss, self.augment, self.norm):
-            combo.activated.connect(self._tell)
-        self.validate.editingFinished.connect(self._tell)
-        self.remember.clicked.connect(self._tell)
-
-    def _tell(self) -> None:
-        self.edited.emit()
-
-    def _lay_out(self) -> None:
-        inner = QWidget()
-        rows = QFormLayout(inner)
-        rows.setContentsMargins(12, 0, 0, 0)
-        rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        for title, name in (
-            ("Remember", "remember"),
-            ("Held out", "validate"),
-            ("Steps", "steps"),
-            ("Minutes", "minutes"),
-            ("Learning rate", "rate"),
-            ("Loss", "loss"),
-            ("Augmentation", "augment"),
-            ("Batch norm", "norm"),
-            ("Seed", "seed"),
-        ):
-            field = getattr(self, name)
-            field.setToolTip(_HINTS[name])
-            rows.addRow(title, field)
-        self.fill(inner)
+        self.augment.setToolTip("How the training patches are turned and distorted.")
+        first, more = [options[name] for name in _FIRST], [options[name] for name in (*_AFTER_AUGMENTATION, *rest)]
+        self.rows = OptionRows([*first, ("Augmentation", self.augment), *more])
+        self.rows.edited.connect(self.edited)
+        self.augment.activated.connect(self.edited)
+        self.fill(self.rows)
 
 
 def why_not_named(name: str) -> str:
-    """Return why a new model cannot have this name, empty where it can."""
+    """Return why a new model cannot have this name, "" if it can."""
     if not can_name(name):
         return "Give the new model a plain name, such as my-membranes."
     if name in find_models() or (user_folder() / name).exists():
@@ -324,10 +235,10 @@ _LOOKING = "Counting what was corrected, and measuring how long a step takes…"
 
 
 class TrainingSummaryLine(SettledLine):
-    """The lesson in two sentences, more of it in the tooltip; and why there is none, with the cure.
+    """The training summary in two sentences, with details in the tooltip; or why nothing can be learnt, with the cure.
 
-    refused: nothing can be learnt from what there is, as far as is known. answered: that may have changed. pace: what
-    the last fine-tuning of this kind took, as a multiple of what was estimated. estimated: seconds, by the engine.
+    refused: nothing can be learnt from the corrections. answered: `refused` has changed. pace: the duration of the last
+    fine-tuning of this reach, as a multiple of its estimate. estimated: seconds, by the engine.
     """
 
     answered = Signal()
@@ -338,46 +249,79 @@ class TrainingSummaryLine(SettledLine):
         self.pace, self.estimated = 1.0, 0.0
 
     def show_answer(self, answer: TrainingSummary) -> None:
-        """Say what will be learnt from, held out, and how long it takes."""
+        """Show the corrections that are learnt from and held out, and the duration."""
         self.estimated = answer.seconds or 0.0
-        told = replace(answer, seconds=None if answer.seconds is None else answer.seconds * self.pace)
-        self.say(describe_training_summary(told), explain_training_summary(told))
-        self._settle(False)
+        paced = replace(answer, seconds=None if answer.seconds is None else answer.seconds * self.pace)
+        self.say(describe_training_summary(paced), explain_training_summary(paced))
+        self._set_refused(False)
 
     def show_fault(self, fault: str) -> None:
-        """Say why nothing can be learnt."""
+        """Show why nothing can be learnt."""
         self.say("", warning=fault)
-        self._settle(True)
+        self._set_refused(True)
 
-    def _settle(self, refused: bool) -> None:
+    def _set_refused(self, refused: bool) -> None:
         if refused != self.refused:
             self.refused = refused
             self.answered.emit()
 
 
-def describe_training_summary(lesson: TrainingSummary) -> str:
-    """Return what will be learnt from, held out, and how long it takes, in a few words."""
-    trained, held = lesson.places
+def describe_training_summary(summary: TrainingSummary) -> str:
+    """Return the corrections that are learnt from and held out, and the duration, in a few words."""
+    trained, held = summary.places
+    # the classes first and the background last: "1.2k membrane and 3k background"
+    named = sorted(summary.pixels, key=lambda name: name == "background")
+    parts = [f"{short_count(summary.pixels[name])} {name}" for name in named]
+    pixels = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     among = f"{trained} of {counted(trained + held, 'place')}" if held else counted(trained, "place")
-    learns = f"Learns from {_counted(lesson.pixels)} pixels in {among}"
-    where = f" on {counted(lesson.slices, 'slice')}" if lesson.slices > 1 else ""
+    learns = f"Learns from {pixels} pixels in {among}"
+    where = f" on {counted(summary.slices, 'slice')}" if summary.slices > 1 else ""
     others = "the other one is" if held == 1 else f"the other {held} are"
     kept = f"; {others} held out to compare old and new." if held else "."
-    takes = "" if lesson.seconds is None else f" Takes about {in_words(lesson.seconds)}."
-    return " ".join([learns + where + kept + takes, *lesson.notes])
+    takes = "" if summary.seconds is None else f" Takes about {in_words(summary.seconds)}."
+    return " ".join([learns + where + kept + takes, *summary.notes])
 
 
-def explain_training_summary(lesson: TrainingSummary) -> str:
-    """Return the numbers in full, a line for each class."""
+def explain_training_summary(summary: TrainingSummary) -> str:
+    """Return all numbers, a line for each class."""
     lines = [
-        f"{name}: {counted(count, 'pixel')} to learn from, {lesson.held_out.get(name, 0):,} held out"
-        for name, count in lesson.pixels.items()
+        f"{name}: {counted(count, 'pixel')} to learn from, {summary.held_out.get(name, 0):,} held out"
+        for name, count in summary.pixels.items()
     ]
-    return "\n".join([*lines, *(f"{name}: {value}" for name, value in lesson.facts.items())])
+    return "\n".join([*lines, *(f"{name}: {value}" for name, value in summary.facts.items())])
 
 
-def _counted(pixels: Mapping[str, int]) -> str:
-    """Return the classes first and the background last: "1.2k membrane and 3k background"."""
-    named = sorted(pixels, key=lambda name: name == "background")
-    parts = [f"{short_count(pixels[name])} {name}" for name in named]
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+class UnfinishedNote(QWidget):  # type: ignore[misc]
+    """A note on an interrupted fine-tuning. wanted: the settings that the form should show."""
+
+    wanted = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._settings: FinetuneSettings | None = None
+        self.note, self.button = MessageLine(), QPushButton("Take its settings")
+        set_hint(self.button, "Fill in the form as it was; then Fine-tune continues from the saved step")
+        self.button.clicked.connect(self._on_clicked)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(self.note)
+        column.addWidget(self.button)
+        self.hide()
+
+    def offer(self, unfinished: Unfinished | None) -> None:
+        """Show the note, or hide it."""
+        self._settings = None if unfinished is None else unfinished.settings
+        self.setVisible(unfinished is not None)
+        if unfinished is not None:
+            settings = unfinished.settings
+            images = " and ".join(dict.fromkeys(settings.images))
+            self.note.say(
+                f"The fine-tuning '{settings.name}' was interrupted; {counted(unfinished.step, 'step')} are saved. "
+                f"Open {images}, restore the corrections, take its settings and press Fine-tune to continue.",
+                WARNING_COLOR,
+            )
+
+    def _on_clicked(self) -> None:
+        if self._settings is not None:
+            self.wanted.emit(self._settings)
+            self.hide()

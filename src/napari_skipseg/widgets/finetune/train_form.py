@@ -1,4 +1,4 @@
-"""What a model is trained from scratch on, and which network it has."""
+"""The form for training from scratch: images with labels, network, classes and name."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFormLayout, QLineEdit, QPushButton, QSpinBox, QWidget
+from qtpy.QtWidgets import QLineEdit, QPushButton
 
 from napari_skipseg.errors import FileError, InputError, SpecError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.catalog import describe_model
 from napari_skipseg.networks.presets import PRESETS, find_preset
+from napari_skipseg.option_fields import option_fields
 from napari_skipseg.training.flags import settings_from_flags
 from napari_skipseg.training.settings import TrainSettings
 from napari_skipseg.widgets.finetune.form import why_not_named
 from napari_skipseg.widgets.forms.fields import FolderField, FreshCombo
+from napari_skipseg.widgets.forms.option_rows import OptionRows
 from napari_skipseg.widgets.layers.axes import axes_of
 from napari_skipseg.widgets.layers.results import KEY, is_result, stack_of_layer
 
@@ -24,88 +26,78 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
 
-_STEPS = 3000
 _ENDINGS = (".tif", ".tiff", ".png", ".mrc", ".zarr", ".jpg", ".jpeg", ".bmp")
 LAYERS, FOLDERS = "layers", "folders"
 
 
 class TrainFormValues(NamedTuple):
-    """Settings, and the stacks that lie in no file by the names that the settings give them."""
+    """Settings, and the stacks that are in no file, by their names in the settings."""
 
     settings: TrainSettings
     written: dict[str, Stack]
 
 
-class TrainForm(QWidget):  # type: ignore[misc]
-    """Images and labels, network, classes, name. `started` says that Train was pressed."""
+class TrainForm(OptionRows):
+    """Images and labels, network, classes, name, and two options of the training. started: Train was pressed."""
 
     started = Signal()
 
     def __init__(self, viewer: ViewerModel) -> None:
-        super().__init__()
-        self._viewer = viewer
-        self.kind, self.image, self.labels = FreshCombo(), FreshCombo(), FreshCombo()
-        self.image_folder, self.label_folder = FolderField("Images"), FolderField("Labels")
-        self.network, self.skip, self.dimensions = FreshCombo(), FreshCombo(), FreshCombo()
-        self.classes, self.name, self.validate, self.steps = QLineEdit(), QLineEdit(), QLineEdit(), QSpinBox()
-        self.train_button = QPushButton("Train from scratch")
-        self.kind.offer([("layers", LAYERS), ("folders or files", FOLDERS)], LAYERS)
-        self.network.offer([(preset.name, preset.name) for preset in PRESETS], "unet")
-        self.dimensions.offer([("2D, slice by slice", 2), ("3D", 3)], 2)
-        self.classes.setPlaceholderText("membrane=1, mitochondrion=2")
-        self.validate.setPlaceholderText("such as 20-24")
-        self.name.setPlaceholderText("my-model")
-        self.steps.setRange(1, 1_000_000)
-        self.steps.setSingleStep(500)
-        self.steps.setValue(_STEPS)
-        self._lay_out()
-        self._connect()
-        self._offer_skips()
-        self._follow_kind()
-
-    def _lay_out(self) -> None:
-        rows = self._rows = QFormLayout(self)
-        rows.setContentsMargins(12, 0, 0, 0)
-        rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        kind, image, labels = FreshCombo(), FreshCombo(), FreshCombo()
+        image_folder, label_folder = FolderField("Images"), FolderField("Labels")
+        network, skip, dimensions, classes, name = FreshCombo(), FreshCombo(), FreshCombo(), QLineEdit(), QLineEdit()
+        rows: list[Any] = []
         for title, field, hint in (
-            ("Learn from", self.kind, "Layers of this window, or files: those in two folders are matched by name"),
-            ("Image", self.image, "The layer to learn from"),
-            ("Labels", self.labels, "Its labels, every voxel of them: 0 = background, and a value for each class"),
-            ("Images", self.image_folder, "An image, or a folder of them"),
-            ("Labels", self.label_folder, "Its labels, or a folder with a file of the same name for each image"),
-            ("Network", self.network, ""),
-            ("Skip", self.skip, "What the skip connections do with the features"),
-            ("Dimensions", self.dimensions, "Whether the network works on slices or on volumes"),
-            ("Classes", self.classes, "NAME=VALUE for each class, separated by commas; other values are background"),
-            ("Name", self.name, "What the model is called"),
-            ("Held out", self.validate, "Slices that are used to score the model and not to train it, such as 20-24"),
-            ("Steps", self.steps, "Training steps: 3000 take an hour or more without a GPU"),
+            ("Learn from", kind, "Layers of this window, or files: those in two folders are matched by name"),
+            ("Image", image, "The layer to learn from"),
+            ("Labels", labels, "Its labels, every voxel of them: 0 = background, and a value for each class"),
+            ("Images", image_folder, "An image, or a folder of them"),
+            ("Labels", label_folder, "Its labels, or a folder with a file of the same name for each image"),
+            ("Network", network, ""),
+            ("Skip", skip, "What the skip connections do with the features"),
+            ("Dimensions", dimensions, "Whether the network works on slices or on volumes"),
+            ("Classes", classes, "NAME=VALUE for each class, separated by commas; other values are background"),
+            ("Name", name, "The name of the model"),
         ):
             field.setToolTip(hint)
-            rows.addRow(title, field)
-        rows.addRow(self.train_button)
-
-    def _connect(self) -> None:
-        self.kind.activated.connect(self._follow_kind)
+            rows.append((title, field))
+        options = option_fields(TrainSettings)
+        super().__init__([*rows, options["validate"], options["steps"]])
+        self._viewer = viewer
+        self.kind, self.image, self.labels = kind, image, labels
+        self.image_folder, self.label_folder = image_folder, label_folder
+        self.network, self.skip, self.dimensions, self.classes, self.name = network, skip, dimensions, classes, name
+        self.train_button = QPushButton("Train from scratch")
+        kind.offer([("layers", LAYERS), ("folders or files", FOLDERS)], LAYERS)
+        network.offer([(preset.name, preset.name) for preset in PRESETS], "unet")
+        dimensions.offer([("2D, slice by slice", 2), ("3D", 3)], 2)
+        classes.setPlaceholderText("membrane=1, mitochondrion=2")
+        name.setPlaceholderText("my-model")
+        self.field("validate").setPlaceholderText("such as 20-24")
+        self._layout.addRow(self.train_button)
+        self.kind.activated.connect(self._show_kind)
         self.network.activated.connect(self._offer_skips)
         self.train_button.clicked.connect(self.started)
         for combo in (self.image, self.labels):
             combo.opening.connect(self.offer_layers)
+        self._offer_skips()
+        self._show_kind()
 
     def offer_layers(self, *_: object) -> None:
-        """Offer the layers that there are."""
+        """Offer the image layers and the labels layers."""
         from napari.layers import Image, Labels
 
         for combo, kind in ((self.image, Image), (self.labels, Labels)):
             layers = [layer for layer in self._viewer.layers if isinstance(layer, kind) and not _is_ours(layer)]
             combo.offer([(layer.name, layer) for layer in layers], combo.currentData())
 
-    def _follow_kind(self) -> None:
+    def _show_kind(self) -> None:
+        """Show the rows of layers, or those of folders."""
         has_layers = self.kind.currentData() == LAYERS
         for field in (self.image, self.labels):
-            self._rows.setRowVisible(field, has_layers)
+            self.show_row(field, has_layers)
         for field in (self.image_folder, self.label_folder):
-            self._rows.setRowVisible(field, not has_layers)
+            self.show_row(field, not has_layers)
         self.offer_layers()
 
     def _offer_skips(self) -> None:
@@ -115,10 +107,10 @@ class TrainForm(QWidget):  # type: ignore[misc]
         self.network.setToolTip(preset.title)
 
     def read(self) -> TrainFormValues:
-        """Return what to train.
+        """Return the settings of the training.
 
         Raises:
-            SkipsegError: something is missing or does not fit, with the cure.
+            SkipsegError: something is missing or does not fit.
         """
         name = self.name.text().strip()
         if fault := why_not_named(name):
@@ -132,8 +124,7 @@ class TrainForm(QWidget):  # type: ignore[misc]
             "preset": self.network.currentData(),
             "skip": self.skip.currentData(),
             "dimensions": self.dimensions.currentData(),
-            "validate": self.validate.text().strip(),
-            "steps": self.steps.value(),
+            **self.values(),
         }
         if self.kind.currentData() == FOLDERS:
             pairs = pair_label_files(self.image_folder.path(), self.label_folder.path())
@@ -186,7 +177,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def describe_trained(name: str) -> str:
-    """Return the name of a model with the scores that its training measured."""
+    """Return the name of a model with the scores of its training."""
     return "".join([name, *(f", {score} {value:.3f}" for score, value in describe_model(name).card.scores.items())])
 
 
@@ -196,7 +187,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 
 def _is_ours(layer: Layer) -> bool:
-    """Return whether a layer shows a result, or corrections, which do not say of every voxel what it is."""
+    """Return whether a layer shows a result or corrections: neither labels every voxel."""
     return is_result(layer) or "corrections" in layer.metadata.get(KEY, {})
 
 

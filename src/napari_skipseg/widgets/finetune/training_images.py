@@ -1,17 +1,18 @@
-"""What a fine-tuning learns from, put together from the tabs: sources, classes, settings; and what is wrong with it."""
+"""What a fine-tuning learns from: images with corrections, classes and settings, collected from the tabs."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Container, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QListWidget, QListWidgetItem
 
-from napari_skipseg.corrections.catalog import StoredCorrections, find_corrections
+from napari_skipseg.corrections.catalog import find_corrections
 from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.corrections.store import Corrections, open_corrections
 from napari_skipseg.corrections.subject import BACKGROUND, FIRST_CLASS, CorrectionClass, Subject
@@ -34,7 +35,7 @@ from napari_skipseg.widgets.layers.results import stack_of_layer
 if TYPE_CHECKING:
     from napari.layers import Image
 
-    from napari_skipseg.widgets.segment.tab import SegmentTab
+    from napari_skipseg.widgets.segment.checks import SegmentFormValues
 
 
 MOST_ROWS = 4
@@ -44,8 +45,8 @@ MOST_ROWS = 4
 class TrainingSource:
     """Corrections that can be learnt from.
 
-    key: of their image. version: what tells them from themselves with another stroke. open: gives the image with its
-    corrections; called beside the window. is_present: it is the image that is open.
+    key: of their image. version: it changes with each stroke. open: gives the image with its corrections; called in a
+    thread. is_present: it is the image of the Segment tab.
     """
 
     key: str
@@ -74,26 +75,26 @@ def open_source(stack: Stack, corrections: Corrections, is_present: bool) -> Tra
 
 
 def earlier_sources(but: Container[str]) -> list[TrainingSource]:
-    """Return the corrections made earlier whose image lies in a file that is still there.
-
-    but: the keys of images to leave out.
-    """
-    found = [one for one in find_corrections() if one.subject.key not in but and not one.is_empty and one.subject.file]
-    return [_earlier(one) for one in found if is_there(one.subject.file)]
-
-
-def _earlier(found: StoredCorrections) -> TrainingSource:
-    version, day = (found.changed,), day_of(found.changed)
-    return TrainingSource(
-        found.subject.key, found.subject.name, day, version, found.classes, lambda: _open_earlier(found.subject)
-    )
+    """Return the earlier corrections of images whose files still exist. but: keys of images to leave out."""
+    return [
+        TrainingSource(
+            found.subject.key,
+            found.subject.name,
+            day_of(found.changed),
+            (found.changed,),
+            found.classes,
+            partial(_open_earlier, found.subject),
+        )
+        for found in find_corrections()
+        if found.subject.key not in but and not found.is_empty and found.subject.file and is_there(found.subject.file)
+    ]
 
 
 def _open_earlier(subject: Subject) -> tuple[Stack, Callable[[Path], Snapshot]]:
-    """Return the image of earlier corrections, and what writes them.
+    """Return the image of earlier corrections, and a function that writes these into a folder.
 
     Raises:
-        SkipsegError: its file cannot be read, or holds another image now.
+        SkipsegError: the file cannot be read, or shows a different image now.
     """
     stack = read_stack(subject.file)
     kept = [place for place, axis in enumerate(stack.space.axes) if axis != "C"]
@@ -118,10 +119,10 @@ def _open_earlier(subject: Subject) -> tuple[Stack, Callable[[Path], Snapshot]]:
 def iter_open_sources(
     sources: Sequence[TrainingSource], labels: Sequence[ClassLabel], model: ModelDescription, channel: int | None
 ) -> Generator[Progress, None, list[CorrectedStack]]:
-    """Return what the engine learns from: the images with their corrections, coded as the classes that are learnt.
+    """Return the images with their corrections, coded as the classes that are learnt.
 
-    labels: the classes that are learnt, and their values. channel: the one to learn from, where an image has several
-    and the model takes one.
+    labels: the classes that are learnt, and their values. channel: the channel of images that have several, for a model
+    that takes one.
 
     Raises:
         SkipsegError: an image or its corrections cannot be read, or a channel has to be chosen.
@@ -138,13 +139,13 @@ def iter_open_sources(
 
 
 def coding_of(classes: Sequence[CorrectionClass], labels: Sequence[ClassLabel]) -> dict[int, int]:
-    """Return what each value of corrections stands for: a class that is learnt, else background of all of those."""
+    """Return the meaning of each value of corrections: a class that is learnt, or else the background."""
     values = {label.name: label.label for label in labels}
     return {each.value: values.get(each.name, BACKGROUND) for each in classes}
 
 
 class TrainingSourceList(QListWidget):  # type: ignore[misc]
-    """Images with corrections, each with a tick: the present one has it at first, earlier ones have not."""
+    """Images with corrections, each with a check box. At first only the image of the Segment tab is ticked."""
 
     ticked = Signal()
 
@@ -157,10 +158,10 @@ class TrainingSourceList(QListWidget):  # type: ignore[misc]
         self.setSelectionMode(QListWidget.SelectionMode.NoSelection)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-        self.itemChanged.connect(self._hear)
+        self.itemChanged.connect(self._on_item_changed)
 
     def show_sources(self, sources: list[TrainingSource]) -> None:
-        """Show these; what the user ticked stays."""
+        """Show these sources; check boxes stay as the user set them."""
         self._sources = sources
         self.blockSignals(True)
         self.clear()
@@ -182,7 +183,7 @@ class TrainingSourceList(QListWidget):  # type: ignore[misc]
     def _is_ticked(self, source: TrainingSource) -> bool:
         return source.key not in self._unticked if source.is_present else source.key in self._ticked
 
-    def _hear(self, item: QListWidgetItem) -> None:
+    def _on_item_changed(self, item: QListWidgetItem) -> None:
         source = self._sources[self.row(item)]
         is_on = item.checkState() == Qt.CheckState.Checked
         (self._ticked.add if is_on else self._ticked.discard)(source.key)
@@ -196,93 +197,70 @@ EARLIER = Missing("This image was corrected earlier: press Restore in the Correc
 Opening = Callable[[], Generator[Progress, Any, list[CorrectedStack]]]
 
 
-class CorrectedSource(Protocol):
-    """Corrections that are open, and their layers; `widgets.correct.sessions.Session` is one."""
+@dataclass(frozen=True)
+class OpenCorrections:
+    """The corrections that are open in the window, at the time of each call.
 
-    @property
-    def corrections(self) -> Corrections:
-        """The corrections."""
-        ...
+    chosen: those of the image in the Segment tab. judged_classes: the classes that these judge. all: images with their
+    corrections. can_restore: the Correct tab offers earlier corrections of the image in the Segment tab.
+    """
 
-    @property
-    def layers(self) -> Any:
-        """Their layers; `image` is that of the image."""
-        ...
-
-
-class Offering(Protocol):
-    """What the Correct tab offers; `widgets.correct.recovery.Offers` is one."""
-
-    @property
-    def restores(self) -> bool:
-        """Whether earlier corrections of the image are on offer."""
-        ...
-
-
-class CorrectionsOfTab(Protocol):
-    """What is asked of the Correct tab."""
-
-    @property
-    def sessions(self) -> Iterable[CorrectedSource]:
-        """All corrections that are open in this window."""
-        ...
-
-    @property
-    def offers(self) -> Offering:
-        """What it offers about the image."""
-        ...
-
-    def corrections(self) -> Corrections | None:
-        """Return the corrections of the image that is chosen."""
-        ...
-
-    def judged_classes(self) -> tuple[CorrectionClass, ...]:
-        """Return the classes that they tell about."""
-        ...
+    chosen: Callable[[], Corrections | None]
+    judged_classes: Callable[[], tuple[CorrectionClass, ...]]
+    all: Callable[[], Iterable[tuple[Image, Corrections]]]
+    can_restore: Callable[[], bool]
 
 
 class TrainingImages:
-    """What is chosen to learn from, as the tabs stand."""
+    """The images and classes that a fine-tuning learns from, as the tabs stand.
+
+    read_segment: gives the choices of the Segment tab.
+    """
 
     def __init__(
-        self, form: FinetuneForm, sources: TrainingSourceList, segment_tab: SegmentTab, correct_tab: CorrectionsOfTab
+        self,
+        form: FinetuneForm,
+        sources: TrainingSourceList,
+        read_segment: Callable[[], SegmentFormValues],
+        corrections: OpenCorrections,
     ) -> None:
-        self._form, self._sources = form, sources
-        self._segment_tab, self._correct_tab = segment_tab, correct_tab
+        self._form, self._sources, self._read_segment, self._corrections = form, sources, read_segment, corrections
 
     def state(self) -> Hashable:
-        """Return what tells the open corrections from themselves with another stroke."""
-        corrections = self._correct_tab.corrections()
+        """Return a value that changes with each stroke in the chosen image, and with its classes."""
+        corrections = self._corrections.chosen()
         version = 0 if corrections is None else corrections.version
-        return id(corrections), version, self._correct_tab.judged_classes()
+        return id(corrections), version, self._corrections.judged_classes()
 
     def find_sources(self) -> Iterator[TrainingSource]:
-        """Yield what could be learnt from: the image that is chosen, others that are open, earlier ones."""
-        present = self._correct_tab.corrections()
-        keys = set()
-        choices = self._segment_tab.form.read()
+        """Yield all images with corrections: the chosen one, others that are open, earlier ones."""
+        present, choices = self._corrections.chosen(), self._read_segment()
+        opened = [(image, axes_of(image), corrections) for image, corrections in self._corrections.all()]
         if present is not None and choices.layer is not None:
-            keys.add(present.subject.key)
-            yield from _open(choices.layer, choices.axes, present, is_present=True)
-        for session in self._correct_tab.sessions:
-            if session.corrections.subject.key not in keys:
-                keys.add(session.corrections.subject.key)
-                image = session.layers.image
-                yield from _open(image, axes_of(image), session.corrections, is_present=False)
+            opened.insert(0, (choices.layer, choices.axes, present))
+        keys = set()
+        for image, axes, corrections in opened:
+            if corrections.subject.key in keys:
+                continue
+            keys.add(corrections.subject.key)
+            with contextlib.suppress(SkipsegError):  # such as axes that are not valid at the moment
+                stack = stack_of_layer(image, axes)
+                if corrections.summary().pixels:
+                    yield open_source(stack, corrections, corrections is present)
         yield from earlier_sources(keys)
 
     def labels(self) -> tuple[ClassLabel, ...]:
-        """Return the classes that are learnt: those that the image's corrections tell about, else all of the others."""
+        """Return the classes that are learnt: those that the chosen image judges, else all of the ticked images."""
         sources = self._sources.chosen()
         if any(source.is_present for source in sources):
-            return tuple(ClassLabel(each.name, each.value) for each in self._correct_tab.judged_classes())
+            return tuple(ClassLabel(each.name, each.value) for each in self._corrections.judged_classes())
         names = dict.fromkeys(each.name for source in sources for each in source.classes)
         return tuple(ClassLabel(name, value) for value, name in enumerate(names, start=FIRST_CLASS))
 
     def colors(self, known: Mapping[str, str]) -> tuple[tuple[str, ...], int]:
-        """Return the colours of the new model's classes, and the number (from 0) of the class that training shows.
+        """Return the colours of the new model's classes, and the number (from 0) of the class in the training picture.
 
-        known: the colours that the user chose, by class. Shown is the last class that is learnt, as in the engine.
+        known: the colours that the user chose, by class. The engine draws the last class that is learnt.
         """
         model, taught = self._form.read().model, [label.name for label in self.labels()]
         kept = () if model is None else model.class_names
@@ -293,10 +271,10 @@ class TrainingImages:
         return choose_colors(names, known), learnt[-1] if learnt else 0
 
     def fault(self) -> str:
-        """Return why nothing can be learnt, empty where it can; mark the fields that are wrong."""
+        """Return why nothing can be learnt, "" if something can; mark the fields that are wrong."""
         faults, sources = self._form.find_faults(), self._sources.chosen()
         if not self._sources.count():
-            return EARLIER if self._correct_tab.offers.restores else _NOTHING
+            return EARLIER if self._corrections.can_restore() else _NOTHING
         if faults:
             return next(iter(faults.values()))
         if not sources:
@@ -304,19 +282,15 @@ class TrainingImages:
         names = [label.name for label in self.labels()]
         if not names:
             return Missing("Tick a class in the Correct tab that is to be learnt.")
-        if unnamed := self._unnamed(names):
+        model = self._form.read().model
+        known = () if model is None else model.class_names
+        if unnamed := next((name for name in names if is_unnamed(name) and name not in known), ""):
             return f"Name the new class '{unnamed}' first: double-click its name in the Correct tab."
         for source in sources:
             if not any(each.name in names for each in source.classes):
                 missing = ", ".join(names)
                 return f"The corrections of '{source.name}' hold nothing of {missing}: clear its tick in the list."
         return ""
-
-    def _unnamed(self, names: list[str]) -> str:
-        """Return the first class that would come into the new model without anybody having named it."""
-        model = self._form.read().model
-        known = () if model is None else model.class_names
-        return next((name for name in names if is_unnamed(name) and name not in known), "")
 
     def settings(self, name: str | None = None) -> FinetuneSettings:
         """Return the engine's settings; `name` in place of the new model's.
@@ -328,13 +302,13 @@ class TrainingImages:
         return self._form.read().settings(images, self.labels(), name)
 
     def version(self) -> Hashable:
-        """Return what tells the chosen corrections from others, and from themselves with another stroke."""
+        """Return a value that changes with the choice of sources and with each stroke in them."""
         return tuple((source.key, source.version) for source in self._sources.chosen())
 
     def opening(self) -> Opening:
-        """Return what opens the chosen images with their corrections, beside the window."""
+        """Return a function that opens the chosen images with their corrections, for a thread."""
         sources, labels = self._sources.chosen(), self.labels()
-        model, channel = self._form.read().model, self._segment_tab.form.read().channel
+        model, channel = self._form.read().model, self._read_segment().channel
 
         def iter_open() -> Generator[Progress, Any, list[CorrectedStack]]:
             if model is None:
@@ -342,17 +316,3 @@ class TrainingImages:
             return (yield from iter_open_sources(sources, labels, model, channel))
 
         return iter_open
-
-
-def _open(image: Image, axes: str, corrections: Corrections, is_present: bool) -> Iterator[TrainingSource]:
-    """Yield the corrections of an image that is open, where there are some."""
-    stack = _stack(image, axes)
-    if stack is not None and corrections.summary().pixels:
-        yield open_source(stack, corrections, is_present)
-
-
-def _stack(image: Image, axes: str) -> Stack | None:
-    try:
-        return stack_of_layer(image, axes)
-    except SkipsegError:
-        return None

@@ -1,4 +1,4 @@
-"""What is said after a segmentation: how long it took, and how much of the image each class is."""
+"""The line after a segmentation: its duration, and the share of each class."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from napari_skipseg.widgets.layers.results import ShownResult
 from napari_skipseg.wording import counted, in_words, percent
 
 PLANES, SIDE = 32, 512
-"""Planes, and pixels along each side of one, that are counted at the most: a large result is sampled evenly."""
+"""Most planes, and most pixels along each side of one, that are counted: a large result is sampled evenly."""
 
 
 LONG_START = 2.0
-"""Seconds from which on the start of the engine is named."""
+"""Seconds from which on the line names the start of the engine."""
 WHOLE_IS_KEPT = " The result of the whole image is kept; its layers are hidden."
 
 
 class DoneRun(NamedTuple):
-    """A prediction, and which share of its voxels each class has at a threshold, by name.
+    """A prediction, and the share of its voxels that each class has at a threshold, by name.
 
-    of_tissue: voxels that were left out, such as a black frame, do not count.
+    of_tissue: the shares leave out areas without tissue, such as a black frame.
     """
 
     prediction: Prediction
@@ -36,7 +36,7 @@ class DoneRun(NamedTuple):
 def with_shares(
     work: Callable[[], Generator[Progress, Focus | None, Prediction]], threshold: float
 ) -> Generator[Progress, Focus | None, DoneRun]:
-    """Run a segmentation; return what came of it."""
+    """Run a segmentation; return its prediction with the shares of the classes."""
     prediction = yield from work()
     return DoneRun(prediction, class_shares(prediction, threshold), has_padding(prediction))
 
@@ -47,10 +47,7 @@ def has_padding(prediction: Prediction) -> bool:
 
 
 def class_shares(prediction: Prediction, threshold: float) -> dict[str, float]:
-    """Return which share of the tissue each class has, in [0, 1], by name; of a large result about that.
-
-    Voxels that were left out do not count: their probability is exactly 0.
-    """
+    """Return the share of the tissue that each class has, in [0, 1], by name; large results are sampled."""
     names, leaves_out = prediction.class_names, has_padding(prediction)
     labels = Binary(prediction.probability, threshold, len(names) > 1)
     planes = math.prod(labels.shape[:-2])
@@ -63,21 +60,17 @@ def class_shares(prediction: Prediction, threshold: float) -> dict[str, float]:
         if leaves_out:
             classes: Any = (slice(None), *place) if len(names) > 1 else place
             probability: Any = np.asarray(prediction.probability[classes])
-            found = found[_is_tissue(probability[..., *steps])]
+            # voxels that were left out have exactly 0 in all classes
+            is_set = probability[..., *steps] != 0
+            found = found[is_set if is_set.ndim == 2 else is_set.any(axis=0)]
         counts += np.bincount(found.ravel(), minlength=len(names) + 1)
     return {name: float(counts[number]) / max(1, counts.sum()) for number, name in enumerate(names, start=1)}
-
-
-def _is_tissue(probability: Any) -> Any:
-    """Return where a plane (Y, X) of the probability, or (classes, Y, X), was not left out."""
-    is_set = probability != 0
-    return is_set if probability.ndim == 2 else is_set.any(axis=0)
 
 
 def describe_done(what: str, seconds: float, done: DoneRun, threshold: float, started: float = 0.0) -> str:
     """Return the line, such as "6 slices segmented in 12 s: 23 % of the tissue is membrane (above 0.50).".
 
-    started: seconds of these in which the engine started.
+    started: how many of the seconds the start of the engine took.
     """
     of = " of the tissue" if done.of_tissue else ""
     parts = ", ".join(f"{percent(share)}{of} is {name}" for name, share in done.shares.items())
@@ -86,7 +79,7 @@ def describe_done(what: str, seconds: float, done: DoneRun, threshold: float, st
 
 
 def name_part(shown: ShownResult, spanned: str) -> str:
-    """Return what was segmented: "6 slices", "Slice z 3", "The view was". spanned: the axes that go together."""
+    """Return the subject of the line: "6 slices", "Slice z 3", "The view was". spanned: the axes segmented together."""
     if shown.positions:
         place = shown.prefix.strip()
         return "The view was" if shown.source.endswith(" preview") else f"Slice {place}" if spanned == "YX" else place

@@ -1,4 +1,4 @@
-"""The line of those who want the engine, which takes one call at a time: in the order of their clicks."""
+"""The queue for the engine, which runs one request at a time, in the order of the clicks."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ class EngineLike(Protocol):
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request is at work, so that another one would be refused."""
+        """Whether a request runs, so that another one would be refused."""
         ...
 
     def run(self, request: Request[Result]) -> Call[Result]:
-        """Yield how far a request is, and return what the engine answers; what is sent back commands the job."""
+        """Yield the progress of a request, and return its result; a value that is sent is a command to the job."""
         ...
 
 
 _LOOK = 0.05
-"""Seconds between two looks at whether the engine has stopped its last run."""
+"""Seconds between two checks whether the engine has stopped its last run."""
 
 
 class EngineTurn:
-    """A place in the line. waiting: what those behind it say while they wait, such as "waits for the fine-tuning"."""
+    """A place in the queue. waiting: the text of those behind it, such as "waits for the fine-tuning"."""
 
     def __init__(self, line: EngineLine, waiting: str) -> None:
         self._line, self.waiting = line, waiting
         self.begin: Callable[[], None] | None = None
 
     def awaited(self) -> str:
-        """Return what is waited for, in words; "" where this turn is the first."""
+        """Return the text of the turn that has the engine; "" if it is this one."""
         first = self._line.first()
         return "" if first is None or first is self else first.waiting
 
     def call(self, begin: Callable[[], None]) -> None:
-        """Call `begin` as soon as this turn is the first, at once where it is."""
+        """Call `begin` as soon as this turn is the first, which may be at once."""
         self.begin = begin
         self._line.advance()
 
     def leave(self) -> None:
-        """Leave the line; a turn that has left already stays away."""
+        """Leave the queue; do nothing if this turn has left."""
         self._line.drop(self)
 
 
 class EngineLine(QObject):  # type: ignore[misc]
-    """All turns, the one that has the engine first; all of it in the GUI thread.
+    """All turns in the GUI thread; the first one has the engine.
 
-    No thread waits for its turn: napari's workers share as many threads as there are cores, and two jobs that wait in
-    them would keep everything else from being done.
-
-    joined: a job has joined, so what only asks for an estimate should give way. moved: somebody has left.
+    joined: a job has joined, so a request for an estimate should stop. moved: a turn has left.
     """
+
+    # no thread waits for its turn: napari's workers share as many threads as there are cores, and waiting jobs would
+    # block all others
 
     joined = Signal()
     moved = Signal()
@@ -71,11 +71,11 @@ class EngineLine(QObject):  # type: ignore[misc]
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody uses the engine or waits for it."""
+        """Whether the engine is free and no turn waits for it."""
         return not self._turns and not self._engine.is_busy
 
     def join(self, waiting: str, is_job: bool = True) -> EngineTurn:
-        """Return a new turn at the end of the line."""
+        """Return a new turn at the end of the queue."""
         turn = EngineTurn(self, waiting)
         self._turns.append(turn)
         if is_job:
@@ -83,11 +83,11 @@ class EngineLine(QObject):  # type: ignore[misc]
         return turn
 
     def first(self) -> EngineTurn | None:
-        """Return the turn that has the engine, None where nobody has it."""
+        """Return the turn that has the engine, None if it is free."""
         return self._turns[0] if self._turns else None
 
     def drop(self, turn: EngineTurn) -> None:
-        """Take a turn out of the line; the next one begins."""
+        """Remove a turn; the next one begins."""
         if turn in self._turns:
             self._turns.remove(turn)
             self.moved.emit()
@@ -100,7 +100,7 @@ class EngineLine(QObject):  # type: ignore[misc]
             begin()
 
     def when_free(self, work: Work) -> Work:
-        """Return `work` such that it begins when the engine has stopped its last run, which may take it seconds."""
+        """Return `work` that first waits until the engine has stopped its last run, which may take seconds."""
 
         def wait_and_work() -> Generator[Progress, Any, Any]:
             while self._engine.is_busy:

@@ -1,4 +1,4 @@
-"""What the engine says of the choices, such as what a run will take, asked beside the window while they stand."""
+"""Lines with an answer of the engine to the choices, such as time and memory of a run."""
 
 from __future__ import annotations
 
@@ -16,25 +16,23 @@ from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine, set_
 from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
 
 _SETTLED = 800
-"""Milliseconds for which the choices stand before they are planned for."""
+"""Milliseconds without a change of the choices before the engine is asked."""
 MOST_KEPT = 64
 MOST_FINDINGS = 6
-"""Sentences about the image that are shown at once."""
+"""Sentences about the image that are shown; the tooltip has all."""
 _MEASURING = "estimating time and memory… Segment can be pressed already."
 _QUIET = "QLabel { font-size: 8pt; }"
 
 
 Question = Callable[[], Generator[Progress, Any, Any]]
-"""What is asked of the engine; called when the choices have settled."""
+"""A request to the engine; called when the choices have settled."""
 
 
 class SettledLine(QWidget):  # type: ignore[misc]
-    """What the engine says of the choices, asked when they have settled, in one quiet line; and a warning below.
+    """An answer of the engine to the choices, asked for when these have settled, in one line; and a warning below.
 
-    A subclass says how an answer is shown. Faults are not told, unless it tells them.
-
-    line: where the engine is waited for, None of what needs no engine. asking: shown until the answer comes. waiting:
-    what jobs say that wait for it.
+    A subclass shows the answers; it shows no faults unless it overrides `show_fault`. line: the engine's line, None if
+    the answer needs no engine. asking: shown until the answer comes. waiting: the text of jobs that wait for it.
     """
 
     def __init__(self, line: EngineLine | None, asking: str, waiting: str = "") -> None:
@@ -54,10 +52,10 @@ class SettledLine(QWidget):  # type: ignore[misc]
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(_SETTLED)
-        self._timer.timeout.connect(self._ask)
+        self._timer.timeout.connect(self._on_settled)
 
-    def follow(self, key: Hashable, work: Question) -> None:
-        """Show the answer for the choices that `key` stands for: at once where it is known, else when it comes."""
+    def update_for(self, key: Hashable, work: Question) -> None:
+        """Show the answer for the choices that `key` stands for: at once if it is known, else when it comes."""
         if key == self._key:
             return
         self.stop()
@@ -69,18 +67,18 @@ class SettledLine(QWidget):  # type: ignore[misc]
             self._timer.start()
 
     def keep(self, key: Hashable) -> None:
-        """Show the answer for these choices on, and none for others; ask nothing."""
+        """Keep showing the answer for these choices, and none for different ones; ask for nothing."""
         if key != self._key:
             self.clear()
 
     def clear(self) -> None:
-        """Show no answer, and ask for none."""
+        """Remove the answer, and ask for none."""
         self.stop()
         self._key = None
         self.say("")
 
     def stop(self) -> None:
-        """Ask no longer; the engine is free soon."""
+        """Stop asking, which releases the engine soon."""
         self._timer.stop()
         if self._turn is not None:
             self._turn.leave()
@@ -93,33 +91,33 @@ class SettledLine(QWidget):  # type: ignore[misc]
             self.say("")
 
     def show_answer(self, answer: Any) -> None:
-        """Say what the engine answered."""
+        """Show an answer of the engine."""
         self.say(str(answer))
 
     def show_fault(self, fault: str) -> None:
-        """Say why there is no answer."""
+        """Show why there is no answer."""
         self.say("")
 
     def say(self, text: str, hint: str = "", warning: str = "") -> None:
-        """Show this in the line and in its tooltip, and this in the warning."""
+        """Show a text, its tooltip, and a warning below it."""
         self.summary.say(text)
         self.summary.setStyleSheet(_QUIET)
         set_hint(self.summary, hint)
         self.warning.say(warning, WARNING_COLOR)
 
-    def _ask(self) -> None:
+    def _on_settled(self) -> None:
         if self._line is not None and not self._line.is_empty:
             self._timer.start()
         else:
-            self._ask_in_turn()
+            self._request()
 
-    def ask_now(self) -> None:
-        """Ask at once what waits until the choices have settled; where the engine is at work, as soon as it is free."""
+    def request_now(self) -> None:
+        """Ask at once, before the choices have settled, or as soon as the engine is free."""
         if self._timer.isActive():
             self._timer.stop()
-            self._ask_in_turn()
+            self._request()
 
-    def _ask_in_turn(self) -> None:
+    def _request(self) -> None:
         key, work = self._key, self._work
         if work is None:
             return
@@ -130,34 +128,31 @@ class SettledLine(QWidget):  # type: ignore[misc]
         turn.call(partial(self._launch, key, self._line.when_free(work), turn.leave))
 
     def _launch(self, key: Hashable, work: Question, leave: Callable[[], None]) -> None:
-        def take(outcome: WorkOutcome) -> None:
+        def on_outcome(outcome: WorkOutcome) -> None:
             if not outcome.fault:
-                self._remember(key, outcome.value)
+                while len(self._answers) >= MOST_KEPT:
+                    del self._answers[next(iter(self._answers))]
+                self._answers[key] = outcome.value
             if key == self._key and outcome.fault:
                 self.show_fault(outcome.fault)
             elif key == self._key:
                 self.show_answer(outcome.value)
 
-        def end() -> None:
+        def on_end() -> None:
             if self._worker is worker:
                 self._worker = None
             leave()
 
         self._turn = None
-        worker = start_work(self, work, "Planning", lambda _: None, take, end, is_quiet=True)
+        worker = start_work(self, work, "Planning", lambda _: None, on_outcome, on_end, is_quiet=True)
         self._worker = worker
-
-    def _remember(self, key: Hashable, answer: Any) -> None:
-        while len(self._answers) >= MOST_KEPT:
-            del self._answers[next(iter(self._answers))]
-        self._answers[key] = answer
 
 
 class PlanLine(SettledLine):
-    """What a run will take, how that comes about in the tooltip, a warning where something is short, and what was found
-    about the image. If its contrast seems inverted, a button offers to invert it: `invert_asked`.
+    """Time, memory and disk of a run, with details in the tooltip; a warning if something is short; findings about the
+    image. If its contrast seems inverted, a button offers to invert it: `invert_asked`.
 
-    Faults of planning are not told: the run itself will tell them.
+    Faults of the estimate are not shown: the run itself will show them.
     """
 
     invert_asked = Signal()
@@ -173,7 +168,7 @@ class PlanLine(SettledLine):
         self.layout().addWidget(self.invert)
 
     def show_findings(self, findings: Sequence[str], seems_inverted: bool = False) -> None:
-        """Show what was found about the image, the first few sentences; all of them are in the tooltip."""
+        """Show the first findings about the image; all of them are in the tooltip."""
         more = len(findings) - MOST_FINDINGS
         shown = [*findings[:MOST_FINDINGS], *([f"… and {more} more."] if more > 0 else [])]
         self.findings.say("\n".join(shown), WARNING_COLOR)
@@ -181,13 +176,13 @@ class PlanLine(SettledLine):
         self.invert.setVisible(seems_inverted)
 
     def show_image(self, image: Hashable) -> None:
-        """Forget what was found about another image than the one that `image` stands for."""
+        """Remove the findings about a different image."""
         if image != self._image:
             self._image = image
             self.show_findings(())
 
     def show_answer(self, answer: RunPlan) -> None:
-        """Say what a run will take, and what was found about the image."""
+        """Show the estimate of a run and the findings about the image."""
         self.show_findings(answer.findings, answer.seems_inverted)
-        hint = "\n".join(f"{name}: {said}" for name, said in answer.describe().items())
+        hint = "\n".join(f"{name}: {text}" for name, text in answer.describe().items())
         self.say(answer.summary, hint, answer.warnings[0] if answer.warnings else "")

@@ -1,4 +1,4 @@
-"""Small fields for forms: how they say what is wrong, a number without noise, a list that is fresh when opened."""
+"""Small fields for forms: faults and tooltips, labels, numbers, combo boxes, folds and folders."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from napari_skipseg.widgets.layers.axes import LAYER_UNITS
 FAULT_COLOR = "rgba(214, 69, 80, 110)"
 WARNING_COLOR = "rgba(224, 165, 40, 90)"
 PLAIN_STYLE = "plain_style"
-"""The name of a field's property that holds its style where nothing is wrong."""
+"""The Qt property of a field with its style without a fault."""
 
 
 class Missing(str):
-    """What is still to be chosen or opened: a fault that keeps a button off, but no mistake, and so no alarm."""
+    """A fault that disables a button but is no mistake, such as an image still to be opened: it has no alarm colour."""
 
     __slots__ = ()
 
 
 def color_of(fault: str) -> str:
-    """Return the colour below a fault."""
+    """Return the background colour of a fault."""
     return "transparent" if isinstance(fault, Missing) or not fault else FAULT_COLOR
 
 
 def mark_field(field: QWidget, fault: str, hint: str = "") -> None:
-    """Colour a field that is wrong and put the reason into its tooltip; without a fault, its plain look and `hint`."""
+    """Colour a field with a fault, which becomes its tooltip; without one, restore its style and show `hint`."""
     kind = field.metaObject().className()
     plain = field.property(PLAIN_STYLE) or ""
     is_wrong = bool(fault) and not isinstance(fault, Missing)
@@ -56,12 +56,12 @@ def mark_field(field: QWidget, fault: str, hint: str = "") -> None:
 
 
 def set_hint(widget: QWidget | QListWidgetItem, hint: str) -> None:
-    """Give a tooltip. It may name files, layers and classes, and none of them becomes HTML."""
+    """Set a tooltip, which may contain names of files, layers and classes: none of them becomes HTML."""
     widget.setToolTip(without_bidi_marks(hint))
 
 
 class PlainLabel(QLabel):  # type: ignore[misc]
-    """Text as it is. Qt's own label guesses, and takes the name of a file or a class for HTML that loads pictures."""
+    """A label of plain text. Qt's own label guesses, and may take the name of a file for HTML that loads pictures."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class PlainLabel(QLabel):  # type: ignore[misc]
 
 
 class RichLabel(QLabel):  # type: ignore[misc]
-    """HTML of our own: what comes from outside must be escaped in it."""
+    """A label of HTML. Text from outside must be escaped in it."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__()
@@ -79,40 +79,40 @@ class RichLabel(QLabel):  # type: ignore[misc]
 
 
 class MessageLine(PlainLabel):
-    """One line under the form: what is wrong, what to look out for, or how it went."""
+    """A line for a fault, a warning or a result."""
 
     def __init__(self) -> None:
         super().__init__()
         self.setWordWrap(True)
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
-        self._said: tuple[str, str] | None = None
+        self._shown: tuple[str, str] | None = None
         self.say("")
 
     def say(self, text: str, color: str = "transparent") -> None:
         """Show `text`; an empty one hides the line."""
-        before, self._said = self._said, (text, color)
-        if self._said == before:
+        before, self._shown = self._shown, (text, color)
+        if self._shown == before:
             return
         self.setText(text)
         self.setVisible(bool(text))
-        if before is None or before[1] != color:  # to style it anew would draw the whole window once more
+        if before is None or before[1] != color:  # a new style repaints the whole window
             self.setStyleSheet(f"QLabel {{ background-color: {color}; border-radius: 3px; padding: 5px; }}")
 
     def say_fault(self, fault: str) -> None:
-        """Show why something cannot be started: an alarm only where something is wrong."""
+        """Show a fault, in the alarm colour unless something is only missing."""
         self.say(fault, color_of(fault))
 
 
 class WrappedLine(PlainLabel):
-    """Text as high as its lines are in the width that it has: a form gives it the height of another width."""
+    """A wrapped label as high as its text is in its width: in a form, Qt takes the height for a different width."""
 
     def __init__(self) -> None:
         super().__init__()
         self.setWordWrap(True)
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
-        """Follow the width."""
+        """Fit the height to a new width."""
         super().resizeEvent(event)
         if event.size().width() != event.oldSize().width():
             self._fit()
@@ -124,12 +124,12 @@ class WrappedLine(PlainLabel):
             self._fit()
 
     def _fit(self) -> None:
-        self.setMinimumHeight(0)  # or else the height for a width is that at least
+        self.setMinimumHeight(0)  # heightForWidth never returns less than the minimum
         self.setFixedHeight(max(self.heightForWidth(self.width()), 0))
 
 
 class FreshCombo(QComboBox):  # type: ignore[misc]
-    """A list of choices that asks for them again when it is opened, and never widens the panel."""
+    """A combo box that never widens the panel. opening: its list is about to open, so the choices may be updated."""
 
     opening = Signal()
 
@@ -144,7 +144,7 @@ class FreshCombo(QComboBox):  # type: ignore[misc]
         super().showPopup()
 
     def offer(self, choices: list[tuple[str, object]], chosen: object) -> None:
-        """Offer (text, value) pairs and choose the one with value `chosen`, else the first; emits nothing."""
+        """Offer (text, value) pairs and choose the one with value `chosen`, or else the first; emit nothing."""
         self.blockSignals(True)
         self.clear()
         for text, value in choices:
@@ -165,16 +165,16 @@ KEY_STEPS = {
 
 
 class KeyedSlider(QLabeledDoubleSlider):  # type: ignore[misc]
-    """A slider with its number beside it that the keyboard moves, too: arrows by a step, page keys by ten steps."""
+    """A slider with its number beside it. Arrow keys move it by a step, page keys by ten steps."""
 
-    def __init__(self, highest: float, step: float, value: float, decimals: int = 2) -> None:
+    def __init__(self, highest: float, step: float, value: float, decimals: int = 2, lowest: float = 0.0) -> None:
         super().__init__(Qt.Orientation.Horizontal)
-        self.setRange(0.0, highest)
+        self.setRange(lowest, highest)
         self.setSingleStep(step)
         self.setDecimals(decimals)
         self.setValue(value)
         for inner in self.findChildren(QSlider):
-            inner.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # superqt's own takes the keys and does nothing
+            inner.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # superqt's inner slider takes the keys and ignores them
 
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
         """Move by the key's step, or to an end."""
@@ -226,15 +226,12 @@ class VoxelSizeField(QWidget):  # type: ignore[misc]
                 row.addWidget(PlainLabel("×"))
             row.addWidget(number, 1)
             number.setValue(1.0)
-            number.valueChanged.connect(self._tell)
+            number.valueChanged.connect(lambda _: self.edited.emit())
         row.addWidget(self.unit)
-        self.unit.activated.connect(self._tell)
-
-    def _tell(self) -> None:
-        self.edited.emit()
+        self.unit.activated.connect(lambda _: self.edited.emit())
 
     def show_size(self, voxel_size: tuple[float, float, float], unit: str, has_z: bool) -> None:
-        """Show a voxel size; emits nothing."""
+        """Show a voxel size; emit nothing."""
         for number, size in zip(self.numbers.values(), voxel_size, strict=True):
             number.blockSignals(True)
             number.setValue(size)
@@ -256,16 +253,16 @@ class VoxelSizeField(QWidget):  # type: ignore[misc]
 
 
 class AxesField(QLineEdit):  # type: ignore[misc]
-    """The letters of the axes, always large."""
+    """A field for the letters of the axes, always in capitals."""
 
     edited = Signal()
 
     def __init__(self) -> None:
         super().__init__()
         self.setMaxLength(5)
-        self.textEdited.connect(self._raise)
+        self.textEdited.connect(self._on_text_edited)
 
-    def _raise(self, text: str) -> None:
+    def _on_text_edited(self, text: str) -> None:
         place = self.cursorPosition()
         self.setText(text.upper())
         self.setCursorPosition(place)
@@ -273,7 +270,7 @@ class AxesField(QLineEdit):  # type: ignore[misc]
 
 
 class ConnectionGroup:
-    """Connections to events that outlive a widget, cut when the widget goes."""
+    """Connections to events of the viewer, which outlives a widget: the widget cuts them when it is deleted."""
 
     def __init__(self) -> None:
         self._ties: list[tuple[object, Callable[..., None]]] = []
@@ -284,7 +281,7 @@ class ConnectionGroup:
         self._ties.append((event, callback))
 
     def cut(self, *_: object) -> None:
-        """Cut all."""
+        """Cut all connections."""
         for event, callback in self._ties:
             event.disconnect(callback)  # type: ignore[attr-defined]
         self._ties.clear()
@@ -296,7 +293,7 @@ _FLAT = (
 
 
 class Collapsible(QCollapsible):  # type: ignore[misc]
-    """A title that unfolds what is given to `fill`."""
+    """A title that a click opens and closes."""
 
     def __init__(self, title: str) -> None:
         super().__init__(f"▸ {title}", expandedIcon=_no_icon(), collapsedIcon=_no_icon())
@@ -306,19 +303,19 @@ class Collapsible(QCollapsible):  # type: ignore[misc]
         self.setDuration(0)
 
     def fill(self, inner: QWidget) -> None:
-        """Fold `inner` away; while it is folded the Tab key passes it by."""
+        """Put a closed widget below the title."""
         self.setContent(inner)
-        self.toggled.connect(inner.setVisible)
+        self.toggled.connect(inner.setVisible)  # the Tab key goes into a widget of no height, not into a hidden one
         self.collapse(animate=False)
 
     def fit(self) -> None:
-        """Take the height that the rows have now."""
+        """Take the height of the rows."""
         if self.isExpanded():
             self.expand(animate=False)
 
 
 def _no_icon() -> QIcon:
-    """Return an icon that shows nothing: superqt's own would keep the colour of the first theme."""
+    """Return a clear icon: superqt's own would keep the colour of the first theme."""
     pixmap = QPixmap(1, 1)
     pixmap.fill(Qt.GlobalColor.transparent)
     return QIcon(pixmap)
@@ -332,14 +329,14 @@ class FolderField(QWidget):  # type: ignore[misc]
         self._what = what
         self.text, self.button = QLineEdit(), QPushButton("…")
         self.button.setMaximumWidth(30)
-        self.button.clicked.connect(self._ask)
+        self.button.clicked.connect(self._choose_folder)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self.text, 1)
         row.addWidget(self.button)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
-    def _ask(self) -> None:
+    def _choose_folder(self) -> None:
         if chosen := QFileDialog.getExistingDirectory(self, f"Folder of {self._what.lower()}"):
             self.text.setText(chosen)
 
@@ -347,7 +344,7 @@ class FolderField(QWidget):  # type: ignore[misc]
         """Return the path in the field.
 
         Raises:
-            FileError: there is nothing.
+            FileError: the field is empty, or there is no such file or folder.
         """
         path = Path(self.text.text().strip() or ".").expanduser()
         if not self.text.text().strip() or not path.exists():

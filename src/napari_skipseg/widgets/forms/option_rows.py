@@ -2,120 +2,177 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFormLayout, QLineEdit, QSpinBox, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFormLayout, QLineEdit, QSpinBox, QVBoxLayout, QWidget
 
 from napari_skipseg.option_fields import OptionField
-from napari_skipseg.widgets.forms.fields import FreshCombo, mark_field
+from napari_skipseg.widgets.forms.fields import FreshCombo, KeyedSlider, PlainLabel, mark_field
 
-_LARGEST = 99_999
-"""Top of a number in a form whose option has none."""
+_LARGEST = 2**31 - 1
+"""Top of a number whose option has none: a spin box of Qt goes no further."""
+NOTE_STYLE = "QLabel { font-size: 8pt; }"
+
+
+@dataclass(frozen=True)
+class OptionEditor:
+    """A widget that edits an option. read, show: get and set its value. changed: the signal that it was edited."""
+
+    widget: Any
+    read: Callable[[], Any]
+    show: Callable[[Any], object]
+    changed: Any
 
 
 class OptionRows(QWidget):  # type: ignore[misc]
-    """A field for each option. `edited` says that one of them has another value now."""
+    """A form with a row for each option: a field, and a note below it. edited: the name of an option with a new value.
 
-    edited = Signal()
+    rows: options, and (title, widget) of rows that are no options, from the top down. editors: the fields of options
+    that need one of their own, by name. indent: pixels to the left of the rows.
+    """
 
-    def __init__(self, options: Iterable[OptionField]) -> None:
+    edited = Signal(str)
+
+    def __init__(
+        self,
+        rows: Iterable[OptionField | tuple[str, QWidget]],
+        editors: Mapping[str, OptionEditor] | None = None,
+        indent: int = 12,
+    ) -> None:
         super().__init__()
-        self._options = {each.name: each for each in options}
-        self._fields = {name: make_field(each) for name, each in self._options.items()}
-        self._rows = QFormLayout(self)
-        self._rows.setContentsMargins(12, 0, 0, 0)
-        self._rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        for name, field in self._fields.items():
-            self._rows.addRow("" if isinstance(field, QCheckBox) else self._options[name].option.title, field)
-            _change_of(field).connect(self._emit_edited)
+        self._options: dict[str, OptionField] = {}
+        self._editors: dict[str, OptionEditor] = {}
+        self._notes: dict[str, PlainLabel] = {}
+        self._layout = QFormLayout(self)
+        self._layout.setContentsMargins(indent, 0, 0, 0)
+        self._layout.setVerticalSpacing(6)
+        self._layout.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
+        self._layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        for each in rows:
+            # the Tab key goes through the fields in the order in which they are added
+            if isinstance(each, OptionField):
+                self._add_option(each, (editors or {}).get(each.name) or make_editor(each))
+            else:
+                self._layout.addRow(*each)
         self.mark({})
+
+    def _add_option(self, each: OptionField, editor: OptionEditor) -> None:
+        name, option, note = each.name, each.option, PlainLabel()
+        note.setWordWrap(True)
+        note.setStyleSheet(NOTE_STYLE)
+        self._options[name], self._editors[name], self._notes[name] = each, editor, note
+        row = QWidget()
+        column = QVBoxLayout(row)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(0)
+        column.addWidget(editor.widget)
+        column.addWidget(note)
+        first_sentence = option.help.split(". ")[0].rstrip(".") + "."
+        self.show_note(name, first_sentence if isinstance(editor.widget, KeyedSlider) else "")
+        self._layout.addRow("" if isinstance(editor.widget, QCheckBox) else option.title, row)
+
+        def on_changed(*_: object) -> None:
+            if option.notes:
+                self.show_note(name, option.notes.get(editor.read(), ""))
+            self.edited.emit(name)
+
+        editor.changed.connect(on_changed)
+        if option.notes:
+            self.show_note(name, option.notes.get(editor.read(), ""))
 
     def field(self, name: str) -> Any:
         """Return the field of an option."""
-        return self._fields[name]
+        return self._editors[name].widget
 
     def values(self) -> dict[str, Any]:
-        """Return what the fields say, by the names of the options."""
-        return {name: _value_of(field, self._options[name]) for name, field in self._fields.items()}
+        """Return the values in the fields, by the names of the options."""
+        return {name: editor.read() for name, editor in self._editors.items()}
 
     def show_values(self, options: object) -> None:
         """Show the options of a dataclass."""
-        for name, field in self._fields.items():
-            _show(field, getattr(options, name))
+        for name, editor in self._editors.items():
+            editor.show(getattr(options, name))
 
-    def show_row(self, name: str, shown: bool) -> None:
-        """Show a row, or hide it."""
-        self._rows.setRowVisible(self._fields[name], shown)
+    def show_row(self, row: str | QWidget, shown: bool) -> None:
+        """Show or hide the row of an option, or of a widget that is no option."""
+        self._layout.setRowVisible(self._editors[row].widget.parentWidget() if isinstance(row, str) else row, shown)
+
+    def show_note(self, name: str, text: str) -> None:
+        """Show `text` below the field of an option; "" hides the note."""
+        self._notes[name].setText(text)
+        self._notes[name].setVisible(bool(text))
 
     def mark(self, faults: Mapping[str, str]) -> None:
-        """Colour the fields that are wrong, and say what each is for."""
-        for name, field in self._fields.items():
-            mark_field(field, faults.get(name, ""), self._options[name].option.help)
-
-    def _emit_edited(self, value: object = None) -> None:
-        self.edited.emit()
+        """Colour the fields that are wrong, and explain all in their tooltips."""
+        for name, editor in self._editors.items():
+            mark_field(editor.widget, faults.get(name, ""), self._options[name].option.text)
 
 
-def make_field(each: OptionField) -> QWidget:
-    """Return a field for an option, with its default."""
+def make_editor(each: OptionField) -> OptionEditor:
+    """Return the editor of an option, with its default."""
     option = each.option
     if option.choices:
         combo = FreshCombo()
         combo.offer([(option.labels.get(choice, str(choice)), choice) for choice in option.choices], each.default)
-        return combo
+        return edit_combo(combo)
     if each.kind is bool:
         box = QCheckBox(option.title)
         box.setChecked(bool(each.default))
-        return box
-    if each.kind is int:
-        whole = QSpinBox()
-        whole.setRange(round(option.least or 0), _LARGEST if option.most is None else round(option.most))
-        whole.setSingleStep(round(option.step or 1))
-        whole.setKeyboardTracking(False)  # the 1 of a 10 that is being typed is no value yet
-        whole.setSpecialValueText(option.unset)
-        whole.setValue(each.default or 0)
-        return whole
-    if each.kind is float:
-        number, step = QDoubleSpinBox(), option.step or 0.1
-        top = option.most if option.most is not None else _LARGEST if option.below is None else option.below - step
-        number.setRange(option.least or 0.0, top)
-        number.setSingleStep(step)
-        number.setSpecialValueText(option.unset)
-        number.setValue(each.default or 0.0)
-        return number
-    line = QLineEdit()
-    line.setText(each.default or "")
-    return line
+        return OptionEditor(box, box.isChecked, lambda value: box.setChecked(bool(value)), box.toggled)
+    if each.kind in (int, float):
+        return _make_number(each)
+    line = QLineEdit(each.default or "")
+
+    def read() -> Any:
+        return line.text().strip() or each.default
+
+    return OptionEditor(line, read, lambda value: line.setText(value or ""), line.editingFinished)
 
 
-def _change_of(field: Any) -> Any:
-    if isinstance(field, QCheckBox):
-        return field.toggled
-    if isinstance(field, QLineEdit):
-        return field.editingFinished
-    return field.activated if isinstance(field, FreshCombo) else field.valueChanged
+def edit_combo(combo: FreshCombo) -> OptionEditor:
+    """Return the editor of an option with choices; it shows no value that is not offered."""
+
+    def show(value: Any) -> None:
+        if (number := combo.findData(value)) >= 0:
+            combo.setCurrentIndex(number)
+            combo.activated.emit(number)
+
+    return OptionEditor(combo, combo.currentData, show, combo.activated)
 
 
-def _value_of(field: Any, each: OptionField) -> Any:
-    if isinstance(field, QCheckBox):
-        return field.isChecked()
-    if isinstance(field, FreshCombo):
-        return field.currentData()
-    value = field.text() if isinstance(field, QLineEdit) else each.kind(field.value())
-    return None if each.is_optional and not value else value
-
-
-def _show(field: Any, value: Any) -> None:
-    if isinstance(field, QCheckBox):
-        field.setChecked(bool(value))
-    elif isinstance(field, FreshCombo):
-        number = field.findData(value)
-        if number >= 0:
-            field.setCurrentIndex(number)
-            field.activated.emit(number)
-    elif isinstance(field, QLineEdit):
-        field.setText(value or "")
+def _make_number(each: OptionField) -> OptionEditor:
+    """Return a slider for a fraction between two limits, else a spin box, whose minimum stands for None."""
+    option, is_whole = each.option, each.kind is int
+    step = option.step or (1 if is_whole else 0.1)
+    decimals = 0 if is_whole else max(0, -math.floor(math.log10(step)))
+    lowest = option.above if option.above is not None else option.least or 0
+    if not is_whole and not each.is_optional and option.least is not None and option.most is not None:
+        slider = KeyedSlider(option.most, step, each.default, decimals, lowest)
+        return OptionEditor(
+            slider, lambda: round(float(slider.value()), decimals), slider.setValue, slider.valueChanged
+        )
+    if each.is_optional and option.above is None:
+        lowest -= step  # the lowest value itself is allowed
+    highest = option.most if option.most is not None else _LARGEST if option.below is None else option.below - step
+    number: Any = QSpinBox() if is_whole else QDoubleSpinBox()
+    if is_whole:
+        lowest, highest, step = round(lowest), round(highest), round(step)
     else:
-        field.setValue(value or 0)
+        number.setDecimals(decimals)
+    number.setRange(lowest, highest)
+    number.setSingleStep(step)
+    number.setKeyboardTracking(False)  # the 1 of a 10 that is being typed is no value yet
+    number.setSpecialValueText(option.unset or ("none" if each.is_optional else ""))
+
+    def read() -> Any:
+        return None if each.is_optional and number.value() == number.minimum() else each.kind(number.value())
+
+    def show(value: float | None) -> None:
+        number.setValue(number.minimum() if value is None else value)
+
+    show(each.default)
+    return OptionEditor(number, read, show, number.valueChanged)

@@ -23,7 +23,7 @@ _HEIGHT = 162
 BAR, OFF, LINES = "#5aa9ff", "#ff8a5c", ("#5aa9ff", "#ffb347", "#2ee6c5", "#ff7ab6")
 FIRST_BAR_WIDTH = 0.8
 TICK = 0.07
-"""How far the mark of a channel that is off goes below the axis."""
+"""Length of the mark below the axis of a channel that is off."""
 
 
 _LEGEND_ROOM = 0.3
@@ -31,7 +31,7 @@ _LEGEND_ROOM = 0.3
 
 
 class Colors(NamedTuple):
-    """What a plot takes from the theme, as "#rrggbb"."""
+    """The colours of a theme, as "#rrggbb"."""
 
     background: str
     text: str
@@ -46,7 +46,7 @@ def theme_colors(name: str) -> Colors:
 
 
 class Plot(pyqtgraph.PlotWidget):  # type: ignore[misc]
-    """A plot that leaves the wheel to the panel and tells what is under the mouse."""
+    """A plot with a tooltip for the place under the mouse; the wheel scrolls the panel."""
 
     def __init__(self, bottom: str, left: str) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Plot(pyqtgraph.PlotWidget):  # type: ignore[misc]
         event.ignore()
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:  # noqa: N802
-        """Tell what is under the mouse."""
+        """Show the tooltip of the place under the mouse."""
         super().mouseMoveEvent(event)
         point = self.plotItem.vb.mapSceneToView(self.mapToScene(event.position().toPoint()))
         QToolTip.showText(
@@ -86,12 +86,12 @@ class Plot(pyqtgraph.PlotWidget):  # type: ignore[misc]
         )
 
     def describe(self, x: float, y: float) -> str:
-        """Return what is at a place of the plot, empty where nothing is."""
+        """Return the tooltip of a place in the plot, "" for none."""
         return ""
 
 
 class ChannelPlot(Plot):
-    """By what a gate multiplies each channel, as bars; those that are off have a mark below the axis.
+    """The factors by which a gate multiplies its channels, as bars; those that are off have a mark below the axis.
 
     channel_chosen: the number of the channel that was clicked, from 0.
     """
@@ -108,7 +108,7 @@ class ChannelPlot(Plot):
         self.setCursor(Qt.CursorShape.PointingHandCursor)
 
     def show_gate(self, gate: GateSelection) -> None:
-        """Show the select weights of `gate`, and as outlines those that it started with."""
+        """Show the select weights of `gate`, and its first ones as outlines."""
         self._gate = gate
         places = np.arange(len(gate.weights))
         off = places[gate.weights <= 0]
@@ -130,7 +130,7 @@ class ChannelPlot(Plot):
         return self._gate is not None and 0 <= channel < len(self._gate.weights)
 
     def describe(self, x: float, y: float) -> str:
-        """Return channel, weight, and the weight that it started with."""
+        """Return channel, weight and first weight."""
         channel = round(x)
         if self._gate is None or not self._has(channel):
             return ""
@@ -177,11 +177,11 @@ class WeightUpdatePlot(Plot):
         return f"{self._names[layer]}, epoch {epoch + 1}: mean |ΔW| = {self._values[layer, epoch]:.3g}"
 
 
-class CurvesPlot(Plot):
-    """Curves over the steps of a training, with a legend."""
+class LegendPlot(Plot):
+    """A plot over the steps of a training, with a legend."""
 
-    def __init__(self) -> None:
-        super().__init__("step", "loss")
+    def __init__(self, left: str) -> None:
+        super().__init__("step", left)
         self.legend = self.plotItem.addLegend(offset=(-4, 1), colCount=2)
 
     def use(self, colors: Colors) -> None:
@@ -190,6 +190,13 @@ class CurvesPlot(Plot):
         self.legend.setLabelTextColor(colors.text)
         for _, label in self.legend.items:
             label.setText(label.text, color=colors.text)
+
+
+class CurvesPlot(LegendPlot):
+    """The loss curves of a training."""
+
+    def __init__(self) -> None:
+        super().__init__("loss")
 
     def show_curves(self, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
         """Show (step, value) pairs by name."""

@@ -1,4 +1,4 @@
-"""How far a job is: a bar that stands still while nothing can be counted, and a line of text that draws only itself."""
+"""The progress of a job: a bar that is still while nothing can be counted, and a text that repaints only itself."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ STRIPES = QColor(128, 128, 128, 200)
 
 
 class JobBar(QProgressBar):  # type: ignore[misc]
-    """A thin bar without text. Where work is not counted in steps it shows stripes that do not move.
+    """A thin bar without text. It shows stripes that do not move while work has no steps to count."""
 
-    Qt's own moving bar has the whole window drawn 30 times a second, canvas included: without a GPU that takes 40-70 %
-    of a processor core away from the work that is waited for.
-    """
+    # Qt's own moving bar repaints the whole window 30 times a second, canvas included: without a GPU that takes 40-70 %
+    # of a processor core away from the job
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +32,7 @@ class JobBar(QProgressBar):  # type: ignore[misc]
         if (counts, *shown) == (self.is_counting, self.value(), self.maximum()):
             return
         self.is_counting = counts
-        self.setUpdatesEnabled(False)  # Qt's bar draws at once, and so apart from the text beside it
+        self.setUpdatesEnabled(False)  # else Qt repaints the bar at once, and the text beside it once more
         self.setRange(0, shown[1])
         self.setValue(shown[0])
         self.setUpdatesEnabled(True)
@@ -53,11 +52,10 @@ TALL = 10**4
 
 
 class ProgressLine(QWidget):  # type: ignore[misc]
-    """Text that changes often, wrapped, hidden while it is empty.
+    """Wrapped text that changes often; hidden while it is empty."""
 
-    A QLabel asks for a new layout with every text, which has the whole window drawn two times more; this one asks only
-    where the number of its lines changes.
-    """
+    # a QLabel requests a new layout for every text, which repaints the whole window twice; this one only if the number
+    # of its lines changes
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,20 +81,20 @@ class ProgressLine(QWidget):  # type: ignore[misc]
         self.update()
 
     def hasHeightForWidth(self) -> bool:  # noqa: N802
-        """Return that it does."""
+        """Return True."""
         return True
 
     def heightForWidth(self, width: int) -> int:  # noqa: N802
-        """Return how high the text is in such a width."""
+        """Return the height of the text in a width."""
         room = QRect(0, 0, max(width - 2 * _PADDING, 1), TALL)
         return int(self.fontMetrics().boundingRect(room, WRAPPED, self._text).height()) + 2 * _PADDING
 
     def sizeHint(self) -> QSize:  # noqa: N802
-        """Return the size that the layout begins with."""
+        """Return the size that a layout starts with."""
         return QSize(200, self.heightForWidth(200))
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802
-        """Return the size of one line: the height for the width counts."""
+        """Return the size of one line; the layout asks `heightForWidth` for more."""
         return QSize(50, self.fontMetrics().height() + 2 * _PADDING)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802

@@ -1,4 +1,4 @@
-"""Long work beside the window: a thin worker that relays a generator of progress, and never a traceback."""
+"""Long work in a thread: a worker that relays a generator of progress, and its value or fault, never a traceback."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Work = Callable[[], Generator[Progress, Any, Any]]
 
 @dataclass(frozen=True)
 class WorkOutcome:
-    """How work ended: with a value, or with a fault in one sentence."""
+    """The value of finished work, or its fault in one sentence."""
 
     value: Any = None
     fault: str = ""
 
 
 class ClosingWorker(GeneratorWorker):  # type: ignore[misc]
-    """A worker that closes its generator when it is told to quit, in its own thread: so the engine hears of it."""
+    """A worker that closes its generator in its own thread when it quits, so that the engine stops the job."""
 
     def work(self) -> Any:
         """Return what the generator returns."""
@@ -38,7 +38,7 @@ class ClosingWorker(GeneratorWorker):  # type: ignore[misc]
 
 
 class _Listener(QObject):  # type: ignore[misc]
-    """Hears of a worker in the GUI thread, and no more once its owner has gone."""
+    """Calls functions in the GUI thread, until its owner is deleted."""
 
     def __init__(
         self,
@@ -50,16 +50,17 @@ class _Listener(QObject):  # type: ignore[misc]
         super().__init__(owner)
         self._on_progress, self._on_outcome, self._on_end = on_progress, on_outcome, on_end
 
-    def hear_progress(self, progress: Progress) -> None:
-        """Pass on how far the work is."""
+    # methods of a QObject of the GUI thread: Qt queues the signals of the worker's thread for them
+    def on_progress(self, progress: Progress) -> None:
+        """Pass progress on."""
         self._on_progress(progress)
 
-    def hear_outcome(self, outcome: WorkOutcome | None) -> None:
-        """Pass on how the work ended."""
+    def on_outcome(self, outcome: WorkOutcome | None) -> None:
+        """Pass the outcome on; a worker that was cancelled has none."""
         if outcome is not None:
             self._on_outcome(outcome)
 
-    def hear_end(self) -> None:
+    def on_end(self) -> None:
         """Pass on that the work ended."""
         self._on_end()
         self.deleteLater()
@@ -74,10 +75,10 @@ def start_work(
     on_end: Callable[[], None],
     is_quiet: bool = False,
 ) -> ClosingWorker:
-    """Start `work` in a thread; return its worker, whose `quit` cancels.
+    """Start `work` in a thread; return its worker, whose `quit` cancels and whose `send` sends a value to the work.
 
-    What is sent to it, once it was heard of, comes to the work. on_outcome: called unless it was cancelled. on_end:
-    called in any case, last. All in the GUI thread, while `owner` lives. is_quiet: shown nowhere, and not asked about.
+    The functions are called in the GUI thread, as long as `owner` exists. on_outcome: not called if the work was
+    cancelled. on_end: called last, in any case. is_quiet: napari does not count it as work when it closes.
     """
 
     def relay() -> Generator[Progress, Any, WorkOutcome]:
@@ -95,16 +96,16 @@ def start_work(
 
     relay.__name__ = relay.__qualname__ = description
     listener = _Listener(owner, on_progress, on_outcome, on_end)
-    # without napari's own progress bar: its moving picture in the status bar draws the whole window 30 times a second
+    # no progress bar of napari: the animation in its status bar repaints the whole window 30 times a second
     create = create_quiet_worker if is_quiet else create_worker
     worker: ClosingWorker = create(
         relay,
         _start_thread=True,
         _worker_class=ClosingWorker,
         _connect={
-            "yielded": listener.hear_progress,
-            "returned": listener.hear_outcome,
-            "finished": listener.hear_end,
+            "yielded": listener.on_progress,
+            "returned": listener.on_outcome,
+            "finished": listener.on_end,
         },
     )
     return worker
@@ -116,33 +117,33 @@ def first_line_of(error: Exception) -> str:
 
 
 _PAUSE = 1.0
-"""Seconds between two drawings: of a processor core that is 2 % where the window is drawn without a GPU."""
+"""Seconds between two repaints, which take 2 % of a processor core if the window is drawn without a GPU."""
 
 
 class PacedSignal(QObject):  # type: ignore[misc]
-    """Gathers what it hears, and hands it on together: the first at once, the rest after pauses of `pause` seconds."""
+    """Collects values and passes them on in lists: the first one at once, the rest after pauses of `pause` seconds."""
 
-    def __init__(self, owner: QObject, hand_on: Callable[[list[Any]], None]) -> None:
+    def __init__(self, owner: QObject, on_values: Callable[[list[Any]], None]) -> None:
         super().__init__(owner)
-        self._hand_on = hand_on
-        self._heard: list[Any] = []
+        self._on_values = on_values
+        self._values: list[Any] = []
         self.pause = _PAUSE
-        self._handed_on = 0.0
+        self._flushed = 0.0
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self.flush)
 
-    def hear(self, value: Any) -> None:
-        """Hand this on, at once or soon."""
-        self._heard.append(value)
+    def put(self, value: Any) -> None:
+        """Add a value, which is passed on at once or soon."""
+        self._values.append(value)
         if not self._timer.isActive():
-            rest = self.pause - (time.monotonic() - self._handed_on)
+            rest = self.pause - (time.monotonic() - self._flushed)
             self._timer.start(max(0, round(1000 * rest)))
 
     def flush(self) -> None:
-        """Hand on now what was heard."""
+        """Pass on the collected values now."""
         self._timer.stop()
-        heard, self._heard = self._heard, []
-        if heard:
-            self._handed_on = time.monotonic()
-            self._hand_on(heard)
+        values, self._values = self._values, []
+        if values:
+            self._flushed = time.monotonic()
+            self._on_values(values)

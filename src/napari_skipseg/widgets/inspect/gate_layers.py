@@ -1,4 +1,4 @@
-"""What the gates made of an image, as layers over it: features with a slider through their channels, and attention."""
+"""Features before and after a gate, and attention maps, as layers over their image."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from napari.layers import Image, Layer
 
 ROLES_OF = "{} gates"
-"""The source of these layers, made of that of their image: a segmentation of the same image leaves them alone."""
+"""The source of these layers, made from the id of their image: results of a segmentation have another one."""
 
 
 @dataclass(frozen=True)
 class InspectedImage:
-    """An inspection, of an image with such axes; the maps of all gates are wanted or only those of the chosen one."""
+    """An inspection of an image with such axes. all_maps: show the attention of all gates, not only of one."""
 
     inspection: Inspection
     axes: str
@@ -32,7 +32,7 @@ class InspectedImage:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _GateLayer:
     role: str
     data: Any
     placement: Placement
@@ -40,10 +40,10 @@ class _Wanted:
 
 
 def show_gates(viewer: ViewerModel, layer: Image, seen: InspectedImage) -> None:
-    """Show an inspection over its image; it takes the place of the image's earlier one."""
+    """Show an inspection over its image, in place of an earlier one."""
     selected = set(viewer.layers.selection)
     first_time = not any(other.ndim > layer.ndim for other in _gate_layers(viewer, layer))
-    wanted = list(_wanted(layer, seen))
+    wanted = list(_iter_layers(layer, seen))
     old = {other.metadata[KEY]["role"]: other for other in _gate_layers(viewer, layer)}
     for role in old.keys() - {each.role for each in wanted}:
         viewer.layers.remove(old.pop(role))
@@ -63,16 +63,16 @@ def show_gates(viewer: ViewerModel, layer: Image, seen: InspectedImage) -> None:
         show_channel(viewer, layer, seen.inspection.clearest)
 
 
-def follow_gates(viewer: ViewerModel, layer: Image, seen: InspectedImage) -> None:
+def place_gates(viewer: ViewerModel, layer: Image, seen: InspectedImage) -> None:
     """Move the layers of an inspection to where their image lies now."""
-    placed = {each.role: each.placement for each in _wanted(layer, seen)}
+    placed = {each.role: each.placement for each in _iter_layers(layer, seen)}
     for old in _gate_layers(viewer, layer):
         if old.metadata[KEY]["role"] in placed:
             place_at(old, placed[old.metadata[KEY]["role"]])
 
 
 def show_channel(viewer: ViewerModel, layer: Image, channel: int) -> None:
-    """Move the slider of the features to `channel`, where an inspection of the image is shown."""
+    """Move the slider of the features to `channel`, if an inspection of the image is shown."""
     for old in _gate_layers(viewer, layer):
         if old.ndim > layer.ndim:
             axis = viewer.dims.ndim - old.ndim
@@ -80,7 +80,7 @@ def show_channel(viewer: ViewerModel, layer: Image, channel: int) -> None:
             return
 
 
-def request_gates(viewer: ViewerModel, layer: Image) -> tuple[int, ...]:
+def middle_of_view(viewer: ViewerModel, layer: Image) -> tuple[int, ...]:
     """Return the voxel of `layer` in the middle of the view, at the position of the sliders."""
     point = list(viewer.dims.point)
     displayed = viewer.dims.displayed
@@ -92,7 +92,7 @@ def request_gates(viewer: ViewerModel, layer: Image) -> tuple[int, ...]:
 
 
 def describe_part(part: InspectedPart, lengths: Mapping[str, int], seen: str) -> str:
-    """Return which part of an image it is, such as "the slice at z = 3"."""
+    """Return the name of a part of an image, such as "the slice at z = 3". seen: the axes that the model sees."""
     spans = [(axis, part[axis]) for axis in seen]
     places = [f"{axis.lower()} = {each.start}" for axis, each in part.items() if axis not in seen]
     if all(each.stop - each.start == lengths[axis] for axis, each in spans):
@@ -111,8 +111,8 @@ def _metadata(layer: Layer, seen: InspectedImage, role: str) -> dict[str, Any]:
     return {KEY: {"role": role, "source": ROLES_OF.format(layer.unique_id), "recipe": seen.inspection.recipe}}
 
 
-def _wanted(layer: Image, seen: InspectedImage) -> Iterator[_Wanted]:
-    """Yield the layers from the bottom of the list up."""
+def _iter_layers(layer: Image, seen: InspectedImage) -> Iterator[_GateLayer]:
+    """Yield the layers of an inspection from the bottom of the layer list up."""
     inspection = seen.inspection
     for attention in reversed(inspection.attentions):
         if not seen.all_maps and attention.place != inspection.place:
@@ -120,16 +120,26 @@ def _wanted(layer: Image, seen: InspectedImage) -> Iterator[_Wanted]:
         role = f"{attention.place} attention" + (f" {attention.number}" if attention.number > 1 else "")
         looks = {"colormap": "viridis", "contrast_limits": (0, 1), **HIDDEN_MAP}
         place = _place(layer, seen, attention.stride)
-        yield _Wanted(role, _over(attention.data, layer, seen), place, looks)
+        yield _GateLayer(role, _over(attention.data, layer, seen), place, looks)
     label = "feature" if "C" in seen.axes else "channel"
-    place = _behind_features(_place(layer, seen, inspection.stride), label)
+    under = _place(layer, seen, inspection.stride)
+    place = Placement(
+        # an axis for the features in front of those of the image, in steps of 1
+        scale=np.concatenate([[1.0], under.scale]),
+        translate=np.concatenate([[0.0], under.translate]),
+        rotate=_bordered(under.rotate),
+        shear=_bordered(under.shear),
+        affine=_bordered(under.affine),
+        units=("pixel", *map(str, under.units)),
+        axis_labels=(label, *under.axis_labels),
+    )
     for kind, data in (("before", inspection.before), ("after", inspection.after)):
         looks = {"colormap": "gray", "contrast_limits": inspection.limits, "blending": "opaque"}
-        yield _Wanted(f"{inspection.place} {kind}", _over(data, layer, seen), place, looks)
+        yield _GateLayer(f"{inspection.place} {kind}", _over(data, layer, seen), place, looks)
 
 
 def _over(data: Any, layer: Image, seen: InspectedImage) -> Any:
-    """Return `data`, (…, *axes seen), with all axes of the image: of length 1, but repeated over its channels."""
+    """Return `data`, (…, *axes seen), with all axes of the image: added ones have length 1, channels repeat."""
     lead = (slice(None),) * (data.ndim - len(seen.inspection.axes))
     index = tuple(slice(None) if axis in seen.inspection.axes else None for axis in seen.axes)
     data = data[(*lead, *index)]
@@ -148,20 +158,8 @@ def _place(layer: Image, seen: InspectedImage, stride: int) -> Placement:
     return place_over(layer, strides, offsets)
 
 
-def _behind_features(placement: Placement, label: str) -> Placement:
-    """Return the placement of features: an axis called `label` in front of those of the image, in steps of 1."""
-    return Placement(
-        scale=np.concatenate([[1.0], placement.scale]),
-        translate=np.concatenate([[0.0], placement.translate]),
-        rotate=_bordered(placement.rotate),
-        shear=_bordered(placement.shear),
-        affine=_bordered(placement.affine),
-        units=("pixel", *map(str, placement.units)),
-        axis_labels=(label, *placement.axis_labels),
-    )
-
-
 def _bordered(matrix: Any) -> Any:
+    """Return a matrix with one more axis in front, which it leaves as it is."""
     larger = np.eye(len(matrix) + 1)
     larger[1:, 1:] = matrix
     return larger

@@ -15,7 +15,7 @@ SELECT_HINT = f"Models whose skip is {' or '.join(SELECTING)} select channels."
 
 
 class ModelPlots(QWidget):  # type: ignore[misc]
-    """Channels with a choice of the gate, weight updates, curves; a sentence where there is nothing to plot.
+    """Channels of a gate that is chosen, weight updates, curves; a sentence if there is nothing to plot.
 
     gate_changed: another gate was chosen. channel_chosen: a channel of it was clicked.
     """
@@ -43,7 +43,7 @@ class ModelPlots(QWidget):  # type: ignore[misc]
         column.addLayout(_heading("Curves"))
         for widget in (self.curves, self.curves_note):
             column.addWidget(widget)
-        self.gate.activated.connect(self._choose_gate)
+        self.gate.activated.connect(self._on_gate_chosen)
         self.channels.channel_chosen.connect(self.channel_chosen)
 
     def use_theme(self, name: str) -> None:
@@ -60,10 +60,23 @@ class ModelPlots(QWidget):  # type: ignore[misc]
         self.gate.offer([(place, place) for place in places], self.gate.currentData())
         self.gate.setVisible(bool(places))
         self._show_gate()
-        self._show_updates(description)
-        self._show_curves(description)
+        updates = description.training.updates
+        for widget in (self.updates, self.updates_unit):
+            widget.setVisible(bool(updates))
+        self.updates_note.setVisible(not updates)
+        self.updates_note.setText(
+            "This training did not record them. A model that is trained in a shell with --epoch N records them."
+        )
+        if updates:
+            self.updates.show_updates(updates)
+        curves = {name: points for name, points in description.training.curves.items() if points and "loss" in name}
+        self.curves.setVisible(bool(curves))
+        self.curves_note.setVisible(not curves)
+        self.curves_note.setText("This model's training recorded no loss.")
+        if curves:
+            self.curves.show_curves(curves)
 
-    def _choose_gate(self) -> None:
+    def _on_gate_chosen(self) -> None:
         self._show_gate()
         self.gate_changed.emit()
 
@@ -79,37 +92,17 @@ class ModelPlots(QWidget):  # type: ignore[misc]
         elif self._description is not None:
             self.channels_note.setText(why_no_gates(self._description))
 
-    def _show_updates(self, description: ModelDescription) -> None:
-        updates = description.training.updates
-        self.updates.setVisible(bool(updates))
-        self.updates_unit.setVisible(bool(updates))
-        self.updates_note.setVisible(not updates)
-        if updates:
-            self.updates.show_updates(updates)
-        else:
-            self.updates_note.setText(
-                "This training did not record them. A model that is trained in a shell with --epoch N records them."
-            )
-
-    def _show_curves(self, description: ModelDescription) -> None:
-        curves = {name: points for name, points in description.training.curves.items() if points and "loss" in name}
-        self.curves.setVisible(bool(curves))
-        self.curves_note.setVisible(not curves)
-        self.curves_note.setText("This model's training recorded no loss.")
-        if curves:
-            self.curves.show_curves(curves)
-
 
 def gate_places(description: ModelDescription, selection: tuple[GateSelection, ...]) -> list[str]:
-    """Return where the gates of a model are that can be looked into: long skips, finest first, then dense blocks."""
-    looked_into = (*SELECTING, *ATTENDING)
+    """Return the places of a model's gates that can be inspected: long skips, finest first, then dense blocks."""
+    gated = (*SELECTING, *ATTENDING)
     skips = enumerate(description.spec.skips)
-    places = [gate_place(f"gates.{level}", description) for level, skip in skips if skip in looked_into]
+    places = [gate_place(f"gates.{level}", description) for level, skip in skips if skip in gated]
     return [*places, *(gate.place for gate in selection if gate.place not in places)]
 
 
 def why_no_gates(description: ModelDescription) -> str:
-    """Return why there is nothing to show of a model without gates."""
+    """Return why a model without gates has nothing to show."""
     skips = ", ".join(dict.fromkeys(description.spec.skips))
     return (
         f"{description.name} has no gates that select or attend (its skip is {skips}): nothing to show. {SELECT_HINT}"

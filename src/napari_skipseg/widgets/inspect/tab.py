@@ -1,4 +1,4 @@
-"""The Inspect tab: a look into a model, and at what its gates make of the image on screen."""
+"""The Inspect tab: plots of a model, and the features before and after its gates as layers over the image."""
 
 from __future__ import annotations
 
@@ -22,44 +22,39 @@ from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.inspect.gate_layers import (
     InspectedImage,
     describe_part,
-    follow_gates,
-    request_gates,
+    middle_of_view,
+    place_gates,
     show_channel,
     show_gates,
 )
 from napari_skipseg.widgets.layers.results import data_of, stack_of_layer
 from napari_skipseg.widgets.segment.checks import SegmentFormValues, asks_channel, find_faults
 from napari_skipseg.widgets.segment.form import NO_MODEL
+from napari_skipseg.widgets.segment.state import SegmentState
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Image
 
     from napari_skipseg.widgets.inspect.plots import ModelPlots
-    from napari_skipseg.widgets.segment.tab import SegmentTab
 
 _SEGMENT_FIELDS = ("image", "axes", "channel")
-"""The fields of the Segment tab that count here too."""
+"""The fields of the Segment tab that this tab uses too."""
 
 
 class InspectTab(JobTab):
-    """Model, plots, Show gates and Cancel, one line of what is wrong or how it went.
+    """Model, plots, Show gates and Cancel, and a line with the last result or fault.
 
-    It looks at the image, axes and channel of the Segment tab. The plots are made when the tab is opened first.
+    Image, axes and channel are those of the Segment tab. The plots are made when the tab is opened first.
     """
 
-    def __init__(self, viewer: ViewerModel, engine: EngineLike, line: EngineLine, segment_tab: SegmentTab) -> None:
+    def __init__(self, viewer: ViewerModel, engine: EngineLike, line: EngineLine, segment: SegmentState) -> None:
         super().__init__(line)
-        self._viewer, self._engine, self._segment_tab = viewer, engine, segment_tab
+        self._viewer, self._engine, self._segment = viewer, engine, segment
         self._seen: dict[str, InspectedImage] = {}
         self._description: ModelDescription | None = None
         self._model_fault = ""
         self.plots: ModelPlots | None = None
         self.links = ConnectionGroup()
-        self._make_widgets()
-        self._connect()
-
-    def _make_widgets(self) -> None:
         self.model, self.network = FreshCombo(), PlainLabel()
         self.network.setWordWrap(True)
         self.all_maps = QCheckBox("attention of all gates")
@@ -81,33 +76,29 @@ class InspectTab(JobTab):
         for widget in (self.all_maps, self.progress, self.progress_text, self.message):
             column.addWidget(widget)
         column.addStretch(1)
-
-    def _connect(self) -> None:
         self.model.opening.connect(self._offer_models)
         self.model.activated.connect(self._read_model)
         self.show_button.clicked.connect(self.show_gates)
-        self._segment_tab.form.changed.connect(self.forget_and_check)
-        self._segment_tab.form.placed.connect(self._follow_image)
-        self._segment_tab.finished.connect(self.check)
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
-        """Make the plots the first time, with the model of the Segment tab; look what is wrong each time."""
+        """Make the plots the first time, with the model of the Segment tab; check the choices each time."""
         super().showEvent(event)
         if self.plots is None:
-            self._open()
+            self._add_plots()
         self.check()
 
-    def _open(self) -> None:
+    def _add_plots(self) -> None:
+        # pyqtgraph takes long to import, and few sessions open this tab
         from napari_skipseg.widgets.inspect.plots import ModelPlots
 
         plots = self.plots = ModelPlots()
         plots.use_theme(self._viewer.theme)
         self._column.insertWidget(1, plots)
         plots.gate_changed.connect(self.forget_and_check)
-        plots.channel_chosen.connect(self._show_channel)
+        plots.channel_chosen.connect(self._on_channel_chosen)
         self.links.tie(self._viewer.events.theme, lambda event: plots.use_theme(self._viewer.theme))
         self._offer_models()
-        chosen = self.model.findData(self._segment_tab.form.model.currentData())
+        chosen = self.model.findData(self._segment.model())
         self.model.setCurrentIndex(max(chosen, 0))
         self._read_model()
 
@@ -118,8 +109,17 @@ class InspectTab(JobTab):
     def _read_model(self) -> None:
         """Read the chosen model and show it."""
         name = self.model.currentData()
-        self._description, selection, self._model_fault = _look_into(name)
-        description = self._description
+        description: ModelDescription | None
+        selection: tuple[GateSelection, ...]
+        description, selection, self._model_fault = None, (), "" if name is not None else NO_MODEL
+        try:
+            if name is not None:
+                description = describe_model(name)
+                selects = any(skip in SELECTING for skip in description.spec.skips)
+                selection = read_selection(locate_model(name)) if selects else ()
+        except SkipsegError as error:
+            description, self._model_fault = None, str(error)
+        self._description = description
         if self.plots is not None:
             self.plots.setVisible(description is not None)
             if description is not None:
@@ -129,12 +129,11 @@ class InspectTab(JobTab):
         self.forget_and_check()
 
     def _choices(self) -> SegmentFormValues:
-        """Return what the Segment tab says, for the model of this tab."""
-        choices = self._segment_tab.form.read()
-        return replace(choices, model=self._description, model_fault=self._model_fault)
+        """Return the choices of the Segment tab, with the model of this tab."""
+        return replace(self._segment.read(), model=self._description, model_fault=self._model_fault)
 
     def _fault(self) -> str:
-        """Return why gates cannot be shown, empty where they can."""
+        """Return why gates cannot be shown, "" if they can."""
         choices = self._choices()
         faults = find_faults(choices)
         if self._model_fault:
@@ -144,15 +143,15 @@ class InspectTab(JobTab):
         wrong = [faults[field] for field in (*_SEGMENT_FIELDS, "model") if field in faults]
         if wrong:
             return wrong[0]
-        return "The Segment tab is running: wait until it has finished." if self._segment_tab.is_running else ""
+        return "The Segment tab is running: wait until it has finished." if self._segment.is_running() else ""
 
     def show_gates(self) -> None:
-        """Run the model on what is on screen; the layers appear when it is done."""
+        """Run the model on the part of the image on screen; the layers appear when it is done."""
         choices = self._choices()
         layer = choices.layer
         if self.is_running or self._fault() or layer is None or self.plots is None:
             return
-        place = dict(zip(choices.axes, request_gates(self._viewer, layer), strict=True))
+        place = dict(zip(choices.axes, middle_of_view(self._viewer, layer), strict=True))
         lengths = dict(zip(choices.axes, data_of(layer).shape, strict=False))
         part = choose_part(lengths, choices.seen, place)
         channel = choices.channel if asks_channel(choices) else None
@@ -163,32 +162,38 @@ class InspectTab(JobTab):
             return
         gate = str(self.plots.gate.currentData())
         work = partial(self._engine.run, Inspect(stack, str(folder), gate, part, channel))
-        done = partial(self._show, layer, choices.axes, describe_part(part, lengths, choices.seen))
-        self.start(work, f"Looking at {layer.name}", done, waiting="waits for the look into the model")
+        where = describe_part(part, lengths, choices.seen)
 
-    def _show(self, layer: Image, axes: str, where: str, inspection: Inspection) -> None:
-        if layer not in self._viewer.layers:
-            self.tell(f"'{layer.name}' was removed meanwhile: its gates are not shown.")
-            return
-        there = {str(other.unique_id) for other in self._viewer.layers}
-        self._seen = {source: seen for source, seen in self._seen.items() if source in there}
-        seen = self._seen[str(layer.unique_id)] = InspectedImage(inspection, axes, self.all_maps.isChecked())
-        show_gates(self._viewer, layer, seen)
-        self.tell(f"Shown: {inspection.place} of {where}. A slider below the image goes through its channels.")
+        def show(inspection: Inspection) -> None:
+            if layer not in self._viewer.layers:
+                self.show_message(f"'{layer.name}' was removed meanwhile: its gates are not shown.")
+                return
+            there = {str(other.unique_id) for other in self._viewer.layers}
+            self._seen = {source: seen for source, seen in self._seen.items() if source in there}
+            seen = self._seen[str(layer.unique_id)] = InspectedImage(
+                inspection, choices.axes, self.all_maps.isChecked()
+            )
+            show_gates(self._viewer, layer, seen)
+            self.show_message(
+                f"Shown: {inspection.place} of {where}. A slider below the image goes through its channels."
+            )
 
-    def _follow_image(self) -> None:
-        layer = self._segment_tab.form.read().layer
+        self.start(work, f"Inspecting {layer.name}", show, waiting="waits for the inspection of the model")
+
+    def on_image_placed(self) -> None:
+        """Move the layers of the gates to where their image lies now."""
+        layer = self._segment.read().layer
         seen = None if layer is None else self._seen.get(str(layer.unique_id))
         if layer is not None and seen is not None and len(seen.axes) == layer.ndim:
-            follow_gates(self._viewer, layer, seen)
+            place_gates(self._viewer, layer, seen)
 
-    def _show_channel(self, channel: int) -> None:
-        layer = self._segment_tab.form.read().layer
+    def _on_channel_chosen(self, channel: int) -> None:
+        layer = self._segment.read().layer
         if layer is not None:
             show_channel(self._viewer, layer, channel)
 
     def check(self) -> None:
-        """Show gates is on when all is right and nothing runs; otherwise the line below says why."""
+        """Enable Show gates if all is right and nothing runs; otherwise the line below says why."""
         super().check()
         if self.plots is None:
             return
@@ -197,18 +202,6 @@ class InspectTab(JobTab):
         self.show_button.setEnabled(not fault and not self.is_running)
         set_hint(self.show_button, fault or "Add the features before and after the gate, and its attention, as layers")
         self.explain(fault)
-
-
-def _look_into(name: str | None) -> tuple[ModelDescription | None, tuple[GateSelection, ...], str]:
-    """Return description and select weights of a model, or why they cannot be read."""
-    if name is None:
-        return None, (), NO_MODEL
-    try:
-        description = describe_model(name)
-        selects = any(skip in SELECTING for skip in description.spec.skips)
-        return description, read_selection(locate_model(name)) if selects else (), ""
-    except SkipsegError as error:
-        return None, (), str(error)
 
 
 def in_a_line(description: ModelDescription) -> str:

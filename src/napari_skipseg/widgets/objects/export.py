@@ -1,4 +1,4 @@
-"""Objects scored against true ones: a labels layer to choose, and what it comes to."""
+"""Objects go out of the window: saved into files, and scored against true ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 _MOST = 2**28
-"""Voxels that are scored at once, at the most: they are in memory several times over."""
+"""Most voxels that are scored at once: memory holds them several times."""
 _MEANING = (
     "Adapted Rand error and variation of information (VI) say how well voxels are grouped: 0 = as in the truth. VI "
     "split counts what is cut into too many objects, VI merge what is joined. Both leave out voxels that the truth "
@@ -42,13 +42,13 @@ _MEANING = (
 
 @dataclass(frozen=True)
 class ObjectScores:
-    """How objects compare with true ones."""
+    """The scores of objects against true ones."""
 
     instances: InstanceScores
     matching: MatchingScores
 
     def in_words(self) -> str:
-        """Return the scores, one thought a line."""
+        """Return the scores in three lines."""
         found, match = self.instances, self.matching
         hits, false, missed = (
             counts[0] for counts in (match.true_positives, match.false_positives, match.false_negatives)
@@ -63,17 +63,17 @@ class ObjectScores:
 
 
 def iter_score(found: Stack, truth: Stack) -> Generator[Progress, None, ObjectScores]:
-    """Return how objects compare with true ones, stacks of the same voxels.
+    """Return the scores of objects against true ones, both stacks of the same shape.
 
     Raises:
-        InputError: there are too many voxels, or the truth tells no object from another.
+        InputError: there are too many voxels, or the truth is a mask without instances.
     """
     from napari_skipseg.scores.instances import MASK, MaskError, is_mask, score_instances
     from napari_skipseg.scores.matching import score_matching
 
     if math.prod(found.shape) > _MOST:
         raise InputError(
-            "So large a volume is not scored at once: crop both, or score it slice by slice with napari-skipseg score."
+            "This volume is too large to be scored at once: crop both, or score slices with napari-skipseg score."
         )
     yield Progress(0, 2, "reading the truth")
     ours, theirs = (stack.read((...,)) for stack in (found, truth))  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def iter_score(found: Stack, truth: Stack) -> Generator[Progress, None, ObjectSc
 
 
 class ScoreBox(QWidget):  # type: ignore[misc]
-    """The truth, Score, and the scores. `asked` is emitted when they are wanted."""
+    """The truth, Score, and the scores. asked: Score was pressed."""
 
     asked = Signal()
 
@@ -109,7 +109,7 @@ class ScoreBox(QWidget):  # type: ignore[misc]
         self.truth.activated.connect(lambda: self.scores.say(""))
 
     def offer(self, layers: list[Layer]) -> None:
-        """Offer labels as truth; without any there is nothing to score against."""
+        """Offer labels as truth; hide the box if there are none."""
         self.truth.offer([(layer.name, layer) for layer in layers], self.truth.currentData())
         self.setVisible(bool(layers))
 
@@ -119,51 +119,42 @@ FILTERS = "OME-TIFF (*.tif);;OME-Zarr (*.ome.zarr)"
 
 
 def ask_file(parent: QWidget, name: str) -> Path | None:
-    """Return the file that the user chooses for the objects of an image; None where nothing is to be written."""
+    """Return the file that the user chooses for the objects of an image, None if the user cancels."""
     start = f"{file_name(name)}_objects{TIFF}"
     chosen, kind = QFileDialog.getSaveFileName(parent, "Save objects", start, FILTERS)
     if not chosen:
         return None
     file = with_ending(Path(chosen), ZARR if "Zarr" in kind else TIFF)
-    question = _question(file, Path(chosen))
-    if (
-        question
-        and QMessageBox.question(parent, "Replace objects?", without_bidi_marks(question))
-        != QMessageBox.StandardButton.Yes
-    ):
-        return None
-    return file
-
-
-def _question(file: Path, confirmed: Path) -> str:
-    """Return what to ask before objects go into `file`; "" where nothing else is replaced than what was confirmed."""
     table = table_beside(file)
-    others = [path.name for path in (file, table) if path.exists() and path != confirmed]
+    # the dialog asked about the chosen name only, not about the table or about a name with an ending
+    others = [path.name for path in (file, table) if path.exists() and path != Path(chosen)]
     if not others:
-        return ""
+        return file
     twin = table.with_name(table.stem + (TIFF if file.name.endswith(ZARR) else ZARR))
     left = f" {twin.name} stays, but its measurements go." if table.exists() and twin.exists() else ""
-    return f"{', '.join(others)} in this folder will be replaced.{left} Go on?"
+    question = f"{', '.join(others)} in this folder will be replaced.{left} Replace?"
+    answer = QMessageBox.question(parent, "Replace objects?", without_bidi_marks(question))
+    return file if answer == QMessageBox.StandardButton.Yes else None
 
 
 def with_ending(file: Path, ending: str) -> Path:
-    """Return the file with an ending that says what it holds: its own, or else this one."""
+    """Return the file with its own ending if that is one of TIFF or OME-Zarr, else with `ending`."""
     if file.name.lower().endswith((TIFF, ".tiff", ZARR)):
         return file
     return file.with_name(file.name + ending)
 
 
 def table_beside(file: Path) -> Path:
-    """Return where the measurements go."""
+    """Return the file of the measurements."""
     name = file.name[: -len(ZARR)] if file.name.endswith(ZARR) else file.stem
     return file.with_name(f"{name}.csv")
 
 
 def iter_save_objects(shown: ShownObjects, file: Path) -> Generator[Progress, None, list[Path]]:
-    """Return the files that labels and measurements were written into.
+    """Write labels and measurements; return the two files.
 
     Raises:
-        FileError: nothing can be written, or something else lies there.
+        FileError: they cannot be written, or something different has this name.
     """
     stack = without_channels(shown)
     recipe = {**shown.recipe, "form": "ome-zarr" if file.name.endswith(ZARR) else "tiff"}
@@ -183,10 +174,10 @@ def iter_save_objects(shown: ShownObjects, file: Path) -> Generator[Progress, No
 
 
 def in_short(files: Sequence[Path]) -> str:
-    """Return what was saved, labels and measurements, in a line of a notification."""
+    """Return which labels and measurements were saved, in a line of a notification."""
     labels, table = files
-    told = f"Saved {labels.name} and {table.suffix}"
-    return told if len(told) <= FITS else f"Saved labels and measurements ({table.suffix})"
+    line = f"Saved {labels.name} and {table.suffix}"
+    return line if len(line) <= FITS else f"Saved labels and measurements ({table.suffix})"
 
 
 def without_channels(shown: ShownObjects) -> Stack:

@@ -1,4 +1,4 @@
-"""Objects as layers over their image: the look ahead, the result with its measurements, and the way to one object."""
+"""Objects as layers over their image: preview, result with measurements, and the view of one object."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from napari_skipseg.widgets.layers.axes import voxel_size_of
 from napari_skipseg.widgets.layers.files import read_layers
 from napari_skipseg.widgets.layers.placement import RepeatedSlices, current_position, place_at, place_over
 from napari_skipseg.widgets.layers.results import KEY, data_of
-from napari_skipseg.widgets.objects.sources import FOUND, LOOK, ProbabilitySource, without_wrapper
+from napari_skipseg.widgets.objects.sources import FOUND, PREVIEW, ProbabilitySource, without_wrapper
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -31,16 +31,16 @@ OBJECTS_SOURCE = "{} objects"
 _ASIDE = "behind the preview"
 """The key of objects that are hidden as long as those of a preview are on show."""
 LEAST_BOX = 48
-"""Sides in voxels of the place that an object is shown in, at the least: a speck does not fill the view."""
+"""Least side in voxels of the box that is shown with an object: a speck does not fill the view."""
 CLICK = 3
-"""Pixels that the mouse may move in a click."""
+"""Pixels that the mouse may move during a click."""
 LARGEST_BOX = 2**24
-"""Voxels of an object's bounding box up to which the slice is looked for that shows it best."""
+"""Voxels of an object's bounding box, at most, if the slice that shows most of it is searched."""
 
 
 @dataclass(frozen=True, eq=False)
 class ShownObjects:
-    """Objects that are on show: of what, in which layer, their measurements, and the voxel size of these."""
+    """Objects on show: their source, layer, measurements and recipe, and the voxel size that was measured with."""
 
     source: ProbabilitySource
     layer: Labels
@@ -55,7 +55,7 @@ class ShownObjects:
 
 @dataclass(frozen=True, eq=False)
 class LoadedObjects:
-    """Objects in reach of the window: levels of labels, the finest first; the folder that goes with them, if any."""
+    """Objects for a layer: levels of labels, the finest first; the folder to remove with the layer, if any."""
 
     levels: list[Any]
     folder: Path | None
@@ -65,10 +65,10 @@ class LoadedObjects:
 def iter_load(
     find: Generator[Progress, None, FoundObjects], shape: Sequence[int]
 ) -> Generator[Progress, None, LoadedObjects]:
-    """Return the objects that `find` brings, with the axes of such lengths; in memory where they are few.
+    """Return the objects that `find` returns, with axes of the lengths in `shape`; small ones are read into memory.
 
     Raises:
-        SkipsegError: that of `find`; the labels cannot be read.
+        SkipsegError: `find` raised it, or the labels cannot be read.
     """
     found = yield from find
     yield Progress(0, 1, "opening the objects")
@@ -85,16 +85,16 @@ def iter_load(
 
 
 def show_objects(viewer: ViewerModel, source: ProbabilitySource, loaded: LoadedObjects) -> ShownObjects:
-    """Show objects over their image in place of earlier ones; return what is shown."""
+    """Show objects over their image, in place of earlier ones."""
     levels = [_over_channels(level, source) for level in loaded.levels]
     multiscale = len(levels) > 1
     data: Any = levels if multiscale else levels[0]
-    told = {"role": FOUND, "source": OBJECTS_SOURCE.format(source.layer.unique_id), "recipe": loaded.found.recipe}
-    old = _find(viewer, str(told["source"]), FOUND)
+    metadata = {"role": FOUND, "source": OBJECTS_SOURCE.format(source.layer.unique_id), "recipe": loaded.found.recipe}
+    old = _find(viewer, str(metadata["source"]), FOUND)
     if old is not None and (multiscale or old.multiscale or old.ndim != levels[0].ndim):
         viewer.layers.remove(old)
         old = None
-    layer = _put(viewer, source, data, {}, told, old, f"{source.name} objects", multiscale)
+    layer = _put(viewer, source, data, {}, metadata, old, f"{source.name} objects", multiscale)
     layer.features = loaded.found.table.as_features()
     if loaded.folder is not None:
         weakref.finalize(layer, remove_folder, loaded.folder)
@@ -102,29 +102,31 @@ def show_objects(viewer: ViewerModel, source: ProbabilitySource, loaded: LoadedO
     return ShownObjects(source, layer, loaded.found.table, loaded.found.recipe, size)
 
 
-def show_look(
+def show_objects_preview(
     viewer: ViewerModel, source: ProbabilitySource, found: NDArray[np.uint32], start: Mapping[int, int]
 ) -> None:
-    """Show the objects of a slab of a layer that begins at `start` (axis number -> position)."""
-    told = {"role": LOOK, "source": OBJECTS_SOURCE.format(source.layer.unique_id)}
-    others = [layer for layer in viewer.layers if _is(layer, LOOK) and layer.metadata[KEY]["source"] != told["source"]]
+    """Show the preview: objects of a slab of a layer that starts at `start` (axis number -> position)."""
+    metadata = {"role": PREVIEW, "source": OBJECTS_SOURCE.format(source.layer.unique_id)}
+    others = [
+        layer for layer in viewer.layers if _is(layer, PREVIEW) and layer.metadata[KEY]["source"] != metadata["source"]
+    ]
     for layer in others:
         viewer.layers.remove(layer)
-    old = _find(viewer, told["source"], LOOK)
+    old = _find(viewer, metadata["source"], PREVIEW)
     if old is not None and old.ndim != source.layer.ndim - int(source.axes[0] == "C"):
         viewer.layers.remove(old)
         old = None
-    _put(viewer, source, _over_channels(found, source), start, told, old, f"{source.name} objects (preview)", False)
+    _put(viewer, source, _over_channels(found, source), start, metadata, old, f"{source.name} objects (preview)", False)
     for layer in viewer.layers:
         if _is(layer, FOUND) and layer.visible:
             layer.visible = False
             layer.metadata[KEY][_ASIDE] = True
 
 
-def remove_look(viewer: ViewerModel) -> None:
-    """Remove the look ahead, and show again what it hid."""
-    for look in [layer for layer in viewer.layers if _is(layer, LOOK)]:
-        viewer.layers.remove(look)
+def remove_objects_preview(viewer: ViewerModel) -> None:
+    """Remove the preview, and show the objects again that it hid."""
+    for preview in [layer for layer in viewer.layers if _is(layer, PREVIEW)]:
+        viewer.layers.remove(preview)
     for layer in viewer.layers:
         if _is(layer, FOUND) and layer.metadata[KEY].pop(_ASIDE, False):
             layer.visible = True
@@ -135,7 +137,7 @@ def _put(
     source: ProbabilitySource,
     data: Any,
     start: Mapping[int, int],
-    told: dict[str, Any],
+    metadata: dict[str, Any],
     old: Labels | None,
     name: str,
     multiscale: bool,
@@ -146,11 +148,11 @@ def _put(
     if old is not None:
         old.data = data
         place_at(old, place)
-        old.metadata = {**old.metadata, KEY: told}
+        old.metadata = {**old.metadata, KEY: metadata}
         old.editable = False
         return old
     selected = set(viewer.layers.selection)
-    arguments = {"name": name, "opacity": 0.6, "metadata": {KEY: told}, "multiscale": multiscale}
+    arguments = {"name": name, "opacity": 0.6, "metadata": {KEY: metadata}, "multiscale": multiscale}
     layer: Labels = without_wrapper(viewer.add_labels(data, **arguments, **place.arguments()))
     layer.editable = False
     viewer.layers.selection = {each for each in selected if each in viewer.layers}
@@ -158,7 +160,7 @@ def _put(
 
 
 def _over_channels(data: Any, source: ProbabilitySource) -> Any:
-    """Return labels repeated, not copied, along a channel axis that is not the first; napari repeats along that."""
+    """Return labels repeated, without a copy, along a channel axis that is not the first: napari repeats the first."""
     channel = source.axes.find("C")
     return data if channel <= 0 else RepeatedSlices(data, channel, source.length("C"))
 
@@ -173,7 +175,7 @@ def _find(viewer: ViewerModel, source: str, role: str) -> Labels | None:
 
 
 def show_object(viewer: ViewerModel, shown: ShownObjects, row: int) -> None:
-    """Bring one object into the view: its slice, in the middle, as large as it can be seen; its label is selected."""
+    """Select the label of an object, go to its slice, and fit the view to it."""
     label = int(shown.table.column("label")[row])
     shown.layer.selected_label = label
     axes, place = shown.source.axes, position_of_object(shown, row)
@@ -184,7 +186,7 @@ def show_object(viewer: ViewerModel, shown: ShownObjects, row: int) -> None:
 
 
 def frame_of(viewer: ViewerModel, shown: ShownObjects, row: int) -> UncertainRegion:
-    """Return what to frame of an object, in voxels of its layer: all slices that it has, and a margin in each."""
+    """Return the box to frame around an object, in voxels of its layer: all its slices, with a margin in each."""
     table, axes = shown.table, shown.source.axes[-shown.layer.ndim :]
     box = [(0, int(length)) for length in data_of(shown.layer).shape]
     for letter in axes.replace("C", "").replace("T", ""):
@@ -197,7 +199,7 @@ def frame_of(viewer: ViewerModel, shown: ShownObjects, row: int) -> UncertainReg
 
 
 def position_of_object(shown: ShownObjects, row: int) -> dict[str, tuple[int, tuple[int, int]]]:
-    """Return where an object lies, in voxels: along each axis the middle, and [start, stop) of what to look at."""
+    """Return the place of an object, in voxels: along each axis its middle, and [start, stop) of the box to show."""
     table, place = shown.table, {}
     if "time" in table.names:
         time = int(table.column("time")[row])
@@ -208,12 +210,12 @@ def position_of_object(shown: ShownObjects, row: int) -> dict[str, tuple[int, tu
         place[letter] = (low + stop - 1) // 2, (low - more, stop + more)
     if "Z" in place:
         low, stop = place["Z"][1]
-        place["Z"] = low + _fullest(shown, row, (low, stop)), (low, stop)
+        place["Z"] = low + _fullest_slice(shown, row, (low, stop)), (low, stop)
     return place
 
 
-def _fullest(shown: ShownObjects, row: int, depth: tuple[int, int]) -> int:
-    """Return which slice of an object shows most of it, from its first one on."""
+def _fullest_slice(shown: ShownObjects, row: int, depth: tuple[int, int]) -> int:
+    """Return the slice that shows most of an object, counted from its first one."""
     table, low, middle = shown.table, depth[0], (depth[1] - depth[0] - 1) // 2
     spans = {"Z": slice(*depth)}
     for letter in "yx":
@@ -225,12 +227,12 @@ def _fullest(shown: ShownObjects, row: int, depth: tuple[int, int]) -> int:
         spans["T"] = slice(int(table.column("time")[row]), int(table.column("time")[row]) + 1)
     axes = shown.source.voxel_axes if shown.source.axes[0] == "C" else shown.source.axes
     index = tuple(spans.get(letter, slice(0, 1)) for letter in axes)
-    there = np.asarray(data_of(shown.layer)[index]) == table.column("label")[row]
-    counts = there.sum(axis=tuple(axis for axis, letter in enumerate(axes) if letter != "Z"))
+    is_object = np.asarray(data_of(shown.layer)[index]) == table.column("label")[row]
+    counts = is_object.sum(axis=tuple(axis for axis, letter in enumerate(axes) if letter != "Z"))
     return int(counts.argmax())
 
 
-def follow_image(shown: ShownObjects) -> None:
+def place_over_image(shown: ShownObjects) -> None:
     """Move objects to where their image lies now."""
     axes = shown.source.axes
     if shown.source.layer.ndim == len(axes):
@@ -239,7 +241,7 @@ def follow_image(shown: ShownObjects) -> None:
 
 
 def pick_label(layer: Labels, event: Any) -> Generator[None, None, None]:
-    """Select the object under a click; where the mouse is dragged, the view moves as ever."""
+    """Select the object under a click; a drag moves the view as usual."""
     begun = np.asarray(event.pos)
     yield
     while event.type == "mouse_move":

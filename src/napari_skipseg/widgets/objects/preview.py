@@ -1,4 +1,4 @@
-"""Objects of what is on screen, found anew beside the window while the options change; the last wish counts."""
+"""A preview of the objects on screen, updated in a thread while the options change; only the last request counts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
 from napari_skipseg.widgets.layers.placement import current_position, visible_box
 from napari_skipseg.widgets.layers.results import data_of
-from napari_skipseg.widgets.objects.layers import remove_look, show_look
+from napari_skipseg.widgets.objects.layers import remove_objects_preview, show_objects_preview
 from napari_skipseg.widgets.objects.sources import ProbabilitySource, stack_to_search, without_wrapper
 from napari_skipseg.wording import counted
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from napari_skipseg.objects.find import ObjectSearch
 
 DEPTH = 8
-"""Slices before and behind the one on screen that are looked at, where objects go through them."""
+"""Slices before and behind the one on screen that are searched, if objects go through them."""
 MOST = 2**22
-"""Voxels that are looked at, at the most, so that a look takes a second: 512 x 512 in 16 slices."""
+"""Voxels of a preview, at most, so that it takes a second: 512 x 512 in 16 slices."""
 
 
 @dataclass(frozen=True, eq=False)
 class PreviewRequest:
-    """What is to be looked at: the part of a layer (axis number -> positions), its voxels now, and how."""
+    """A part of a layer (axis number -> positions), its voxels now, and the options of the search."""
 
     source: ProbabilitySource
     data: Any
@@ -44,7 +44,7 @@ class PreviewRequest:
     options: ObjectOptions
 
     def is_same_place(self, other: PreviewRequest | None) -> bool:
-        """Return whether another wish is of the same voxels."""
+        """Return whether another request is of the same voxels."""
         return (
             other is not None
             and other.source.layer == self.source.layer
@@ -54,7 +54,7 @@ class PreviewRequest:
 
 
 def find_slab(viewer: ViewerModel, source: ProbabilitySource, options: ObjectOptions) -> dict[int, slice]:
-    """Return what is on screen of a layer, by axis number, with some slices around; at most `MOST` voxels."""
+    """Return the part of a layer on screen, by axis number, with some slices around; at most `MOST` voxels."""
     part, at = {}, current_position(viewer, source.layer)
     for axis, (low, high) in enumerate(visible_box(viewer, source.layer)):
         letter, length = source.axes[axis], int(data_of(source.layer).shape[axis])
@@ -72,14 +72,14 @@ def find_slab(viewer: ViewerModel, source: ProbabilitySource, options: ObjectOpt
 
 
 class ObjectsPreview(QObject):  # type: ignore[misc]
-    """The look ahead: a labels layer over the slab. `told` says how many objects it holds, or what is wrong."""
+    """A labels layer over the slab on screen. updated: the number of objects, or a fault with True."""
 
-    told = Signal(str, bool)
+    updated = Signal(str, bool)
 
     def __init__(self, owner: QObject, viewer: ViewerModel) -> None:
         super().__init__(owner)
         self._viewer = viewer
-        self._wish: PreviewRequest | None = None
+        self._next: PreviewRequest | None = None
         self._done: PreviewRequest | None = None
         self._search: ObjectSearch | None = None
         self._worker: Any = None
@@ -90,79 +90,78 @@ class ObjectsPreview(QObject):  # type: ignore[misc]
         """Whether objects are being found."""
         return self._worker is not None
 
-    def follow(self, source: ProbabilitySource, options: ObjectOptions) -> None:
-        """Look at what is on screen now, with these options, as soon as the last look is done."""
+    def update(self, source: ProbabilitySource, options: ObjectOptions) -> None:
+        """Find the objects on screen with these options, as soon as the last search is done."""
         self._is_on = True
-        self._wish = PreviewRequest(
+        self._next = PreviewRequest(
             source, without_wrapper(data_of(source.layer)), find_slab(self._viewer, source, options), options
         )
         self._begin()
 
     def stop(self) -> None:
-        """Look no more, and remove the layer."""
-        self._is_on, self._wish, self._done, self._search = False, None, None, None
-        remove_look(self._viewer)
+        """Remove the layer, and forget what was asked for."""
+        self._is_on, self._next, self._done, self._search = False, None, None, None
+        remove_objects_preview(self._viewer)
 
     def _begin(self) -> None:
-        wish = self._wish
-        if wish is None or self.is_at_work:
+        request = self._next
+        if request is None or self.is_at_work:
             return
-        self._wish = None
-        if wish.is_same_place(self._done) and self._done is not None and self._done.options == wish.options:
+        self._next = None
+        if request.is_same_place(self._done) and self._done is not None and self._done.options == request.options:
             return
-        search = self._search if wish.is_same_place(self._done) else None
+        search = self._search if request.is_same_place(self._done) else None
 
         def work() -> Generator[Progress, None, tuple[ObjectSearch, NDArray[np.uint32]]]:
             yield Progress(0, 1, "finding objects")
-            ready = search or prepare_search(wish)
-            return ready, ready.find(wish.options)
+            ready = search or prepare_search(request)
+            return ready, ready.find(request.options)
 
-        def take(outcome: WorkOutcome) -> None:
-            self._take(wish, outcome)
+        def on_outcome(outcome: WorkOutcome) -> None:
+            if not self._is_on or request.source.layer not in self._viewer.layers:
+                return
+            if outcome.fault:
+                self._done = None
+                self.updated.emit(outcome.fault, True)
+                return
+            self._search, found = outcome.value
+            self._done = request
+            show_objects_preview(
+                self._viewer, request.source, found, {axis: each.start for axis, each in request.part.items()}
+            )
+            self.updated.emit(describe_preview(int(found.max(initial=0)), request), False)
 
-        self._worker = start_work(self, work, "Finding objects", _ignore, take, self._end, is_quiet=True)
+        def on_end() -> None:
+            self._worker = None
+            self._begin()
 
-    def _take(self, wish: PreviewRequest, outcome: WorkOutcome) -> None:
-        if not self._is_on or wish.source.layer not in self._viewer.layers:
-            return
-        if outcome.fault:
-            self._done = None
-            self.told.emit(outcome.fault, True)
-            return
-        self._search, found = outcome.value
-        self._done = wish
-        show_look(self._viewer, wish.source, found, {axis: each.start for axis, each in wish.part.items()})
-        self.told.emit(describe_preview(int(found.max(initial=0)), wish), False)
-
-    def _end(self) -> None:
-        self._worker = None
-        self._begin()
+        self._worker = start_work(self, work, "Finding objects", lambda _: None, on_outcome, on_end, is_quiet=True)
 
 
-def prepare_search(wish: PreviewRequest) -> ObjectSearch:
-    """Return a search in the voxels of a wish, which are read.
+def prepare_search(request: PreviewRequest) -> ObjectSearch:
+    """Return a search in the voxels of a request, which are read here.
 
     Raises:
         SkipsegError: they cannot be read.
     """
     from napari_skipseg.objects.find import ObjectSearch
 
-    stack = stack_to_search(wish.source)
-    index = tuple(wish.part.get(axis, slice(None)) for axis in range(len(wish.source.axes)))
-    part, source = replace(stack, data=stack.read(index), file=""), wish.source
+    stack = stack_to_search(request.source)
+    index = tuple(request.part.get(axis, slice(None)) for axis in range(len(request.source.axes)))
+    part, source = replace(stack, data=stack.read(index), file=""), request.source
     return ObjectSearch(ClassImage(part, source.class_names, source.labels, source.has_padding))
 
 
-def describe_preview(count: int, wish: PreviewRequest) -> str:
-    """Return how many objects there are, and in what."""
-    depth = next((part for axis, part in wish.part.items() if wish.source.axes[axis] == "Z"), slice(0, 1))
+def describe_preview(count: int, request: PreviewRequest) -> str:
+    """Return a text such as "4 objects in 3 slices on screen"."""
+    depth = next((part for axis, part in request.part.items() if request.source.axes[axis] == "Z"), slice(0, 1))
     slices = depth.stop - depth.start
     where = f"{slices} slices on screen" if slices > 1 else "the slice on screen"
     return f"{counted(count, 'object')} in {where}"
 
 
 def iter_warm_up() -> Generator[Progress, None, None]:
-    """Have all compiled that a search needs, which takes it seconds the first time, and the colours of its layer."""
+    """Compile what a search needs, which takes seconds the first time, and make the colours of its layer."""
     yield Progress(0, 1, "preparing the search for objects")
     from napari.utils.colormaps import label_colormap
 
@@ -173,7 +172,3 @@ def iter_warm_up() -> Generator[Progress, None, None]:
     for method in get_args(Method):
         ObjectSearch(ClassImage(Stack(ramp, Space("ZYX")))).find(ObjectOptions(method, fill_holes=True))
         yield Progress(0, 1, "preparing the search for objects")
-
-
-def _ignore(progress: Any) -> None:
-    """Show nothing of it."""

@@ -1,4 +1,4 @@
-"""A search for objects once more: what the recipe of a layer of objects says, in the same probability."""
+"""Run again of objects: the search that the recipe of a layer describes, in the same probability."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ GONE = "'{}', in which these objects were found, is no longer there: open it fro
 
 @dataclass(frozen=True, eq=False)
 class RepeatedObjectSearch:
-    """A search for objects: in what, how, in which image grey values are measured, and how a result is looked at.
+    """A search for objects: source, options, the image whose grey values are measured, and the depth of a result.
 
-    before: the recipe that is repeated, None where there was no such search.
+    before: the recipe that is repeated, None for a new search.
     """
 
     source: ProbabilitySource
@@ -60,7 +60,7 @@ class RepeatedObjectSearch:
     before: ObjectsRecipe | None = None
 
     def compare(self, recipe: dict[str, Any]) -> str:
-        """Return in a sentence what was otherwise than before, "" where nothing is repeated."""
+        """Return the differences from the repeated recipe in a sentence, "" for a new search."""
         if self.before is None:
             return ""
         try:
@@ -71,101 +71,101 @@ class RepeatedObjectSearch:
 
 
 def find_search(viewer: ViewerModel, layer: Layer) -> RepeatedObjectSearch:
-    """Return what the recipe of a layer of objects says; what that needs is opened where it lies in a file.
+    """Return the search that the recipe of a layer describes; open the files that it needs.
 
     Raises:
-        SkipsegError: the recipe is not valid; the probability is neither open nor in a file.
+        SkipsegError: the recipe is not valid, or the probability is neither open nor in a file.
     """
     recipe = objects_recipe_from_dict(recipe_of_layer(layer), PLACE)
-    told = recipe.inputs[0]
-    found = _find_open(viewer, layer, told) or _open(viewer, layer, told)
+    given = recipe.inputs[0]
+    found = _find_open(viewer, layer, given) or _open(viewer, layer, given)
     options, searched = recipe.objects, found[0]
-    if len(found) > 1 and "C" in told.space.axes:
+    if len(found) > 1 and "C" in given.space.axes:
         named = options.class_name in recipe.class_names
         searched = found[recipe.class_names.index(options.class_name) if named else 0]
         options = replace(options, class_name="")
     source = describe_source(viewer, searched)
-    if tuple(data_of(searched).shape) == told.shape:
-        source = replace(source, axes=told.space.axes, class_names=recipe.class_names, labels=recipe.labels)
+    if tuple(data_of(searched).shape) == given.shape:
+        source = replace(source, axes=given.space.axes, class_names=recipe.class_names, labels=recipe.labels)
     measured = _find_measured(viewer, layer, source, recipe.inputs[1:])
-    return RepeatedObjectSearch(source, options, measured, _depth_of(told), recipe)
+    return RepeatedObjectSearch(source, options, measured, _depth_of(given), recipe)
 
 
-def _find_open(viewer: ViewerModel, layer: Layer, told: RecipeInput) -> list[Layer]:
-    """Return the layers that show what a recipe tells of: the one it came of, those of its file, one of its voxels, one
-    that is called so."""
+def _find_open(viewer: ViewerModel, layer: Layer, given: RecipeInput) -> list[Layer]:
+    """Return the layers that show the input of a recipe.
+
+    These are the layer that was searched, or those of its file, or one with the same voxels, or one with its name.
+    """
     there, source = find_sources(viewer), layer.metadata[KEY].get("source")
     if mine := [each for each in there if OBJECTS_SOURCE.format(each.unique_id) == source]:
         return mine
-    same = [each for each in there if tuple(data_of(each).shape) == told.shape]
+    same = [each for each in there if tuple(data_of(each).shape) == given.shape]
     return (
-        _of_file(viewer, layer, told)
-        or [each for each in same if _holds(viewer, each, told)][:1]
-        or [each for each in same if each.name == told.name][:1]
+        _of_file(viewer, layer, given)
+        or [each for each in same if _holds(viewer, each, given)][:1]
+        or [each for each in same if each.name == given.name][:1]
     )
 
 
-def _holds(viewer: ViewerModel, layer: Layer, told: RecipeInput) -> bool:
-    """Return whether a layer of its shape holds the voxels that a recipe tells of."""
+def _holds(viewer: ViewerModel, layer: Layer, given: RecipeInput) -> bool:
+    """Return whether a layer holds the voxels of the input of a recipe."""
     try:
-        stack = stack_to_search(replace(describe_source(viewer, layer), axes=told.space.axes), _depth_of(told))
-        return identify(stack) == told.sha256
+        stack = stack_to_search(replace(describe_source(viewer, layer), axes=given.space.axes), _depth_of(given))
+        return identify(stack) == given.sha256
     except SkipsegError:
         return False
 
 
-def _depth_of(told: RecipeInput) -> Depth:
-    """Return how a result would be looked at, as it was then."""
-    return "float32" if told.dtype.startswith("float") else "uint8"
+def _depth_of(given: RecipeInput) -> Depth:
+    """Return the depth in which the input of a recipe was read."""
+    return "float32" if given.dtype.startswith("float") else "uint8"
 
 
-def _of_file(viewer: ViewerModel, layer: Layer, told: RecipeInput) -> list[Layer]:
-    places = {Path(told.file), *_places(layer, told)} if told.file else set()
+def _of_file(viewer: ViewerModel, layer: Layer, given: RecipeInput) -> list[Layer]:
+    places = {Path(given.file), *_places(layer, given)} if given.file else set()
     return [each for each in viewer.layers if opened_from(each) and Path(opened_from(each)) in places]
 
 
-def _places(layer: Layer, told: RecipeInput) -> list[Path]:
-    return find_locations(told, Path(opened_from(layer) or told.file).parent)
+def _places(layer: Layer, given: RecipeInput) -> list[Path]:
+    return find_locations(given, Path(opened_from(layer) or given.file).parent)
 
 
-def _is_like(layer: Layer, told: RecipeInput) -> bool:
-    return bool(layer.name == told.name and tuple(data_of(layer).shape) == told.shape)
+def _is_like(layer: Layer, given: RecipeInput) -> bool:
+    return bool(layer.name == given.name and tuple(data_of(layer).shape) == given.shape)
 
 
-def _open(viewer: ViewerModel, layer: Layer, told: RecipeInput) -> list[Layer]:
-    """Return the layers that show the file of which a recipe tells.
+def _open(viewer: ViewerModel, layer: Layer, given: RecipeInput) -> list[Layer]:
+    """Open the file of the input of a recipe, and return its layers.
 
     Raises:
-        InputError: there is none, or it cannot be opened.
+        InputError: there is no file, or it cannot be opened.
     """
-    places = _places(layer, told)
+    places = _places(layer, given)
     if not places:
-        raise InputError(GONE.format(told.file) if told.file else _NOWHERE.format(told.name))
+        raise InputError(GONE.format(given.file) if given.file else _NOWHERE.format(given.name))
     return open_again(viewer, str(places[0]))
 
 
 def _find_measured(
     viewer: ViewerModel, layer: Layer, source: ProbabilitySource, images: Sequence[RecipeInput]
 ) -> Layer | None:
-    """Return the image whose grey values a recipe had measured, None where it had none or it is here no longer."""
-    for told in images:
+    """Return the image whose grey values were measured, None if there was none or it cannot be found."""
+    for given in images:
         there = find_measured(viewer, source)
-        of_file = _of_file(viewer, layer, told)
-        if not of_file and not any(_is_like(each, told) for each in there):
+        of_file = _of_file(viewer, layer, given)
+        if not of_file and not any(_is_like(each, given) for each in there):
             try:
-                of_file = _open(viewer, layer, told)
+                of_file = _open(viewer, layer, given)
             except InputError:
                 return None
             there = find_measured(viewer, source)
-        fitting = [each for each in there if each in of_file] or [each for each in there if _is_like(each, told)]
+        fitting = [each for each in there if each in of_file] or [each for each in there if _is_like(each, given)]
         return without_wrapper(fitting[0]) if fitting else None
     return None
 
 
 class ObjectsAgainButton(QPushButton):  # type: ignore[misc]
-    """Shown while the selected layer bears a recipe of objects. wanted: a `RepeatedObjectSearch`; failed: what is in
-    the way.
-    """
+    """Visible while the selected layer has a recipe of objects. wanted: a `RepeatedObjectSearch`. failed: a fault."""
 
     wanted = Signal(object)
     failed = Signal(str)
@@ -175,16 +175,16 @@ class ObjectsAgainButton(QPushButton):  # type: ignore[misc]
         self.setToolTip(_HINT)
         self._viewer = viewer
         self.clicked.connect(self.run)
-        links.tie(viewer.layers.selection.events.active, self.follow)
-        self.follow()
+        links.tie(viewer.layers.selection.events.active, self.update_visible)
+        self.update_visible()
 
-    def follow(self, event: Any = None) -> None:
-        """Be there where there is a recipe."""
+    def update_visible(self, event: Any = None) -> None:
+        """Show the button if the selected layer has a recipe of objects."""
         active = self._viewer.layers.selection.active
         self.setVisible(active is not None and recipe_of_layer(active).get("operation") == OBJECTS_OPERATION)
 
     def run(self) -> None:
-        """Have the same objects found; what is in the way is told in one sentence."""
+        """Emit the search of the selected layer, or the fault that prevents it."""
         try:
             search = find_search(self._viewer, self._viewer.layers.selection.active)
         except SkipsegError as error:

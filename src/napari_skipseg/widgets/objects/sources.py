@@ -1,4 +1,4 @@
-"""In which layers objects can be found: results, probabilities and labels; and what there is of them to measure."""
+"""The layers in which objects can be found (results, probabilities, labels), and the images to measure."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 FOUND = "objects"
 """The role of a layer of objects."""
-LOOK = "objects preview"
-"""That of a look ahead."""
+PREVIEW = "objects preview"
+"""The role of a preview."""
 
 
 @dataclass(frozen=True, eq=False)
 class ProbabilitySource:
-    """A layer in which objects are found: its axes, the names of its classes, and whether these are labels.
+    """A layer in which objects are found: its axes, the names of its classes, and whether it holds labels.
 
-    name: of the image that it is of.
+    name: of its image.
     """
 
     layer: Layer
@@ -46,7 +46,7 @@ class ProbabilitySource:
 
     @property
     def has_padding(self) -> bool:
-        """Whether the segmentation that it came of left areas without tissue out."""
+        """Whether its segmentation left areas without tissue out."""
         return tells_of_padding(recipe_of_layer(self.layer))
 
     @property
@@ -55,41 +55,41 @@ class ProbabilitySource:
         return self.axes.replace("C", "")
 
     def length(self, axis: str) -> int:
-        """Return the length of an axis, 1 where there is none."""
+        """Return the length of an axis, 1 without it."""
         return int(data_of(self.layer).shape[self.axes.index(axis)]) if axis in self.axes else 1
 
     def thickness(self) -> float:
-        """Return how many times deeper than wide its voxels are, 1 where it has no slices."""
+        """Return how many times deeper than wide its voxels are, 1 if it has no slices."""
         (depth, height, width), _ = voxel_size_of(self.layer, self.axes)
         return depth / max(height, width) if self.length("Z") > 1 else 1.0
 
     def suggested(self, class_name: str) -> Method:
-        """Return how objects of a class, or else of the only one, are found best."""
+        """Return the method that suits a class; "" = the only class."""
         return suggest_method(self.class_names, class_name)
 
 
 def suggest_method(class_names: Sequence[str], class_name: str = "") -> Method:
-    """Return how objects of a class are found best: cells where it, or without one any that there is, is a boundary."""
+    """Return the method that suits a class: cells if it is a boundary. Without a class, any boundary counts."""
     asked = (class_name,) if class_name else class_names
     return "cells" if any(name in BOUNDARY_CLASSES for name in asked) else "components"
 
 
 def describe_source(viewer: ViewerModel, layer: Layer) -> ProbabilitySource:
-    """Return what a layer is to a search for objects."""
+    """Return a layer as the source of a search for objects."""
     from napari.layers import Labels
 
     axes, labels = axes_of(layer), isinstance(layer, Labels)
-    told = layer.metadata.get(KEY, {})
-    names = _class_names(layer, told, axes, labels)
-    image = image_of(str(told.get("source", "")))
+    ours = layer.metadata.get(KEY, {})
+    names = _class_names(layer, ours, axes, labels)
+    image = image_of(str(ours.get("source", "")))
     origin = next((other for other in viewer.layers if str(other.unique_id) == image), layer)
     return ProbabilitySource(without_wrapper(layer), axes, names, labels, origin.name)
 
 
 def stack_to_search(source: ProbabilitySource, depth: Depth = USUAL_DEPTH) -> Stack:
-    """Return the voxels of a source; those of a network's result as its files of such a depth hold them.
+    """Return the voxels of a source. Those of a network's result are quantised as in files of this depth.
 
-    So the same objects are found here, in a saved result and by a batch, label by label.
+    So the same objects, with the same labels, are found here, in a saved result and by a batch.
 
     Raises:
         SkipsegError: as `stack_of_layer`.
@@ -101,18 +101,18 @@ def stack_to_search(source: ProbabilitySource, depth: Depth = USUAL_DEPTH) -> St
 
 
 def recipe_of_layer(layer: Layer) -> dict[str, Any]:
-    """Return the recipe that a layer bears, empty where it bears none."""
+    """Return the recipe of a layer, empty if it has none."""
     return layer.metadata.get(KEY, {}).get("recipe") or {}
 
 
 def without_wrapper(value: Any) -> Any:
-    """Return what napari hands to plugins in a wrapper, made anew each time, as it is."""
+    """Return the object in a wrapper of napari: plugins get a new wrapper each time, so wrappers are never the same."""
     return getattr(value, "__wrapped__", value)
 
 
-def _class_names(layer: Layer, told: dict[str, Any], axes: str, labels: bool) -> tuple[str, ...]:
+def _class_names(layer: Layer, ours: dict[str, Any], axes: str, labels: bool) -> tuple[str, ...]:
     """Return the classes of a layer, in the order of its channels or of the values of its labels."""
-    role, classes = str(told.get("role", "")), tuple(map(str, (told.get("recipe") or {}).get("classes", ())))
+    role, classes = str(ours.get("role", "")), tuple(map(str, (ours.get("recipe") or {}).get("classes", ())))
     if role.startswith("probability "):
         return (role.removeprefix("probability "),)
     if "C" in axes and not (role or labels):
@@ -122,13 +122,13 @@ def _class_names(layer: Layer, told: dict[str, Any], axes: str, labels: bool) ->
 
 
 def find_sources(viewer: ViewerModel) -> list[Layer]:
-    """Return the layers in which objects can be found, those that are a probability or labels for certain first."""
+    """Return the layers in which objects can be found, certain ones (probabilities, labels) first."""
     layers = [layer for layer in reversed(viewer.layers) if _rank(layer) is not None]
     return sorted(layers, key=lambda layer: _rank(layer) or 0)
 
 
 def is_certain(layer: Layer) -> bool:
-    """Return whether a layer is a probability or labels, and not just numbers that could be one."""
+    """Return whether a layer is surely a probability or labels, not only numbers that could be one."""
     return _rank(layer) in (0, 1)
 
 
@@ -136,15 +136,19 @@ def _rank(layer: Layer) -> int | None:
     """Return 0 for a probability, 1 for labels, 2 for what could be a probability, None for anything else."""
     from napari.layers import Image, Labels
 
-    told = layer.metadata.get(KEY, {})
-    role = str(told.get("role", ""))
+    ours = layer.metadata.get(KEY, {})
+    role = str(ours.get("role", ""))
     if isinstance(layer, Labels):
-        return None if "corrections" in told or role in (FOUND, LOOK) or _holds_objects(layer) else 1
+        recipe = recipe_of_layer(layer)
+        is_of_objects = recipe.get("operation") == OBJECTS_OPERATION or (
+            "operation" in recipe and data_of(layer).dtype == OBJECTS_TYPE
+        )
+        return None if "corrections" in ours or role in (FOUND, PREVIEW) or is_of_objects else 1
     if not isinstance(layer, Image) or is_rgb(layer):
         return None
     if role:
         return 0 if role.startswith("probability") else None
-    if (told.get("recipe") or {}).get("classes"):
+    if (ours.get("recipe") or {}).get("classes"):
         return 0
     kind = np.dtype(data_of(layer).dtype).kind
     if kind == "f":
@@ -153,21 +157,12 @@ def _rank(layer: Layer) -> int | None:
     return 2 if kind in "bu" else None
 
 
-def _holds_objects(layer: Layer) -> bool:
-    """Return whether a layer shows what was found already and came from a file of ours."""
-    recipe = recipe_of_layer(layer)
-    return recipe.get("operation") == OBJECTS_OPERATION or (
-        "operation" in recipe and data_of(layer).dtype == OBJECTS_TYPE
-    )
-
-
 def result_layer(
     viewer: ViewerModel, results: Results, image: Image | None, options: ObjectOptions | None = None
 ) -> Layer | None:
-    """Return the probability that is on show of an image, None where there is none.
+    """Return the probability of an image that is on show, None if there is none.
 
-    Of several classes it is that of a boundary where there is one; with `options` of the class that these name, or of
-    the first one for what is no cells.
+    Of several classes it is the one that `options` name, or a boundary, or else the first one.
     """
     for shown in results.on_show(image):
         layers = [layer for layer in results_in(viewer, shown.source) if _rank(layer) == 0]
@@ -182,7 +177,7 @@ def result_layer(
 
 
 def find_measured(viewer: ViewerModel, source: ProbabilitySource) -> list[Layer]:
-    """Return the images whose grey values can be measured: of the same voxels, no results, the source's own first."""
+    """Return the images whose grey values can be measured: no results, of the same shape, the source's own first."""
     from napari.layers import Image
 
     origin = image_of(str(source.layer.metadata.get(KEY, {}).get("source", "")))

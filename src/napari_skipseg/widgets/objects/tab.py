@@ -1,4 +1,4 @@
-"""The Objects tab: objects of a probability or of labels, live on screen, then of the whole stack, and their table."""
+"""The Objects tab: finds objects in a probability or in labels, first on screen, then in the whole stack."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.options import SegmentRequest
 from napari_skipseg.jobs.messages import FindObjects
 from napari_skipseg.objects.files import describe_padding
+from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.correct.uncertain_regions import RegionHighlight
 from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
@@ -35,10 +36,10 @@ from napari_skipseg.widgets.objects.form import ObjectsForm
 from napari_skipseg.widgets.objects.layers import (
     LoadedObjects,
     ShownObjects,
-    follow_image,
     frame_of,
     iter_load,
     pick_label,
+    place_over_image,
     show_object,
     show_objects,
 )
@@ -57,6 +58,7 @@ from napari_skipseg.widgets.objects.sources import (
     without_wrapper,
 )
 from napari_skipseg.widgets.objects.table import ObjectsTable
+from napari_skipseg.widgets.segment.state import SegmentState
 from napari_skipseg.widgets.segment.tab import PRIMARY
 from napari_skipseg.wording import counted
 
@@ -64,23 +66,23 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
 
-    from napari_skipseg.widgets.segment.tab import SegmentTab
-
 
 _SETTLED = 120
-"""Milliseconds for which the view rests before it is looked at anew."""
+"""Milliseconds without a change of the view before the preview is updated."""
 
 
-class ObjectsBody(JobTab):
-    """Form, Preview, Find objects and Cancel, one line of how it went, the table, Save and Score."""
+class ObjectsOnShow(JobTab):
+    """The widgets of the tab, and the objects found so far: a layer, a table, saving and scoring."""
 
     def __init__(self, line: EngineLine, viewer: ViewerModel) -> None:
         super().__init__(line)
         self._viewer = viewer
-        self._make_widgets()
-        self._lay_out()
-
-    def _make_widgets(self) -> None:
+        self._shown: dict[str, ShownObjects] = {}
+        self._source: ProbabilitySource | None = None
+        self.mark = RegionHighlight(viewer)
+        self._marked: ShownObjects | None = None
+        self._selected: ShownObjects | None = None
+        self._tabled: ShownObjects | None = None
         self.form, self.look = ObjectsForm(), ObjectsPreview(self, self._viewer)
         self.preview, self.preview_note = QCheckBox("Preview on screen"), MessageLine()
         self.preview.setToolTip("Find the objects on screen again whenever a slider or the view moves")
@@ -93,6 +95,8 @@ class ObjectsBody(JobTab):
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(_SETTLED)
+        self._lay_out()
+        self.links.tie(viewer.layers.selection.events.active, self._on_layer_selected)
 
     def _lay_out(self) -> None:
         self.find_button.setStyleSheet(PRIMARY)
@@ -114,32 +118,14 @@ class ObjectsBody(JobTab):
         column.addWidget(self.score_box)
         column.addStretch(0)
 
-
-class ObjectsOnShow(ObjectsBody):
-    """The objects that were found so far: a layer, a row for each, and what can be made of them."""
-
-    def __init__(self, line: EngineLine, viewer: ViewerModel) -> None:
-        super().__init__(line, viewer)
-        self._shown: dict[str, ShownObjects] = {}
-        self._source: ProbabilitySource | None = None
-        self.mark = RegionHighlight(viewer)
-        self._marked: ShownObjects | None = None
-        self._selected: ShownObjects | None = None
-        self._tabled: ShownObjects | None = None
-        self.links.tie(viewer.layers.selection.events.active, self._follow_selection)
-
     def result(self) -> ShownObjects | None:
-        """Return the objects that are meant: those whose layer was selected last, else those of what is chosen.
-
-        None where there are none.
-        """
+        """Return the objects whose layer was selected last, else those of the chosen layer, None without any."""
         self._shown = {key: shown for key, shown in self._shown.items() if shown.layer in self._viewer.layers}
         if self._selected is not None and self._selected in self._shown.values():
             return self._selected
         return None if self._source is None else self._shown.get(str(self._source.layer.unique_id))
 
-    def _follow_selection(self, event: Any = None) -> None:
-        """Show the table of the objects whose layer is selected."""
+    def _on_layer_selected(self, event: Any = None) -> None:
         active = self._viewer.layers.selection.active
         chosen = next((shown for shown in self._shown.values() if without_wrapper(active) == shown.layer), None)
         if chosen is not None and chosen is not self.result():
@@ -147,7 +133,7 @@ class ObjectsOnShow(ObjectsBody):
             self.show_result()
 
     def show_result(self) -> None:
-        """Show the table of the objects that are meant now."""
+        """Show the table of `result`."""
         shown = self._tabled = self.result()
         if self._marked is not None and self._marked is not shown:
             self.unmark()
@@ -157,15 +143,10 @@ class ObjectsOnShow(ObjectsBody):
         self.score_box.scores.say("")
         self.check()
 
-    def forget_removed(self) -> None:
-        """Show another table where the objects of the present one are no longer there."""
-        if self._tabled is not None and self._tabled is not self.result():
-            self.show_result()
-
     def show_found(self, source: ProbabilitySource, loaded: LoadedObjects, compared: str = "") -> None:
-        """Show the objects of a source as a layer and a table. compared: with what was found before, a sentence."""
+        """Show the objects of a source as a layer and a table. compared: how they differ from before, in a sentence."""
         if source.layer not in self._viewer.layers:
-            self.tell(f"'{source.layer.name}' was removed meanwhile: its objects are not shown.")
+            self.show_message(f"'{source.layer.name}' was removed meanwhile: its objects are not shown.")
             return
         self.preview.setChecked(False)
         self.unmark()
@@ -173,19 +154,19 @@ class ObjectsOnShow(ObjectsBody):
         self._shown[str(source.layer.unique_id)] = self._selected = shown
         if pick_label not in shown.layer.mouse_drag_callbacks:
             shown.layer.mouse_drag_callbacks.append(pick_label)
-            self.links.tie(shown.layer.events.selected_label, self._follow_label)
+            self.links.tie(shown.layer.events.selected_label, self._on_label_selected)
         self._viewer.layers.selection.active = shown.layer
         self.show_result()
         count = loaded.found.count
-        self.tell(f"{counted(count, 'object')} found. {compared or 'Click a row to go to the object.'}")
+        self.show_message(f"{counted(count, 'object')} found. {compared or 'Click a row to go to the object.'}")
 
-    def _go_to(self, row: int) -> None:
+    def _on_row_chosen(self, row: int) -> None:
         shown = self.result()
         if shown is not None:
             show_object(self._viewer, shown, row)
             self._frame(shown, row)
 
-    def _follow_label(self, event: Any) -> None:
+    def _on_label_selected(self, event: Any) -> None:
         shown = self.result()
         if shown is not None and event.source == shown.layer:
             label = int(shown.layer.selected_label)
@@ -194,7 +175,7 @@ class ObjectsOnShow(ObjectsBody):
                 self._frame(shown, self.table.rows.row_at(place))
 
     def _frame(self, shown: ShownObjects, row: int) -> None:
-        """Draw a frame around an object, in the slice on screen; its layer stays the active one."""
+        """Draw a frame around an object in the slice on screen; its layer stays the active one."""
         if self._marked is not shown:
             self.unmark()
         self._marked = shown
@@ -202,36 +183,22 @@ class ObjectsOnShow(ObjectsBody):
         self._viewer.layers.selection.active = shown.layer
 
     def unmark(self) -> None:
-        """Take the frame around an object away."""
+        """Remove the frame around an object."""
         self._marked = None
         self.mark.hide()
 
-    def _check_mark(self) -> None:
-        """Take the frame away where its objects are not on show any longer."""
-        if self._marked is not None and self._marked is not self.result():
-            self.unmark()
-
-    def _follow_image(self) -> None:
-        self.unmark()
-        for shown in self._shown.values():
-            follow_image(shown)
-        if (shown_now := self.result()) is not None and not shown_now.is_measured_as_it_lies():
-            self.tell("The voxel size has changed: find the objects again to measure them with it.")
-
-    def _ask_file(self) -> None:
+    def save(self) -> None:
+        """Ask for a file, and write the objects on show and their measurements."""
         shown = self.result()
-        if shown is not None and (file := ask_file(self, shown.source.name)) is not None:
-            self.save(shown, file)
+        if shown is None or (file := ask_file(self, shown.source.name)) is None:
+            return
 
-    def save(self, shown: ShownObjects, file: Path) -> None:
-        """Write objects and their measurements, beside the window."""
-
-        def tell(files: list[Path]) -> None:
-            self.tell(f"Saved {' and '.join(each.name for each in files)} in {file.parent}.")
+        def on_saved(files: list[Path]) -> None:
+            self.show_message(f"Saved {' and '.join(each.name for each in files)} in {file.parent}.")
             named = ", ".join(each.name for each in files)
             pop_up(f"SkipSeg saved {named} in {file.parent}.", in_short(files))
 
-        self.start(partial(iter_save_objects, shown, file), "Saving objects", tell)
+        self.start(partial(iter_save_objects, shown, file), "Saving objects", on_saved)
 
     def score(self) -> None:
         """Score the objects on show against the chosen truth."""
@@ -244,94 +211,99 @@ class ObjectsOnShow(ObjectsBody):
             self.fail(str(error))
             return
 
-        def tell(scores: ObjectScores) -> None:
+        def on_scored(scores: ObjectScores) -> None:
             self.score_box.scores.say(scores.in_words())
 
-        self.start(partial(iter_score, found, true), "Scoring objects", tell)
+        self.start(partial(iter_score, found, true), "Scoring objects", on_scored)
 
 
 _NOTHING = Missing("Segment an image first, or choose a layer with a probability or labels.")
-_AT_WORK = "The Segment tab is running: wait until it has finished."
+_SEGMENTING = "The Segment tab is running: wait until it has finished."
 
 
 class ObjectsTab(ObjectsOnShow):
-    """Reads the form, looks ahead, finds the objects in the engine, and shows them as a layer and a table."""
+    """Reads the form, previews, finds the objects in the engine, and shows them as a layer and a table."""
 
-    def __init__(self, viewer: ViewerModel, engine: EngineLike, line: EngineLine, segment_tab: SegmentTab) -> None:
+    def __init__(self, viewer: ViewerModel, engine: EngineLike, line: EngineLine, segment: SegmentState) -> None:
         super().__init__(line, viewer)
-        self._engine, self._segment_tab = engine, segment_tab
+        self._engine, self._segment = engine, segment
         self._is_warm = False
         self._waiting: list[RepeatedObjectSearch] = []
         self.source_links = ConnectionGroup()
-        self._connect()
-
-    def _connect(self) -> None:
-        self.form.changed.connect(self._change)
-        self.form.moved.connect(self._choose_source)
+        self.form.changed.connect(self._on_options_changed)
+        self.form.moved.connect(self._on_layer_chosen)
         self.form.layer.opening.connect(self._offer)
-        self.preview.toggled.connect(self._toggle_preview)
-        self.look.told.connect(self._tell_look)
+        self.preview.toggled.connect(self._on_preview_toggled)
+        self.look.updated.connect(
+            lambda text, is_fault: self.preview_note.say(text, FAULT_COLOR if is_fault else "transparent")
+        )
         self.find_button.clicked.connect(self.find)
-        self.save_button.clicked.connect(self._ask_file)
-        self.table.chosen.connect(self._go_to)
+        self.save_button.clicked.connect(self.save)
+        self.table.chosen.connect(self._on_row_chosen)
         self.score_box.asked.connect(self.score)
         self.again_button.wanted.connect(self.search_again)
         self.again_button.failed.connect(self.fail)
-        self.finished.connect(self._go_on)
-        self._soon.timeout.connect(self._look)
-        self._segment_tab.finished.connect(self._take_result)
-        self._segment_tab.finished.connect(self._go_on)
-        self._segment_tab.form.changed.connect(self._check_seen)
-        self._segment_tab.form.placed.connect(self._follow_image)
-        self._segment_tab.form.placed.connect(self._look_soon)
+        self.finished.connect(self._start_waiting)
+        self._soon.timeout.connect(self._update_preview)
         layers, dims = self._viewer.layers.events, self._viewer.dims.events
         camera = getattr(self._viewer, "scene", self._viewer).camera.events
         for event in (layers.inserted, layers.removed):
-            self.links.tie(event, self._offer_seen)
+            self.links.tie(event, self._on_layers_changed)
         for event in (dims.current_step, dims.ndisplay, dims.order, camera.center, camera.zoom):
-            self.links.tie(event, self._look_soon)
+            self.links.tie(event, self._update_preview_soon)
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
-        """Offer what there is now; make ready what a search needs the first time."""
+        """Offer the layers that there are now; compile what a search needs the first time."""
         super().showEvent(event)
         self._offer()
         if not self._is_warm:
             self._is_warm = True
             start_work(self, iter_warm_up, "Preparing", lambda _: None, lambda _: None, lambda: None, is_quiet=True)
-        self._look_soon()
+        self._update_preview_soon()
 
     def hideEvent(self, event: QHideEvent) -> None:  # noqa: N802
-        """Look at nothing meanwhile."""
+        """Stop updating the preview."""
         super().hideEvent(event)
         self._soon.stop()
 
-    def _take_result(self, succeeded: bool) -> None:
-        """Take the result that has just come, where the user is not busy with something else."""
-        found = result_layer(self._viewer, self._segment_tab.results, self._segment_tab.form.read().layer)
+    def on_segmented(self, succeeded: bool) -> None:
+        """Choose the new result of the Segment tab, unless a search runs here; start a search that waited for it."""
+        found = self._result_of_segment()
         if succeeded and found is not None and not self.is_running:
             self._set_source(found)
-        self._check_seen()
-        self._look_soon()
+        self.check_if_shown()
+        self._update_preview_soon()
+        self._start_waiting()
 
-    def _offer_seen(self, event: Any = None) -> None:
+    def on_image_placed(self) -> None:
+        """Move the objects to where their image lies now."""
+        self.unmark()
+        for shown in self._shown.values():
+            place_over_image(shown)
+        if (shown_now := self.result()) is not None and not shown_now.is_measured_as_it_lies():
+            self.show_message("The voxel size has changed: find the objects again to measure them with it.")
+        self._update_preview_soon()
+
+    def _result_of_segment(self, options: ObjectOptions | None = None) -> Layer | None:
+        return result_layer(self._viewer, self._segment.results, self._segment.read().layer, options)
+
+    def _on_layers_changed(self, event: Any = None) -> None:
         if self.isVisible() or self._source is not None:
             self._offer()
-        self._check_mark()
-        self.forget_removed()
+        if self._tabled is not None and self._tabled is not self.result():
+            self.show_result()  # its layer was removed
 
     def _offer(self) -> None:
-        """Offer the layers there are; without a choice so far, the result on show or what else is one for certain."""
+        """Offer the layers; if none is chosen yet, choose the result on show, or a layer that is surely one."""
         layers = find_sources(self._viewer)
         chosen = None if self._source is None else self._source.layer
         if chosen not in layers:
-            result = result_layer(self._viewer, self._segment_tab.results, self._segment_tab.form.read().layer)
-            chosen = result or next((layer for layer in layers if is_certain(layer)), None)
+            chosen = self._result_of_segment() or next((layer for layer in layers if is_certain(layer)), None)
         self._set_source(chosen)
 
-    def _choose_source(self) -> None:
+    def _on_layer_chosen(self) -> None:
         self._set_source(self.form.layer.currentData())
-        self._check_mark()
-        self._look_soon()
+        self._update_preview_soon()
 
     def _set_source(self, layer: Layer | None) -> None:
         before = None if self._source is None else self._source.layer
@@ -340,11 +312,11 @@ class ObjectsTab(ObjectsOnShow):
         if before != layer:
             self.source_links.cut()
             if layer is not None:
-                self.source_links.tie(layer.events.data, self._look_soon)
+                self.source_links.tie(layer.events.data, self._update_preview_soon)
             self.look.stop()
             self.score_box.scores.say("")
-            self._told = ("", "")
-        self.form.blockSignals(True)  # the options are the same, and what was told stays
+            self._last_message = ("", "")
+        self.form.blockSignals(True)  # the options are the same, so the message stays
         self.form.show_source(source)
         self.form.blockSignals(False)
         self.form.offer_measured([] if source is None else find_measured(self._viewer, source))
@@ -352,35 +324,31 @@ class ObjectsTab(ObjectsOnShow):
         truth_of = source if shown is None else shown.source
         self.score_box.offer([] if truth_of is None else find_truths(self._viewer, truth_of))
         if before != layer:
-            self._look_soon()
+            self._update_preview_soon()
             self._selected = None
             self.show_result()
         self.check()
 
-    def _change(self) -> None:
+    def _on_options_changed(self) -> None:
         self.forget_and_check()
-        self._look()
+        self._update_preview()
 
-    def _toggle_preview(self, is_on: bool) -> None:
+    def _on_preview_toggled(self, is_on: bool) -> None:
         self.unmark()
         if is_on:
-            self._look()
+            self._update_preview()
         else:
             self.look.stop()
             self.preview_note.say("")
 
-    def _look_soon(self, event: Any = None) -> None:
+    def _update_preview_soon(self, event: Any = None) -> None:
         if self.preview.isChecked():
             self._soon.start()
 
-    def _look(self) -> None:
+    def _update_preview(self) -> None:
         source = self._source
-        if not self.preview.isChecked() or not self.isVisible() or source is None or self._fault():
-            return
-        self.look.follow(source, self.form.read())
-
-    def _tell_look(self, said: str, is_fault: bool) -> None:
-        self.preview_note.say(said, FAULT_COLOR if is_fault else "transparent")
+        if self.preview.isChecked() and self.isVisible() and source is not None and not self._fault():
+            self.look.update(source, self.form.read())
 
     def find(self) -> None:
         """Find the objects of the whole stack; the layer and the table appear when that is done."""
@@ -388,23 +356,23 @@ class ObjectsTab(ObjectsOnShow):
             self._find(RepeatedObjectSearch(self._source, self.form.read(), self.form.measured.currentData()))
 
     def find_again(self, request: SegmentRequest) -> None:
-        """Find objects in the Segment tab's result as the request of a recipe says, which asks for some."""
-        image, options = self._segment_tab.form.read().layer, request.objects
-        layer = result_layer(self._viewer, self._segment_tab.results, image, options)
+        """Find the objects that the request of a recipe asks for, in the result of the Segment tab."""
+        image, options = self._segment.read().layer, request.objects
+        layer = self._result_of_segment(options)
         if layer is None or options is None:
             self.fail("The probability is not open any longer: its objects were not found again.")
             return
         self.search_again(RepeatedObjectSearch(describe_source(self._viewer, layer), options, image, request.depth))
 
     def search_again(self, search: RepeatedObjectSearch) -> None:
-        """Find objects as once before, as soon as nothing else is at work; the form says it too."""
+        """Repeat a search as soon as no other job runs, and show its options in the form."""
         layer = search.source.layer
         self._waiting = [*(each for each in self._waiting if each.source.layer != layer), search]
-        self._go_on()
+        self._start_waiting()
 
-    def _go_on(self, succeeded: bool = True) -> None:
-        """Begin what waits, where nothing is at work."""
-        while self._waiting and not self.is_running and not self._segment_tab.is_running:
+    def _start_waiting(self, succeeded: bool = True) -> None:
+        """Start the next search that waits, if no job runs."""
+        while self._waiting and not self.is_running and not self._segment.is_running():
             search = self._waiting.pop(0)
             if search.source.layer not in self._viewer.layers:
                 self.fail(f"'{search.source.layer.name}' was removed meanwhile: its objects were not found again.")
@@ -427,8 +395,8 @@ class ObjectsTab(ObjectsOnShow):
         except SkipsegError as error:
             self.fail(str(error))
             return
-        told = recipe_of_layer(source.layer)
-        recipe = {"segmentation": told} if told else {}
+        segmentation = recipe_of_layer(source.layer)
+        recipe = {"segmentation": segmentation} if segmentation else {}
         request = FindObjects(
             probability=stack,
             class_names=tuple(source.class_names),
@@ -449,27 +417,28 @@ class ObjectsTab(ObjectsOnShow):
         self.start(work, f"Finding objects in {source.name}", show, waiting="waits for the search for objects")
 
     def _fault(self) -> str:
-        """Return why objects cannot be found, empty where they can."""
+        """Return why objects cannot be found, "" if they can."""
         source = self._source
         if source is None:
             return _NOTHING
         if 0 in data_of(source.layer).shape:
             return f"'{source.layer.name}' is empty: choose another layer."
-        return _AT_WORK if self._segment_tab.is_running else ""
+        return _SEGMENTING if self._segment.is_running() else ""
 
-    def _check_seen(self) -> None:
+    def check_if_shown(self) -> None:
+        """Check the choices, if this tab is on screen."""
         if self.isVisible():
             self.check()
 
     def check(self) -> None:
-        """Find objects is on when all is right and nothing runs; otherwise the line below says why."""
+        """Enable Find objects if all is right and nothing runs; otherwise the line below says why."""
         super().check()
         fault, shown, running = self._fault(), self.result(), self.is_running
         self.find_button.setEnabled(not fault and not running)
         set_hint(self.find_button, fault or "Find the objects of the whole stack, and measure them")
         self.preview.setEnabled(not fault)
-        self.again_button.follow()
-        self.again_button.setEnabled(not running and not self._segment_tab.is_running)
+        self.again_button.update_visible()
+        self.again_button.setEnabled(not running and not self._segment.is_running())
         self.table.setVisible(shown is not None)
         self.save_button.setVisible(shown is not None)
         self.save_button.setEnabled(not running)

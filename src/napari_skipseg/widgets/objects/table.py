@@ -1,4 +1,4 @@
-"""The table of objects: one row each, sortable by every measurement, quick with hundreds of thousands of them."""
+"""The table of objects: a row for each, sortable by every measurement, fast with hundreds of thousands of rows."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 from napari_skipseg.objects.table import ObjectTable
 
 _LOWEST = 190
-"""Pixels of the table; it takes what the tab has left."""
+"""Least height of the table in pixels; it takes the height that the tab has left."""
 _PADDING = 36
-"""Pixels beside the name of a column, for the arrow that says how the rows are sorted."""
+"""Pixels beside the name of a column, for the arrow of the sorted one."""
 SELECTED = "QTableView::item:selected { background-color: #3f66c8; color: white; }"
-"""That the row of an object stands out also while one works in the image."""
+"""The selected row stands out also while the image has the focus."""
 NOT_SHOWN = "bounding box"
-"""How columns begin that only the file and the layer's features have."""
+"""The first words of columns that only the file and the layer's features have."""
 _NO_PLACE = QModelIndex()
 
 
 class ObjectsModel(QAbstractTableModel):  # type: ignore[misc]
-    """Measurements in the order in which they are sorted; `rows` are those of the table, `places` those on show."""
+    """Measurements in sorted order. A row is one of the table of objects, a place one on screen."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,18 +85,18 @@ class ObjectsModel(QAbstractTableModel):  # type: ignore[misc]
         self.layoutChanged.emit()
 
     def row_at(self, place: int) -> int:
-        """Return the table's row that is on show at a place."""
+        """Return the row of the table of objects at a place on screen."""
         return int(self._order[place])
 
     def place_of(self, label: int) -> int | None:
-        """Return where an object is on show, None where it is not there."""
+        """Return the place of an object on screen, None if there is no such label."""
         labels = self._table.column("label") if "label" in self._table.names else np.empty(0, np.int64)
         row = int(np.searchsorted(labels, label))
         return int(self._place[row]) if row < len(labels) and labels[row] == label else None
 
 
 class ObjectsTable(QTableView):  # type: ignore[misc]
-    """The rows on screen. `chosen` is emitted with the table's row that the user went to."""
+    """The rows on screen. chosen: the user went to this row of the table of objects."""
 
     chosen = Signal(int)
 
@@ -118,7 +118,7 @@ class ObjectsTable(QTableView):  # type: ignore[misc]
         self.horizontalHeader().setDefaultAlignment(Qt.AlignmentFlag.AlignCenter)
         self.setStyleSheet(SELECTED)
         self.setSortingEnabled(True)
-        self.clicked.connect(self._choose)
+        self.clicked.connect(self._emit_chosen)
 
     def show_table(self, table: ObjectTable | None) -> None:
         """Show another table, sorted by label."""
@@ -130,16 +130,14 @@ class ObjectsTable(QTableView):  # type: ignore[misc]
             self.setColumnWidth(column, text.horizontalAdvance(name) + _PADDING)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
-        """Go to the object that the arrow keys lead to.
-
-        Only keys count: Qt makes the first row the current one when the table gets the focus by itself, such as from
-        a button that was switched off.
-        """
+        """Go to the object that an arrow key selects."""
+        # only keys count: Qt makes the first row the current one when the table gets the focus by itself, for example
+        # from a button that was disabled
         before = self.currentIndex().row()
         super().keyPressEvent(event)
         current = self.currentIndex()
         if current.isValid() and current.row() != before:
-            self._choose(current)
+            self._emit_chosen(current)
 
     def select_label(self, label: int) -> None:
         """Select the row of an object and show it; emits nothing."""
@@ -153,5 +151,5 @@ class ObjectsTable(QTableView):  # type: ignore[misc]
         self.scrollTo(self.rows.index(place, 0), QAbstractItemView.ScrollHint.PositionAtCenter)
         self.horizontalScrollBar().setValue(0)
 
-    def _choose(self, index: QModelIndex) -> None:
+    def _emit_chosen(self, index: QModelIndex) -> None:
         self.chosen.emit(self.rows.row_at(index.row()))

@@ -341,6 +341,11 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         choose_value(self.extent, "whole" if is_whole else "current")
         self.check()
 
+    def choose_model(self, name: str) -> None:
+        """Choose a model by its name."""
+        self.model.offer([(each, each) for each in find_models()], name)
+        self.check()
+
     def model_folder(self) -> Path:
         """Return the folder of the chosen model.
 

@@ -194,9 +194,9 @@ class SegmentTab(JobTab):
         if recipe is None or not succeeded or shown is None:
             return
         try:
-            self.tell(describe_repetition(recipe, shown.prediction.recipe))
+            self.show_message(describe_repetition(recipe, shown.prediction.recipe))
         except SkipsegError as error:
-            self.tell(str(error))
+            self.show_message(str(error))
             return
         if recipe.request.objects is not None:
             self.objects_requested.emit(recipe.request)
@@ -265,7 +265,7 @@ class SegmentTab(JobTab):
             self.done.say(said + WHOLE_IS_KEPT if is_beside else said)
             self.shares = dict(done.shares)
             if layer not in self._viewer.layers:
-                self.tell(f"'{layer.name}' was removed meanwhile; its result stays.")
+                self.show_message(f"'{layer.name}' was removed meanwhile; its result stays.")
 
         def stop() -> str:
             shown, said = filling.stop(float(self.form.threshold.value()))
@@ -321,8 +321,8 @@ class SegmentTab(JobTab):
         self.save_button.setToolTip(STOPPED_HINT if is_partial and not running else SAVE_HINT)
         self.again_button.update_visible()
         self.again_button.setEnabled(not running)
-        if self._told[0]:
-            self.message.say(*self._told)
+        if self._last_message[0]:
+            self.message.say(*self._last_message)
         elif faults:
             self.message.say_fault(faults[0])
         else:
@@ -351,7 +351,7 @@ class SegmentTab(JobTab):
             stack = stack_of_layer(layer, choices.axes, dict.fromkeys(cut, 0)) if cut else whole
             return self._engine.run(EstimateRun(stack, model.name, options, whole))
 
-        self.plan.follow(key, measure)
+        self.plan.update_for(key, measure)
 
     def _ask_what_to_save(self) -> None:
         choices, shown = self.form.read(), self.result()
@@ -372,7 +372,7 @@ class SegmentTab(JobTab):
 
         def on_saved(files: list[Path]) -> None:
             said = f"Saved {counted(len(files), 'file')}"
-            self.tell(f"{said} in {chosen.folder}.")
+            self.show_message(f"{said} in {chosen.folder}.")
             pop_up(f"SkipSeg saved {', '.join(file.name for file in files)} in {chosen.folder}.", said)
 
         self.start(partial(iter_save_results, shown.prediction, chosen, name, threshold), "Saving results", on_saved)
