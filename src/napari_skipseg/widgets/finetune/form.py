@@ -190,7 +190,7 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
 _FIRST = ("remember", "validate", "steps", "minutes", "learning_rate", "loss")
 _AFTER_AUGMENTATION = ("batch_norm", "seed")
 """Options in the order of the fold; those that are named nowhere follow in the order of their fields."""
-_ELSEWHERE = ("reach", "patch", "batch", "class_weight", "precision", "padding")
+_ELSEWHERE = ("reach", "axes", "patch", "batch", "class_weight", "precision", "padding")
 """Options that have a place of their own in the form, or none."""
 
 
