@@ -222,5 +222,5 @@ def test_a_result_is_looked_at_as_its_files_hold_it_and_nothing_else_is():
     np.testing.assert_array_equal(stack_to_search(theirs).data, values)
     part = {axis: slice(0, length) for axis, length in enumerate(values.shape)}
     np.testing.assert_array_equal(
-        prepare_search(PreviewRequest(mine, values, part, OPTIONS)).stack.data, to_uint8(values)
+        prepare_search(PreviewRequest(mine, values, part, OPTIONS)).image.stack.data, to_uint8(values)
     )
