@@ -98,7 +98,9 @@ def _run(app: typer.Typer, arguments: list[str], verbose: bool) -> NoReturn:
         code = STOPPED
     except Exception as error:
         if hasattr(error, "format_message"):  # a wrong command line; typer keeps the class of these to itself
-            fail(f"{error.format_message().rstrip('.')}. See `{_help_of(error)}`.", 2, verbose)
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "napari-skipseg"
+            fail(f"{error.format_message().rstrip('.')}. See `{command} --help`.", 2, verbose)
         fail(f"Something unexpected went wrong ({type(error).__name__}: {error}).", show_traceback=verbose)
     if code == STOPPED:
         fail(MESSAGE, STOPPED)
@@ -287,12 +289,6 @@ def print_or_write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _help_of(error: Exception) -> str:
-    """Return the command that explains the command line that `error` is about."""
-    context = getattr(error, "ctx", None)
-    return f"{context.command_path if context else 'napari-skipseg'} --help"
 
 
 class _SafeConsole(Console):

@@ -36,11 +36,11 @@ from napari_skipseg.inference.recipes.recipe import (
     Recipe,
     RecipeInput,
     describe_input,
+    dict_to_json,
     recipe_differences,
     recipe_from_dict,
     recipe_from_json,
     recipe_to_dict,
-    recipe_to_json,
 )
 from napari_skipseg.inference.recipes.repeat import iter_repeat, pin_backend, prepare_repeat
 from napari_skipseg.inference.saving import save_prediction
@@ -49,6 +49,12 @@ from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.model import Model, read_model, write_model
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
+
+
+def recipe_to_json(recipe: Recipe) -> str:
+    """The text of a recipe's file."""
+    return dict_to_json(recipe_to_dict(recipe))
+
 
 RNG = np.random.default_rng(11)
 CELLS = RNG.integers(0, 256, (2, 60, 70)).astype(np.uint8)

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from queue import Empty
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -152,10 +152,13 @@ class _Batch:
         if isinstance(news, Progress):
             return ThreadMessage(task.entry, self._moved(task, task.entry, news))
         if news["reply"] == "outcome":
-            return self._ended(task.entry, FileOutcome(news["state"], _record_of(news["record"])))
+            return self._ended(task.entry, FileOutcome(news["state"], _adapter().validate_python(news["record"])))
         if news["reply"] in ("begun", "segmented"):
             kind: Literal["block", "objects"] = "block" if news["reply"] == "begun" else "objects"
-            return self._share_out(task.entry, _Large(news["units"], deque(news.get("levels", ())), kind))
+            large = _Large(news["units"], deque(news.get("levels", ())), kind)
+            self._larges[task.entry] = large
+            self._ready.extend(large.cut(task.entry, self._desk.workers))
+            return ThreadMessage(task.entry, large.progress)
         if news["reply"] == "filled":
             return self._filled(task, task.entry)
         if news["reply"] == "failed" and task.kind in IN_BLOCKS and task.tries + 1 < MOST_TRIES:
@@ -186,11 +189,6 @@ class _Batch:
             return progress
         large.reached[task.units] = max(progress.done, large.reached.get(task.units, 0))
         return large.progress
-
-    def _share_out(self, entry: BatchInput, large: _Large) -> ThreadMessage:
-        self._larges[entry] = large
-        self._ready.extend(large.cut(entry, self._desk.workers))
-        return ThreadMessage(entry, large.progress)
 
     def _filled(self, task: DaskTask, entry: BatchInput) -> ThreadMessage | None:
         large = self._larges.get(entry)
@@ -229,7 +227,3 @@ class _Batch:
 @cache
 def _adapter() -> TypeAdapter[FileRecord]:
     return TypeAdapter(FileRecord)
-
-
-def _record_of(values: dict[str, Any]) -> FileRecord:
-    return _adapter().validate_python(values)

@@ -74,7 +74,9 @@ def iter_batch(
         SkipsegError: there are no inputs or no model, the output may not lie there, another run holds it, it cannot be
             written, or the disk is full.
     """
-    start, runner = time.monotonic(), runner or _runner(settings)
+    start = time.monotonic()
+    if runner is None:
+        runner = iter_cluster if settings.workers or settings.scheduler else iter_lanes
     found = find_inputs(settings)
     check_truth_folder(settings, len(found.entries))
     place = place_of_run(settings)
@@ -102,10 +104,6 @@ def iter_batch(
         write_summary(summary, rows, place)
         write_report(report, rows, place, settings, seconds)
     return BatchResult(place.path, summary, report, rows, found.others, found.ours, seconds)
-
-
-def _runner(settings: BatchSettings) -> Runner:
-    return iter_cluster if settings.workers or settings.scheduler else iter_lanes
 
 
 def _given_chance(place: RunPlace, entries: Sequence[BatchInput]) -> Sequence[BatchInput]:

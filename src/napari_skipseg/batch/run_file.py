@@ -68,7 +68,9 @@ def draw_thumbnail(stack: Stack, probability: Path, channel: int) -> bytes:
     Raises:
         SkipsegError: one of them cannot be read.
     """
-    grey = _stretched(_middle(stack.channel(min(channel, stack.length("C") - 1)))[0])
+    values = _middle(stack.channel(min(channel, stack.length("C") - 1)))[0]
+    low, high = np.percentile(values, (1, 99))
+    grey = 255 * np.clip((values - low) / max(high - low, 1e-9), 0, 1)
     found = read_stack(probability)
     shares = _middle(found) / (255 if np.dtype(found.data.dtype).kind in "ui" else 1)
     picture = np.repeat(grey[..., None], 3, axis=-1)
@@ -101,12 +103,6 @@ def _middle(stack: Stack) -> NDArray[np.float32]:
         return blocks[:, ::step, ::step]
     means: NDArray[np.float32] = blocks.reshape(len(blocks), height, step, width, step).mean(axis=(2, 4))
     return means
-
-
-def _stretched(values: NDArray[Any]) -> NDArray[np.float32]:
-    low, high = np.percentile(values, (1, 99))
-    stretched: NDArray[np.float32] = (255 * np.clip((values - low) / max(high - low, 1e-9), 0, 1)).astype(np.float32)
-    return stretched
 
 
 def iter_objects(
@@ -184,7 +180,13 @@ def segment_file(
     try:
         if begun is not None and not still_holds(begun, place.path, entry.file):
             if is_of_another(begun, place.path, entry.file):
-                return FileOutcome("failed", _refused(begun, entry))
+                reason = (
+                    f"The results of another image of this name lie there ('{begun.file}'): choose another output "
+                    "folder."
+                )
+                # not written: the record that is there belongs to the other image
+                refused = FileRecord(entry.file, entry.relative, entry.name, "failed", reason=reason)
+                return FileOutcome("failed", refused)
             begun = None
         if begun is not None:
             entry = entry._replace(name=begun.name)  # a file that came since may have changed what it would be called
@@ -201,12 +203,6 @@ def segment_file(
     record = replace(record, ended=datetime.now().astimezone().isoformat(timespec="seconds"))
     write_file_record(place.record(entry), record, place.path)
     return FileOutcome("done" if record.state == "done" else "failed", record)
-
-
-def _refused(begun: FileRecord, entry: BatchInput) -> FileRecord:
-    """Return the record, which is not to be kept, of a file that would write over the results of another image."""
-    reason = f"The results of another image of this name lie there ('{begun.file}'): choose another output folder."
-    return FileRecord(entry.file, entry.relative, entry.name, "failed", reason=reason)
 
 
 def _failed(entry: BatchInput, place: RunPlace, error: Exception) -> FileRecord:

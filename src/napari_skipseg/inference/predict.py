@@ -135,10 +135,17 @@ def iter_prepare(
     asks = probes is not None or not (is_known or preview)
     device = choose_device(options.device if pinned is None else pinned["device"])
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
-    choice = _choice(model, device, options, pinned)
+    if pinned is None:
+        choice, precision = best_choice(model, device, options), None
+    else:
+        choice = TileChoice(pinned["side"], pinned["batch"], 0, "as this run was begun")
+        precision = pinned.get("precision")
+    if precision not in ("f32", best_precision(device.name).name):
+        precision = None  # it cannot be had here
     grid = _grid(stack, model, seen, lengths, choice, preview)
-    fit, how = grid.tiles.size, _pinned_precision(device, pinned)
-    passes = choose_passes(model, device, fit, options, backend_maker, batch=choice.batch, precision=how)
+    passes = choose_passes(
+        model, device, grid.tiles.size, options, backend_maker, batch=choice.batch, precision=precision
+    )
     by_axis = dict(zip(seen, lengths, strict=True))
     prober = PatchProber(stack, model, device, backend_maker, by_axis) if asks and greys.asks_network else None
     ready = None if options.samples else (grid, passes.backend)
@@ -314,22 +321,10 @@ def check_fits(stack: Stack, model: Model, options: SegmentOptions | None = None
     return "ZYX"
 
 
-def _choice(model: Model, device: Device, options: SegmentOptions, pinned: Mapping[str, Any] | None) -> TileChoice:
-    if pinned is not None:
-        return TileChoice(pinned["side"], pinned["batch"], 0, "as this run was begun")
-    return best_choice(model, device, options)
-
-
 def best_choice(model: Model, device: Device, options: SegmentOptions, share: MemoryShare = WHOLE_MEMORY) -> TileChoice:
     """Return the tile for what would compute on `device`, in this process's share of its memory."""
     precision = fastest_precision(device, openvino=not options.samples).name
     return choose_tile(model, device, precision, options.tile, options.planes, share)
-
-
-def _pinned_precision(device: Device, pinned: Mapping[str, Any] | None) -> str | None:
-    """Return the precision that a run of samples was begun with if it can be had here, else None."""
-    wanted = None if pinned is None else pinned.get("precision")
-    return wanted if wanted in ("f32", best_precision(device.name).name) else None
 
 
 def _grid(

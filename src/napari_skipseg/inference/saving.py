@@ -93,6 +93,7 @@ def write_tiff(path: Path, saved: SavedArray, synced: bool = True) -> None:
     Raises:
         FileError: it cannot be written.
     """
+    inputs = saved.recipe.get("inputs")
     write_ome_tiff(
         path,
         saved.data,
@@ -100,14 +101,8 @@ def write_tiff(path: Path, saved: SavedArray, synced: bool = True) -> None:
         channel_names=saved.class_names,
         description=saved.recipe,
         synced=synced,
-        title=_title_in(saved.recipe),
+        title=str(inputs[0].get("title", "")) if inputs else "",
     )
-
-
-def _title_in(recipe: Mapping[str, Any]) -> str:
-    """Return what the file of the segmented image called it, such as "Pos1"; "" if it had no name."""
-    inputs: Any = recipe.get("inputs") or ({},)
-    return str(inputs[0].get("title", ""))
 
 
 def write_zarr(path: Path, saved: SavedArray) -> None:

@@ -128,7 +128,9 @@ def result_pieces(
         elif result.name == BINARY:
             values = labels_of(probability, threshold)[None]
         elif result.name == UNCERTAINTY:
-            values = _emptied(keep_pixels(grid, unit, _present(output.uncertainty)[number]), padding)
+            if output.uncertainty is None:
+                raise ValueError("these passes give no uncertainty")
+            values = _emptied(keep_pixels(grid, unit, output.uncertainty[number]), padding)
         else:
             stride = result.stride[-1]
             values = keep_map_pixels(grid, unit, output.attentions[result.level - 1][number], stride)[None]
@@ -147,12 +149,6 @@ def _piece(result: ResultArray, grid: TileGrid, unit: TileUnit, values: NDArray[
     if "C" not in result.axes:
         return ResultPiece(result.name, region, values[0].reshape(lengths))
     return ResultPiece(result.name, (slice(0, len(values)), *region), values.reshape(len(values), *lengths))
-
-
-def _present(values: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    if values is None:
-        raise ValueError("these passes give no uncertainty")
-    return values
 
 
 RESULTS_IN_MEMORY = 256 * 2**20

@@ -139,11 +139,6 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     return {**_HEAD, **values.pop("request"), **values}
 
 
-def recipe_to_json(recipe: Recipe) -> str:
-    """Return `recipe` as readable JSON; `recipe_from_json` gives the same value back."""
-    return dict_to_json(recipe_to_dict(recipe))
-
-
 def dict_to_json(values: Mapping[str, Any]) -> str:
     """Return what `recipe_to_dict` gives as readable JSON that UTF-8 can hold, whatever bytes a file's name is of."""
     text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"

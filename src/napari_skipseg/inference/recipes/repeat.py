@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,22 +75,15 @@ def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> R
             f"The grey values of '{recipe.inputs[1].name}' are not measured, as that is the image of another "
             "probability: use the command objects with --image for them."
         )
-    source = _same(stack, recipe) if is_same else _other(stack, recipe)
+    if is_same:  # the segmentation that the probability came of says whether there is padding
+        known = recipe.segmentation or (stack.file and read_recipe(stack.file)) or {}
+        tissue = read_tissue(stack.file, stack, known) if recipe.labels and stack.file else None
+        source = ClassImage(stack, recipe.class_names, recipe.labels, tells_of_padding(known), tissue)
+    else:
+        read = read_probability(stack.file) if stack.file else ClassImage(stack, (), recipe.labels)
+        source = replace(read, stack=stack, class_names=read.class_names or recipe.class_names)
     segmentation = recipe.segmentation if is_same else None
     return RepeatedSearch(ObjectsRequest(source, recipe.objects, image, recipe.form, segmentation), tuple(warnings))
-
-
-def _same(stack: Stack, recipe: ObjectsRecipe) -> ClassImage:
-    """Return the recipe's probability; the segmentation that it came of says whether there is padding."""
-    told = recipe.segmentation or (stack.file and read_recipe(stack.file)) or {}
-    tissue = read_tissue(stack.file, stack, told) if recipe.labels and stack.file else None
-    return ClassImage(stack, recipe.class_names, recipe.labels, tells_of_padding(told), tissue)
-
-
-def _other(stack: Stack, recipe: ObjectsRecipe) -> ClassImage:
-    """Return another probability: its classes as its file says them, else the recipe's."""
-    told = read_probability(stack.file) if stack.file else ClassImage(stack, (), recipe.labels)
-    return replace(told, stack=stack, class_names=told.class_names or recipe.class_names)
 
 
 def iter_repeat_objects(repeat: RepeatedSearch, folder: Path, name: str = "") -> Generator[Progress, None, list[Path]]:
@@ -221,7 +214,10 @@ def pin_backend(recipe: Recipe, is_same: bool) -> tuple[dict[str, Any], list[str
             "may differ."
         )
         pinned = {name: value for name, value in pinned.items() if name not in ("backend", "precision")}
-    return pinned, [*_differences(recipe, device), *warnings]
+    if recipe.notes:
+        failed = f"In the run of the recipe something failed midway, so that the bytes may differ: {recipe.notes[-1]}"
+        warnings.insert(0, failed)
+    return pinned, [*version_warning(recipe.versions, versions() | driving_versions(device.name)), *warnings]
 
 
 def _can_compute(recipe: Recipe, device: Device) -> bool:
@@ -229,9 +225,3 @@ def _can_compute(recipe: Recipe, device: Device) -> bool:
     if recipe.backend == OpenVINOBackend.name:
         return has_openvino() and recipe.precision in ("f32", openvino_backend.compiled_precision().name)
     return recipe.backend == TorchBackend.name and recipe.precision in ("f32", best_precision(device.name).name)
-
-
-def _differences(recipe: Recipe, device: Device) -> Iterator[str]:
-    yield from version_warning(recipe.versions, versions() | driving_versions(device.name))
-    if recipe.notes:
-        yield f"In the run of the recipe something failed midway, so that the bytes may differ: {recipe.notes[-1]}"
