@@ -18,7 +18,7 @@ AMD_DEVICE = Path("/dev/kfd")
 
 @dataclass(frozen=True)
 class NvidiaGpu:
-    """A GPU as `nvidia-smi` tells of it. memory: in MiB. capability: such as (8, 6); (0, 0) if an old driver hides it.
+    """A GPU as `nvidia-smi` reports it. memory: in MiB. capability: such as (8, 6); (0, 0) if an old driver hides it.
 
     cuda: the newest CUDA that the driver runs, such as (12, 4); (0, 0) if it is not known.
     """

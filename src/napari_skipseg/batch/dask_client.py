@@ -84,7 +84,7 @@ def open_cluster(settings: BatchSettings) -> Iterator[DaskCluster]:
 
 
 def share_cores(workers: int) -> tuple[tuple[int, ...], ...]:
-    """Return for each worker the cores that it computes on; where there are fewer than workers, they share them."""
+    """Return for each worker the cores that it computes on; if there are fewer than workers, they share them."""
     own = cores()
     if workers >= len(own):
         return tuple((own[number % len(own)],) for number in range(workers))
@@ -104,7 +104,7 @@ def _connect(address: str, distributed: Any) -> Client:
 
 
 def _knock(address: str) -> None:
-    """Raise where nobody listens: a client of Dask that found nobody leaves threads behind."""
+    """Raise if nobody listens: a client of Dask that found nobody leaves threads behind."""
     place = urlsplit(address if "://" in address else f"tcp://{address}")
     if place.hostname is None or place.port is None:
         raise ValueError("an address has a host and a port")

@@ -36,7 +36,7 @@ def iter_cluster(
 ) -> Generator[ThreadMessage | None, None, None]:
     """Yield what is new of the files that are `waiting`, as `threads.iter_lanes` does; workers of a cluster do them.
 
-    A worker that dies has its file gone on with by another. Closed, it stops each file at its next tile.
+    A worker that dies has its file continued by another. Closed, it stops each file at its next tile.
 
     Raises:
         SkipsegError: there is no such cluster, it goes away, a worker cannot help, or nothing can be written any more.
@@ -69,7 +69,7 @@ def _iter_settle(desk: TaskSubmitter) -> Generator[ThreadMessage | None, None, N
 
 
 def _what_lacks(desk: TaskSubmitter) -> ThreadMessage | None:
-    """Return what is said where a cluster has no workers, None where it has."""
+    """Return what is said where a cluster has no workers, None if it has."""
     lacking = desk.lacking()
     return waiting_for(lacking) if lacking else None
 

@@ -33,7 +33,7 @@ COUNTED = 2.0
 STOPPING = 20.0
 """Seconds in which workers have to come to the end of a tile when the batch is stopped."""
 LACKING = 5.0
-"""Seconds without any worker after which that is told."""
+"""Seconds without any worker after which that is reported."""
 READY = "running"
 
 
@@ -54,7 +54,7 @@ class DaskTask:
 
 
 class DaskReply(NamedTuple):
-    """What came of a task: news of how far it is, or in the end the worker's answer."""
+    """The result of a task: news of how far it is, or in the end the worker's answer."""
 
     task: DaskTask
     news: Progress | dict[str, Any]
@@ -62,7 +62,7 @@ class DaskReply(NamedTuple):
 
 @dataclass
 class TaskSubmitter:
-    """Gives tasks of one batch to a cluster and hears of them."""
+    """Gives tasks of one batch to a cluster and receives their results."""
 
     cluster: DaskCluster
     settings: BatchSettings
@@ -91,12 +91,12 @@ class TaskSubmitter:
 
     @property
     def workers(self) -> int:
-        """How many workers there are, 1 where there are none yet."""
+        """How many workers there are, 1 if there are none yet."""
         self._count()
         return max(1, self._workers)
 
     def lacking(self) -> str:
-        """Return what is waited for where there have been no workers for some seconds; else ""."""
+        """Return what is waited for if there have been no workers for some seconds; else ""."""
         self._count()
         if time.monotonic() - self._seen < LACKING:
             return ""
@@ -124,11 +124,11 @@ class TaskSubmitter:
         future.add_done_callback(lambda done: self._news.put((ticket, done)))
 
     def hear(self, seconds: float) -> DaskReply | None:
-        """Return what is new of a task, None where it is not one of ours any more; wait so long.
+        """Return what is new of a task, None if it is not one of ours any more; wait so long.
 
         Raises:
             Empty: nothing is new.
-            SkipsegError: the cluster is gone, or a worker says why the batch cannot go on.
+            SkipsegError: the cluster is gone, or a worker says why the batch cannot continue.
         """
         if self.cluster.client.status != READY:
             raise self.cluster.gone()

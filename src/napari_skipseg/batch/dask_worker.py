@@ -60,7 +60,7 @@ def read_model_files(folder: Path) -> tuple[bytes, bytes]:
 
 
 def hash_of_model_files(folder: Path) -> str:
-    """Return the SHA-256 of a model's description, which names that of its weights; "" where there is none."""
+    """Return the SHA-256 of a model's description, which names that of its weights; "" if there is none."""
     try:
         return hashlib.sha256((folder / DESCRIPTION_FILE).read_bytes()).hexdigest()
     except OSError:
@@ -69,7 +69,7 @@ def hash_of_model_files(folder: Path) -> str:
 
 def find_received_model(name: str, sha256: str) -> Path | None:
     """Return the folder of the model whose description has this hash: that called `name`, one that was sent, or any of
-    this machine's; None where it has no such model."""
+    this machine's; None if it has no such model."""
     try:
         named = [locate_model(name)]
     except SkipsegError:
@@ -134,7 +134,7 @@ class UnfitError(SkipsegError):
 
 
 class WorkerEngine(NetworkRunner):
-    """An engine that computes with what the run was settled on, where this machine would choose otherwise.
+    """An engine that computes with what the run was settled on, if this machine would choose differently.
 
     settled: a backend's name and its precision; None: what this machine chooses is to be settled on. share: of this
     machine's memory, as other workers are here too.
@@ -209,7 +209,7 @@ def settings_of_task(asked: dict[str, Any]) -> tuple[BatchSettings, RunPlace]:
 def runner_of_task(
     asked: dict[str, Any], settings: BatchSettings, place: RunPlace, share: MemoryShare
 ) -> WorkerEngine | None:
-    """Return this process's engine for a run, made for its first task; None where the model is not here.
+    """Return this process's engine for a run, made for its first task; None if the model is not here.
 
     Raises:
         SkipsegError: as `WorkerEngine`.
@@ -239,7 +239,7 @@ def take_cores(name: str, shares: list[list[int]]) -> None:
 
 
 def use_threads(count: int) -> None:
-    """Compute with so many threads: Dask gives a worker's libraries one, whatever it is told."""
+    """Compute with so many threads: Dask gives a worker's libraries one, whatever its options say."""
     if not _settled.is_set():
         import torch
 
@@ -252,7 +252,7 @@ _EVERY = 0.2
 _AT_WORK = ("running", "paused", "closing_gracefully")
 """What Dask says of a worker whose results somebody waits for."""
 SHARED: dict[str, tuple[type, ...]] = {"begin": (TileWritten, BlockSearch), "segment": (BlockSearch,), "file": ()}
-"""What a task leaves to be shared out, by the progress that tells of it."""
+"""What a task leaves to be shared out, by the progress that reports it."""
 _PATIENCE = 90.0
 """Seconds for which a file is waited for that another process, given up by the cluster, may still hold."""
 
@@ -387,7 +387,7 @@ def _file(
 def _follow(
     work: Generator[Progress, None, FileOutcome], post: ProgressReporter, shared: tuple[type, ...]
 ) -> FileOutcome | Progress | None:
-    """Return what became of a file, or what is to be shared out first; None where it is not wanted any more."""
+    """Return what became of a file, or what is to be shared out first; None if it is not wanted any more."""
     while post.is_wanted:
         try:
             progress = next(work)

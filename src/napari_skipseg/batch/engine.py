@@ -96,7 +96,7 @@ class NetworkRunner:
                 self._changed.notify_all()
 
     def backend(self, model: Model, device: Device, shape: tuple[int, ...], pinned: BackendChoice | None) -> Backend:
-        """Return a backend, a kept one where there is one in which none had to take over from another."""
+        """Return a backend, a kept one if there is one in which none had to take over from another."""
         from napari_skipseg.inference.backends.choose import make_backend
         from napari_skipseg.inference.backends.fallback import notes_of
 

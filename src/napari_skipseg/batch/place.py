@@ -54,7 +54,7 @@ class RunPlace:
 
     @contextlib.contextmanager
     def held(self, settings: BatchSettings) -> Iterator[None]:
-        """Hold the folder, made where it is missing, with `settings` in it; one that stays empty goes again.
+        """Hold the folder, made if it is missing, with `settings` in it; one that stays empty goes again.
 
         Raises:
             FileError: another run holds it, or nothing can be written.

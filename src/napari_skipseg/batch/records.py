@@ -34,7 +34,7 @@ class FileRecord:
     """What became of the input `file`, which lay at `relative` within the inputs, and whose results are called `name`.
 
     state: "segmented" = objects and scores are still due. input, truth: what the files were, by `images.identity`;
-    None where that could not be said. outputs: in the order in which they are told of. seconds: by part. shape, axes,
+    None if that could not be said. outputs: in the order in which they are reported. seconds: by part. shape, axes,
     bytes: of the image, as it is in memory. findings: about the image, as in its recipe. voxel_size: in words, "" =
     not known. remarks: on its voxels, a sentence each. objects, mean_size, size_unit: how many were found, and how
     large they are. reason: why it failed. note: what else is to be said, such as why there are no scores.
@@ -78,7 +78,7 @@ def _adapter() -> TypeAdapter[FileRecord]:
 
 
 def write_file_record(path: Path, record: FileRecord, folder: Path) -> None:
-    """Write down what became of a file, whose results are in the run's `folder`. Its thumbnail is on disk before.
+    """Record what became of a file, whose results are in the run's `folder`. Its thumbnail is on disk before.
 
     Raises:
         FileError: it cannot be written.
@@ -88,7 +88,7 @@ def write_file_record(path: Path, record: FileRecord, folder: Path) -> None:
 
 
 def read_file_record(path: Path) -> FileRecord | None:
-    """Return what became of a file, None where that is not known, or not to be read."""
+    """Return what became of a file, None if that is not known, or not to be read."""
     try:
         values = json.loads(path.read_bytes())
         if not isinstance(values, dict) or values.pop("format_version", None) != _FORMAT_VERSION:
@@ -113,7 +113,7 @@ def is_of_another(record: FileRecord, folder: Path, file: str) -> bool:
 
 
 def is_known_input(file: str) -> dict[str, Any] | None:
-    """Return what tells a file from a changed one, None where it cannot be read."""
+    """Return what distinguishes a file from a changed one, None if it cannot be read."""
     with contextlib.suppress(SkipsegError, OSError):
         found: dict[str, Any] = json.loads(json.dumps(fingerprint(file)))
         return found

@@ -49,7 +49,7 @@ def read_sizes(table: Path) -> ObjectSizes:
 
 
 def describe_voxels(stack: Stack) -> str:
-    """Return the voxel size of an image along its axes of space, such as "50 × 4 × 4 nm"; "" where it is not known."""
+    """Return the voxel size of an image along its axes of space, such as "50 × 4 × 4 nm"; "" if it is not known."""
     if not stack.space.has_size:
         return ""
     sides = [stack.space.size_along(axis) for axis in stack.space.spatial_axes]

@@ -64,8 +64,8 @@ def iter_batch(
     """Yield `BatchOpened`, then `FileChanged` whenever a row changes; return what became of all files.
 
     Every file of the inputs becomes results in the run's folder, OUT/<model>-<hash of the recipe>/, and a failure a
-    reason. What is done with the same recipe is skipped; what was stopped or killed goes on at its next tile. Close it
-    to stop; send a `Retry` to have failed files done again while it runs.
+    reason. What is done with the same recipe is skipped; what was stopped or killed continues at its next tile. Close
+    it to stop; send a `Retry` to have failed files done again while it runs.
 
     retry: only what failed the last time is done. runner: what works on the files; None = what the settings say. only:
     the files to do, by their names in the table, whatever became of them before; None = all.

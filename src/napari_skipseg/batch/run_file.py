@@ -111,7 +111,7 @@ def iter_objects(
     """Yield while objects are found in our file `probability`, and measured in it and in `image`; return the files.
 
     These are `<name>_objects.tif` (or .ome.zarr) with the recipe, and `<name>_objects.csv`, beside the probability;
-    both appear when both are whole. Stopped or killed, it goes on after the last block that was found.
+    both appear when both are whole. Stopped or killed, it continues after the last block that was found.
 
     Raises:
         SkipsegError: there is no such class, or nothing can be written.
@@ -126,7 +126,7 @@ def iter_objects(
 def iter_blocks_of_objects(
     probability: Path, class_names: Sequence[str], options: ObjectOptions, name: str, form: Format, numbers: range
 ) -> Generator[Progress, None, None]:
-    """Yield while blocks of these numbers are found, for `iter_objects` to go on with: it was begun and stopped.
+    """Yield while blocks of these numbers are found, for `iter_objects` to continue with: it was begun and stopped.
 
     Raises:
         SkipsegError: as `iter_objects`.
@@ -169,7 +169,7 @@ def segment_file(
 ) -> Generator[Progress, Focus | None, FileOutcome]:
     """Yield while a file is segmented, its objects are found and it is scored; return what became of it.
 
-    Whatever is wrong with the file becomes the reason in its record. Closed or killed, the same call goes on from its
+    Whatever is wrong with the file becomes the reason in its record. Closed or killed, the same call continues from its
     last tile.
 
     Raises:
@@ -251,7 +251,7 @@ def iter_blocks_of_file(
     settings: BatchSettings, entry: BatchInput, place: RunPlace, engine: NetworkRunner, numbers: range
 ) -> Generator[Progress, None, None]:
     """Yield while blocks of these numbers are looked at for objects, in a file that is segmented; `segment_file` was
-    closed when it began with that, and goes on from there.
+    closed when it began with that, and continues from there.
 
     Raises:
         SkipsegError: it is not segmented any more, or nothing can be written.
@@ -349,7 +349,7 @@ def _is_outdated(place: RunPlace, entry: BatchInput, before: dict[str, Any] | No
 
 
 def _unfinished(place: RunPlace, entry: BatchInput) -> Path:
-    """Return what tells of a run of the file that was begun."""
+    """Return the facts of a run of the file that was begun."""
     return place.results(entry) / f"{entry.name}{UNFINISHED}" / "run.json"
 
 
@@ -360,7 +360,7 @@ def _result_of(file: Path, entry: BatchInput) -> str:
 
 
 def _picture(stack: Stack, probability: Path, settings: BatchSettings, entry: BatchInput, place: RunPlace) -> str:
-    """Return where the thumbnail lies within the run's folder, "" where none could be drawn."""
+    """Return where the thumbnail lies within the run's folder, "" if none could be drawn."""
     try:
         content = draw_thumbnail(stack, probability, settings.request.options.channel or 0)
     except (SkipsegError, ValueError, MemoryError):

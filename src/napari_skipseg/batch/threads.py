@@ -20,7 +20,7 @@ from napari_skipseg.progress import Progress
 LANES = 2
 """Files at work: one has the network, the other one is prepared for it or written after it."""
 THREADS_WAKE = 0.1
-"""Seconds after which the caller is asked at the latest whether it goes on."""
+"""Seconds after which the caller is asked at the latest whether it continues."""
 
 
 class ThreadMessage(NamedTuple):
@@ -38,9 +38,9 @@ def waiting_for(what: str) -> ThreadMessage:
 def iter_lanes(
     settings: BatchSettings, waiting: deque[BatchInput], place: RunPlace
 ) -> Generator[ThreadMessage | None, None, None]:
-    """Yield what is new of the files that are `waiting`, None where nothing is, until there are none and all are done.
+    """Yield what is new of the files that are `waiting`, None if nothing is, until there are none and all are done.
 
-    Files may be put there meanwhile. Closed, it stops each file at its next tile, from where it goes on another time.
+    Files may be put there meanwhile. Closed, it stops each file at its next tile, from where it continues another time.
 
     Raises:
         SkipsegError: the model cannot be had, or nothing can be written any more.

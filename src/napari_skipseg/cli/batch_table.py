@@ -1,4 +1,4 @@
-"""A batch in a terminal: a table that lives while it runs, or a line a file where there is no terminal."""
+"""A batch in a terminal: a table that lives while it runs, or a line for each file without a terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PER_SECOND = 5
 
 
 def show_batch(work: Generator[Progress, Any, BatchResult]) -> BatchResult:
-    """Return the result of `work`, shown on stderr while it goes on; Ctrl-C stops it at its next tile."""
+    """Return the result of `work`, shown on stderr while it proceeds; Ctrl-C stops it at its next tile."""
     console = on_stderr()
     shown = _LiveTable() if console.is_terminal else _Lines(console)
 

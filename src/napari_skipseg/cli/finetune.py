@@ -101,7 +101,7 @@ def _note(lesson: TrainingSummary) -> None:
 
 
 def _iter_noted(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress, None, Finetuned]:
-    """Yield and return what `work` does, in words that leave room for the time left; say once where it goes on."""
+    """Yield and return what `work` does, in words that leave room for the time left; say once where it continues."""
     from napari_skipseg.training.progress import without_losses
 
     begun = False

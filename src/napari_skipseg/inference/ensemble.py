@@ -273,7 +273,7 @@ def iter_average(passes: Sequence[Callable[[], TileOutput]]) -> Generator[None, 
 def symmetries(average: int, dimensions: int) -> tuple[Symmetry, ...]:
     """Return `average` (1, 4 or 8) ways to see a tile, the tile as it is first.
 
-    4 mirror Y and X. 8 are all of the square in 2D, and mirror Z too in 3D, where Z is often sampled otherwise.
+    4 mirror Y and X. 8 are all of the square in 2D, and mirror Z too in 3D, where Z is often sampled differently.
     """
     mirrors = (Y, X, Z) if average == 8 and dimensions == 3 else (Y, X) if average > 1 else ()
     turns = (False, True) if average == 8 and dimensions == 2 else (False,)

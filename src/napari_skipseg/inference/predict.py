@@ -187,7 +187,7 @@ def _iter_found(
     probes: Pixels | None,
     inverted: bool,
 ) -> Generator[Progress, Focus | None, _Found]:
-    """Yield `ImageFindings` if something was found, after the network was asked where there is a `prober`; return
+    """Yield `ImageFindings` if something was found, after the network was asked if there is a `prober`; return
     that.
     """
     verdict: Verdict = ""
@@ -264,7 +264,7 @@ def iter_fill(
 
 
 def _note_faults(run: Run) -> str:
-    """Return what to say where one backend failed and the next took its place; the recipe says it too."""
+    """Return what to say if one backend failed and the next took its place; the recipe says it too."""
     notes = [note for backend in run.passes.backends for note in notes_of(backend)]
     if not notes:
         return ""

@@ -49,7 +49,7 @@ def save_prediction(
     form: Format = "tiff",
     results: Collection[str] | None = None,
 ) -> list[Path]:
-    """Return the files written to `folder`: probability, binary, uncertainty and attention maps where there are any.
+    """Return the files written to `folder`: probability, binary, uncertainty and attention maps if there are any.
 
     They begin with `name`, the stack's. Files of those names are replaced; TIFF files all appear when the last one is
     whole, OME-Zarr stores one by one. The recipe lies beside them as `<name>_recipe.json`.
@@ -170,7 +170,7 @@ def check_length(folder: Path, name: str, endings: Iterable[str]) -> None:
 
 
 def check_replaceable(targets: Iterable[Path], form: Format) -> None:
-    """Raise where one of the results would take the place of something that bears no recipe of ours.
+    """Raise if one of the results would take the place of something that bears no recipe of ours.
 
     Raises:
         FileError: it would, or what lies there cannot be read.

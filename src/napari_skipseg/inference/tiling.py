@@ -159,7 +159,7 @@ MOST_READ = 2**25
 class TilePixels(NamedTuple):
     """What a network sees of a tile: pixels (C, *space) in standard units.
 
-    padding: how much of each pixel is padding, in [0, 1], (1, *space); None where there is none.
+    padding: how much of each pixel is padding, in [0, 1], (1, *space); None if there is none.
     """
 
     pixels: Pixels

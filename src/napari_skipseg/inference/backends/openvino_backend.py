@@ -103,7 +103,7 @@ def _convert(model: Model, shape: tuple[int, ...]) -> Any:
 
 
 def _read(key: str, options: dict[str, str]) -> Any:
-    """Return the compiled network kept under `key`, or None where there is none that loads."""
+    """Return the compiled network kept under `key`, or None if there is none that loads."""
     content = compiled.read_compiled(key)
     if content is not None:
         with contextlib.suppress(RuntimeError):

@@ -62,7 +62,7 @@ def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> R
     """Return what a recipe says, ready to be run. given: another probability than the recipe's.
 
     Raises:
-        SkipsegError: an image is gone or another one now.
+        SkipsegError: an image is gone or has changed.
     """
     warnings = version_warning(recipe.versions, versions())
     is_same = given is None or identify(given) == recipe.inputs[0].sha256
@@ -87,7 +87,7 @@ def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> R
 
 
 def iter_repeat_objects(repeat: RepeatedSearch, folder: Path, name: str = "") -> Generator[Progress, None, list[Path]]:
-    """Yield as the search goes on; return the files written to `folder`. name: as in `ObjectsRequest`.
+    """Yield as the search proceeds; return the files written to `folder`. name: as in `ObjectsRequest`.
 
     Raises:
         SkipsegError: as `iter_objects_to_folder`; results of another recipe lie there.
@@ -101,7 +101,7 @@ def iter_repeat_objects(repeat: RepeatedSearch, folder: Path, name: str = "") ->
 
 
 AGAIN = "again"
-"""The folder beside a recipe that its results go to where none is named."""
+"""The folder beside a recipe that its results go to if none is named."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def prepare_repeat(
 ) -> RepeatedRun | RepeatedSearch:
     """Return what a recipe says, of a segmentation or of objects, ready to be run.
 
-    image: another one than the recipe's. near: the folder that the recipe lies in. model: where its model lies, if not
-    among those that are known.
+    image: a different one from the recipe's. near: the folder that the recipe lies in. model: where its model lies, if
+    not among those that are known.
 
     Raises:
         SkipsegError: model or image are gone or others now.
@@ -152,7 +152,7 @@ def prepare_repeat(
 def iter_repeat(
     repeat: RepeatedRun | RepeatedSearch, folder: Path, restart: bool = False, name: str = ""
 ) -> Generator[Progress, Focus | None, list[Path]]:
-    """Yield as the run goes on; return the files written to `folder`. name: what they are called, "" = as the image.
+    """Yield as the run proceeds; return the files written to `folder`. name: what they are called, "" = as the image.
 
     Raises:
         SkipsegError: as `iter_segment`, or as `iter_objects_to_folder`; results of another recipe lie there.
