@@ -36,7 +36,7 @@ from napari_skipseg import durable
 from napari_skipseg.batch import run_file as entry_module
 from napari_skipseg.batch.engine import DeviceTurn
 from napari_skipseg.batch.inputs import BatchInput
-from napari_skipseg.batch.remarks import NO_SIZE
+from napari_skipseg.batch.records import NO_SIZE
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import BatchSettings, batch_settings_from_json, batch_settings_to_json
 from napari_skipseg.batch.table import BatchOpened, BatchWaits, FileChanged, Retry

@@ -20,12 +20,12 @@ import torch
 from identity import make_model
 from pretended_gpu import GIBIBYTE, PretendedGpu, pretended_gpu
 
+from napari_skipseg import devices
 from napari_skipseg.device_faults import fault_kind
 from napari_skipseg.devices import Device, has_openvino
 from napari_skipseg.errors import ModelError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference import memory_share
 from napari_skipseg.inference.backends import choose, compiled, fallback, halving
 from napari_skipseg.inference.backends.choose import make_backend
 from napari_skipseg.inference.backends.fallback import FallbackBackend, notes_of
@@ -558,7 +558,7 @@ def test_where_the_gpu_is_lost_the_cpu_goes_on(options: str) -> None:
 @pytest.mark.parametrize("options", ["plain", "samples"])
 def test_the_cpu_that_takes_over_takes_a_tile_of_its_own(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"cuda": 24 * GIBIBYTE, "cpu": 2 * GIBIBYTE}
-    monkeypatch.setattr(memory_share, "free_memory", free.__getitem__)
+    monkeypatch.setattr(devices, "free_memory", free.__getitem__)
     monkeypatch.setattr(choose, "has_openvino", lambda: False)
     seen: list[tuple[int, ...]] = []
     values = np.random.default_rng(1).integers(0, 256, (1, 400, 400)).astype(np.uint8)

@@ -26,11 +26,10 @@ from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.run_file import FileOutcome, iter_blocks_of_file, segment_file
 from napari_skipseg.batch.settings import BatchSettings, batch_settings_from_json
 from napari_skipseg.batch.threads import LANES
-from napari_skipseg.devices import Device, best_precision, choose_device, has_openvino, versions
+from napari_skipseg.devices import Device, MemoryShare, best_precision, choose_device, has_openvino, versions
 from napari_skipseg.durable import draft_folder, make_folders, put_files, replace, sync_folder
 from napari_skipseg.errors import ModelError, SkipsegError
 from napari_skipseg.images.faults import file_errors_as
-from napari_skipseg.inference.memory_share import MemoryShare
 from napari_skipseg.inference.options import SegmentRequest
 from napari_skipseg.inference.prediction import TileWritten
 from napari_skipseg.locks import is_held

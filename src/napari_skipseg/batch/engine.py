@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from napari_skipseg.batch.crash_guard import CrashGuard, GuardedFile, StoppedError
 from napari_skipseg.batch.place import RunPlace, write_run_text
-from napari_skipseg.devices import Device, choose_device
+from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare, choose_device
 from napari_skipseg.errors import ModelError
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.memory_share import WHOLE_MEMORY, MemoryShare
 from napari_skipseg.inference.options import SegmentOptions, SegmentRequest
 from napari_skipseg.models.catalog import locate_model
 

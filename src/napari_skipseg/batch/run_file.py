@@ -24,14 +24,16 @@ from napari_skipseg.batch.inputs import UNFINISHED, BatchInput, read_input
 from napari_skipseg.batch.place import RunPlace, write_bytes
 from napari_skipseg.batch.records import (
     FileRecord,
+    describe_voxels,
     is_known_input,
     is_of_another,
     outputs_of,
     read_file_record,
+    read_sizes,
+    remarks_on,
     still_holds,
     write_file_record,
 )
-from napari_skipseg.batch.remarks import describe_voxels, read_sizes, remarks_on
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.truths import find_truth, score_result
 from napari_skipseg.errors import FileError, SkipsegError

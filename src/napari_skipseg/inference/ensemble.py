@@ -13,16 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from napari_skipseg.devices import Device
+from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare
 from napari_skipseg.errors import InputError
 from napari_skipseg.inference.backends.choose import BackendMaker, choose_torch
-from napari_skipseg.inference.backends.device_average import FIRST_AXIS, slice_batches
 from napari_skipseg.inference.backends.fallback import FallbackBackend
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
-from napari_skipseg.inference.backends.views import Draw, NetworkView, Symmetry, X, Y, Z
+from napari_skipseg.inference.backends.views import FIRST_AXIS, Draw, NetworkView, Symmetry, X, Y, Z, slice_batches
 from napari_skipseg.inference.memory import SLICES
-from napari_skipseg.inference.memory_share import WHOLE_MEMORY, MemoryShare
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.model import Model
 

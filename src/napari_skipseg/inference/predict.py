@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.devices import Device, best_precision, choose_device, versions
+from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare, best_precision, choose_device, versions
 from napari_skipseg.errors import InputError
 from napari_skipseg.gpus import driving_versions
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization, normalization_from
@@ -24,7 +24,6 @@ from napari_skipseg.inference.certainty import PatchProber, Verdict, describe_ve
 from napari_skipseg.inference.ensemble import Passes, choose_passes, dropout_rate
 from napari_skipseg.inference.guards import SLICES_SEED, iter_measure_for
 from napari_skipseg.inference.memory import TileChoice, choose_tile
-from napari_skipseg.inference.memory_share import WHOLE_MEMORY, MemoryShare
 from napari_skipseg.inference.options import SegmentOptions, SegmentRequest
 from napari_skipseg.inference.pipeline import Pipeline, PipelinePace
 from napari_skipseg.inference.prediction import AttentionMap, Focus, Prediction, ResultsOpened

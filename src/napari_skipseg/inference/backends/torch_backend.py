@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from napari_skipseg.devices import Device, best_precision
 from napari_skipseg.errors import ModelError
-from napari_skipseg.inference.backends.device_average import iter_planes_of, iter_views
 from napari_skipseg.inference.backends.folding import BATCH_NORM, ready_for_inference
 from napari_skipseg.inference.backends.interface import Pixels, TileOutput
-from napari_skipseg.inference.backends.views import NetworkView
+from napari_skipseg.inference.backends.views import NetworkView, iter_planes_of, iter_views
 from napari_skipseg.models.model import Model
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
