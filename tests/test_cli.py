@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from command_line import Ran, runner
+from command_line import Command, Ran, runner
 from numpy.typing import NDArray
 from safetensors import safe_open
 
@@ -82,24 +82,9 @@ def run(library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     return run
 
 
-def start(library: Path, *arguments: object) -> subprocess.Popen[str]:
+def start(library: Path, *arguments: object) -> Command:
     """Start the command line in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "napari_skipseg.cli", *map(str, arguments)],
-        env=os.environ | {MODELS_VARIABLE: str(library), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=None if os.name == "nt" else _heed_interrupts,
-    )
-
-
-_answer_signal = signal.signal  # which `run` has do nothing
-
-
-def _heed_interrupts() -> None:
-    """A job that a script starts in the background ignores Ctrl-C, and so would its children."""
-    _answer_signal(signal.SIGINT, signal.SIG_DFL)
+    return Command(*arguments, **{MODELS_VARIABLE: str(library)})
 
 
 def own_lines(err: str) -> list[str]:
@@ -107,7 +92,7 @@ def own_lines(err: str) -> list[str]:
     return [line for line in err.splitlines() if not line.startswith(("hwloc/", NO_SIZE))]
 
 
-def wait_for(seen: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(seen: Callable[[], bool], process: Command) -> None:
     deadline = time.monotonic() + 240
     while not seen():
         assert process.poll() is None, process.communicate()
@@ -524,10 +509,11 @@ def test_another_run_that_lies_there_gets_one_sentence(run: Run, image: Path, tm
 
 
 def test_a_fresh_process_does_the_same(tmp_path: Path, library: Path, image: Path) -> None:
-    process = start(library, "segment", image, tmp_path / "out", "--model", "tiny", "--device", "cpu")
-    out, err = process.communicate(timeout=240)
-    assert (process.returncode, own_lines(err)) == (0, [])
-    assert [Path(line).name for line in out.splitlines()] == ["cells_probability.tif", "cells_binary.tif"]
+    command = [sys.executable, "-m", "napari_skipseg.cli", "segment", image, tmp_path / "out", "--model", "tiny"]
+    environment = os.environ | {MODELS_VARIABLE: str(library)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert (ended.returncode, own_lines(ended.stderr)) == (0, [])
+    assert [Path(line).name for line in ended.stdout.splitlines()] == ["cells_probability.tif", "cells_binary.tif"]
 
 
 # ------------------------------------------------------------------------------------------- networks, models, doctor
