@@ -508,13 +508,13 @@ def test_the_gpu_segments_in_the_precision_of_its_generation_and_the_recipe_name
 def test_overflow_goes_on_in_f32_on_the_gpu(
     options: str, capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    see = TorchBackend._see
+    see = TorchBackend._forward
 
     def overflow(self: TorchBackend, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         probability, *maps = see(self, images)
         return (probability * torch.nan if self.precision != "f32" else probability, *maps)
 
-    monkeypatch.setattr(TorchBackend, "_see", overflow)
+    monkeypatch.setattr(TorchBackend, "_forward", overflow)
     with pretended_gpu(capability=capability):
         found = predict(options)
     assert (found.recipe["device"], found.recipe["backend"], found.recipe["precision"]) == ("cuda", "torch", "f32")

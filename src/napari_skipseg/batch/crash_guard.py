@@ -159,7 +159,7 @@ def note_of(place: RunPlace, entry: BatchInput) -> CrashNote:
         return CrashNote(changed=changed)
 
 
-def give_chance(place: RunPlace, entry: BatchInput) -> None:
+def allow_reopening(place: RunPlace, entry: BatchInput) -> None:
     """Have a file opened once more that was left out.
 
     Raises:
@@ -171,7 +171,7 @@ def give_chance(place: RunPlace, entry: BatchInput) -> None:
 
 
 @contextlib.contextmanager
-def crashes_told(place: RunPlace) -> Iterator[None]:
+def crash_reports(place: RunPlace) -> Iterator[None]:
     """Have the system write into the run's folder where this process crashes, if it does, and nobody else asked for it.
 
     Raises:
@@ -190,7 +190,7 @@ def crashes_told(place: RunPlace) -> Iterator[None]:
             Path(handle.name).unlink(missing_ok=True)
 
 
-def tell_crashes(place: RunPlace) -> None:
+def report_crashes(place: RunPlace) -> None:
     """Have the system write into the run's folder where this process crashes, from now on; for a worker.
 
     Raises:

@@ -45,20 +45,20 @@ def iter_cluster(
     with open_cluster(settings) as cluster:
         desk = TaskSubmitter(cluster, settings, place)
         try:
-            yield from _iter_settle(desk)
+            yield from _iter_choose_backend(desk)
             yield from _Batch(desk, waiting).iter_work()
         finally:
             desk.stop()
             clear_crashes(place)
 
 
-def _iter_settle(desk: TaskSubmitter) -> Generator[ThreadMessage | None, None, None]:
+def _iter_choose_backend(desk: TaskSubmitter) -> Generator[ThreadMessage | None, None, None]:
     """Yield until one worker has settled what all of them compute with, and on which tile."""
     yield waiting_for("waiting for a worker to start the network")
-    desk.give(DaskTask("settle"))
+    desk.submit(DaskTask("settle"))
     while desk.computes is None:
         try:
-            reply = desk.hear(THREADS_WAKE)
+            reply = desk.next_reply(THREADS_WAKE)
         except Empty:
             yield _what_lacks(desk)
             continue
@@ -118,34 +118,34 @@ class _Batch:
     def iter_work(self) -> Generator[ThreadMessage | None, None, None]:
         """Yield news until nothing waits and all is done."""
         while True:
-            self._give()
+            self._submit_tasks()
             if not self._desk.working:
                 return
             try:
-                reply = self._desk.hear(THREADS_WAKE)
+                reply = self._desk.next_reply(THREADS_WAKE)
             except Empty:
                 yield _what_lacks(self._desk)
                 continue
-            message = None if reply is None else self._follow(reply)
+            message = None if reply is None else self._on_reply(reply)
             if message is not None:
                 yield message
 
-    def _give(self) -> None:
+    def _submit_tasks(self) -> None:
         """Give out as many tasks as keep the workers busy, or one of those that are done alone."""
         if any(task.alone for task in self._desk.working.values()):
             return
         room = (1 if self._desk.settings.request.options.samples else LANES) * self._desk.workers
         while len(self._desk.working) < room and (self._ready or self._waiting):
             if self._ready:
-                self._desk.give(self._ready.popleft())
+                self._desk.submit(self._ready.popleft())
                 continue
             entry = self._waiting.popleft()
             is_large = blocks.is_large(self._desk.settings, entry)
-            self._desk.give(DaskTask("begin" if is_large else "file", entry))
+            self._desk.submit(DaskTask("begin" if is_large else "file", entry))
         if self._aside and not self._desk.working:
-            self._desk.give(self._aside.popleft())
+            self._desk.submit(self._aside.popleft())
 
-    def _follow(self, reply: DaskReply) -> ThreadMessage | None:
+    def _on_reply(self, reply: DaskReply) -> ThreadMessage | None:
         task, news = reply
         if task.entry is None:
             return None
@@ -200,10 +200,10 @@ class _Batch:
         large.left -= 1
         message = ThreadMessage(entry, large.progress)
         if not large.left:
-            self._go_on(entry, large)
+            self._submit_next_level(entry, large)
         return message
 
-    def _go_on(self, entry: BatchInput, large: _Large) -> None:
+    def _submit_next_level(self, entry: BatchInput, large: _Large) -> None:
         """Have the next level made, of which each part needs all of the one before; or what follows, by one worker."""
         if not large.levels:
             self._ready.append(DaskTask("file" if large.kind == "objects" else "segment", entry))

@@ -113,7 +113,7 @@ class TaskSubmitter:
         if self._workers:
             self._seen, self._begun = now, True
 
-    def give(self, task: DaskTask) -> None:
+    def submit(self, task: DaskTask) -> None:
         """Have a worker do a task; one that dies is done again by another."""
         self._given += 1
         ticket = self._given
@@ -123,7 +123,7 @@ class TaskSubmitter:
         self.working[ticket], self._futures[ticket] = task, future
         future.add_done_callback(lambda done: self._news.put((ticket, done)))
 
-    def hear(self, seconds: float) -> DaskReply | None:
+    def next_reply(self, seconds: float) -> DaskReply | None:
         """Return what is new of a task, None if it is not one of ours any more; wait so long.
 
         Raises:
@@ -144,7 +144,7 @@ class TaskSubmitter:
             raise EngineError(answered["reason"])
         if answered["reply"] == "no model":
             self._send_model(answered["address"])
-            self.give(task)
+            self.submit(task)
             return None
         return DaskReply(task, answered)
 

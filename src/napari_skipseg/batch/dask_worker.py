@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_skipseg.batch.blocks import count_parts, iter_block, iter_level
-from napari_skipseg.batch.crash_guard import fault_of_folder, reason_of, tell_crashes
+from napari_skipseg.batch.crash_guard import fault_of_folder, reason_of, report_crashes
 from napari_skipseg.batch.engine import NetworkRunner
 from napari_skipseg.batch.inputs import SETTINGS_FILE, UNFINISHED, BatchInput
 from napari_skipseg.batch.place import RunPlace
@@ -96,11 +96,11 @@ def store_received_model(description: bytes, weights: bytes) -> str:
             files = {DESCRIPTION_FILE: description, WEIGHTS_FILE: weights}
             put_files(draft / folder.name, files)
             read_weights(draft / folder.name, read_description(draft / folder.name))
-            _put(draft / folder.name, folder, sha256)
+            _publish(draft / folder.name, folder, sha256)
     return str(folder)
 
 
-def _put(draft: Path, folder: Path, sha256: str) -> None:
+def _publish(draft: Path, folder: Path, sha256: str) -> None:
     """Rename `draft`; another worker of this machine may have been quicker."""
     try:
         replace(draft, folder)
@@ -220,7 +220,7 @@ def runner_of_task(
             if folder is None:
                 return None
             request = dataclasses.replace(settings.request, model=str(folder))
-            tell_crashes(place)
+            report_crashes(place)
             _engines[key] = WorkerEngine(request, place, asked["computes"], share)
             while len(_engines) > _KEPT:
                 _engines.popitem(last=False)
@@ -308,7 +308,7 @@ class ProgressReporter:
         state = self._worker.state.tasks.get(self._key)
         return state is not None and state.state != "cancelled" and self._worker.status.name in _AT_WORK
 
-    def tell(self, progress: Progress) -> None:
+    def send(self, progress: Progress) -> None:
         """Send news, unless the last ones are quite new."""
         now = time.monotonic()
         if now - self._last >= _EVERY:
@@ -373,7 +373,7 @@ def _file(
     """Segment a file, or leave it as a batch does that is stopped, where it comes to what is `shared` out."""
     _await_others(place, entry, post)
     with contextlib.closing(segment_file(settings, entry, place, engine)) as work:
-        came = _follow(work, post, shared)
+        came = _run_task(work, post, shared)
     if isinstance(came, FileOutcome):
         return {"reply": "outcome", "state": came.state, "record": dataclasses.asdict(came.record)}
     if came is None or not post.is_wanted:
@@ -383,7 +383,7 @@ def _file(
     return {"reply": "begun", **count_parts(settings, entry, place, engine)._asdict()}
 
 
-def _follow(
+def _run_task(
     work: Generator[Progress, None, FileOutcome], post: ProgressReporter, shared: tuple[type, ...]
 ) -> FileOutcome | Progress | None:
     """Return what became of a file, or what is to be shared out first; None if it is not wanted any more."""
@@ -393,7 +393,7 @@ def _follow(
         except StopIteration as stop:
             outcome: FileOutcome = stop.value
             return outcome
-        post.tell(progress)
+        post.send(progress)
         if isinstance(progress, shared) and progress.done < progress.total:
             return progress
     return None
@@ -404,7 +404,7 @@ def _fill(filling: Generator[Progress, None, None], place: RunPlace, post: Progr
     try:
         with contextlib.closing(filling) as work:
             for progress in work:
-                post.tell(progress)
+                post.send(progress)
                 if not post.is_wanted:
                     return {"reply": "stopped"}
     except Exception as error:

@@ -87,7 +87,7 @@ class NetworkRunner:
                 raise StoppedError("The batch was stopped: start it again to go on.")
             self._holder = turn
 
-    def give_back(self, turn: DeviceTurn) -> None:
+    def release(self, turn: DeviceTurn) -> None:
         """Let another file have the network."""
         with self._changed:
             if self._holder is turn:
@@ -159,7 +159,7 @@ class DeviceTurn:
 
     def end(self) -> None:
         """Let another file have the network: this one needs it no more."""
-        self._engine.give_back(self)
+        self._engine.release(self)
 
 
 class WaitingBackend:

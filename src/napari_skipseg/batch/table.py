@@ -123,9 +123,9 @@ class ProgressTable:
         for entry in entries:
             record = read_file_record(self._place.record(entry))
             if record is not None and record.state != "segmented":
-                self.told(FileOutcome("skipped" if record.state == "done" else "failed", record), entry)
+                self.on_message(FileOutcome("skipped" if record.state == "done" else "failed", record), entry)
 
-    def told(self, news: Progress | FileOutcome | None, entry: BatchInput | None = None) -> Progress:
+    def on_message(self, news: Progress | FileOutcome | None, entry: BatchInput | None = None) -> Progress:
         """Note what is new of a file, and return what to say of it; None: nothing is new."""
         if entry is None and isinstance(news, Progress):
             self._waits = news.message
@@ -136,12 +136,12 @@ class ProgressTable:
         self._waits = ""
         return self._finished(entry, news) if isinstance(news, FileOutcome) else self._moved(entry, news)
 
-    def is_meant(self, entry: BatchInput, command: Retry) -> bool:
+    def is_selected(self, entry: BatchInput, command: Retry) -> bool:
         """Return whether a file failed and is to be done again."""
         named = not command.relatives or entry.relative in command.relatives
         return named and self.rows[entry.relative].state == "failed"
 
-    def waits(self, entry: BatchInput) -> FileChanged:
+    def queue_again(self, entry: BatchInput) -> FileChanged:
         """Note that a file is to be done again."""
         self._begun.pop(entry.relative, None)
         self._speed.forget(entry.relative)

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
-from napari_skipseg.batch.crash_guard import StoppedError, crashes_told
+from napari_skipseg.batch.crash_guard import StoppedError, crash_reports
 from napari_skipseg.batch.engine import NetworkRunner
 from napari_skipseg.batch.inputs import BatchInput
 from napari_skipseg.batch.place import RunPlace
@@ -45,7 +45,7 @@ def iter_lanes(
     Raises:
         SkipsegError: the model cannot be had, or nothing can be written any more.
     """
-    with crashes_told(place):
+    with crash_reports(place):
         yield from _iter_lanes(settings, waiting, place)
 
 
@@ -107,13 +107,13 @@ class _Lane(threading.Thread):
                     self.idle.set()
                     self.stopped.wait(THREADS_WAKE / 10)
                     continue
-                self._follow(entry)
+                self._run_file(entry)
         except StoppedError:
             return
         except Exception as error:
             self._news.put(error)
 
-    def _follow(self, entry: BatchInput) -> None:
+    def _run_file(self, entry: BatchInput) -> None:
         work = segment_file(self._settings, entry, self._place, self._engine)
         with contextlib.closing(work):
             while not self.stopped.is_set():

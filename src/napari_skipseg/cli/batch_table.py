@@ -52,15 +52,15 @@ class _Lines:
 
     def show(self, progress: Progress) -> None:
         if isinstance(progress, BatchWaits):
-            self._say(progress.message, progress.message)
+            self._print(progress.message, progress.message)
         elif isinstance(progress, FileChanged) and progress.row.state == "running":
             row = progress.row
             whole = f"{progress.message}{about_left(progress.seconds_left)}"
             at_work = f"{whole}: {_plain(row.relative)} {row.fraction:.0%}, {row.message or 'reading'}"
-            self._say(at_work, "running")
+            self._print(at_work, "running")
         self._show_end(progress)
 
-    def _say(self, line: str, kind: str) -> None:
+    def _print(self, line: str, kind: str) -> None:
         """Print a line of another kind than the last one, or where a minute went by."""
         if kind != self._said or time.monotonic() - self._last >= LINE_EVERY:
             self._said, self._last = kind, time.monotonic()

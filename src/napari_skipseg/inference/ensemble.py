@@ -97,10 +97,10 @@ class DropoutBackend(TorchBackend):
             raise ValueError(f"masks were drawn for {len(self._values)} images, not for {len(images)}")
         return super().run(images)
 
-    def _see_view(self, images: Tensor, view: NetworkView) -> tuple[Tensor, ...]:
+    def _forward_view(self, images: Tensor, view: NetworkView) -> tuple[Tensor, ...]:
         if view.draw is not None:
             self.draw(*view.draw)
-        return super()._see_view(images, view)
+        return super()._forward_view(images, view)
 
     def _drop(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Return `output` with part of it set to 0 and the rest scaled up, as the layer does in training."""

@@ -149,4 +149,4 @@ class Pipeline:
 
 def _look(order: Order, focus: Focus | None) -> None:
     if focus is not None:
-        order.look(focus)
+        order.reorder(focus)

@@ -258,7 +258,7 @@ def iter_fill(
     order = Order(run.grid, done)
     first = focus or run.focus
     if first is not None:
-        order.look(first)
+        order.reorder(first)
     yield from pipeline.iter_run(order, len(run.grid), partial(_note_faults, run))
 
 

@@ -82,7 +82,7 @@ class RunFolder:
             f"'{self.path}' is being written by another run (process {{holder}}): wait for it, or end it first.",
         )
         with contextlib.ExitStack() as leaving:
-            leaving.callback(self._leave)
+            leaving.callback(self._release)
             with file_errors_as(self.path):
                 folder.mkdir(parents=True, exist_ok=True)
                 self._lock.take()
@@ -228,7 +228,7 @@ class RunFolder:
     def _is_ours(self, name: str) -> bool:
         return name.startswith(self._name) and _OURS.fullmatch(name, len(self._name)) is not None
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         """Let go of the folder, and remove it and those made for it where they are empty."""
         self._journal.close()
         self._lock.release()
@@ -248,7 +248,7 @@ class RunFolder:
                 with contextlib.suppress(OSError):
                     self._empty()
         finally:
-            self._leave()
+            self._release()
 
     def _has_done(self) -> bool:
         with contextlib.suppress(FileError):  # a full disk: what was noted before counts
@@ -309,10 +309,10 @@ class RunTimes:
 
     def enter(self, part: str) -> None:
         """Leave the part before, and enter this one."""
-        self._leave()
+        self._release()
         self._entered = part, time.perf_counter()
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         if self._entered is not None:
             part, since = self._entered
             self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - since
@@ -323,7 +323,7 @@ class RunTimes:
 
         continued: some of the tiles, or of the blocks, were there already.
         """
-        self._leave()
+        self._release()
         told: dict[str, Any] = {
             "begin": self._begin.isoformat(timespec="seconds"),
             "end": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -309,7 +309,7 @@ class ZarrStore:
         region = tuple(piece.region[axis] for axis in order)
         self.writers[piece.name].write(region, values.transpose(order))
 
-    def holds(self, grid: TileGrid, unit: TileUnit) -> bool:
+    def is_complete(self, grid: TileGrid, unit: TileUnit) -> bool:
         """Return whether all that a unit gives is there, and no chunk of it is empty."""
         return all(self.writers[name].is_written(region) for name, region in self._regions(grid, unit))
 

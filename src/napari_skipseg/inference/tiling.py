@@ -108,7 +108,7 @@ class Order:
         self._next += 1
         return number
 
-    def look(self, focus: Focus) -> None:
+    def reorder(self, focus: Focus) -> None:
         """Put the units that are left in order.
 
         First by distance from the time and the slice that are shown, then those in view, then by distance from the

@@ -172,7 +172,7 @@ def _iter_finish(
         except FileError as error:
             if isinstance(error.__cause__, OSError) or not tries_left or not store.remove_damaged():
                 raise
-        done = {number for number in range(len(run.grid)) if store.holds(run.grid, run.grid.unit(number))}
+        done = {number for number in range(len(run.grid)) if store.is_complete(run.grid, run.grid.unit(number))}
         place.forget(set(range(len(run.grid))) - done)
         yield from iter_fill(run, store, done, partial(_note, run, store, place))
     raise AssertionError("the last try returns or raises")
@@ -207,14 +207,14 @@ def _done(run: Run, store: ZarrStore, place: RunFolder) -> list[int]:
     noted = [number for number in place.done() if number < len(grid)]
     for number in reversed(noted):
         unit = grid.unit(number)
-        if store.is_sound(grid, unit) if left > 0 else store.holds(grid, unit):
+        if store.is_sound(grid, unit) if left > 0 else store.is_complete(grid, unit):
             done.append(number)
         left -= len(run.results) * math.prod(part.stop - part.start for part in grid.region(unit))
     if len(done) < len(noted):
         place.forget(set(noted) - set(done))
     for number in sorted(set(range(len(grid))) - set(noted)):
         unit = grid.unit(number)
-        if store.holds(grid, unit) and store.is_sound(grid, unit):
+        if store.is_complete(grid, unit) and store.is_sound(grid, unit):
             place.note(number, store.files(grid, unit))
             done.append(number)
     return done

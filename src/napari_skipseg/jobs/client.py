@@ -126,7 +126,7 @@ class Engine:
             (folder / INPUT).mkdir()
             yield folder
         except BaseException:
-            # while the engine stops, its last messages still name files there: `_settle` removes them
+            # while the engine stops, its last messages still name files there: `_cancel_and_clean` removes them
             if self._settling is None or not self._settling.is_alive():
                 remove_folder(folder)
             raise
@@ -141,14 +141,14 @@ class Engine:
             child = yield from self._start()
             begun = point.reached
             try:
-                return (yield from self._ask(child, request, folder, point))
+                return (yield from self._request_result(child, request, folder, point))
             except EngineEndedError:
                 if point.reached <= begun or self._session.closed:
                     raise
             request = point.resume(request)
             yield Progress(0, 1, "the engine ended: going on where it was")
 
-    def _ask(self, child: Child, request: Any, folder: Path, point: ResumePoint) -> Call[Any]:
+    def _request_result(self, child: Child, request: Any, folder: Path, point: ResumePoint) -> Call[Any]:
         """Return the job's result; closed in mid-run, ask the engine to stop and see to it in the background.
 
         A job that fails leaves the engine warm. Only one that ran out of memory has it end: the C library and OpenVINO
@@ -182,7 +182,7 @@ class Engine:
             leftovers = [] if request.folder == "none" else [folder]
             if isinstance(request, Finetune | Train) and not self._session.is_leaving:
                 leftovers.append(request.target / f"{request.settings.name}.training")
-            self._settling = threading.Thread(target=_settle, args=(child, job, leftovers), daemon=True)
+            self._settling = threading.Thread(target=_cancel_and_clean, args=(child, job, leftovers), daemon=True)
             self._settling.start()
             raise
 
@@ -231,7 +231,7 @@ def _next_line(child: Child) -> Envelope | None:
         raise
 
 
-def _settle(child: Child, job: int, leftovers: list[Path]) -> None:
+def _cancel_and_clean(child: Child, job: int, leftovers: list[Path]) -> None:
     child.cancel(job)
     for folder in leftovers:
         remove_folder(folder)

@@ -85,7 +85,7 @@ class HalvingBackend:
             try:
                 outputs.append(self._run(images[part], self._draw and self._draw.of_images(part)))
                 done += len(images[part])
-                self._tell()
+                self._note_step()
                 continue
             except Exception as error:
                 if not self._step_down(len(images[part]), error, in_a_run=True):
@@ -187,11 +187,11 @@ class HalvingBackend:
         if is_unknown:
             self._untold = note
         else:
-            self._tell()
+            self._note_step()
             self._notes.append(note)
         return True
 
-    def _tell(self) -> None:
+    def _note_step(self) -> None:
         """Note the step that has helped."""
         if self._untold:
             self._notes.append(self._untold)
