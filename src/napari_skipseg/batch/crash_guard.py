@@ -77,7 +77,7 @@ class CrashGuard:
         return GuardedFile(self, note_of(self._place, entry), _place_of(self._place, entry))
 
     def enter(self, alone: bool) -> None:
-        """Wait until a file may be opened, at most until all is to stop."""
+        """Wait until the file may be opened, or until the batch stops."""
         with self._changed:
             while (self._alone or (alone and self._inside)) and not self._is_closed():
                 self._changed.wait(0.1)
@@ -85,7 +85,7 @@ class CrashGuard:
             self._alone = self._alone or alone
 
     def leave(self, alone: bool) -> None:
-        """Let others open theirs."""
+        """Let other files be opened."""
         with self._changed:
             self._inside -= 1
             self._alone = self._alone and not alone
@@ -95,7 +95,7 @@ class CrashGuard:
 class GuardedFile:
     """One file from before it is opened until its first tile was computed; a context manager.
 
-    Left without `passed`, it says nothing new of the file: whatever happened, the process is still there.
+    If it is left without `passed`, the file is not blamed: the process still runs, whatever happened.
     """
 
     def __init__(self, openings: CrashGuard, note: CrashNote, place: Path) -> None:
@@ -110,14 +110,14 @@ class GuardedFile:
         self._close()
 
     def passed(self) -> None:
-        """Say that the file can be opened: what was noted of it counts no more."""
+        """Note that the file can be opened: crashes that were noted before no longer count."""
         if self._is_open:
             self.note = CrashNote()
             self._close()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Have nothing noted while the file only waits for others."""
+        """Note nothing while the file only waits for other files."""
         was_open = self._is_open
         self._close()
         try:
@@ -160,7 +160,7 @@ def note_of(place: RunPlace, entry: BatchInput) -> CrashNote:
 
 
 def allow_reopening(place: RunPlace, entry: BatchInput) -> None:
-    """Have a file opened once more that was left out.
+    """Allow a file that was left out to be opened once more.
 
     Raises:
         FileError: nothing can be written.
@@ -172,7 +172,7 @@ def allow_reopening(place: RunPlace, entry: BatchInput) -> None:
 
 @contextlib.contextmanager
 def crash_reports(place: RunPlace) -> Iterator[None]:
-    """Have the system write into the run's folder where this process crashes, if it does, and nobody else asked for it.
+    """Let Python's fault handler write into the run's folder where this process crashes, if nobody else enabled it.
 
     Raises:
         FileError: nothing can be written.
@@ -191,7 +191,7 @@ def crash_reports(place: RunPlace) -> Iterator[None]:
 
 
 def report_crashes(place: RunPlace) -> None:
-    """Have the system write into the run's folder where this process crashes, from now on; for a worker.
+    """Let Python's fault handler write into the run's folder where this process, a worker, crashes.
 
     Raises:
         FileError: nothing can be written.
@@ -205,7 +205,7 @@ def report_crashes(place: RunPlace) -> None:
 
 
 def clear_crashes(place: RunPlace) -> None:
-    """Remove what processes left there that did not crash."""
+    """Remove the empty crash reports of processes that did not crash."""
     for old in place.path.glob(f"{CRASHES}*"):
         with contextlib.suppress(OSError):
             if not old.stat().st_size:
@@ -247,7 +247,7 @@ _GOES_ON = "What is done stays, and the same batch goes on from there."
 
 
 class StoppedError(SkipsegError):
-    """The batch was told to stop: no fault of the file that was at work."""
+    """The batch was stopped while it worked on the file, which is not at fault."""
 
 
 def reason_of(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""A Dask cluster, this machine's own or another one: opened, checked and left again, with nothing said in between."""
+"""A Dask cluster, of this machine or given by its address: opened, checked and closed, without Dask's own messages."""
 
 from __future__ import annotations
 

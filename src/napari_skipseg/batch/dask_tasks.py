@@ -1,4 +1,4 @@
-"""Tasks on a Dask cluster: given out, followed and answered for, as JSON."""
+"""Tasks on a Dask cluster: submitted, watched and answered, as JSON."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class DaskTask:
     """What one worker is to do: see `dask_worker.answer`. units: of a block, parts of a level, or blocks of objects.
     tries: how often it failed elsewhere.
 
-    alone: nothing else is at work meanwhile, so that a worker that ends does so of this task.
+    alone: no other task runs meanwhile, so that this task is to blame if the worker ends.
     """
 
     kind: Literal["settle", "file", "begin", "block", "level", "segment", "objects"]
@@ -54,7 +54,7 @@ class DaskTask:
 
 
 class DaskReply(NamedTuple):
-    """The result of a task: news of how far it is, or in the end the worker's answer."""
+    """A message of a task: its progress, or at the end the worker's answer."""
 
     task: DaskTask
     news: Progress | dict[str, Any]
@@ -91,7 +91,7 @@ class TaskSubmitter:
 
     @property
     def workers(self) -> int:
-        """How many workers there are, 1 if there are none yet."""
+        """Number of workers, 1 if there are none yet."""
         self._count()
         return max(1, self._workers)
 
@@ -114,7 +114,7 @@ class TaskSubmitter:
             self._seen, self._begun = now, True
 
     def submit(self, task: DaskTask) -> None:
-        """Have a worker do a task; one that dies is done again by another."""
+        """Submit a task to a worker; if that dies, another worker does it again."""
         self._given += 1
         ticket = self._given
         asked = {**self._told, "ticket": ticket, "task": task.kind, "computes": self.computes, "entry": task.entry}
@@ -169,7 +169,7 @@ class TaskSubmitter:
         return answered
 
     def _send_model(self, address: str) -> None:
-        """Have a worker keep the model's files: once."""
+        """Send the model's files to a worker, once."""
         if address in self._sent:
             raise EngineError(
                 f"The worker {address} cannot keep the model: let it write to the cache folder of its user."
@@ -190,7 +190,7 @@ class TaskSubmitter:
             self._cancel([self._futures.pop(ticket)])
 
     def stop(self) -> None:
-        """Give up all tasks, and wait until no worker is at one; of a cluster that is gone, until no file is held."""
+        """Cancel all tasks, and wait until no worker runs one; if the cluster is gone, until no file is locked."""
         client, until = self.cluster.client, time.monotonic() + STOPPING
         begun = [
             self.place.results(task.entry) / f"{task.entry.name}{UNFINISHED}"
@@ -209,7 +209,7 @@ class TaskSubmitter:
             client.unsubscribe_topic(self._topic)
 
     def _at_work(self) -> dict[str, int]:
-        """Return for each worker how many tasks are at work there; a worker that does not answer is not waited for."""
+        """Return how many tasks run on each worker; do not wait for a worker that does not answer."""
         client, limit = self.cluster.client, STOPPING / 4
         found: dict[str, int] = client.sync(client._run, run_task, self._topic, callback_timeout=limit)
         return found

@@ -1,4 +1,4 @@
-"""What a process of a cluster does of a batch: one call, JSON in and JSON out, that any worker can answer.
+"""What a worker process of a cluster does for a batch: one call with JSON in and out, which any worker can answer.
 
 Dask calls `run_dask_task` by its name, so that nothing of ours is ever pickled. Beside it there is only the disk that
 all machines share.
@@ -129,7 +129,7 @@ _settled = threading.Event()
 
 
 class UnfitError(SkipsegError):
-    """A worker that would not give what the others give."""
+    """A worker whose results would differ from those of the others."""
 
 
 class WorkerEngine(NetworkRunner):
@@ -262,7 +262,7 @@ _COUNTS: dict[str, int] = {}
 
 
 def run_dask_task(told: str) -> str:
-    """Return as JSON what became of a task, told as JSON; nothing is raised, as every fault is an answer.
+    """Do a task given as JSON and return the answer as JSON; nothing is raised, as every fault is an answer.
 
     The task "settle" says what computes here, "file" is one file from the image to its record, "begin" and "segment"
     are as much of it as comes before what others can help with: tiles or objects, or objects only. Of one begun,
@@ -289,7 +289,7 @@ def run_task(topic: str) -> int:
 
 
 class ProgressReporter:
-    """What ties a task to the one who asked for it: news go there, and it says whether they are wanted still."""
+    """The connection of a task to the batch: it sends progress and says whether the task is still wanted."""
 
     def __init__(self, asked: dict[str, Any]) -> None:
         from distributed import get_worker
@@ -304,12 +304,12 @@ class ProgressReporter:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether nobody gave the task up meanwhile: who asked for it, or the scheduler, which may be gone."""
+        """Whether the task is still wanted: neither the batch nor the scheduler has cancelled it."""
         state = self._worker.state.tasks.get(self._key)
         return state is not None and state.state != "cancelled" and self._worker.status.name in _AT_WORK
 
     def send(self, progress: Progress) -> None:
-        """Send news, unless the last ones are quite new."""
+        """Send progress, unless some was sent just now."""
         now = time.monotonic()
         if now - self._last >= _EVERY:
             self._last = now
@@ -342,7 +342,7 @@ def _answer(asked: dict[str, Any], post: ProgressReporter) -> dict[str, Any]:
 
 
 def share_of(asked: dict[str, Any], memory: int) -> MemoryShare:
-    """Return what a worker counts as its own of its machine's memory.
+    """Return a worker's share of its machine's memory.
 
     Workers of this machine share what is free, and those with the same GPU what that has. Those of a cluster have
     `memory` bytes, which Dask gives each (0 = no limit); a GPU is theirs alone.
@@ -400,7 +400,7 @@ def _run_task(
 
 
 def _fill(filling: Generator[Progress, None, None], place: RunPlace, post: ProgressReporter) -> dict[str, Any]:
-    """Do a part of a large file."""
+    """Do one part of a large file."""
     try:
         with contextlib.closing(filling) as work:
             for progress in work:
@@ -416,7 +416,7 @@ def _fill(filling: Generator[Progress, None, None], place: RunPlace, post: Progr
 
 
 def _await_others(place: RunPlace, entry: BatchInput, post: ProgressReporter) -> None:
-    """Wait while a process holds the file that was thought to be gone, and is about to notice."""
+    """Wait while a process that was thought to be gone still has the file locked; it is about to notice."""
     until = time.monotonic() + _PATIENCE
     while is_held(place.results(entry) / f"{entry.name}{UNFINISHED}") and post.is_wanted and time.monotonic() < until:
         time.sleep(_EVERY)

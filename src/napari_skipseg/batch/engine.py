@@ -88,7 +88,7 @@ class NetworkRunner:
             self._holder = turn
 
     def release(self, turn: DeviceTurn) -> None:
-        """Let another file have the network."""
+        """Release the network for another file."""
         with self._changed:
             if self._holder is turn:
                 self._holder = None

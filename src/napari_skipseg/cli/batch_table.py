@@ -61,7 +61,7 @@ class _Lines:
         self._show_end(progress)
 
     def _print(self, line: str, kind: str) -> None:
-        """Print a line of another kind than the last one, or where a minute went by."""
+        """Print a line if its kind differs from the last one's, or if a minute has passed."""
         if kind != self._said or time.monotonic() - self._last >= LINE_EVERY:
             self._said, self._last = kind, time.monotonic()
             self._console.print(line, markup=False, soft_wrap=True)

@@ -60,7 +60,7 @@ def _may_bear_one(file: Path) -> bool:
 
 
 def name_of_run(path: str | os.PathLike[str]) -> str:
-    """Return what results of the run are called whose recipe, or one of whose results, lies at `path`; "" = unknown."""
+    """Return the name of the results of a run; its recipe, or one of the results, lies at `path`; "" = unknown."""
     found = _NAMED.fullmatch(Path(path).name)
     return (found[1] or found[2]) if found else ""
 

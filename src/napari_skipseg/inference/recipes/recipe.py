@@ -1,4 +1,4 @@
-"""A recipe: what a run was asked for, what it was asked of, and what was chosen for it; enough to repeat it.
+"""A recipe: the request, the input and the choices of a run; enough to repeat it.
 
 It holds no times and no results, so that the same run on the same machine writes the same recipe. It is one JSON object
 in the layers' metadata, in the files' own metadata, and beside them as `<name>_recipe.json`. Loads without torch.
