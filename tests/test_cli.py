@@ -38,6 +38,7 @@ from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import SKIPS, UNetSpec
 from napari_skipseg.scores.isbi import score_isbi
 from napari_skipseg.scores.overlap import score_overlap
+from napari_skipseg.stopping import MESSAGE
 
 Run = Callable[..., Ran]
 
@@ -430,7 +431,7 @@ def test_too_little_memory_is_said_so(run: Run, monkeypatch: pytest.MonkeyPatch)
     fails(run("doctor"), "not enough memory", "tile")
 
 
-STOPPED = "Error: Stopped; no result is half-written, and the same command goes on from what is done where it can."
+STOPPED = f"Error: {MESSAGE}"
 
 
 LONGER = ["--model", "tiny", "--device", "cpu", "--average", 8, "--attention", "--format", "ome-zarr"]

@@ -243,7 +243,7 @@ def _write(place: Path, note: CrashNote) -> None:
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What only writing can meet, and every file would."""
 _PROBE = ".probe"
-_GOES_ON = "What is done stays, and the same batch goes on from there."
+_CONTINUE = "What is done stays: start the same batch again to continue."
 
 
 class StoppedError(SkipsegError):
@@ -266,13 +266,13 @@ def fault_of_folder(error: Exception, folder: Path) -> FileError | None:
     """Return why nothing more can be written to `folder`, where that is what `error` says; None for all else."""
     faults = [fault for fault in _chain(error) if isinstance(fault, OSError)]
     if any(fault.errno in _FULL for fault in faults):
-        return FileError(f"{reason_of(error)} {_GOES_ON}")
+        return FileError(f"{reason_of(error)} {_CONTINUE}")
     if faults:
         try:
             write_whole(folder / _PROBE, b"can this be written?")
             (folder / _PROBE).unlink(missing_ok=True)  # another file may fail at this moment too
         except OSError as fault:
-            return FileError(f"Nothing can be written to '{folder}' any more ({fault.strerror or fault}). {_GOES_ON}")
+            return FileError(f"Nothing can be written to '{folder}' any more ({fault.strerror or fault}). {_CONTINUE}")
     return None
 
 

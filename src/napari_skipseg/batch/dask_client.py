@@ -50,7 +50,7 @@ class DaskCluster:
         """Return what to say when it answers no more."""
         return EngineError(
             f"{self.name} went away while the batch ran: what is done stays; start the same batch again once it is "
-            "there, and it goes on."
+            "there to continue."
         )
 
 

@@ -84,7 +84,7 @@ class NetworkRunner:
             while not self._closed and self._holder not in (None, turn):
                 self._changed.wait()
             if self._closed:
-                raise StoppedError("The batch was stopped: start it again to go on.")
+                raise StoppedError("The batch was stopped: start it again to continue.")
             self._holder = turn
 
     def release(self, turn: DeviceTurn) -> None:
