@@ -25,7 +25,7 @@ ENDED_AFTER = 8.0
 STOPPED = 130
 """Exit code of a command that was stopped by Ctrl-C or a signal."""
 MESSAGE = (
-    "Stopped; no result is half-written. Run the same command again: it continues from what is done, where it can."
+    "Stopped; no result is half-written. Run the same command again: it continues from what is done, if it can."
 )
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SHOW_CURSOR = "\x1b[?25h"
