@@ -20,6 +20,7 @@ import tifffile
 import torch
 from command_line import Command, Ran, runner
 from numpy.typing import NDArray
+from run_files import files_in, whole
 from safetensors import safe_open
 
 from napari_skipseg import api
@@ -108,11 +109,6 @@ def grey(*shape: int) -> NDArray[np.uint8]:
 def write_tiff(path: Path, values: NDArray[Any], photometric: str = "minisblack", **more: Any) -> None:
     """Write a plain TIFF; left to itself, tifffile stores a stack of 3 or 4 slices as colours."""
     tifffile.imwrite(path, values, photometric=photometric, **more)
-
-
-def whole(path: Path) -> Any:
-    stack = read_stack(path)
-    return stack.read((slice(None),) * len(stack.shape))
 
 
 @pytest.fixture
@@ -449,7 +445,7 @@ def undisturbed(library: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     process = start(library, "segment", folder / "my cells.v2.tif", folder / "out", *LONGER)
     process.communicate(timeout=240)
     assert process.returncode == 0
-    return folder / "my cells.v2.tif", _content(folder / "out")
+    return folder / "my cells.v2.tif", files_in(folder / "out")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to answer")
@@ -476,12 +472,7 @@ def test_a_stopped_or_killed_command_goes_on(
     ran = run(*command)
     assert (ran.code, own_lines(ran.err)) == (0, [])
     assert results_in(tmp_path / "new" / "out") == sorted(ran.files)
-    assert _content(tmp_path / "new" / "out") == expected
-
-
-def _content(folder: Path) -> dict[str, bytes]:
-    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.endswith("_times.json")]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+    assert files_in(tmp_path / "new" / "out") == expected
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to answer")

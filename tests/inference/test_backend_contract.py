@@ -41,6 +41,8 @@ from napari_skipseg.models.model import Model
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
 from napari_skipseg.progress import run_to_end
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RNG = np.random.default_rng(11)
 CPU = Device("cpu", "CPU", "for the test")
 GPU = Device("cuda", "Some GPU", "for the test")
@@ -75,15 +77,6 @@ KINDS = {
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(compiled.COMPILED_VARIABLE, str(tmp_path / "compiled"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a network is fastest on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=KINDS)

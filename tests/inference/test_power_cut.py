@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from identity import identity, make_model
+from run_files import files_in, stop_after
 
 from napari_skipseg import durable
 from napari_skipseg.errors import FileError
@@ -26,18 +25,12 @@ from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 if os.name == "nt":
     pytest.skip("Windows has no /proc to see what was synced", allow_module_level=True)
 
 CELLS = np.random.default_rng(5).integers(0, 256, (6, 80, 600)).astype(np.uint8)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +54,6 @@ def whole_run(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def work(cells: Path, folder: Path, form: Any = "tiff") -> Any:
     target = FolderTarget(folder, "cells", form=form)
     return iter_segment(read_stack(cells), make_model(), SegmentOptions("cpu", tile=200), target, identity)
-
-
-def stop_after(going: Any, tiles: int) -> None:
-    for progress in going:
-        tiles -= isinstance(progress, TileWritten)
-        if not tiles:
-            break
-    going.close()
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.endswith("_times.json")]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 class Disk:

@@ -14,6 +14,7 @@ import tifffile
 import torch
 import zarr
 from identity import make_model
+from run_files import files_in
 
 from napari_skipseg.devices import versions
 from napari_skipseg.errors import FileError, InputError, ModelError
@@ -99,11 +100,6 @@ def segment(image: Path | Stack, model: Model, folder: Path, form: Any = "tiff",
     stack = read_stack(image) if isinstance(image, Path) else image
     target = FolderTarget(folder, "cells", form=form)
     return run_to_end(iter_segment(stack, model, SegmentOptions(**({"tile": 40} | options)), target))
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.endswith("_times.json")]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 # -------------------------------------------------------------------------------------------------------------- JSON
