@@ -134,17 +134,10 @@ def iter_prepare(
     asks = probes is not None or not (is_known or preview)
     device = choose_device(options.device if pinned is None else pinned["device"])
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
-    if pinned is None:
-        choice, precision = best_choice(model, device, options), None
-    else:
-        choice = TileChoice(pinned["side"], pinned["batch"], 0, "as this run was begun")
-        precision = pinned.get("precision")
-    if precision not in ("f32", best_precision(device.name).name):
-        precision = None  # it cannot be had here
+    choice, precision = _choose(model, device, options, pinned)
     grid = _grid(stack, model, seen, lengths, choice, preview)
-    passes = choose_passes(
-        model, device, grid.tiles.size, options, backend_maker, batch=choice.batch, precision=precision
-    )
+    fit = grid.tiles.size
+    passes = choose_passes(model, device, fit, options, backend_maker, batch=choice.batch, precision=precision)
     by_axis = dict(zip(seen, lengths, strict=True))
     prober = PatchProber(stack, model, device, backend_maker, by_axis) if asks and greys.asks_network else None
     ready = None if options.samples else (grid, passes.backend)
@@ -318,6 +311,17 @@ def check_fits(stack: Stack, model: Model, options: SegmentOptions | None = None
     if stack.length("Z") < 2:
         raise InputError(f"'{stack.name}' has no Z axis to segment along: segment with planes xy.")
     return "ZYX"
+
+
+def _choose(
+    model: Model, device: Device, options: SegmentOptions, pinned: Mapping[str, Any] | None
+) -> tuple[TileChoice, str | None]:
+    """Return the tile, and the precision if the run was begun with one that this device computes in."""
+    if pinned is None:
+        return best_choice(model, device, options), None
+    precision = pinned.get("precision")
+    is_here = precision in ("f32", best_precision(device.name).name)
+    return TileChoice(pinned["side"], pinned["batch"], 0, "as this run was begun"), precision if is_here else None
 
 
 def best_choice(model: Model, device: Device, options: SegmentOptions, share: MemoryShare = WHOLE_MEMORY) -> TileChoice:
