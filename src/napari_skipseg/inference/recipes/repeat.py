@@ -46,7 +46,7 @@ from napari_skipseg.progress import Progress
 
 
 @dataclass(frozen=True)
-class RepeatedSearch:
+class PreparedSearch:
     """A search to do again, and what is different here, one sentence each."""
 
     asked: ObjectsRequest
@@ -58,7 +58,7 @@ class RepeatedSearch:
         return f"finding objects in {self.asked.source.stack.name}"
 
 
-def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> RepeatedSearch:
+def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> PreparedSearch:
     """Return what a recipe says, ready to be run. given: another probability than the recipe's.
 
     Raises:
@@ -83,10 +83,10 @@ def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> R
         read = read_probability(stack.file) if stack.file else ClassImage(stack, (), recipe.labels)
         source = replace(read, stack=stack, class_names=read.class_names or recipe.class_names)
     segmentation = recipe.segmentation if is_same else None
-    return RepeatedSearch(ObjectsRequest(source, recipe.objects, image, recipe.form, segmentation), tuple(warnings))
+    return PreparedSearch(ObjectsRequest(source, recipe.objects, image, recipe.form, segmentation), tuple(warnings))
 
 
-def iter_repeat_objects(repeat: RepeatedSearch, folder: Path, name: str = "") -> Generator[Progress, None, list[Path]]:
+def iter_repeat_objects(repeat: PreparedSearch, folder: Path, name: str = "") -> Generator[Progress, None, list[Path]]:
     """Yield as the search proceeds; return the files written to `folder`. name: as in `ObjectsRequest`.
 
     Raises:
@@ -105,7 +105,7 @@ AGAIN = "again"
 
 
 @dataclass(frozen=True)
-class RepeatedRun:
+class PreparedRun:
     """A run to do again: of which image, with which model, and what is pinned of what was chosen for it.
 
     warnings: what is different here, one sentence each.
@@ -125,7 +125,7 @@ class RepeatedRun:
 
 def prepare_repeat(
     recipe: Recipe | ObjectsRecipe, image: Stack | None = None, near: str | os.PathLike[str] = ".", model: str = ""
-) -> RepeatedRun | RepeatedSearch:
+) -> PreparedRun | PreparedSearch:
     """Return what a recipe says, of a segmentation or of objects, ready to be run.
 
     image: a different one from the recipe's. near: the folder that the recipe lies in. model: where its model lies, if
@@ -146,18 +146,18 @@ def prepare_repeat(
     else:
         stack, is_same = image, identify(image) in [told.sha256 for told in recipe.inputs]
     pinned, warnings = pin_backend(recipe, is_same)
-    return RepeatedRun(recipe, stack, read_model(folder), pinned, tuple(warnings))
+    return PreparedRun(recipe, stack, read_model(folder), pinned, tuple(warnings))
 
 
 def iter_repeat(
-    repeat: RepeatedRun | RepeatedSearch, folder: Path, restart: bool = False, name: str = ""
+    repeat: PreparedRun | PreparedSearch, folder: Path, restart: bool = False, name: str = ""
 ) -> Generator[Progress, Focus | None, list[Path]]:
     """Yield as the run proceeds; return the files written to `folder`. name: what they are called, "" = as the image.
 
     Raises:
         SkipsegError: as `iter_segment`, or as `iter_objects_to_folder`; results of another recipe lie there.
     """
-    if isinstance(repeat, RepeatedSearch):
+    if isinstance(repeat, PreparedSearch):
         return (yield from iter_repeat_objects(repeat, folder, name))
     request = repeat.recipe.request
     name = name or file_name(repeat.stack.name)
@@ -170,7 +170,7 @@ def iter_repeat(
 
 
 def _iter_objects(
-    repeat: RepeatedRun, target: FolderTarget, options: ObjectOptions
+    repeat: PreparedRun, target: FolderTarget, options: ObjectOptions
 ) -> Generator[Progress, Focus | None, list[Path]]:
     """Yield while objects are found in the probability and measured there and in the image; return the files."""
     from napari_skipseg.objects.files import iter_write_objects
