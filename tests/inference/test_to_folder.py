@@ -682,7 +682,10 @@ class Lazy(LazyArray):
 
 @pytest.mark.parametrize(("dimensions", "tile", "largest"), [(2, 0, 128 * 160), (3, 80, 80**3)])
 @pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
-def test_a_stack_is_never_whole_in_memory(tmp_path: Path, dimensions: int, tile: int, largest: int, form: Any) -> None:
+def test_a_large_stack_is_never_whole_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dimensions: int, tile: int, largest: int, form: Any
+) -> None:
+    monkeypatch.setattr("napari_skipseg.inference.guards.READ_ONCE", 0)  # a small one is read whole, once
     lazy = Lazy()
     assert lazy[3, 4, 5] == (12 * 7) % 251
     stack, model = Stack(lazy, Space("ZYX")), make_model(dimensions, skip="org")
