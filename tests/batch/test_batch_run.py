@@ -445,7 +445,7 @@ def test_a_full_disk_stops_the_batch_and_it_goes_on(
         real(path, content)
 
     monkeypatch.setattr(chunk_writer, "write_whole", put)
-    with pytest.raises(SkipsegError, match=r"no space left.*goes on from there"):
+    with pytest.raises(SkipsegError, match=r"no space left.*start the same batch again"):
         run(settings)
     monkeypatch.setattr(chunk_writer, "write_whole", real)
     result = run(settings)
