@@ -340,7 +340,7 @@ def speed(setting: Setting) -> Any:
 
         def network(backend: TorchBackend = backend, tensor: torch.Tensor = tensor) -> None:
             with torch.inference_mode():
-                backend._see(tensor)
+                backend._forward(tensor)
 
         run = seconds_of(lambda backend=backend, images=images: backend.run(images), setting.device)
         rate = {"run": images.size / run / 1e6, "network": images.size / seconds_of(network, setting.device) / 1e6}

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from command_line import Ran, runner
+from command_line import Command, Ran, runner
 from numpy.typing import NDArray
+from run_files import files_in, whole
 from safetensors import safe_open
 
 from napari_skipseg import api
@@ -38,6 +39,7 @@ from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import SKIPS, UNetSpec
 from napari_skipseg.scores.isbi import score_isbi
 from napari_skipseg.scores.overlap import score_overlap
+from napari_skipseg.stopping import MESSAGE
 
 Run = Callable[..., Ran]
 
@@ -82,24 +84,9 @@ def run(library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     return run
 
 
-def start(library: Path, *arguments: object) -> subprocess.Popen[str]:
+def start(library: Path, *arguments: object) -> Command:
     """Start the command line in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "napari_skipseg.cli", *map(str, arguments)],
-        env=os.environ | {MODELS_VARIABLE: str(library), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=None if os.name == "nt" else _heed_interrupts,
-    )
-
-
-_answer_signal = signal.signal  # which `run` has do nothing
-
-
-def _heed_interrupts() -> None:
-    """A job that a script starts in the background ignores Ctrl-C, and so would its children."""
-    _answer_signal(signal.SIGINT, signal.SIG_DFL)
+    return Command(*arguments, **{MODELS_VARIABLE: str(library)})
 
 
 def own_lines(err: str) -> list[str]:
@@ -107,7 +94,7 @@ def own_lines(err: str) -> list[str]:
     return [line for line in err.splitlines() if not line.startswith(("hwloc/", NO_SIZE))]
 
 
-def wait_for(seen: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(seen: Callable[[], bool], process: Command) -> None:
     deadline = time.monotonic() + 240
     while not seen():
         assert process.poll() is None, process.communicate()
@@ -122,11 +109,6 @@ def grey(*shape: int) -> NDArray[np.uint8]:
 def write_tiff(path: Path, values: NDArray[Any], photometric: str = "minisblack", **more: Any) -> None:
     """Write a plain TIFF; left to itself, tifffile stores a stack of 3 or 4 slices as colours."""
     tifffile.imwrite(path, values, photometric=photometric, **more)
-
-
-def whole(path: Path) -> Any:
-    stack = read_stack(path)
-    return stack.read((slice(None),) * len(stack.shape))
 
 
 @pytest.fixture
@@ -445,7 +427,7 @@ def test_too_little_memory_is_said_so(run: Run, monkeypatch: pytest.MonkeyPatch)
     fails(run("doctor"), "not enough memory", "tile")
 
 
-STOPPED = "Error: Stopped; no result is half-written, and the same command goes on from what is done where it can."
+STOPPED = f"Error: {MESSAGE}"
 
 
 LONGER = ["--model", "tiny", "--device", "cpu", "--average", 8, "--attention", "--format", "ome-zarr"]
@@ -463,7 +445,7 @@ def undisturbed(library: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     process = start(library, "segment", folder / "my cells.v2.tif", folder / "out", *LONGER)
     process.communicate(timeout=240)
     assert process.returncode == 0
-    return folder / "my cells.v2.tif", _content(folder / "out")
+    return folder / "my cells.v2.tif", files_in(folder / "out")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to answer")
@@ -490,12 +472,7 @@ def test_a_stopped_or_killed_command_goes_on(
     ran = run(*command)
     assert (ran.code, own_lines(ran.err)) == (0, [])
     assert results_in(tmp_path / "new" / "out") == sorted(ran.files)
-    assert _content(tmp_path / "new" / "out") == expected
-
-
-def _content(folder: Path) -> dict[str, bytes]:
-    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.endswith("_times.json")]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+    assert files_in(tmp_path / "new" / "out") == expected
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to answer")
@@ -524,10 +501,11 @@ def test_another_run_that_lies_there_gets_one_sentence(run: Run, image: Path, tm
 
 
 def test_a_fresh_process_does_the_same(tmp_path: Path, library: Path, image: Path) -> None:
-    process = start(library, "segment", image, tmp_path / "out", "--model", "tiny", "--device", "cpu")
-    out, err = process.communicate(timeout=240)
-    assert (process.returncode, own_lines(err)) == (0, [])
-    assert [Path(line).name for line in out.splitlines()] == ["cells_probability.tif", "cells_binary.tif"]
+    command = [sys.executable, "-m", "napari_skipseg.cli", "segment", image, tmp_path / "out", "--model", "tiny"]
+    environment = os.environ | {MODELS_VARIABLE: str(library)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert (ended.returncode, own_lines(ended.stderr)) == (0, [])
+    assert [Path(line).name for line in ended.stdout.splitlines()] == ["cells_probability.tif", "cells_binary.tif"]
 
 
 # ------------------------------------------------------------------------------------------- networks, models, doctor

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import Ran, runner
+from run_files import files_in
 
 import napari_skipseg as skipseg
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
@@ -68,12 +69,6 @@ def recipe(run: Run, tmp_path: Path) -> Path:
     ran = run("segment", tmp_path / "cells.tif", tmp_path / "out", *options)
     assert (ran.code, ran.err) == (0, "")
     return tmp_path / "out" / "cells_recipe.json"
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    """All files but the times, which no two runs share."""
-    files = [file for file in folder.iterdir() if file.is_file()]
-    return {file.name: file.read_bytes() for file in files if not file.name.endswith("_times.json")}
 
 
 def test_the_same_recipe_gives_the_same_bytes(run: Run, recipe: Path, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_what_goes_on_from_a_checkpoint_says_where_and_leaves_room_for_the_time_
     said = []
     assert run_to_end(_iter_noted(work()), lambda progress: said.append(progress.message)) == "done"
     assert said == ["preparing the first patches", "step 31", "step 32, held-out Dice 0.712"]
-    assert capsys.readouterr().err == "Goes on from its checkpoint: resumed at step 30.\n"
+    assert capsys.readouterr().err == "Resumed from its checkpoint at step 30.\n"
 
 
 def test_the_same_command_says_where_it_goes_on(run, folder):
@@ -126,7 +126,7 @@ def test_the_same_command_says_where_it_goes_on(run, folder):
     assert _what_is_saved(folder / "models", "new").startswith("Step 2 is saved")
     code, _, err = run("--steps", "4")
     assert code == 0
-    assert err.splitlines()[-1] == "Goes on from its checkpoint: resumed at step 2."
+    assert err.splitlines()[-1] == "Resumed from its checkpoint at step 2."
     assert "is written" in _what_is_saved(folder / "models", "new")
 
 

@@ -53,7 +53,7 @@ def segment(image: Image, model: Model | str | PathLike[str], axes: str = "", **
     """Return probability, attention maps and, through `.binary(threshold)`, labels of `image`.
 
     image: a stack, an array (numpy, dask, zarr), or the path of a file. axes: letters of "TCZYX", where the
-    image has channels or is otherwise than YX, ZYX or TZYX. options: fields of `SegmentOptions`. What is found about
+    image has channels or is not YX, ZYX or TZYX. options: fields of `SegmentOptions`. What is found about
     the image, such as black frames or lost slices, is in `.recipe["findings"]`, and each is an `ImageWarning`.
 
     Raises:
@@ -75,8 +75,8 @@ def segment_to_folder(
 ) -> list[Path]:
     """Return the files written to `folder`: what `segment` gives, of an image of any size, in the memory of a tile.
 
-    name: what the files' names begin with; the image's where none is given. form: "tiff" (OME-TIFF) or "ome-zarr" (0.5,
-    with a pyramid). Killed, the same call goes on where it was; `restart` throws away what is unfinished. options: as
+    name: what the files' names begin with; the image's if none is given. form: "tiff" (OME-TIFF) or "ome-zarr" (0.5,
+    with a pyramid). Killed, the same call continues where it was; `restart` throws away what is unfinished. options: as
     for `segment`; attention maps are written where asked for (attention=True), as in the shell.
 
     Raises:
@@ -95,11 +95,11 @@ def run_recipe(
     model: str | PathLike[str] = "",
     restart: bool = False,
 ) -> list[Path]:
-    """Return the files written to `folder` by the run that `recipe` tells of: the same bytes, on the same machine.
+    """Return the files written to `folder` by the run that `recipe` describes: the same bytes, on the same machine.
 
     recipe: a `_recipe.json`, or a result that bears one; files are called as that one. folder: "again" beside it where
-    none is given. image: another one than the recipe's. model: where the recipe's model lies now. Differences that may
-    change the bytes are warnings.
+    none is given. image: a different one from the recipe's. model: where the recipe's model lies now. Differences that
+    may change the bytes are warnings.
 
     Raises:
         SkipsegError: the recipe is not valid; its model or image are gone, or others now; results of another recipe lie
@@ -158,7 +158,8 @@ def run_batch(
     """Return what became of every image in `inputs`, in `.rows`: a folder, an image, or a pattern with *, ? and **.
 
     Results, records, a summary and a report go to a folder in `output` that is named after model and recipe. What is
-    done with the same recipe is skipped; killed, the same call goes on where it was. A file that fails stops no other:
+    done with the same recipe is skipped; killed, the same call continues where it was. A file that fails stops no
+    other:
     its row says why. objects: how objects are found too. retry: do again only what failed the last time. settings:
     further fields of `BatchSettings`, such as recursive, truth or workers. options: fields of `SegmentOptions`;
     attention maps are written where asked for (attention=True), so that the shell's batch goes to the same folder.
@@ -274,10 +275,10 @@ def iter_segment_to_folder(
     form: Format = "tiff",
     restart: bool = False,
 ) -> Generator[Progress, Focus | None, list[Path]]:
-    """Yield as segmentation goes on; return the files written to `folder`, whose names begin with `name`.
+    """Yield as segmentation proceeds; return the files written to `folder`, whose names begin with `name`.
 
-    What was stopped or failed lies in `<name>.unfinished` there, and the same call goes on with it; `restart` throws it
-    away.
+    What was stopped or failed lies in `<name>.unfinished` there, and the same call continues with it; `restart` throws
+    it away.
 
     Raises:
         SkipsegError: the stack does not fit the model, another run lies there, or the folder cannot be written.

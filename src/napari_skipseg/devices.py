@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -403,3 +403,24 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+class MemoryShare(NamedTuple):
+    """What a process may count as its own of the memory that is free, where it is not alone on its machine.
+
+    processes: that share what is free, this one among them. most: bytes of the computer's memory, 0 = no limit. on_gpu:
+    processes that share the GPU of this one, 0 = all of them.
+    """
+
+    processes: int = 1
+    most: int = 0
+    on_gpu: int = 0
+
+    def of(self, device: str) -> int:
+        """Return the bytes that are free for this process on the device of that name."""
+        sharing = self.processes if device == "cpu" else self.on_gpu or self.processes
+        free = free_memory(device) // sharing
+        return min(free, self.most) if self.most and device == "cpu" else free
+
+
+WHOLE_MEMORY = MemoryShare()

@@ -136,7 +136,7 @@ def sync(files: Iterable[Path], top: Path | None = None) -> None:
     files = list(dict.fromkeys(files))
     folders = {file.parent for file in files}
     if top is not None:
-        folders |= {above for folder in folders for above in _up_to(folder, top)}
+        folders |= {above for folder in folders for above in folder.parents if above.is_relative_to(top)}
     if len(files) + len(folders) >= _MANY and _sync_file_systems(folders):
         return
     _each(_sync_file, files)
@@ -337,12 +337,6 @@ def _new_draft(folder: Path) -> tuple[Path, BinaryIO]:
             if sys.platform == "win32" or (lock_file(handle) is not False and os.fstat(handle.fileno()).st_nlink):
                 closing.pop_all()
                 return draft, handle
-
-
-def _up_to(folder: Path, top: Path) -> list[Path]:
-    """Return the folders above `folder` up to `top`; none if it does not lie in there."""
-    above = list(folder.parents)
-    return above[: above.index(top) + 1] if top in above else []
 
 
 def _sync_file(file: Path) -> None:

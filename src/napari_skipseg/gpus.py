@@ -18,7 +18,7 @@ AMD_DEVICE = Path("/dev/kfd")
 
 @dataclass(frozen=True)
 class NvidiaGpu:
-    """A GPU as `nvidia-smi` tells of it. memory: in MiB. capability: such as (8, 6); (0, 0) if an old driver hides it.
+    """A GPU as `nvidia-smi` reports it. memory: in MiB. capability: such as (8, 6); (0, 0) if an old driver hides it.
 
     cuda: the newest CUDA that the driver runs, such as (12, 4); (0, 0) if it is not known.
     """
@@ -35,11 +35,11 @@ class NvidiaGpu:
 def nvidia_gpus() -> tuple[NvidiaGpu, ...]:
     """Return the NVIDIA GPUs that the driver sees, whatever torch is installed; () without a driver."""
     query = "uuid,name,driver_version,memory.total"
-    lines = _ask("nvidia-smi", f"--query-gpu={query},compute_cap", "--format=csv,noheader,nounits")
+    lines = _query("nvidia-smi", f"--query-gpu={query},compute_cap", "--format=csv,noheader,nounits")
     if not lines:  # drivers before 2021 do not know compute_cap
-        lines = [f"{line}, " for line in _ask("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits")]
+        lines = [f"{line}, " for line in _query("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits")]
     cuda = (0, 0)
-    for line in _ask("nvidia-smi") if lines else ():
+    for line in _query("nvidia-smi") if lines else ():
         if "CUDA Version:" in line:
             cuda = _version(line.partition("CUDA Version:")[2].split()[0])
     found = []
@@ -90,7 +90,7 @@ def driving_versions(device: str) -> dict[str, str]:
     return found
 
 
-def _ask(program: str, *arguments: str) -> list[str]:
+def _query(program: str, *arguments: str) -> list[str]:
     """Return the lines that a tool of a driver answers; [] if it is not there or fails."""
     path = shutil.which(program)
     if path is None:

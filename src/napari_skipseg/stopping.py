@@ -24,7 +24,7 @@ ENDED_AFTER = 8.0
 """Seconds after the signal at which the process ends, whatever it is doing."""
 STOPPED = 130
 """Exit code of a command that was stopped by Ctrl-C or a signal."""
-MESSAGE = "Stopped; no result is half-written, and the same command goes on from what is done where it can."
+MESSAGE = "Stopped; no result is half-written. Run the same command again: it continues from what is done, if it can."
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SHOW_CURSOR = "\x1b[?25h"
 

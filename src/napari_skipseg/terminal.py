@@ -69,10 +69,10 @@ _PLAIN = {
 
 
 def run_shown(app: typer.Typer) -> NoReturn:
-    """Run the command that the arguments name, and exit: an error is one line, and the exit code tells.
+    """Run the command that the arguments name, and exit: an error is one line, and the exit code is not 0.
 
     0 = done, 1 = failed, 2 = a wrong command line, 130 = stopped. `--verbose` anywhere shows the traceback too. The
-    arguments of the process and its signal handlers are afterwards what they were before, for whoever goes on.
+    arguments of the process and its signal handlers are afterwards what they were before, for whoever runs next.
     """
     verbose = "--verbose" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
@@ -98,7 +98,9 @@ def _run(app: typer.Typer, arguments: list[str], verbose: bool) -> NoReturn:
         code = STOPPED
     except Exception as error:
         if hasattr(error, "format_message"):  # a wrong command line; typer keeps the class of these to itself
-            fail(f"{error.format_message().rstrip('.')}. See `{_help_of(error)}`.", 2, verbose)
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "napari-skipseg"
+            fail(f"{error.format_message().rstrip('.')}. See `{command} --help`.", 2, verbose)
         fail(f"Something unexpected went wrong ({type(error).__name__}: {error}).", show_traceback=verbose)
     if code == STOPPED:
         fail(MESSAGE, STOPPED)
@@ -118,7 +120,7 @@ def write_what_consoles_lack() -> None:
 
 
 def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Return what stands for the first character that an encoding lacks, and where the text goes on."""
+    """Return what stands for the first character that an encoding lacks, and where the text continues."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     character, after = error.object[error.start], error.start + 1
@@ -137,7 +139,7 @@ def fail(message: str, code: int = 1, show_traceback: bool = False) -> NoReturn:
 
 
 def with_progress_bar(work: Generator[Progress, None, Result], title: str, notes: bool = True) -> Result:
-    """Return the result of `work`; a bar with the time left is shown, or a line a minute where there is no terminal.
+    """Return the result of `work`; a bar with the time left is shown, or a line a minute without a terminal.
     What was `ImageFindings` about an image is printed once, a line each, unless `notes` is False: the result tells it
     then.
 
@@ -167,7 +169,7 @@ def drive_with_progress(work: Generator[Progress, None, Result], show: Callable[
 
 @contextlib.contextmanager
 def with_spinner(what: str) -> Iterator[None]:
-    """Show in a terminal what is being done, and that it goes on, until it is; a log file is not told."""
+    """Show in a terminal what is being done, and that it continues, until it is; a log file gets nothing."""
     console = on_stderr()
     shown = Live(Spinner("dots", Text(printable(what))), console=console, transient=True)
     with shown if console.is_terminal else contextlib.nullcontext():
@@ -287,12 +289,6 @@ def print_or_write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _help_of(error: Exception) -> str:
-    """Return the command that explains the command line that `error` is about."""
-    context = getattr(error, "ctx", None)
-    return f"{context.command_path if context else 'napari-skipseg'} --help"
 
 
 class _SafeConsole(Console):

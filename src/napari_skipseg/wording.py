@@ -9,7 +9,7 @@ def counted(number: int, one: str, several: str = "") -> str:
 
 
 def about_left(seconds: float | None) -> str:
-    """Return a time left as it stands behind what is done, such as ", about 3 min left"; "" where it is not known."""
+    """Return a time left as it stands behind what is done, such as ", about 3 min left"; "" if it is not known."""
     return f", about {in_words(seconds)} left" if seconds else ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from command_line import PROCESSES
 
 from napari_skipseg.batch.engine import NetworkRunner
 from napari_skipseg.batch.run import BatchResult, iter_batch
@@ -110,11 +110,6 @@ def results_in(folder: Path) -> dict[str, bytes]:
         for name, file in found.items()
         if not name.endswith("_times.json") and file.name not in NOT_COMPARED and "records/" not in name
     }
-
-
-PROCESSES = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
-if os.name != "nt":
-    PROCESSES.set_forkserver_preload(["napari_skipseg.api", "napari_skipseg.batch.run", "tifffile", "zarr"])
 
 
 def run_and_die(settings: BatchSettings, seconds: float) -> int:

@@ -36,7 +36,7 @@ from napari_skipseg import durable
 from napari_skipseg.batch import run_file as entry_module
 from napari_skipseg.batch.engine import DeviceTurn
 from napari_skipseg.batch.inputs import BatchInput
-from napari_skipseg.batch.remarks import NO_SIZE
+from napari_skipseg.batch.records import NO_SIZE
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import BatchSettings, batch_settings_from_json, batch_settings_to_json
 from napari_skipseg.batch.table import BatchOpened, BatchWaits, FileChanged, Retry
@@ -445,7 +445,7 @@ def test_a_full_disk_stops_the_batch_and_it_goes_on(
         real(path, content)
 
     monkeypatch.setattr(chunk_writer, "write_whole", put)
-    with pytest.raises(SkipsegError, match=r"no space left.*goes on from there"):
+    with pytest.raises(SkipsegError, match=r"no space left.*start the same batch again"):
         run(settings)
     monkeypatch.setattr(chunk_writer, "write_whole", real)
     result = run(settings)

@@ -18,15 +18,14 @@ import pytest
 from batch_folders import results_in, run, settings_for, states, write_image
 from cluster_programs import ENDING_AMONG_OTHERS, PRELOAD, Holds, check_ended
 
+from napari_skipseg import devices
 from napari_skipseg.batch import dask_client
 from napari_skipseg.batch.crash_guard import CRASHES
 from napari_skipseg.batch.dask_worker import WorkerEngine, share_of
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.table import FileChanged
-from napari_skipseg.devices import free_memory
-from napari_skipseg.inference import memory_share
-from napari_skipseg.inference.memory_share import WHOLE_MEMORY
+from napari_skipseg.devices import WHOLE_MEMORY, free_memory
 
 pytest.importorskip("distributed")
 
@@ -100,7 +99,7 @@ def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_workers_of_this_machine_choose_a_tile_for_their_share_of_its_memory(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_share, "free_memory", lambda name: 12 * 2**20)
+    monkeypatch.setattr(devices, "free_memory", lambda name: 12 * 2**20)
     request = settings_for(tmp_path, tmp_path / "out", tiny, tile=0).request
     sides = []
     for workers in (0, 8):
@@ -118,7 +117,7 @@ def test_workers_of_a_cluster_count_what_dask_gives_each() -> None:
 
 
 def test_workers_with_the_same_gpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_share, "free_memory", {"cuda": 1200, "cpu": 1200}.__getitem__)
+    monkeypatch.setattr(devices, "free_memory", {"cuda": 1200, "cpu": 1200}.__getitem__)
     shares = {gpus: share_of({"cores": [[0]] * 6, "gpus": gpus}, 0) for gpus in (0, 1, 2, 4, 8)}
     assert {gpus: share.of("cuda") for gpus, share in shares.items()} == {0: 200, 1: 200, 2: 400, 4: 600, 8: 1200}
     assert {share.of("cpu") for share in shares.values()} == {200}

@@ -21,10 +21,10 @@ from napari_skipseg.batch.crash_guard import (
     MOST_CRASHES,
     CrashGuard,
     CrashNote,
+    allow_reopening,
     clear_crashes,
-    give_chance,
     note_of,
-    tell_crashes,
+    report_crashes,
 )
 from napari_skipseg.batch.engine import NetworkRunner
 from napari_skipseg.batch.inputs import BatchInput
@@ -105,7 +105,7 @@ def test_a_file_that_crashes_the_process_three_times_is_left_out_and_tried_again
 def test_one_that_crashes_once_more_when_tried_again_is_left_out_at_once(settings: BatchSettings) -> None:
     for _ in range(MOST_CRASHES):
         end_at(settings, CRASH)
-    give_chance(place_of_run(settings), bad(settings))
+    allow_reopening(place_of_run(settings), bad(settings))
     assert not note_in(settings).is_hopeless
     assert end_at(settings, CRASH) == -signal.SIGSEGV
     assert states(run(settings))["bad.tif"] == "failed"
@@ -113,7 +113,7 @@ def test_one_that_crashes_once_more_when_tried_again_is_left_out_at_once(setting
 
 def _crash_as_a_worker(settings: BatchSettings) -> None:
     place = place_of_run(settings)
-    tell_crashes(place)
+    report_crashes(place)
     with CrashGuard(place, lambda: False).look_at(bad(settings)):
         ctypes.string_at(0)
 
@@ -172,7 +172,7 @@ def test_a_file_that_only_waits_for_the_network_is_not_noted(tmp_path: Path, set
 
         def free() -> None:
             seen.append(note.exists())
-            engine.give_back(holder)
+            engine.release(holder)
 
         with mock.patch.object(engine, "take", side_effect=lambda turn: free()):
             waiting.run(lambda: seen.append(note.exists()))  # type: ignore[arg-type,return-value]

@@ -36,11 +36,11 @@ class OneWorker:
         self._replies: deque[tuple[int, DaskReply]] = deque()
         self._given, self._state = 0, state
 
-    def give(self, task: DaskTask) -> None:
+    def submit(self, task: DaskTask) -> None:
         self._given += 1
         self.working[self._given] = task
 
-    def hear(self, seconds: float) -> DaskReply:
+    def next_reply(self, seconds: float) -> DaskReply:
         if not self._replies:
             names = [_name(task) for task in self.working.values()]
             self.rounds.append(sorted(names))

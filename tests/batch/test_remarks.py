@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_skipseg.batch.remarks import ObjectSizes, describe_voxels, read_sizes, remarks_on
+from napari_skipseg.batch.records import ObjectSizes, describe_voxels, read_sizes, remarks_on
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from unittest import mock
 
 import pytest
 import zarr
+from command_line import PROCESSES
 from identity import make_model
 
 from napari_skipseg.images.files import read_stack
@@ -28,9 +28,6 @@ from napari_skipseg.progress import run_to_end
 
 if os.name == "nt":
     pytest.skip("Windows has no forkserver and no SIGKILL", allow_module_level=True)
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["napari_skipseg.api", "napari_skipseg.inference.to_folder", "tifffile", "zarr"])
 
 
 @dataclass(frozen=True)

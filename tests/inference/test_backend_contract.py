@@ -6,6 +6,7 @@ of the numbers or the speed of a real one (`pytest -m gpu` and scripts/gpu_check
 
 from __future__ import annotations
 
+import functools
 import gc
 import weakref
 from collections.abc import Callable, Iterator
@@ -19,12 +20,12 @@ import torch
 from identity import make_model
 from pretended_gpu import GIBIBYTE, PretendedGpu, pretended_gpu
 
+from napari_skipseg import devices
 from napari_skipseg.device_faults import fault_kind
 from napari_skipseg.devices import Device, has_openvino
 from napari_skipseg.errors import ModelError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference import memory_share
 from napari_skipseg.inference.backends import choose, compiled, fallback, halving
 from napari_skipseg.inference.backends.choose import make_backend
 from napari_skipseg.inference.backends.fallback import FallbackBackend, notes_of
@@ -39,6 +40,8 @@ from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
 from napari_skipseg.progress import run_to_end
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 RNG = np.random.default_rng(11)
 CPU = Device("cpu", "CPU", "for the test")
@@ -74,15 +77,6 @@ KINDS = {
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(compiled.COMPILED_VARIABLE, str(tmp_path / "compiled"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a network is fastest on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=KINDS)
@@ -474,15 +468,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def predict(options: str, tile: int = 48, device: str = "auto", maker: Any = make_backend) -> Prediction:
-    values = np.random.default_rng(1).integers(0, 256, (16, 52, 48)).astype(np.uint8)
+    values = np.random.default_rng(1).integers(0, 256, (8, 52, 48)).astype(np.uint8)
     stack = Stack(values if options == "planes" else values[:1], Space("ZYX"))
     asked = SegmentOptions(device, tile=tile, **OPTIONS[options])
     return run_to_end(iter_predict(stack, make_model(margin=8), asked, backend_maker=maker))
 
 
+@functools.cache
+def predict_plain(options: str, tile: int = 48) -> Prediction:
+    """What the processor gives in float32."""
+    return predict(options, tile, "cpu", lambda model, device, shape: TorchBackend(model, CPU, "f32"))
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 def test_the_gpu_segments_in_the_precision_of_its_generation_and_the_recipe_names_it(options: str) -> None:
-    plain = predict(options, device="cpu", maker=lambda model, device, shape: TorchBackend(model, CPU, "f32"))
+    plain = predict_plain(options)
     for capability, precision, tolerance in (((8, 0), "bf16", 0.02), ((7, 5), "f16", 0.002), ((6, 1), "f32", 1e-5)):
         with pretended_gpu(capability=capability):
             found = predict(options)
@@ -501,13 +501,13 @@ def test_the_gpu_segments_in_the_precision_of_its_generation_and_the_recipe_name
 def test_overflow_goes_on_in_f32_on_the_gpu(
     options: str, capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    see = TorchBackend._see
+    see = TorchBackend._forward
 
     def overflow(self: TorchBackend, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         probability, *maps = see(self, images)
         return (probability * torch.nan if self.precision != "f32" else probability, *maps)
 
-    monkeypatch.setattr(TorchBackend, "_see", overflow)
+    monkeypatch.setattr(TorchBackend, "_forward", overflow)
     with pretended_gpu(capability=capability):
         found = predict(options)
     assert (found.recipe["device"], found.recipe["backend"], found.recipe["precision"]) == ("cuda", "torch", "f32")
@@ -530,7 +530,7 @@ def test_short_memory_on_the_gpu_is_met_with_smaller_tiles(options: str, error: 
     assert any(note.endswith(" there.") for note in found.recipe["notes"])
     assert not any("the CPU goes on" in note for note in found.recipe["notes"])
     if options != "samples":
-        plain = predict(options, 56, device="cpu")
+        plain = predict_plain(options, 56)
         assert ((found.probability > 0.5) == (plain.probability > 0.5)).mean() > 0.99
 
 
@@ -551,7 +551,7 @@ def test_where_the_gpu_is_lost_the_cpu_goes_on(options: str) -> None:
 @pytest.mark.parametrize("options", ["plain", "samples"])
 def test_the_cpu_that_takes_over_takes_a_tile_of_its_own(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"cuda": 24 * GIBIBYTE, "cpu": 2 * GIBIBYTE}
-    monkeypatch.setattr(memory_share, "free_memory", free.__getitem__)
+    monkeypatch.setattr(devices, "free_memory", free.__getitem__)
     monkeypatch.setattr(choose, "has_openvino", lambda: False)
     seen: list[tuple[int, ...]] = []
     values = np.random.default_rng(1).integers(0, 256, (1, 400, 400)).astype(np.uint8)

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,8 @@ from napari_skipseg.models.model import Model, read_model, write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import DI2INSpec, ResidualFCNSpec, Stage, TiramisuSpec, UNetSpec, VNetSpec
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RNG = np.random.default_rng(3)
 CPU = Device("cpu", "CPU", "for the test")
 GPU = Device("cuda", "Some GPU", "the fastest device here")
@@ -71,15 +72,6 @@ NAMES = [f"{spec.network}-{getattr(spec, 'block_order', '')}-{spec.dimensions}d-
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(compiled.COMPILED_VARIABLE, str(tmp_path / "compiled"))
     return tmp_path / "compiled"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a network is fastest on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def trained(spec: Any) -> Model:

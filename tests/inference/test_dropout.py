@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,8 @@ from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
 from napari_skipseg.progress import run_to_end
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RNG = np.random.default_rng(5)
 CPU = Device("cpu", "CPU", "for the test")
 
@@ -40,15 +41,6 @@ CPU = Device("cpu", "CPU", "for the test")
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that results can be compared to the last bits, on any processor."""
     monkeypatch.setattr(torch_backend, "best_precision", lambda device: ChosenPrecision("f32", ""))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a network is fastest on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def residual_model(dropout: float = 0.0) -> Model:

@@ -116,7 +116,7 @@ def test_each_unit_is_taken_once_wherever_one_looks(made: tuple[TileGrid, int], 
     order, came = Order(grid, done), []
     for step in steps:
         if isinstance(step, Focus):
-            order.look(step)
+            order.reorder(step)
         else:
             came += [order.take() for _ in range(min(step, len(order)))]
         assert len(order) == len(grid) - len(done) - len(came)
@@ -135,14 +135,14 @@ def placed(grid: TileGrid, numbers: list[int], axis: str) -> list[int]:
 def test_the_slice_that_is_shown_comes_first_and_then_its_neighbours() -> None:
     grid = cut("ZYX", (6, 20, 20), "YX", 10)
     order = Order(grid)
-    order.look(Focus({"Z": (2.0, 2.0), "Y": (0.0, 19.0), "X": (0.0, 19.0)}))
+    order.reorder(Focus({"Z": (2.0, 2.0), "Y": (0.0, 19.0), "X": (0.0, 19.0)}))
     assert placed(grid, taken(order), "Z")[::4] == [2, 1, 3, 0, 4, 5]
 
 
 def test_time_comes_before_slice() -> None:
     grid = cut("ZTYX", (3, 3, 8, 8), "YX", 8)
     order = Order(grid)
-    order.look(Focus({"T": (1.0, 1.0), "Z": (2.0, 2.0)}))
+    order.reorder(Focus({"T": (1.0, 1.0), "Z": (2.0, 2.0)}))
     came = taken(order)
     assert placed(grid, came, "T") == [1, 1, 1, 0, 2, 0, 2, 0, 2]
     assert placed(grid, came, "Z") == [2, 1, 0, 2, 2, 1, 1, 0, 0]
@@ -156,7 +156,7 @@ def middles(grid: TileGrid, numbers: list[int]) -> NDArray[np.float64]:
 def test_in_a_slice_the_tiles_nearest_to_the_views_centre_come_first() -> None:
     grid = cut("YX", (100, 100), "YX", 10)
     order = Order(grid)
-    order.look(Focus({"Y": (0.0, 99.0), "X": (0.0, 99.0)}))
+    order.reorder(Focus({"Y": (0.0, 99.0), "X": (0.0, 99.0)}))
     came = middles(grid, taken(order))
     away = np.linalg.norm(np.maximum(0, np.abs(came - 49.5) - 4.5), axis=1)
     assert np.all(np.diff(away) >= -1e-9)
@@ -166,7 +166,7 @@ def test_in_a_slice_the_tiles_nearest_to_the_views_centre_come_first() -> None:
 def test_what_is_in_view_comes_before_what_is_not_and_then_the_nearest_to_it_in_any_direction() -> None:
     grid = cut("YX", (100, 100), "YX", 10)
     order = Order(grid)
-    order.look(Focus({"Y": (41.0, 48.0), "X": (12.0, 87.0)}))
+    order.reorder(Focus({"Y": (41.0, 48.0), "X": (12.0, 87.0)}))
     came = middles(grid, taken(order))
     assert sorted(map(tuple, came[:8])) == [(44.5, 10 * step + 4.5) for step in range(1, 9)]
     assert tuple(came[0]) in {(44.5, 44.5), (44.5, 54.5)}
@@ -177,32 +177,32 @@ def test_what_is_in_view_comes_before_what_is_not_and_then_the_nearest_to_it_in_
 def test_a_tile_that_holds_the_views_centre_comes_first_however_large_it_is() -> None:
     grid = cut("YX", (8, 2600), "YX", 1088, 32, 16, 512)
     order = Order(grid)
-    order.look(Focus({"X": (980.0, 1020.0)}))
+    order.reorder(Focus({"X": (980.0, 1020.0)}))
     assert grid.region(grid.unit(order.take()))[1] == slice(0, 1024)
 
 
 def test_a_volume_shown_as_slices_across_y_is_ordered_along_y_first() -> None:
     grid = cut("ZYX", (40, 40, 40), "ZYX", 10)
     order = Order(grid)
-    order.look(Focus({"Y": (25.0, 25.0), "Z": (0.0, 39.0), "X": (0.0, 39.0)}))
+    order.reorder(Focus({"Y": (25.0, 25.0), "Z": (0.0, 39.0), "X": (0.0, 39.0)}))
     assert placed(grid, taken(order), "Y") == [20] * 16 + [30] * 16 + [10] * 16 + [0] * 16
 
 
 def test_a_focus_while_units_are_taken_orders_what_is_left() -> None:
     grid = cut("ZYX", (5, 8, 8), "YX", 8)
     order = Order(grid, [4])
-    order.look(Focus({"Z": (3.0, 3.0)}))
+    order.reorder(Focus({"Z": (3.0, 3.0)}))
     assert [order.take(), order.take()] == [3, 2]
-    order.look(Focus({"Z": (2.0, 2.0)}))
+    order.reorder(Focus({"Z": (2.0, 2.0)}))
     assert taken(order) == [1, 0]
-    order.look(Focus({"Z": (2.0, 2.0)}))
+    order.reorder(Focus({"Z": (2.0, 2.0)}))
     assert len(order) == 0
 
 
 def test_a_focus_on_no_axis_of_the_stack_leaves_the_order() -> None:
     grid = cut("ZYX", (5, 8, 8), "YX", 4)
     order = Order(grid)
-    order.look(Focus({"T": (3.0, 3.0)}))
+    order.reorder(Focus({"T": (3.0, 3.0)}))
     assert taken(order) == list(range(20))
 
 
@@ -217,7 +217,7 @@ def test_a_million_units_are_put_in_another_order_within_half_a_second(seen: str
     seconds = []
     for place in (500.0, 100.0):
         start = time.process_time()
-        order.look(Focus({"Z": (place, place), "Y": (100.0, 200.0), "X": (30.0, 300.0)}))
+        order.reorder(Focus({"Z": (place, place), "Y": (100.0, 200.0), "X": (30.0, 300.0)}))
         seconds.append(time.process_time() - start)
         order.take()
     assert min(seconds) < 3

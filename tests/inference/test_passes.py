@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -24,6 +24,8 @@ from napari_skipseg.inference.memory import SLICES
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 RNG = np.random.default_rng(6)
 CPU = Device("cpu", "CPU", "for the test")
@@ -59,15 +61,6 @@ class Plain:
         return TileOutput(
             probability, tuple(values[:, 0] if values.ndim == images.ndim else values for values in attentions)
         )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a network is fastest on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 tiny = cache(make_model)

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from identity import identity, make_model
+from run_files import files_in, stop_after
 
 from napari_skipseg import durable
 from napari_skipseg.errors import FileError
@@ -26,42 +25,35 @@ from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 if os.name == "nt":
     pytest.skip("Windows has no /proc to see what was synced", allow_module_level=True)
 
 CELLS = np.random.default_rng(5).integers(0, 256, (6, 80, 600)).astype(np.uint8)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("input") / "cells.ome.tif"
+    write_ome_tiff(file, CELLS, Space("ZYX", (50.0, 4.0, 4.0), "nm"))
+    return file
 
 
-@pytest.fixture
-def cells(tmp_path: Path) -> Path:
-    write_ome_tiff(tmp_path / "cells.ome.tif", CELLS, Space("ZYX", (50.0, 4.0, 4.0), "nm"))
-    return tmp_path / "cells.ome.tif"
+@pytest.fixture(scope="module")
+def whole_run(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
+    """What a run without a fault leaves, by format."""
+    found = {}
+    for form in ("tiff", "ome-zarr"):
+        folder = tmp_path_factory.mktemp("whole")
+        run_to_end(work(cells, folder, form))
+        found[form] = files_in(folder)
+    return found
 
 
 def work(cells: Path, folder: Path, form: Any = "tiff") -> Any:
     target = FolderTarget(folder, "cells", form=form)
     return iter_segment(read_stack(cells), make_model(), SegmentOptions("cpu", tile=200), target, identity)
-
-
-def stop_after(going: Any, tiles: int) -> None:
-    for progress in going:
-        tiles -= isinstance(progress, TileWritten)
-        if not tiles:
-            break
-    going.close()
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.endswith("_times.json")]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 class Disk:
@@ -118,7 +110,7 @@ def test_no_unit_is_noted_before_its_chunks_and_what_describes_them_are_on_disk(
 @pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
 @pytest.mark.parametrize("tiles", [1, 9, 17])
 def test_a_power_cut_at_any_time_costs_no_more_than_what_was_not_on_disk(
-    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, tiles: int
+    cells: Path, tmp_path: Path, whole_run: Any, monkeypatch: pytest.MonkeyPatch, form: str, tiles: int
 ) -> None:
     with monkeypatch.context() as patch:
         disk = Disk(patch)
@@ -130,8 +122,7 @@ def test_a_power_cut_at_any_time_costs_no_more_than_what_was_not_on_disk(
         going.close()
         disk.cut(tmp_path / "out")
     run_to_end(work(cells, tmp_path / "out", form))
-    run_to_end(work(cells, tmp_path / "through", form))
-    assert files_in(tmp_path / "out") == files_in(tmp_path / "through")
+    assert files_in(tmp_path / "out") == whole_run[form]
 
 
 def empty(content: bytes) -> bytes:
@@ -154,7 +145,7 @@ def flipped(content: bytes) -> bytes:
 @pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
 @pytest.mark.parametrize("place", [0, -1])
 def test_a_chunk_that_the_journal_calls_done_and_is_damaged_is_computed_again(
-    cells: Path, tmp_path: Path, form: str, damage: Any, place: int
+    cells: Path, tmp_path: Path, whole_run: Any, form: str, damage: Any, place: int
 ) -> None:
     stop_after(work(cells, tmp_path / "out", form), 9)
     unfinished = tmp_path / "out" / "cells.unfinished"
@@ -162,26 +153,26 @@ def test_a_chunk_that_the_journal_calls_done_and_is_damaged_is_computed_again(
         chunk = sorted(unfinished.glob(f"cells_{result}.ome.zarr/0/c/*/*/*"))[place]
         chunk.write_bytes(damage(chunk.read_bytes()))
     run_to_end(work(cells, tmp_path / "out", form))
-    run_to_end(work(cells, tmp_path / "through", form))
-    assert files_in(tmp_path / "out") == files_in(tmp_path / "through")
+    assert files_in(tmp_path / "out") == whole_run[form]
 
 
 @pytest.mark.parametrize("damage", [halved, zeroed, flipped])
 @pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
 def test_a_chunk_that_is_found_damaged_at_the_end_is_computed_again(
-    cells: Path, tmp_path: Path, form: str, damage: Any, monkeypatch: pytest.MonkeyPatch
+    cells: Path, tmp_path: Path, whole_run: Any, form: str, damage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("napari_skipseg.inference.to_folder.CHECKED", 0)
     stop_after(work(cells, tmp_path / "out", form), 9)
     chunk = sorted((tmp_path / "out" / "cells.unfinished").glob("cells_probability.ome.zarr/0/c/*/*/*"))[1]
     chunk.write_bytes(damage(chunk.read_bytes()))
     run_to_end(work(cells, tmp_path / "out", form))
-    run_to_end(work(cells, tmp_path / "through", form))
-    assert files_in(tmp_path / "out") == files_in(tmp_path / "through")
+    assert files_in(tmp_path / "out") == whole_run[form]
 
 
 @pytest.mark.parametrize("level", ["1/c/2/0/0", "1/zarr.json", "0/zarr.json", "zarr.json"])
-def test_pyramids_and_metadata_that_were_emptied_are_made_again(cells: Path, tmp_path: Path, level: str) -> None:
+def test_pyramids_and_metadata_that_were_emptied_are_made_again(
+    cells: Path, tmp_path: Path, whole_run: Any, level: str
+) -> None:
     going = work(cells, tmp_path / "out", "ome-zarr")
     RunFolder.finish, real = (lambda self, files: (_ for _ in ()).throw(KeyboardInterrupt())), RunFolder.finish  # type: ignore[method-assign,assignment,misc]
     try:
@@ -193,8 +184,7 @@ def test_pyramids_and_metadata_that_were_emptied_are_made_again(cells: Path, tmp
     assert file.stat().st_size
     file.write_bytes(b"")
     run_to_end(work(cells, tmp_path / "out", "ome-zarr"))
-    run_to_end(work(cells, tmp_path / "through", "ome-zarr"))
-    assert files_in(tmp_path / "out") == files_in(tmp_path / "through")
+    assert files_in(tmp_path / "out") == whole_run["ome-zarr"]
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,7 @@ def test_normalization_is_of_the_whole_stack_however_tiled() -> None:
 
 def test_a_lazy_stack_is_read_by_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari_skipseg.images.identity.WHOLE", 0)
+    monkeypatch.setattr("napari_skipseg.inference.guards.READ_ONCE", 0)
 
     class Watched:
         shape, dtype, largest = (60, 64, 64), np.dtype("uint8"), 0

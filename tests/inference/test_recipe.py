@@ -14,6 +14,7 @@ import tifffile
 import torch
 import zarr
 from identity import make_model
+from run_files import files_in
 
 from napari_skipseg.devices import versions
 from napari_skipseg.errors import FileError, InputError, ModelError
@@ -36,11 +37,11 @@ from napari_skipseg.inference.recipes.recipe import (
     Recipe,
     RecipeInput,
     describe_input,
+    dict_to_json,
     recipe_differences,
     recipe_from_dict,
     recipe_from_json,
     recipe_to_dict,
-    recipe_to_json,
 )
 from napari_skipseg.inference.recipes.repeat import iter_repeat, pin_backend, prepare_repeat
 from napari_skipseg.inference.saving import save_prediction
@@ -49,6 +50,12 @@ from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.model import Model, read_model, write_model
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
+
+
+def recipe_to_json(recipe: Recipe) -> str:
+    """The text of a recipe's file."""
+    return dict_to_json(recipe_to_dict(recipe))
+
 
 RNG = np.random.default_rng(11)
 CELLS = RNG.integers(0, 256, (2, 60, 70)).astype(np.uint8)
@@ -93,11 +100,6 @@ def segment(image: Path | Stack, model: Model, folder: Path, form: Any = "tiff",
     stack = read_stack(image) if isinstance(image, Path) else image
     target = FolderTarget(folder, "cells", form=form)
     return run_to_end(iter_segment(stack, model, SegmentOptions(**({"tile": 40} | options)), target))
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.endswith("_times.json")]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 # -------------------------------------------------------------------------------------------------------------- JSON

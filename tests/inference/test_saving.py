@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from run_files import whole
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
@@ -36,11 +37,6 @@ def make_prediction(classes: int = 1) -> Prediction:
         (AttentionMap(1, (1, 1, 1), RNG.random(shape).astype(np.float32)), coarse),
         {"operation": "segment", "tile": (64, 64), "options": {"average": 1}},
     )
-
-
-def whole(path: Path) -> Any:
-    stack = read_stack(path)
-    return stack.read((slice(None),) * len(stack.shape))
 
 
 def test_files_have_names_types_and_values(tmp_path: Path) -> None:

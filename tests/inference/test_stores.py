@@ -79,7 +79,7 @@ def test_every_piece_lands_in_its_place_and_type(tmp_path: Path) -> None:
     store, arrays = store_of(run, tmp_path), ArrayStore(run.results)
     for number in range(len(run.grid)):
         unit = run.grid.unit(number)
-        assert not store.holds(run.grid, unit)
+        assert not store.is_complete(run.grid, unit)
         for result in run.results:
             region = run.grid.region(unit, max(result.stride))
             whole = (slice(0, 2), *region) if "C" in result.axes else region
@@ -87,7 +87,7 @@ def test_every_piece_lands_in_its_place_and_type(tmp_path: Path) -> None:
             piece = ResultPiece(result.name, whole, (values > 0.5).astype(np.uint8) if result.is_labels else values)
             store.write(piece)
             arrays.write(piece)
-        assert store.holds(run.grid, unit)
+        assert store.is_complete(run.grid, unit)
     for result in run.results:
         seen = store.plane_view(result.name)
         right = arrays.arrays[result.name]
@@ -115,10 +115,10 @@ def test_a_unit_is_there_when_all_of_it_is(tmp_path: Path, lost: str) -> None:
         store.write(
             ResultPiece(result.name, whole, np.zeros(result.shape, np.uint8 if result.is_labels else np.float32))
         )
-    assert all(store.holds(grid, grid.unit(number)) for number in range(len(grid)))
+    assert all(store.is_complete(grid, grid.unit(number)) for number in range(len(grid)))
     chunks = [file for file in (tmp_path / f"cells_{lost}.ome.zarr" / "0" / "c").rglob("*") if file.is_file()]
     chunks[len(chunks) // 2].unlink()
-    assert [store.holds(grid, grid.unit(number)) for number in range(len(grid))].count(False) == 1
+    assert [store.is_complete(grid, grid.unit(number)) for number in range(len(grid))].count(False) == 1
 
 
 def test_changes_are_told_in_the_recipe_and_nothing_else(tmp_path: Path) -> None:

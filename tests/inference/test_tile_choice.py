@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from identity import make_model
 
-from napari_skipseg.devices import Device
-from napari_skipseg.inference import memory_share
+from napari_skipseg import devices
+from napari_skipseg.devices import Device, MemoryShare
 from napari_skipseg.inference.memory import (
     AHEAD,
     BEHIND,
@@ -19,7 +19,6 @@ from napari_skipseg.inference.memory import (
     choose_tile,
     tile_bytes,
 )
-from napari_skipseg.inference.memory_share import MemoryShare
 from napari_skipseg.inference.recipes.recipe import MOST_AT_ONCE
 from napari_skipseg.models.model import Model
 
@@ -30,7 +29,7 @@ DEEP = make_model(3, (4, 8), margin=6)
 
 
 def free(monkeypatch: pytest.MonkeyPatch, cpu: int = PLENTY, cuda: int = PLENTY) -> None:
-    monkeypatch.setattr(memory_share, "free_memory", {"cpu": cpu, "cuda": cuda}.__getitem__)
+    monkeypatch.setattr(devices, "free_memory", {"cpu": cpu, "cuda": cuda}.__getitem__)
 
 
 def choose(model: Model, device: Device = CPU, wanted: int = 0, planes: str = "xy") -> TileChoice:

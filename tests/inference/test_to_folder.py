@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-import torch
 from identity import Identity, identity, make_model
 from killed_runs import PROCESSES, Asked, has_all_chunks, kill
 from numpy.typing import NDArray
+from run_files import files_in, stop_after, whole
 
 from napari_skipseg.devices import best_precision
 from napari_skipseg.errors import FileError, SkipsegError
@@ -39,18 +38,11 @@ from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RNG = np.random.default_rng(5)
 CELLS = RNG.integers(0, 256, (2, 520, 300)).astype(np.uint8)
 PLACE = ((50.0, 4.0, 8.0), "nm", (100.0, 20.0, 30.0))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As many threads in every process: so small a network is fastest on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +79,6 @@ def whole_run(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return found
 
 
-def files_in(folder: Path) -> dict[str, bytes]:
-    """All but the times, which no two runs share."""
-    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.endswith("_times.json")]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
-
-
-def whole(path: Path) -> Any:
-    stack = read_stack(path)
-    return stack.read((slice(None),) * len(stack.shape))
-
-
 def quickly(
     stack: Stack,
     folder: Path,
@@ -126,15 +107,6 @@ class Counted:
     @property
     def runs(self) -> int:
         return sum(backend.runs for backend in self.made)
-
-
-def stop_after(work: Any, tiles: int) -> None:
-    """Close a run after so many tiles, as Ctrl-C does."""
-    for progress in work:
-        tiles -= isinstance(progress, TileWritten)
-        if not tiles:
-            break
-    work.close()
 
 
 # ----------------------------------------------------------------------------------------------------------- killed
@@ -710,7 +682,10 @@ class Lazy(LazyArray):
 
 @pytest.mark.parametrize(("dimensions", "tile", "largest"), [(2, 0, 128 * 160), (3, 80, 80**3)])
 @pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
-def test_a_stack_is_never_whole_in_memory(tmp_path: Path, dimensions: int, tile: int, largest: int, form: Any) -> None:
+def test_a_large_stack_is_never_whole_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dimensions: int, tile: int, largest: int, form: Any
+) -> None:
+    monkeypatch.setattr("napari_skipseg.inference.guards.READ_ONCE", 0)  # a small one is read whole, once
     lazy = Lazy()
     assert lazy[3, 4, 5] == (12 * 7) % 251
     stack, model = Stack(lazy, Space("ZYX")), make_model(dimensions, skip="org")

@@ -42,7 +42,7 @@ class StubChild:
 def ask(answer: Any) -> tuple[StubChild, SkipsegError | None]:
     child = StubChild(answer)
     try:
-        run_to_end(Engine()._ask(child, ListDevices(), Path(), ResumePoint()))  # type: ignore[arg-type]
+        run_to_end(Engine()._request_result(child, ListDevices(), Path(), ResumePoint()))  # type: ignore[arg-type]
     except SkipsegError as error:
         return child, error
     return child, None

@@ -194,7 +194,7 @@ def test_a_command_that_was_stopped_goes_on_with_the_blocks_it_found(objects, tm
     monkeypatch.setattr(find_in_blocks, "find_block_regions", find)
     code, shown, errors = objects(tmp_path / "em_probability.tif", out, *flags)
     assert (code, shown) == (130, "")
-    assert "the same command goes on" in errors
+    assert "the same command again" in errors
     assert [file.name for file in out.iterdir()] == ["em_objects.unfinished"]
     found = len(list(out.glob("*/blocks/*.npz")))
     assert found >= 3

@@ -1,7 +1,7 @@
 """A large image in blocks: units of its grid that several processes fill, each its own chunks of the same stores, and
 then parts of each level of the pyramids.
 
-The file is begun, and ended, as one that is stopped and gone on with: what was settled lies in its unfinished run, and
+The file is begun, and ended, as one that is stopped and continued: what was settled lies in its unfinished run, and
 who ends it finds every unit done. So what comes out is what one process gives, byte for byte.
 """
 
@@ -65,7 +65,7 @@ def count_parts(settings: BatchSettings, entry: BatchInput, place: RunPlace, eng
     """Return how much there is to share out of a file that was begun.
 
     Raises:
-        SkipsegError: it cannot be gone on with.
+        SkipsegError: it cannot be continued.
     """
     turn = engine.turn()
     try:
@@ -87,7 +87,7 @@ def iter_block(
     """Yield after each of the `units` of a file that was begun; those that are there already are left alone.
 
     Raises:
-        SkipsegError: the file cannot be gone on with, nothing can be written, or what computes fails: no other takes
+        SkipsegError: the file cannot be continued, nothing can be written, or what computes fails: no other takes
             over, as the rest of the file would be another's.
     """
     from napari_skipseg.inference.predict import iter_fill
@@ -113,7 +113,7 @@ def iter_level(
     """Yield after each of the `parts` of a level of the pyramids; all of the next finer one is there.
 
     Raises:
-        SkipsegError: the file cannot be gone on with, or nothing can be written.
+        SkipsegError: the file cannot be continued, or nothing can be written.
     """
     turn = engine.turn()
     try:
@@ -133,7 +133,7 @@ def _parts_of(store: ZarrStore, level: int) -> list[tuple[OmeZarrWriter, Pyramid
 
 
 def note_block(entry: BatchInput, place: RunPlace, units: range) -> None:
-    """Write down that the `units` of a file that was begun are done.
+    """Record that the `units` of a file that was begun are done.
 
     Raises:
         FileError: nothing can be written.

@@ -77,7 +77,7 @@ class CrashGuard:
         return GuardedFile(self, note_of(self._place, entry), _place_of(self._place, entry))
 
     def enter(self, alone: bool) -> None:
-        """Wait until a file may be opened, at most until all is to stop."""
+        """Wait until the file may be opened, or until the batch stops."""
         with self._changed:
             while (self._alone or (alone and self._inside)) and not self._is_closed():
                 self._changed.wait(0.1)
@@ -85,7 +85,7 @@ class CrashGuard:
             self._alone = self._alone or alone
 
     def leave(self, alone: bool) -> None:
-        """Let others open theirs."""
+        """Let other files be opened."""
         with self._changed:
             self._inside -= 1
             self._alone = self._alone and not alone
@@ -95,7 +95,7 @@ class CrashGuard:
 class GuardedFile:
     """One file from before it is opened until its first tile was computed; a context manager.
 
-    Left without `passed`, it says nothing new of the file: whatever happened, the process is still there.
+    If it is left without `passed`, the file is not blamed: the process still runs, whatever happened.
     """
 
     def __init__(self, openings: CrashGuard, note: CrashNote, place: Path) -> None:
@@ -110,14 +110,14 @@ class GuardedFile:
         self._close()
 
     def passed(self) -> None:
-        """Say that the file can be opened: what was noted of it counts no more."""
+        """Note that the file can be opened: crashes that were noted before no longer count."""
         if self._is_open:
             self.note = CrashNote()
             self._close()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Have nothing noted while the file only waits for others."""
+        """Note nothing while the file only waits for other files."""
         was_open = self._is_open
         self._close()
         try:
@@ -159,8 +159,8 @@ def note_of(place: RunPlace, entry: BatchInput) -> CrashNote:
         return CrashNote(changed=changed)
 
 
-def give_chance(place: RunPlace, entry: BatchInput) -> None:
-    """Have a file opened once more that was left out.
+def allow_reopening(place: RunPlace, entry: BatchInput) -> None:
+    """Allow a file that was left out to be opened once more.
 
     Raises:
         FileError: nothing can be written.
@@ -171,8 +171,8 @@ def give_chance(place: RunPlace, entry: BatchInput) -> None:
 
 
 @contextlib.contextmanager
-def crashes_told(place: RunPlace) -> Iterator[None]:
-    """Have the system write into the run's folder where this process crashes, if it does, and nobody else asked for it.
+def crash_reports(place: RunPlace) -> Iterator[None]:
+    """Let Python's fault handler write into the run's folder where this process crashes, if nobody else enabled it.
 
     Raises:
         FileError: nothing can be written.
@@ -190,8 +190,8 @@ def crashes_told(place: RunPlace) -> Iterator[None]:
             Path(handle.name).unlink(missing_ok=True)
 
 
-def tell_crashes(place: RunPlace) -> None:
-    """Have the system write into the run's folder where this process crashes, from now on; for a worker.
+def report_crashes(place: RunPlace) -> None:
+    """Let Python's fault handler write into the run's folder where this process, a worker, crashes.
 
     Raises:
         FileError: nothing can be written.
@@ -205,7 +205,7 @@ def tell_crashes(place: RunPlace) -> None:
 
 
 def clear_crashes(place: RunPlace) -> None:
-    """Remove what processes left there that did not crash."""
+    """Remove the empty crash reports of processes that did not crash."""
     for old in place.path.glob(f"{CRASHES}*"):
         with contextlib.suppress(OSError):
             if not old.stat().st_size:
@@ -243,11 +243,11 @@ def _write(place: Path, note: CrashNote) -> None:
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What only writing can meet, and every file would."""
 _PROBE = ".probe"
-_GOES_ON = "What is done stays, and the same batch goes on from there."
+_CONTINUE = "What is done stays: start the same batch again to continue."
 
 
 class StoppedError(SkipsegError):
-    """The batch was told to stop: no fault of the file that was at work."""
+    """The batch was stopped while it worked on the file, which is not at fault."""
 
 
 def reason_of(error: Exception) -> str:
@@ -266,13 +266,13 @@ def fault_of_folder(error: Exception, folder: Path) -> FileError | None:
     """Return why nothing more can be written to `folder`, where that is what `error` says; None for all else."""
     faults = [fault for fault in _chain(error) if isinstance(fault, OSError)]
     if any(fault.errno in _FULL for fault in faults):
-        return FileError(f"{reason_of(error)} {_GOES_ON}")
+        return FileError(f"{reason_of(error)} {_CONTINUE}")
     if faults:
         try:
             write_whole(folder / _PROBE, b"can this be written?")
             (folder / _PROBE).unlink(missing_ok=True)  # another file may fail at this moment too
         except OSError as fault:
-            return FileError(f"Nothing can be written to '{folder}' any more ({fault.strerror or fault}). {_GOES_ON}")
+            return FileError(f"Nothing can be written to '{folder}' any more ({fault.strerror or fault}). {_CONTINUE}")
     return None
 
 

@@ -1,4 +1,4 @@
-"""A Dask cluster, this machine's own or another one: opened, checked and left again, with nothing said in between."""
+"""A Dask cluster, of this machine or given by its address: opened, checked and closed, without Dask's own messages."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class DaskCluster:
         """Return what to say when it answers no more."""
         return EngineError(
             f"{self.name} went away while the batch ran: what is done stays; start the same batch again once it is "
-            "there, and it goes on."
+            "there to continue."
         )
 
 
@@ -72,7 +72,7 @@ def open_cluster(settings: BatchSettings) -> Iterator[DaskCluster]:
         leaving.enter_context(_quiet())
         if settings.scheduler:
             client = _connect(settings.scheduler, distributed)
-            leaving.callback(_leave, client)
+            leaving.callback(_disconnect, client)
             name = f"The Dask scheduler at '{settings.scheduler}'"
             _check_versions(client, name)
             yield DaskCluster(client, name, ())
@@ -84,7 +84,7 @@ def open_cluster(settings: BatchSettings) -> Iterator[DaskCluster]:
 
 
 def share_cores(workers: int) -> tuple[tuple[int, ...], ...]:
-    """Return for each worker the cores that it computes on; where there are fewer than workers, they share them."""
+    """Return for each worker the cores that it computes on; if there are fewer than workers, they share them."""
     own = cores()
     if workers >= len(own):
         return tuple((own[number % len(own)],) for number in range(workers))
@@ -94,7 +94,7 @@ def share_cores(workers: int) -> tuple[tuple[int, ...], ...]:
 
 def _connect(address: str, distributed: Any) -> Client:
     try:
-        _knock(address)
+        _check_reachable(address)
         return distributed.Client(address, timeout=CONNECTING, set_as_default=False)
     except (OSError, ValueError, TimeoutError, ImportError) as error:
         raise EngineError(
@@ -103,8 +103,8 @@ def _connect(address: str, distributed: Any) -> Client:
         ) from error
 
 
-def _knock(address: str) -> None:
-    """Raise where nobody listens: a client of Dask that found nobody leaves threads behind."""
+def _check_reachable(address: str) -> None:
+    """Raise if nobody listens: a client of Dask that found nobody leaves threads behind."""
     place = urlsplit(address if "://" in address else f"tcp://{address}")
     if place.hostname is None or place.port is None:
         raise ValueError("an address has a host and a port")
@@ -158,7 +158,7 @@ def _own_cluster(shares: tuple[tuple[int, ...], ...], distributed: Any, gpus: tu
         leaving.callback(cluster.close, timeout=CONNECTING)
         leaving.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": _NEVER}))
         client = distributed.Client(cluster, timeout=CONNECTING, set_as_default=False, security=security)
-        leaving.callback(_leave, client)
+        leaving.callback(_disconnect, client)
         yield client
 
 
@@ -197,7 +197,7 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _leave(client: Client) -> None:
+def _disconnect(client: Client) -> None:
     with contextlib.suppress(OSError, TimeoutError, RuntimeError):
         client.close(timeout=CONNECTING)
 

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from queue import Empty
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -36,7 +36,7 @@ def iter_cluster(
 ) -> Generator[ThreadMessage | None, None, None]:
     """Yield what is new of the files that are `waiting`, as `threads.iter_lanes` does; workers of a cluster do them.
 
-    A worker that dies has its file gone on with by another. Closed, it stops each file at its next tile.
+    A worker that dies has its file continued by another. Closed, it stops each file at its next tile.
 
     Raises:
         SkipsegError: there is no such cluster, it goes away, a worker cannot help, or nothing can be written any more.
@@ -45,20 +45,20 @@ def iter_cluster(
     with open_cluster(settings) as cluster:
         desk = TaskSubmitter(cluster, settings, place)
         try:
-            yield from _iter_settle(desk)
+            yield from _iter_choose_backend(desk)
             yield from _Batch(desk, waiting).iter_work()
         finally:
             desk.stop()
             clear_crashes(place)
 
 
-def _iter_settle(desk: TaskSubmitter) -> Generator[ThreadMessage | None, None, None]:
+def _iter_choose_backend(desk: TaskSubmitter) -> Generator[ThreadMessage | None, None, None]:
     """Yield until one worker has settled what all of them compute with, and on which tile."""
     yield waiting_for("waiting for a worker to start the network")
-    desk.give(DaskTask("settle"))
+    desk.submit(DaskTask("settle"))
     while desk.computes is None:
         try:
-            reply = desk.hear(THREADS_WAKE)
+            reply = desk.next_reply(THREADS_WAKE)
         except Empty:
             yield _what_lacks(desk)
             continue
@@ -69,7 +69,7 @@ def _iter_settle(desk: TaskSubmitter) -> Generator[ThreadMessage | None, None, N
 
 
 def _what_lacks(desk: TaskSubmitter) -> ThreadMessage | None:
-    """Return what is said where a cluster has no workers, None where it has."""
+    """Return what is said where a cluster has no workers, None if it has."""
     lacking = desk.lacking()
     return waiting_for(lacking) if lacking else None
 
@@ -118,44 +118,47 @@ class _Batch:
     def iter_work(self) -> Generator[ThreadMessage | None, None, None]:
         """Yield news until nothing waits and all is done."""
         while True:
-            self._give()
+            self._submit_tasks()
             if not self._desk.working:
                 return
             try:
-                reply = self._desk.hear(THREADS_WAKE)
+                reply = self._desk.next_reply(THREADS_WAKE)
             except Empty:
                 yield _what_lacks(self._desk)
                 continue
-            message = None if reply is None else self._follow(reply)
+            message = None if reply is None else self._on_reply(reply)
             if message is not None:
                 yield message
 
-    def _give(self) -> None:
+    def _submit_tasks(self) -> None:
         """Give out as many tasks as keep the workers busy, or one of those that are done alone."""
         if any(task.alone for task in self._desk.working.values()):
             return
         room = (1 if self._desk.settings.request.options.samples else LANES) * self._desk.workers
         while len(self._desk.working) < room and (self._ready or self._waiting):
             if self._ready:
-                self._desk.give(self._ready.popleft())
+                self._desk.submit(self._ready.popleft())
                 continue
             entry = self._waiting.popleft()
             is_large = blocks.is_large(self._desk.settings, entry)
-            self._desk.give(DaskTask("begin" if is_large else "file", entry))
+            self._desk.submit(DaskTask("begin" if is_large else "file", entry))
         if self._aside and not self._desk.working:
-            self._desk.give(self._aside.popleft())
+            self._desk.submit(self._aside.popleft())
 
-    def _follow(self, reply: DaskReply) -> ThreadMessage | None:
+    def _on_reply(self, reply: DaskReply) -> ThreadMessage | None:
         task, news = reply
         if task.entry is None:
             return None
         if isinstance(news, Progress):
             return ThreadMessage(task.entry, self._moved(task, task.entry, news))
         if news["reply"] == "outcome":
-            return self._ended(task.entry, FileOutcome(news["state"], _record_of(news["record"])))
+            return self._ended(task.entry, FileOutcome(news["state"], _adapter().validate_python(news["record"])))
         if news["reply"] in ("begun", "segmented"):
             kind: Literal["block", "objects"] = "block" if news["reply"] == "begun" else "objects"
-            return self._share_out(task.entry, _Large(news["units"], deque(news.get("levels", ())), kind))
+            large = _Large(news["units"], deque(news.get("levels", ())), kind)
+            self._larges[task.entry] = large
+            self._ready.extend(large.cut(task.entry, self._desk.workers))
+            return ThreadMessage(task.entry, large.progress)
         if news["reply"] == "filled":
             return self._filled(task, task.entry)
         if news["reply"] == "failed" and task.kind in IN_BLOCKS and task.tries + 1 < MOST_TRIES:
@@ -187,11 +190,6 @@ class _Batch:
         large.reached[task.units] = max(progress.done, large.reached.get(task.units, 0))
         return large.progress
 
-    def _share_out(self, entry: BatchInput, large: _Large) -> ThreadMessage:
-        self._larges[entry] = large
-        self._ready.extend(large.cut(entry, self._desk.workers))
-        return ThreadMessage(entry, large.progress)
-
     def _filled(self, task: DaskTask, entry: BatchInput) -> ThreadMessage | None:
         large = self._larges.get(entry)
         if large is None:
@@ -202,10 +200,10 @@ class _Batch:
         large.left -= 1
         message = ThreadMessage(entry, large.progress)
         if not large.left:
-            self._go_on(entry, large)
+            self._submit_next_level(entry, large)
         return message
 
-    def _go_on(self, entry: BatchInput, large: _Large) -> None:
+    def _submit_next_level(self, entry: BatchInput, large: _Large) -> None:
         """Have the next level made, of which each part needs all of the one before; or what follows, by one worker."""
         if not large.levels:
             self._ready.append(DaskTask("file" if large.kind == "objects" else "segment", entry))
@@ -229,7 +227,3 @@ class _Batch:
 @cache
 def _adapter() -> TypeAdapter[FileRecord]:
     return TypeAdapter(FileRecord)
-
-
-def _record_of(values: dict[str, Any]) -> FileRecord:
-    return _adapter().validate_python(values)

@@ -1,4 +1,4 @@
-"""Tasks on a Dask cluster: given out, followed and answered for, as JSON."""
+"""Tasks on a Dask cluster: submitted, watched and answered, as JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COUNTED = 2.0
 STOPPING = 20.0
 """Seconds in which workers have to come to the end of a tile when the batch is stopped."""
 LACKING = 5.0
-"""Seconds without any worker after which that is told."""
+"""Seconds without any worker after which that is reported."""
 READY = "running"
 
 
@@ -42,7 +42,7 @@ class DaskTask:
     """What one worker is to do: see `dask_worker.answer`. units: of a block, parts of a level, or blocks of objects.
     tries: how often it failed elsewhere.
 
-    alone: nothing else is at work meanwhile, so that a worker that ends does so of this task.
+    alone: no other task runs meanwhile, so that this task is to blame if the worker ends.
     """
 
     kind: Literal["settle", "file", "begin", "block", "level", "segment", "objects"]
@@ -54,7 +54,7 @@ class DaskTask:
 
 
 class DaskReply(NamedTuple):
-    """What came of a task: news of how far it is, or in the end the worker's answer."""
+    """A message of a task: its progress, or at the end the worker's answer."""
 
     task: DaskTask
     news: Progress | dict[str, Any]
@@ -62,7 +62,7 @@ class DaskReply(NamedTuple):
 
 @dataclass
 class TaskSubmitter:
-    """Gives tasks of one batch to a cluster and hears of them."""
+    """Gives tasks of one batch to a cluster and receives their results."""
 
     cluster: DaskCluster
     settings: BatchSettings
@@ -91,12 +91,12 @@ class TaskSubmitter:
 
     @property
     def workers(self) -> int:
-        """How many workers there are, 1 where there are none yet."""
+        """Number of workers, 1 if there are none yet."""
         self._count()
         return max(1, self._workers)
 
     def lacking(self) -> str:
-        """Return what is waited for where there have been no workers for some seconds; else ""."""
+        """Return what is waited for if there have been no workers for some seconds; else ""."""
         self._count()
         if time.monotonic() - self._seen < LACKING:
             return ""
@@ -113,8 +113,8 @@ class TaskSubmitter:
         if self._workers:
             self._seen, self._begun = now, True
 
-    def give(self, task: DaskTask) -> None:
-        """Have a worker do a task; one that dies is done again by another."""
+    def submit(self, task: DaskTask) -> None:
+        """Submit a task to a worker; if that dies, another worker does it again."""
         self._given += 1
         ticket = self._given
         asked = {**self._told, "ticket": ticket, "task": task.kind, "computes": self.computes, "entry": task.entry}
@@ -123,12 +123,12 @@ class TaskSubmitter:
         self.working[ticket], self._futures[ticket] = task, future
         future.add_done_callback(lambda done: self._news.put((ticket, done)))
 
-    def hear(self, seconds: float) -> DaskReply | None:
-        """Return what is new of a task, None where it is not one of ours any more; wait so long.
+    def next_reply(self, seconds: float) -> DaskReply | None:
+        """Return what is new of a task, None if it is not one of ours any more; wait so long.
 
         Raises:
             Empty: nothing is new.
-            SkipsegError: the cluster is gone, or a worker says why the batch cannot go on.
+            SkipsegError: the cluster is gone, or a worker says why the batch cannot continue.
         """
         if self.cluster.client.status != READY:
             raise self.cluster.gone()
@@ -144,7 +144,7 @@ class TaskSubmitter:
             raise EngineError(answered["reason"])
         if answered["reply"] == "no model":
             self._send_model(answered["address"])
-            self.give(task)
+            self.submit(task)
             return None
         return DaskReply(task, answered)
 
@@ -169,7 +169,7 @@ class TaskSubmitter:
         return answered
 
     def _send_model(self, address: str) -> None:
-        """Have a worker keep the model's files: once."""
+        """Send the model's files to a worker, once."""
         if address in self._sent:
             raise EngineError(
                 f"The worker {address} cannot keep the model: let it write to the cache folder of its user."
@@ -190,7 +190,7 @@ class TaskSubmitter:
             self._cancel([self._futures.pop(ticket)])
 
     def stop(self) -> None:
-        """Give up all tasks, and wait until no worker is at one; of a cluster that is gone, until no file is held."""
+        """Cancel all tasks, and wait until no worker runs one; if the cluster is gone, until no file is locked."""
         client, until = self.cluster.client, time.monotonic() + STOPPING
         begun = [
             self.place.results(task.entry) / f"{task.entry.name}{UNFINISHED}"
@@ -209,7 +209,7 @@ class TaskSubmitter:
             client.unsubscribe_topic(self._topic)
 
     def _at_work(self) -> dict[str, int]:
-        """Return for each worker how many tasks are at work there; a worker that does not answer is not waited for."""
+        """Return how many tasks run on each worker; do not wait for a worker that does not answer."""
         client, limit = self.cluster.client, STOPPING / 4
         found: dict[str, int] = client.sync(client._run, run_task, self._topic, callback_timeout=limit)
         return found

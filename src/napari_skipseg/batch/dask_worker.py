@@ -1,4 +1,4 @@
-"""What a process of a cluster does of a batch: one call, JSON in and JSON out, that any worker can answer.
+"""What a worker process of a cluster does for a batch: one call with JSON in and out, which any worker can answer.
 
 Dask calls `run_dask_task` by its name, so that nothing of ours is ever pickled. Beside it there is only the disk that
 all machines share.
@@ -19,18 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_skipseg.batch.blocks import count_parts, iter_block, iter_level
-from napari_skipseg.batch.crash_guard import fault_of_folder, reason_of, tell_crashes
+from napari_skipseg.batch.crash_guard import fault_of_folder, reason_of, report_crashes
 from napari_skipseg.batch.engine import NetworkRunner
 from napari_skipseg.batch.inputs import SETTINGS_FILE, UNFINISHED, BatchInput
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.run_file import FileOutcome, iter_blocks_of_file, segment_file
 from napari_skipseg.batch.settings import BatchSettings, batch_settings_from_json
 from napari_skipseg.batch.threads import LANES
-from napari_skipseg.devices import Device, best_precision, choose_device, has_openvino, versions
+from napari_skipseg.devices import Device, MemoryShare, best_precision, choose_device, has_openvino, versions
 from napari_skipseg.durable import draft_folder, make_folders, put_files, replace, sync_folder
 from napari_skipseg.errors import ModelError, SkipsegError
 from napari_skipseg.images.faults import file_errors_as
-from napari_skipseg.inference.memory_share import MemoryShare
 from napari_skipseg.inference.options import SegmentRequest
 from napari_skipseg.inference.prediction import TileWritten
 from napari_skipseg.locks import is_held
@@ -60,7 +59,7 @@ def read_model_files(folder: Path) -> tuple[bytes, bytes]:
 
 
 def hash_of_model_files(folder: Path) -> str:
-    """Return the SHA-256 of a model's description, which names that of its weights; "" where there is none."""
+    """Return the SHA-256 of a model's description, which names that of its weights; "" if there is none."""
     try:
         return hashlib.sha256((folder / DESCRIPTION_FILE).read_bytes()).hexdigest()
     except OSError:
@@ -69,7 +68,7 @@ def hash_of_model_files(folder: Path) -> str:
 
 def find_received_model(name: str, sha256: str) -> Path | None:
     """Return the folder of the model whose description has this hash: that called `name`, one that was sent, or any of
-    this machine's; None where it has no such model."""
+    this machine's; None if it has no such model."""
     try:
         named = [locate_model(name)]
     except SkipsegError:
@@ -97,11 +96,11 @@ def store_received_model(description: bytes, weights: bytes) -> str:
             files = {DESCRIPTION_FILE: description, WEIGHTS_FILE: weights}
             put_files(draft / folder.name, files)
             read_weights(draft / folder.name, read_description(draft / folder.name))
-            _put(draft / folder.name, folder, sha256)
+            _publish(draft / folder.name, folder, sha256)
     return str(folder)
 
 
-def _put(draft: Path, folder: Path, sha256: str) -> None:
+def _publish(draft: Path, folder: Path, sha256: str) -> None:
     """Rename `draft`; another worker of this machine may have been quicker."""
     try:
         replace(draft, folder)
@@ -130,11 +129,11 @@ _settled = threading.Event()
 
 
 class UnfitError(SkipsegError):
-    """A worker that would not give what the others give."""
+    """A worker whose results would differ from those of the others."""
 
 
 class WorkerEngine(NetworkRunner):
-    """An engine that computes with what the run was settled on, where this machine would choose otherwise.
+    """An engine that computes with what the run was settled on, if this machine would choose differently.
 
     settled: a backend's name and its precision; None: what this machine chooses is to be settled on. share: of this
     machine's memory, as other workers are here too.
@@ -209,7 +208,7 @@ def settings_of_task(asked: dict[str, Any]) -> tuple[BatchSettings, RunPlace]:
 def runner_of_task(
     asked: dict[str, Any], settings: BatchSettings, place: RunPlace, share: MemoryShare
 ) -> WorkerEngine | None:
-    """Return this process's engine for a run, made for its first task; None where the model is not here.
+    """Return this process's engine for a run, made for its first task; None if the model is not here.
 
     Raises:
         SkipsegError: as `WorkerEngine`.
@@ -221,7 +220,7 @@ def runner_of_task(
             if folder is None:
                 return None
             request = dataclasses.replace(settings.request, model=str(folder))
-            tell_crashes(place)
+            report_crashes(place)
             _engines[key] = WorkerEngine(request, place, asked["computes"], share)
             while len(_engines) > _KEPT:
                 _engines.popitem(last=False)
@@ -239,7 +238,7 @@ def take_cores(name: str, shares: list[list[int]]) -> None:
 
 
 def use_threads(count: int) -> None:
-    """Compute with so many threads: Dask gives a worker's libraries one, whatever it is told."""
+    """Compute with so many threads: Dask gives a worker's libraries one, whatever its options say."""
     if not _settled.is_set():
         import torch
 
@@ -252,7 +251,7 @@ _EVERY = 0.2
 _AT_WORK = ("running", "paused", "closing_gracefully")
 """What Dask says of a worker whose results somebody waits for."""
 SHARED: dict[str, tuple[type, ...]] = {"begin": (TileWritten, BlockSearch), "segment": (BlockSearch,), "file": ()}
-"""What a task leaves to be shared out, by the progress that tells of it."""
+"""What a task leaves to be shared out, by the progress that reports it."""
 _PATIENCE = 90.0
 """Seconds for which a file is waited for that another process, given up by the cluster, may still hold."""
 
@@ -263,7 +262,7 @@ _COUNTS: dict[str, int] = {}
 
 
 def run_dask_task(told: str) -> str:
-    """Return as JSON what became of a task, told as JSON; nothing is raised, as every fault is an answer.
+    """Do a task given as JSON and return the answer as JSON; nothing is raised, as every fault is an answer.
 
     The task "settle" says what computes here, "file" is one file from the image to its record, "begin" and "segment"
     are as much of it as comes before what others can help with: tiles or objects, or objects only. Of one begun,
@@ -290,7 +289,7 @@ def run_task(topic: str) -> int:
 
 
 class ProgressReporter:
-    """What ties a task to the one who asked for it: news go there, and it says whether they are wanted still."""
+    """The connection of a task to the batch: it sends progress and says whether the task is still wanted."""
 
     def __init__(self, asked: dict[str, Any]) -> None:
         from distributed import get_worker
@@ -305,12 +304,12 @@ class ProgressReporter:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether nobody gave the task up meanwhile: who asked for it, or the scheduler, which may be gone."""
+        """Whether the task is still wanted: neither the batch nor the scheduler has cancelled it."""
         state = self._worker.state.tasks.get(self._key)
         return state is not None and state.state != "cancelled" and self._worker.status.name in _AT_WORK
 
-    def tell(self, progress: Progress) -> None:
-        """Send news, unless the last ones are quite new."""
+    def send(self, progress: Progress) -> None:
+        """Send progress, unless some was sent just now."""
         now = time.monotonic()
         if now - self._last >= _EVERY:
             self._last = now
@@ -343,7 +342,7 @@ def _answer(asked: dict[str, Any], post: ProgressReporter) -> dict[str, Any]:
 
 
 def share_of(asked: dict[str, Any], memory: int) -> MemoryShare:
-    """Return what a worker counts as its own of its machine's memory.
+    """Return a worker's share of its machine's memory.
 
     Workers of this machine share what is free, and those with the same GPU what that has. Those of a cluster have
     `memory` bytes, which Dask gives each (0 = no limit); a GPU is theirs alone.
@@ -374,7 +373,7 @@ def _file(
     """Segment a file, or leave it as a batch does that is stopped, where it comes to what is `shared` out."""
     _await_others(place, entry, post)
     with contextlib.closing(segment_file(settings, entry, place, engine)) as work:
-        came = _follow(work, post, shared)
+        came = _run_task(work, post, shared)
     if isinstance(came, FileOutcome):
         return {"reply": "outcome", "state": came.state, "record": dataclasses.asdict(came.record)}
     if came is None or not post.is_wanted:
@@ -384,28 +383,28 @@ def _file(
     return {"reply": "begun", **count_parts(settings, entry, place, engine)._asdict()}
 
 
-def _follow(
+def _run_task(
     work: Generator[Progress, None, FileOutcome], post: ProgressReporter, shared: tuple[type, ...]
 ) -> FileOutcome | Progress | None:
-    """Return what became of a file, or what is to be shared out first; None where it is not wanted any more."""
+    """Return what became of a file, or what is to be shared out first; None if it is not wanted any more."""
     while post.is_wanted:
         try:
             progress = next(work)
         except StopIteration as stop:
             outcome: FileOutcome = stop.value
             return outcome
-        post.tell(progress)
+        post.send(progress)
         if isinstance(progress, shared) and progress.done < progress.total:
             return progress
     return None
 
 
 def _fill(filling: Generator[Progress, None, None], place: RunPlace, post: ProgressReporter) -> dict[str, Any]:
-    """Do a part of a large file."""
+    """Do one part of a large file."""
     try:
         with contextlib.closing(filling) as work:
             for progress in work:
-                post.tell(progress)
+                post.send(progress)
                 if not post.is_wanted:
                     return {"reply": "stopped"}
     except Exception as error:
@@ -417,7 +416,7 @@ def _fill(filling: Generator[Progress, None, None], place: RunPlace, post: Progr
 
 
 def _await_others(place: RunPlace, entry: BatchInput, post: ProgressReporter) -> None:
-    """Wait while a process holds the file that was thought to be gone, and is about to notice."""
+    """Wait while a process that was thought to be gone still has the file locked; it is about to notice."""
     until = time.monotonic() + _PATIENCE
     while is_held(place.results(entry) / f"{entry.name}{UNFINISHED}") and post.is_wanted and time.monotonic() < until:
         time.sleep(_EVERY)

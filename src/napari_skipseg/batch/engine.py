@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from napari_skipseg.batch.crash_guard import CrashGuard, GuardedFile, StoppedError
 from napari_skipseg.batch.place import RunPlace, write_run_text
-from napari_skipseg.devices import Device, choose_device
+from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare, choose_device
 from napari_skipseg.errors import ModelError
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.memory_share import WHOLE_MEMORY, MemoryShare
 from napari_skipseg.inference.options import SegmentOptions, SegmentRequest
 from napari_skipseg.models.catalog import locate_model
 
@@ -85,18 +84,18 @@ class NetworkRunner:
             while not self._closed and self._holder not in (None, turn):
                 self._changed.wait()
             if self._closed:
-                raise StoppedError("The batch was stopped: start it again to go on.")
+                raise StoppedError("The batch was stopped: start it again to continue.")
             self._holder = turn
 
-    def give_back(self, turn: DeviceTurn) -> None:
-        """Let another file have the network."""
+    def release(self, turn: DeviceTurn) -> None:
+        """Release the network for another file."""
         with self._changed:
             if self._holder is turn:
                 self._holder = None
                 self._changed.notify_all()
 
     def backend(self, model: Model, device: Device, shape: tuple[int, ...], pinned: BackendChoice | None) -> Backend:
-        """Return a backend, a kept one where there is one in which none had to take over from another."""
+        """Return a backend, a kept one if there is one in which none had to take over from another."""
         from napari_skipseg.inference.backends.choose import make_backend
         from napari_skipseg.inference.backends.fallback import notes_of
 
@@ -160,7 +159,7 @@ class DeviceTurn:
 
     def end(self) -> None:
         """Let another file have the network: this one needs it no more."""
-        self._engine.give_back(self)
+        self._engine.release(self)
 
 
 class WaitingBackend:

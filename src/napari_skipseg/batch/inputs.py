@@ -45,7 +45,8 @@ _PARTS = re.compile(r"(\*\*/|\*\*|\*|\?|\[[^\]/]+\])")
 
 class BatchInput(NamedTuple):
     """One input. file: its absolute path. relative: where it lies within the inputs, with slashes. name: of its
-    results, which tells them from those of the other inputs beside it. title: what a file of several images calls it.
+    results, which distinguishes them from those of the other inputs beside it. title: what a file of several images
+    calls it.
     """
 
     file: str
@@ -74,7 +75,7 @@ def find_inputs(settings: BatchSettings) -> BatchInputs:
     """Return the images that `settings` name, in the order of their paths, and how many files were left out.
 
     Hidden files, results of SkipSeg (what bears a recipe) and folders of runs are left out. An image that is damaged is
-    there: its failure is told. Links to folders are not followed.
+    there: its failure is reported. Links to folders are not followed.
 
     Raises:
         FileError: there is no such folder, it cannot be read, or it holds no image.
@@ -351,7 +352,7 @@ def _without_clashes(entries: list[BatchInput]) -> tuple[BatchInput, ...]:
 
 
 def _result(relative: str, name: str) -> str:
-    """Return what tells results apart, also on file systems where A and a, or é in both its forms, are one name."""
+    """Return what distinguishes results, also on file systems where A and a, or é in both its forms, are one name."""
     return normalized_name(str(PurePosixPath(relative).with_name(name))).casefold()
 
 

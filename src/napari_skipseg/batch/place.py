@@ -54,7 +54,7 @@ class RunPlace:
 
     @contextlib.contextmanager
     def held(self, settings: BatchSettings) -> Iterator[None]:
-        """Hold the folder, made where it is missing, with `settings` in it; one that stays empty goes again.
+        """Hold the folder, made if it is missing, with `settings` in it; one that stays empty goes again.
 
         Raises:
             FileError: another run holds it, or nothing can be written.
@@ -67,7 +67,9 @@ class RunPlace:
         with contextlib.ExitStack() as leaving:
             leaving.callback(_remove_empty, made)
             with file_errors_as(self.path):
-                _check_folder(self.path)
+                nearest = next(folder for folder in (self.path, *self.path.parents) if folder.exists())
+                if not nearest.is_dir():
+                    raise FileError(f"'{nearest}' is a file: choose another folder.")
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock.take()
             leaving.callback(lock.release)
@@ -105,12 +107,6 @@ def write_bytes(path: Path, content: bytes) -> None:
     with file_errors_as(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
-
-
-def _check_folder(path: Path) -> None:
-    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
-    if not nearest.is_dir():
-        raise FileError(f"'{nearest}' is a file: choose another folder.")
 
 
 def _remove_empty(folders: list[Path]) -> None:

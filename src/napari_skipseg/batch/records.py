@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
+import math
+import re
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import ConfigDict, TypeAdapter
 
 from napari_skipseg.batch.place import write_run_text
-from napari_skipseg.errors import SkipsegError
+from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.identity import fingerprint
+from napari_skipseg.images.stack import Stack
+
+if TYPE_CHECKING:
+    from napari_skipseg.inference.options import SegmentOptions
+    from napari_skipseg.models.description import ModelDescription
 
 _FORMAT_VERSION = 1
+_SIZE = re.compile(r"(?:volume|area) \((.+)\)")
+"""How the column of sizes is called in the table of objects."""
+NO_SIZE = "Its voxel size is not known: sizes are in pixels."
+OTHER_SIZE = "Its voxels are {} and {} was trained at {}: it was segmented without rescaling."
 FOLDER = -1
 """The size that is noted of a store, which is a folder."""
 
@@ -34,7 +46,7 @@ class FileRecord:
     """What became of the input `file`, which lay at `relative` within the inputs, and whose results are called `name`.
 
     state: "segmented" = objects and scores are still due. input, truth: what the files were, by `images.identity`;
-    None where that could not be said. outputs: in the order in which they are told of. seconds: by part. shape, axes,
+    None if that could not be said. outputs: in the order in which they are reported. seconds: by part. shape, axes,
     bytes: of the image, as it is in memory. findings: about the image, as in its recipe. voxel_size: in words, "" =
     not known. remarks: on its voxels, a sentence each. objects, mean_size, size_unit: how many were found, and how
     large they are. reason: why it failed. note: what else is to be said, such as why there are no scores.
@@ -78,7 +90,7 @@ def _adapter() -> TypeAdapter[FileRecord]:
 
 
 def write_file_record(path: Path, record: FileRecord, folder: Path) -> None:
-    """Write down what became of a file, whose results are in the run's `folder`. Its thumbnail is on disk before.
+    """Record what became of a file, whose results are in the run's `folder`. Its thumbnail is on disk before.
 
     Raises:
         FileError: it cannot be written.
@@ -88,7 +100,7 @@ def write_file_record(path: Path, record: FileRecord, folder: Path) -> None:
 
 
 def read_file_record(path: Path) -> FileRecord | None:
-    """Return what became of a file, None where that is not known, or not to be read."""
+    """Return what became of a file, None if that is not known, or not to be read."""
     try:
         values = json.loads(path.read_bytes())
         if not isinstance(values, dict) or values.pop("format_version", None) != _FORMAT_VERSION:
@@ -113,7 +125,7 @@ def is_of_another(record: FileRecord, folder: Path, file: str) -> bool:
 
 
 def is_known_input(file: str) -> dict[str, Any] | None:
-    """Return what tells a file from a changed one, None where it cannot be read."""
+    """Return what distinguishes a file from a changed one, None if it cannot be read."""
     with contextlib.suppress(SkipsegError, OSError):
         found: dict[str, Any] = json.loads(json.dumps(fingerprint(file)))
         return found
@@ -132,3 +144,63 @@ def _is_there(file: Path, size: int) -> bool:
         return file.is_dir() if size == FOLDER else file.is_file() and file.stat().st_size == size
     except OSError:
         return False
+
+
+@dataclass(frozen=True)
+class ObjectSizes:
+    """How many objects were found in a file, and their mean size, None if there is no object. unit: such as "nm³"."""
+
+    count: int
+    mean: float | None
+    unit: str
+
+
+def read_sizes(table: Path) -> ObjectSizes:
+    """Return the number of objects in a table that `Table.write_csv` wrote, and their mean size, row by row.
+
+    Raises:
+        FileError: it cannot be read, or is no table of objects.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as handle:
+            rows = csv.reader(handle)
+            names = next(rows)
+            column, unit = next((n, found[1]) for n, name in enumerate(names) if (found := _SIZE.fullmatch(name)))
+            sizes = [float(row[column]) for row in rows]
+    except (OSError, ValueError, IndexError, StopIteration) as error:
+        raise FileError(f"The measurements '{table}' cannot be read: start the batch again.") from error
+    return ObjectSizes(len(sizes), math.fsum(sizes) / len(sizes) if sizes else None, unit)
+
+
+def describe_voxels(stack: Stack) -> str:
+    """Return the voxel size of an image along its axes of space, such as "50 × 4 × 4 nm"; "" if it is not known."""
+    if not stack.space.has_size:
+        return ""
+    sides = [stack.space.size_along(axis) for axis in stack.space.spatial_axes]
+    return _in_words(sides, stack.space.unit)
+
+
+def remarks_on(stack: Stack, description: ModelDescription, options: SegmentOptions) -> tuple[str, ...]:
+    """Return what a user should know of an image's voxels, one sentence each."""
+    from napari_skipseg.inference.scale import network_scale, trained_voxel_size
+
+    if not stack.space.has_size:
+        return (NO_SIZE,)
+    seen = "ZYX" if options.planes == "xyz" else "ZYX"[-description.spec.dimensions :]
+    trained = trained_voxel_size(description, stack.space.unit, seen)
+    if (
+        options.rescale
+        or trained is None
+        or all(factor == 1 for factor in network_scale(stack, description, seen).values())
+    ):
+        return ()
+    here, there = (
+        _in_words([size["ZYX".index(axis)] for axis in seen], stack.space.unit)
+        for size in (stack.space.voxel_size, trained)
+    )
+    return (OTHER_SIZE.format(here, description.name, there),)
+
+
+def _in_words(sides: list[float], unit: str) -> str:
+    numbers = [f"{side:.4g}" for side in sides]
+    return f"{numbers[0] if len(set(numbers)) == 1 else ' × '.join(numbers)} {unit}"

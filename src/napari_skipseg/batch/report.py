@@ -40,7 +40,7 @@ def write_summary(path: Path, rows: Sequence[BatchRow], place: RunPlace) -> None
         mean = "" if row.mean_size is None else f"{row.mean_size:.7g}"
         of_image = [row.size, _voxels(row), row.bytes or "", seconds, objects, mean, row.size_unit]
         known = (row.relative, row.title, _state(row), row.ended, *of_image, row.reason, row.note)
-        results = ";".join(_within(output, place) for output in row.outputs)
+        results = ";".join(Path(output).relative_to(place.path).as_posix() for output in row.outputs)
         told.append((*known, *(row.scores.get(name, "") for name in scores), results))
     write_csv(path, (*_COLUMNS, *scores, "results"), told)
 
@@ -146,7 +146,3 @@ def _number(value: float | None) -> str:
 
 def _title(score: str) -> str:
     return score.replace("_", " ")
-
-
-def _within(output: str, place: RunPlace) -> str:
-    return Path(output).relative_to(place.path).as_posix()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from napari_skipseg.batch.crash_guard import give_chance
+from napari_skipseg.batch.crash_guard import allow_reopening
 from napari_skipseg.batch.dask_run import iter_cluster
 from napari_skipseg.batch.inputs import BatchInput, BatchInputs, find_inputs, is_run
 from napari_skipseg.batch.place import REPORT_FILE, SUMMARY_FILE, RunPlace, place_of_run
@@ -64,8 +64,8 @@ def iter_batch(
     """Yield `BatchOpened`, then `FileChanged` whenever a row changes; return what became of all files.
 
     Every file of the inputs becomes results in the run's folder, OUT/<model>-<hash of the recipe>/, and a failure a
-    reason. What is done with the same recipe is skipped; what was stopped or killed goes on at its next tile. Close it
-    to stop; send a `Retry` to have failed files done again while it runs.
+    reason. What is done with the same recipe is skipped; what was stopped or killed continues at its next tile. Close
+    it to stop; send a `Retry` to have failed files done again while it runs.
 
     retry: only what failed the last time is done. runner: what works on the files; None = what the settings say. only:
     the files to do, by their names in the table, whatever became of them before; None = all.
@@ -74,7 +74,9 @@ def iter_batch(
         SkipsegError: there are no inputs or no model, the output may not lie there, another run holds it, it cannot be
             written, or the disk is full.
     """
-    start, runner = time.monotonic(), runner or _runner(settings)
+    start = time.monotonic()
+    if runner is None:
+        runner = iter_cluster if settings.workers or settings.scheduler else iter_lanes
     found = find_inputs(settings)
     check_truth_folder(settings, len(found.entries))
     place = place_of_run(settings)
@@ -84,19 +86,24 @@ def iter_batch(
     if not entries:
         raise InputError(_nothing_failed(place))
     with place.held(settings):
-        board, waiting = ProgressTable(found.entries, place), deque(_given_chance(place, entries) if retry else entries)
+        board, waiting = (
+            ProgressTable(found.entries, place),
+            deque(_allow_reopening(place, entries) if retry else entries),
+        )
         if len(entries) < len(found.entries):
             board.recall(entry for entry in found.entries if entry not in entries)
         opened = board.opened(found.others, found.ours, tuple(entry.relative for entry in entries))
         yield replace(opened, hint=found.hint)
         with contextlib.closing(runner(settings, waiting, place)) as work:
             for message in work:
-                command = yield board.told(None) if message is None else board.told(message.news, message.entry)
+                command = (
+                    yield board.on_message(None) if message is None else board.on_message(message.news, message.entry)
+                )
                 if command is not None:
-                    meant = [entry for entry in found.entries if board.is_meant(entry, command)]
-                    for entry in _given_chance(place, meant):
+                    meant = [entry for entry in found.entries if board.is_selected(entry, command)]
+                    for entry in _allow_reopening(place, meant):
                         waiting.append(entry)
-                        yield board.waits(entry)
+                        yield board.queue_again(entry)
         rows, seconds = tuple(board.rows.values()), time.monotonic() - start
         summary, report = place.path / SUMMARY_FILE, place.path / REPORT_FILE
         write_summary(summary, rows, place)
@@ -104,14 +111,10 @@ def iter_batch(
     return BatchResult(place.path, summary, report, rows, found.others, found.ours, seconds)
 
 
-def _runner(settings: BatchSettings) -> Runner:
-    return iter_cluster if settings.workers or settings.scheduler else iter_lanes
-
-
-def _given_chance(place: RunPlace, entries: Sequence[BatchInput]) -> Sequence[BatchInput]:
+def _allow_reopening(place: RunPlace, entries: Sequence[BatchInput]) -> Sequence[BatchInput]:
     """Return files that failed, those at which the process crashed to be opened once more."""
     for entry in entries:
-        give_chance(place, entry)
+        allow_reopening(place, entry)
     return entries
 
 

@@ -24,14 +24,16 @@ from napari_skipseg.batch.inputs import UNFINISHED, BatchInput, read_input
 from napari_skipseg.batch.place import RunPlace, write_bytes
 from napari_skipseg.batch.records import (
     FileRecord,
+    describe_voxels,
     is_known_input,
     is_of_another,
     outputs_of,
     read_file_record,
+    read_sizes,
+    remarks_on,
     still_holds,
     write_file_record,
 )
-from napari_skipseg.batch.remarks import describe_voxels, read_sizes, remarks_on
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.truths import find_truth, score_result
 from napari_skipseg.errors import FileError, SkipsegError
@@ -68,7 +70,9 @@ def draw_thumbnail(stack: Stack, probability: Path, channel: int) -> bytes:
     Raises:
         SkipsegError: one of them cannot be read.
     """
-    grey = _stretched(_middle(stack.channel(min(channel, stack.length("C") - 1)))[0])
+    values = _middle(stack.channel(min(channel, stack.length("C") - 1)))[0]
+    low, high = np.percentile(values, (1, 99))
+    grey = 255 * np.clip((values - low) / max(high - low, 1e-9), 0, 1)
     found = read_stack(probability)
     shares = _middle(found) / (255 if np.dtype(found.data.dtype).kind in "ui" else 1)
     picture = np.repeat(grey[..., None], 3, axis=-1)
@@ -103,19 +107,13 @@ def _middle(stack: Stack) -> NDArray[np.float32]:
     return means
 
 
-def _stretched(values: NDArray[Any]) -> NDArray[np.float32]:
-    low, high = np.percentile(values, (1, 99))
-    stretched: NDArray[np.float32] = (255 * np.clip((values - low) / max(high - low, 1e-9), 0, 1)).astype(np.float32)
-    return stretched
-
-
 def iter_objects(
     image: Stack, probability: Path, class_names: Sequence[str], options: ObjectOptions, name: str, form: Format
 ) -> Generator[Progress, None, dict[str, Path]]:
     """Yield while objects are found in our file `probability`, and measured in it and in `image`; return the files.
 
     These are `<name>_objects.tif` (or .ome.zarr) with the recipe, and `<name>_objects.csv`, beside the probability;
-    both appear when both are whole. Stopped or killed, it goes on after the last block that was found.
+    both appear when both are whole. Stopped or killed, it continues after the last block that was found.
 
     Raises:
         SkipsegError: there is no such class, or nothing can be written.
@@ -130,7 +128,7 @@ def iter_objects(
 def iter_blocks_of_objects(
     probability: Path, class_names: Sequence[str], options: ObjectOptions, name: str, form: Format, numbers: range
 ) -> Generator[Progress, None, None]:
-    """Yield while blocks of these numbers are found, for `iter_objects` to go on with: it was begun and stopped.
+    """Yield while blocks of these numbers are found, for `iter_objects` to continue with: it was begun and stopped.
 
     Raises:
         SkipsegError: as `iter_objects`.
@@ -173,7 +171,7 @@ def segment_file(
 ) -> Generator[Progress, Focus | None, FileOutcome]:
     """Yield while a file is segmented, its objects are found and it is scored; return what became of it.
 
-    Whatever is wrong with the file becomes the reason in its record. Closed or killed, the same call goes on from its
+    Whatever is wrong with the file becomes the reason in its record. Closed or killed, the same call continues from its
     last tile.
 
     Raises:
@@ -184,7 +182,13 @@ def segment_file(
     try:
         if begun is not None and not still_holds(begun, place.path, entry.file):
             if is_of_another(begun, place.path, entry.file):
-                return FileOutcome("failed", _refused(begun, entry))
+                reason = (
+                    f"The results of another image of this name lie there ('{begun.file}'): choose another output "
+                    "folder."
+                )
+                # not written: the record that is there belongs to the other image
+                refused = FileRecord(entry.file, entry.relative, entry.name, "failed", reason=reason)
+                return FileOutcome("failed", refused)
             begun = None
         if begun is not None:
             entry = entry._replace(name=begun.name)  # a file that came since may have changed what it would be called
@@ -201,12 +205,6 @@ def segment_file(
     record = replace(record, ended=datetime.now().astimezone().isoformat(timespec="seconds"))
     write_file_record(place.record(entry), record, place.path)
     return FileOutcome("done" if record.state == "done" else "failed", record)
-
-
-def _refused(begun: FileRecord, entry: BatchInput) -> FileRecord:
-    """Return the record, which is not to be kept, of a file that would write over the results of another image."""
-    reason = f"The results of another image of this name lie there ('{begun.file}'): choose another output folder."
-    return FileRecord(entry.file, entry.relative, entry.name, "failed", reason=reason)
 
 
 def _failed(entry: BatchInput, place: RunPlace, error: Exception) -> FileRecord:
@@ -255,7 +253,7 @@ def iter_blocks_of_file(
     settings: BatchSettings, entry: BatchInput, place: RunPlace, engine: NetworkRunner, numbers: range
 ) -> Generator[Progress, None, None]:
     """Yield while blocks of these numbers are looked at for objects, in a file that is segmented; `segment_file` was
-    closed when it began with that, and goes on from there.
+    closed when it began with that, and continues from there.
 
     Raises:
         SkipsegError: it is not segmented any more, or nothing can be written.
@@ -353,7 +351,7 @@ def _is_outdated(place: RunPlace, entry: BatchInput, before: dict[str, Any] | No
 
 
 def _unfinished(place: RunPlace, entry: BatchInput) -> Path:
-    """Return what tells of a run of the file that was begun."""
+    """Return the facts of a run of the file that was begun."""
     return place.results(entry) / f"{entry.name}{UNFINISHED}" / "run.json"
 
 
@@ -364,7 +362,7 @@ def _result_of(file: Path, entry: BatchInput) -> str:
 
 
 def _picture(stack: Stack, probability: Path, settings: BatchSettings, entry: BatchInput, place: RunPlace) -> str:
-    """Return where the thumbnail lies within the run's folder, "" where none could be drawn."""
+    """Return where the thumbnail lies within the run's folder, "" if none could be drawn."""
     try:
         content = draw_thumbnail(stack, probability, settings.request.options.channel or 0)
     except (SkipsegError, ValueError, MemoryError):

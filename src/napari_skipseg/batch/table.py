@@ -22,10 +22,11 @@ FINISHED: tuple[State, ...] = ("done", "skipped", "failed")
 class BatchRow:
     """One file in the table.
 
-    relative: where it lies within the inputs, which tells it from the others. done, total: tiles. message: what is
-    being done. seconds_left: until it is done, None where that is not known yet. seconds: that it took. size: such as
-    "25 × 512 × 512", "" until it was opened; bytes: of the image. reason: why it failed. note: what else is to be said.
-    ended: when that was, as in 2026-03-01T22:15:00+01:00, "" where it is not known. thumbnail, outputs: paths, where
+    relative: where it lies within the inputs, which distinguishes it from the others. done, total: tiles. message:
+    what is being done. seconds_left: until it is done, None if that is not known yet. seconds: that it took. size:
+    such as "25 × 512 × 512", "" until it was opened; bytes: of the image. reason: why it failed. note: what else is to
+    be said.
+    ended: when that was, as in 2026-03-01T22:15:00+01:00, "" if it is not known. thumbnail, outputs: paths, where
     there are any. voxel_size, objects, mean_size, size_unit: as in `Record`. title: as in `BatchInput`.
     """
 
@@ -81,7 +82,7 @@ class BatchOpened(Progress):
 
 @dataclass(frozen=True)
 class FileChanged(Progress):
-    """A row is another now. seconds_left: of the whole batch, None where that is not known yet."""
+    """A row is another now. seconds_left: of the whole batch, None if that is not known yet."""
 
     row: BatchRow = field(default_factory=lambda: BatchRow("", ""))
     seconds_left: float | None = None
@@ -94,7 +95,7 @@ class BatchWaits(Progress):
 
 @dataclass(frozen=True)
 class Retry:
-    """A command: do again what failed; relatives: only these, all where there are none."""
+    """A command: do again what failed; relatives: only these, all if there are none."""
 
     relatives: tuple[str, ...] = ()
 
@@ -122,9 +123,9 @@ class ProgressTable:
         for entry in entries:
             record = read_file_record(self._place.record(entry))
             if record is not None and record.state != "segmented":
-                self.told(FileOutcome("skipped" if record.state == "done" else "failed", record), entry)
+                self.on_message(FileOutcome("skipped" if record.state == "done" else "failed", record), entry)
 
-    def told(self, news: Progress | FileOutcome | None, entry: BatchInput | None = None) -> Progress:
+    def on_message(self, news: Progress | FileOutcome | None, entry: BatchInput | None = None) -> Progress:
         """Note what is new of a file, and return what to say of it; None: nothing is new."""
         if entry is None and isinstance(news, Progress):
             self._waits = news.message
@@ -135,12 +136,12 @@ class ProgressTable:
         self._waits = ""
         return self._finished(entry, news) if isinstance(news, FileOutcome) else self._moved(entry, news)
 
-    def is_meant(self, entry: BatchInput, command: Retry) -> bool:
+    def is_selected(self, entry: BatchInput, command: Retry) -> bool:
         """Return whether a file failed and is to be done again."""
         named = not command.relatives or entry.relative in command.relatives
         return named and self.rows[entry.relative].state == "failed"
 
-    def waits(self, entry: BatchInput) -> FileChanged:
+    def queue_again(self, entry: BatchInput) -> FileChanged:
         """Note that a file is to be done again."""
         self._begun.pop(entry.relative, None)
         self._speed.forget(entry.relative)
@@ -234,7 +235,7 @@ class _Speed:
         self._done += row.state == "done"
 
     def seconds_for(self, files: float) -> float | None:
-        """Return how long so many files take, None where that is not known yet."""
+        """Return how long so many files take, None if that is not known yet."""
         known = self._done > 0 and self._whole > 0
         return (time.monotonic() - self._since) * files / self._whole if known else None
 

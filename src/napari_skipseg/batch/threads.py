@@ -9,7 +9,7 @@ from collections.abc import Generator
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
-from napari_skipseg.batch.crash_guard import StoppedError, crashes_told
+from napari_skipseg.batch.crash_guard import StoppedError, crash_reports
 from napari_skipseg.batch.engine import NetworkRunner
 from napari_skipseg.batch.inputs import BatchInput
 from napari_skipseg.batch.place import RunPlace
@@ -20,7 +20,7 @@ from napari_skipseg.progress import Progress
 LANES = 2
 """Files at work: one has the network, the other one is prepared for it or written after it."""
 THREADS_WAKE = 0.1
-"""Seconds after which the caller is asked at the latest whether it goes on."""
+"""Seconds after which the caller is asked at the latest whether it continues."""
 
 
 class ThreadMessage(NamedTuple):
@@ -38,14 +38,14 @@ def waiting_for(what: str) -> ThreadMessage:
 def iter_lanes(
     settings: BatchSettings, waiting: deque[BatchInput], place: RunPlace
 ) -> Generator[ThreadMessage | None, None, None]:
-    """Yield what is new of the files that are `waiting`, None where nothing is, until there are none and all are done.
+    """Yield what is new of the files that are `waiting`, None if nothing is, until there are none and all are done.
 
-    Files may be put there meanwhile. Closed, it stops each file at its next tile, from where it goes on another time.
+    Files may be put there meanwhile. Closed, it stops each file at its next tile, from where it continues another time.
 
     Raises:
         SkipsegError: the model cannot be had, or nothing can be written any more.
     """
-    with crashes_told(place):
+    with crash_reports(place):
         yield from _iter_lanes(settings, waiting, place)
 
 
@@ -107,13 +107,13 @@ class _Lane(threading.Thread):
                     self.idle.set()
                     self.stopped.wait(THREADS_WAKE / 10)
                     continue
-                self._follow(entry)
+                self._run_file(entry)
         except StoppedError:
             return
         except Exception as error:
             self._news.put(error)
 
-    def _follow(self, entry: BatchInput) -> None:
+    def _run_file(self, entry: BatchInput) -> None:
         work = segment_file(self._settings, entry, self._place, self._engine)
         with contextlib.closing(work):
             while not self.stopped.is_set():

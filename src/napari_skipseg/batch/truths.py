@@ -29,7 +29,7 @@ OF_OBJECTS = ("adapted_rand_error", "average_precision")
 
 
 def check_truth_folder(settings: BatchSettings, files: int) -> None:
-    """Raise where there is no truth at all, or one image of labels for several images.
+    """Raise if there is no truth at all, or one image of labels for several images.
 
     Raises:
         FileError: there is no such folder or file.

@@ -46,5 +46,5 @@ def show_version(
 
 
 def main() -> None:
-    """Run the command line; an error is one sentence, and the exit code tells."""
+    """Run the command line; an error is one sentence, and the exit code is not 0."""
     run_shown(app)

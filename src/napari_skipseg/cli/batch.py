@@ -36,7 +36,7 @@ def batch(
     retry: Annotated[bool, typer.Option("--retry", help="Do again only what failed the last time.")] = False,
     **flags: Any,
 ) -> None:
-    """Segment every image in a folder. Stopped or killed, the same command goes on where it was."""
+    """Segment every image in a folder. Stopped or killed, the same command continues where it was."""
     with with_spinner(f"Looking for images in {inputs} …"):  # while imports take seconds
         from napari_skipseg.batch.run import iter_batch
         from napari_skipseg.cli.batch_table import show_batch

@@ -1,4 +1,4 @@
-"""A batch in a terminal: a table that lives while it runs, or a line a file where there is no terminal."""
+"""A batch in a terminal: a table that lives while it runs, or a line for each file without a terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PER_SECOND = 5
 
 
 def show_batch(work: Generator[Progress, Any, BatchResult]) -> BatchResult:
-    """Return the result of `work`, shown on stderr while it goes on; Ctrl-C stops it at its next tile."""
+    """Return the result of `work`, shown on stderr while it proceeds; Ctrl-C stops it at its next tile."""
     console = on_stderr()
     shown = _LiveTable() if console.is_terminal else _Lines(console)
 
@@ -52,16 +52,16 @@ class _Lines:
 
     def show(self, progress: Progress) -> None:
         if isinstance(progress, BatchWaits):
-            self._say(progress.message, progress.message)
+            self._print(progress.message, progress.message)
         elif isinstance(progress, FileChanged) and progress.row.state == "running":
             row = progress.row
             whole = f"{progress.message}{about_left(progress.seconds_left)}"
             at_work = f"{whole}: {_plain(row.relative)} {row.fraction:.0%}, {row.message or 'reading'}"
-            self._say(at_work, "running")
+            self._print(at_work, "running")
         self._show_end(progress)
 
-    def _say(self, line: str, kind: str) -> None:
-        """Print a line of another kind than the last one, or where a minute went by."""
+    def _print(self, line: str, kind: str) -> None:
+        """Print a line if its kind differs from the last one's, or if a minute has passed."""
         if kind != self._said or time.monotonic() - self._last >= LINE_EVERY:
             self._said, self._last = kind, time.monotonic()
             self._console.print(line, markup=False, soft_wrap=True)

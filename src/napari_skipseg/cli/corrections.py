@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from napari_skipseg.corrections.catalog import StoredCorrections
 
 _SHORT = 12
-"""Characters of a key that are shown; as many as tell it from all others will do."""
+"""Characters of a key that are shown; enough to distinguish it from all others."""
 
 app = typer.Typer(help="What was corrected: list, export, import, delete.", rich_markup_mode=None)
 

@@ -81,7 +81,7 @@ def _what_is_saved(folder: Path, name: str) -> str:
         return f"The model '{name}' is written: the same command only scores it."
     steps = [found.step for found in find_unfinished(folder) if found.settings.name == name]
     if steps and steps[0]:
-        return f"Step {steps[0]} is saved: the same command goes on from there."
+        return f"Step {steps[0]} is saved: the same command continues from there."
     return "No step was done yet, so nothing is saved: the same command begins again."
 
 
@@ -101,7 +101,7 @@ def _note(lesson: TrainingSummary) -> None:
 
 
 def _iter_noted(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress, None, Finetuned]:
-    """Yield and return what `work` does, in words that leave room for the time left; say once where it goes on."""
+    """Yield and return what `work` does, in words that leave room for the time left; say once where it continues."""
     from napari_skipseg.training.progress import without_losses
 
     begun = False
@@ -115,7 +115,7 @@ def _iter_noted(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress
             if not begun and (found := STEP.match(progress.message)):
                 begun = True
                 if (done := int(found[1]) - 1) > 0:
-                    print_line(f"Goes on from its checkpoint: resumed at step {done}.", err=True)
+                    print_line(f"Resumed from its checkpoint at step {done}.", err=True)
             yield replace(progress, message=without_losses(progress.message))
 
 

@@ -40,7 +40,7 @@ def segment(
     plan: Annotated[bool, typer.Option("--plan", help="Measure one tile; say what the run takes.")] = False,
     **flags: Any,
 ) -> None:
-    """Segment an image into OUT_DIR. Stopped or killed, the same command goes on where it was."""
+    """Segment an image into OUT_DIR. Stopped or killed, the same command continues where it was."""
     from napari_skipseg.images.files import images_to_read
     from napari_skipseg.inference.estimate import total_of
 
@@ -62,7 +62,7 @@ add_flags(segment, _FLAGS.annotations)
 
 
 def check_stack(file: Path, as_stack: bool) -> None:
-    """Raise where a folder of slices is given without saying that it is one stack, or what is no folder is called so.
+    """Raise if a folder of slices is given without saying that it is one stack, or what is no folder is called so.
 
     Raises:
         InputError: it is so.

@@ -164,7 +164,7 @@ class PatchProber:
     def judge(
         self, normalization: Normalization, ready: tuple[TileGrid, Backend] | None, probes: Pixels | None = None
     ) -> Verdict:
-        """Return what the network makes of the image; "" if it is too small to say, or cannot be read.
+        """Return what the network returns for the image; "" if it is too small to say, or cannot be read.
 
         ready: the grid and the backend of the run, taken where its tiles are as small as the patches: no second one is
         compiled then. probes: patches that were read before.

@@ -13,16 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from napari_skipseg.devices import Device
+from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare
 from napari_skipseg.errors import InputError
 from napari_skipseg.inference.backends.choose import BackendMaker, choose_torch
-from napari_skipseg.inference.backends.device_average import FIRST_AXIS, slice_batches
 from napari_skipseg.inference.backends.fallback import FallbackBackend
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
-from napari_skipseg.inference.backends.views import Draw, NetworkView, Symmetry, X, Y, Z
+from napari_skipseg.inference.backends.views import FIRST_AXIS, Draw, NetworkView, Symmetry, X, Y, Z, slice_batches
 from napari_skipseg.inference.memory import SLICES
-from napari_skipseg.inference.memory_share import WHOLE_MEMORY, MemoryShare
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.model import Model
 
@@ -99,10 +97,10 @@ class DropoutBackend(TorchBackend):
             raise ValueError(f"masks were drawn for {len(self._values)} images, not for {len(images)}")
         return super().run(images)
 
-    def _see_view(self, images: Tensor, view: NetworkView) -> tuple[Tensor, ...]:
+    def _forward_view(self, images: Tensor, view: NetworkView) -> tuple[Tensor, ...]:
         if view.draw is not None:
             self.draw(*view.draw)
-        return super()._see_view(images, view)
+        return super()._forward_view(images, view)
 
     def _drop(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Return `output` with part of it set to 0 and the rest scaled up, as the layer does in training."""
@@ -273,7 +271,7 @@ def iter_average(passes: Sequence[Callable[[], TileOutput]]) -> Generator[None, 
 def symmetries(average: int, dimensions: int) -> tuple[Symmetry, ...]:
     """Return `average` (1, 4 or 8) ways to see a tile, the tile as it is first.
 
-    4 mirror Y and X. 8 are all of the square in 2D, and mirror Z too in 3D, where Z is often sampled otherwise.
+    4 mirror Y and X. 8 are all of the square in 2D, and mirror Z too in 3D, where Z is often sampled differently.
     """
     mirrors = (Y, X, Z) if average == 8 and dimensions == 3 else (Y, X) if average > 1 else ()
     turns = (False, True) if average == 8 and dimensions == 2 else (False,)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from napari_skipseg.wording import counted, in_words
 
-GIBIBYTE = 2**30
 LITTLE = 0.9
 """Share of what is free from which on a plan warns."""
 

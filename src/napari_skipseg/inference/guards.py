@@ -1,6 +1,6 @@
 """What is looked at in an image before it is segmented: its slices, whether it is of a known kind, a few patches.
 
-Loads without torch: what a network makes of the patches is in `inference.certainty`.
+Loads without torch: what a network returns for the patches is in `inference.certainty`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PROBE = {2: (256, 256), 3: (32, 96, 96)}
 """Size of the patches that a network looks at, and at their negatives, by its dimensions."""
 PROBES = 4
 LEAST_PROBED = 64
-"""Side of an image below which a network cannot be asked what it makes of it."""
+"""Side of an image below which a network cannot be asked about it."""
 MOSTLY_PADDING = 0.2
 """Share of padding from which on a patch is not measured."""
 LEAST_TISSUE = 48
@@ -144,7 +144,7 @@ def sign_stack(stack: Stack, lengths: Mapping[str, int], normalization: Normaliz
 def _read_patches(stack: Stack, lengths: Mapping[str, int], normalization: Normalization) -> list[NDArray[np.float32]]:
     """Return patches (C, Y, X) in standard units; none of an image that is too small.
 
-    A patch with padding tells of the padding, so smaller ones are taken where there is no room for large ones without
+    A patch with padding tells of the padding, so smaller ones are taken if there is no room for large ones without
     it. Patches that cannot be read are left out.
     """
     shape = {axis: lengths.get(axis, stack.length(axis)) for axis in stack.space.axes}
@@ -285,5 +285,5 @@ def _read_once(stack: Stack) -> Stack:
 
 
 def padding_rule(description: ModelDescription, options: SegmentOptions) -> PaddingRule:
-    """Return whether constant areas may be padding: not if the options say so, or the model was taught otherwise."""
+    """Return whether constant areas may be padding: not if the options or the model take them for tissue."""
     return "none" if "none" in (options.padding, description.padding) else "auto"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.inference.backends.interface import Backend, Pixels
-from napari_skipseg.progress import Progress, run_to_end
+from napari_skipseg.progress import Progress
 
 AGREEMENT = 0.9999
 """Share of a tile's kept voxels whose binary value must be that of the whole image."""
@@ -16,11 +16,6 @@ _WHOLE = {2: 512, 3: 96}
 """Longest side of the image that counts as whole."""
 STRIDES = (1, 2, 3, 4, 6, 8, 12, 16)
 """Margins that are tried, in strides of the network."""
-
-
-def measure_margin(backend: Backend, image: Pixels, stride: int) -> int:
-    """Return what `iter_measure_margin` returns."""
-    return run_to_end(iter_measure_margin(backend, image, stride))
 
 
 def iter_measure_margin(backend: Backend, image: Pixels, stride: int) -> Generator[Progress, None, int]:

@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from napari_skipseg.devices import Device
+from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare
 from napari_skipseg.inference.backends.folding import ready_for_inference
 from napari_skipseg.inference.backends.torch_backend import DTYPES
-from napari_skipseg.inference.memory_share import WHOLE_MEMORY, MemoryShare
 from napari_skipseg.inference.options import Planes
 from napari_skipseg.inference.recipes.recipe import MOST_AT_ONCE
 from napari_skipseg.models.model import Model

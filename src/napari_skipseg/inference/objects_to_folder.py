@@ -38,8 +38,8 @@ _FOUND_IN = ("_probability", "_binary")
 @dataclass(frozen=True)
 class ObjectsRequest:
     """What objects are asked for. image: whose grey values are measured. segmentation: the recipe that the probability
-    came of, where that is known and lies nowhere else. name: what the results are called, "" = as the image is that the
-    probability is of."""
+    came from, where that is known and lies nowhere else. name: what the results are called, "" = as the image is that
+    the probability is of."""
 
     source: ClassImage
     options: ObjectOptions
@@ -65,9 +65,9 @@ def iter_objects_to_folder(asked: ObjectsRequest, folder: Path) -> Generator[Pro
     """Yield while objects are found and measured; return `<name>_objects.tif` (or .ome.zarr) and `<name>_objects.csv`.
 
     Recipe and times lie beside them as `<name>_objects_recipe.json` and `<name>_objects_times.json`.
-    A file of the same objects in another format goes: it would not be what the table tells of. name: of the image that
-    the probability is of, where `asked` names none. Stopped or killed, the same call goes on after the last block that
-    was found; blocks lie in `<name>_objects.unfinished` meanwhile.
+    A file of the same objects in another format is removed: the table would not describe it. name: of the image that
+    the probability is of, where `asked` names none. Stopped or killed, the same call continues after the last block
+    that was found; blocks lie in `<name>_objects.unfinished` meanwhile.
 
     Raises:
         SkipsegError: as `iter_write_objects`; something that is not ours lies there, or another run is at work there.
@@ -114,7 +114,7 @@ def keeping_blocks(target: ObjectsTarget) -> Iterator[ObjectsTarget]:
 
 
 def check_other_forms(target: ObjectsTarget) -> None:
-    """Raise where objects of the same name lie there in another format, and are not ours.
+    """Raise if objects of the same name lie there in another format, and are not ours.
 
     Raises:
         FileError: they do.

@@ -143,7 +143,7 @@ class SegmentRequest:
 
     model: its name or its folder; model_sha256: of its weights, which says which one it is. options: as asked, so that
     a device may be "auto" and a tile 0. depth, form: how results are stored. objects: how objects are found in the
-    probability, None where they are not asked for.
+    probability, None if they are not asked for.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")

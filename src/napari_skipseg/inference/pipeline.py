@@ -42,7 +42,7 @@ class PipelinePace:
 
     @property
     def busy(self) -> float:
-        """Share of the time in which the network computed; 1 where there was one batch only."""
+        """Share of the time in which the network computed; 1 if there was one batch only."""
         return self.network / self.passed if self.network else 1.0
 
 
@@ -149,4 +149,4 @@ class Pipeline:
 
 def _look(order: Order, focus: Focus | None) -> None:
     if focus is not None:
-        order.look(focus)
+        order.reorder(focus)

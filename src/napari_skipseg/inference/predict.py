@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.devices import Device, best_precision, choose_device, versions
+from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare, best_precision, choose_device, versions
 from napari_skipseg.errors import InputError
 from napari_skipseg.gpus import driving_versions
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization, normalization_from
@@ -24,7 +24,6 @@ from napari_skipseg.inference.certainty import PatchProber, Verdict, describe_ve
 from napari_skipseg.inference.ensemble import Passes, choose_passes, dropout_rate
 from napari_skipseg.inference.guards import SLICES_SEED, iter_measure_for
 from napari_skipseg.inference.memory import TileChoice, choose_tile
-from napari_skipseg.inference.memory_share import WHOLE_MEMORY, MemoryShare
 from napari_skipseg.inference.options import SegmentOptions, SegmentRequest
 from napari_skipseg.inference.pipeline import Pipeline, PipelinePace
 from napari_skipseg.inference.prediction import AttentionMap, Focus, Prediction, ResultsOpened
@@ -135,10 +134,10 @@ def iter_prepare(
     asks = probes is not None or not (is_known or preview)
     device = choose_device(options.device if pinned is None else pinned["device"])
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
-    choice = _choice(model, device, options, pinned)
+    choice, precision = _choose(model, device, options, pinned)
     grid = _grid(stack, model, seen, lengths, choice, preview)
-    fit, how = grid.tiles.size, _pinned_precision(device, pinned)
-    passes = choose_passes(model, device, fit, options, backend_maker, batch=choice.batch, precision=how)
+    fit = grid.tiles.size
+    passes = choose_passes(model, device, fit, options, backend_maker, batch=choice.batch, precision=precision)
     by_axis = dict(zip(seen, lengths, strict=True))
     prober = PatchProber(stack, model, device, backend_maker, by_axis) if asks and greys.asks_network else None
     ready = None if options.samples else (grid, passes.backend)
@@ -180,7 +179,7 @@ def _iter_found(
     probes: Pixels | None,
     inverted: bool,
 ) -> Generator[Progress, Focus | None, _Found]:
-    """Yield `ImageFindings` if something was found, after the network was asked where there is a `prober`; return
+    """Yield `ImageFindings` if something was found, after the network was asked if there is a `prober`; return
     that.
     """
     verdict: Verdict = ""
@@ -252,12 +251,12 @@ def iter_fill(
     order = Order(run.grid, done)
     first = focus or run.focus
     if first is not None:
-        order.look(first)
+        order.reorder(first)
     yield from pipeline.iter_run(order, len(run.grid), partial(_note_faults, run))
 
 
 def _note_faults(run: Run) -> str:
-    """Return what to say where one backend failed and the next took its place; the recipe says it too."""
+    """Return what to say if one backend failed and the next took its place; the recipe says it too."""
     notes = [note for backend in run.passes.backends for note in notes_of(backend)]
     if not notes:
         return ""
@@ -314,22 +313,21 @@ def check_fits(stack: Stack, model: Model, options: SegmentOptions | None = None
     return "ZYX"
 
 
-def _choice(model: Model, device: Device, options: SegmentOptions, pinned: Mapping[str, Any] | None) -> TileChoice:
-    if pinned is not None:
-        return TileChoice(pinned["side"], pinned["batch"], 0, "as this run was begun")
-    return best_choice(model, device, options)
+def _choose(
+    model: Model, device: Device, options: SegmentOptions, pinned: Mapping[str, Any] | None
+) -> tuple[TileChoice, str | None]:
+    """Return the tile, and the precision if the run was begun with one that this device computes in."""
+    if pinned is None:
+        return best_choice(model, device, options), None
+    precision = pinned.get("precision")
+    is_here = precision in ("f32", best_precision(device.name).name)
+    return TileChoice(pinned["side"], pinned["batch"], 0, "as this run was begun"), precision if is_here else None
 
 
 def best_choice(model: Model, device: Device, options: SegmentOptions, share: MemoryShare = WHOLE_MEMORY) -> TileChoice:
     """Return the tile for what would compute on `device`, in this process's share of its memory."""
     precision = fastest_precision(device, openvino=not options.samples).name
     return choose_tile(model, device, precision, options.tile, options.planes, share)
-
-
-def _pinned_precision(device: Device, pinned: Mapping[str, Any] | None) -> str | None:
-    """Return the precision that a run of samples was begun with if it can be had here, else None."""
-    wanted = None if pinned is None else pinned.get("precision")
-    return wanted if wanted in ("f32", best_precision(device.name).name) else None
 
 
 def _grid(

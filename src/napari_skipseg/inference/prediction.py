@@ -39,7 +39,7 @@ class Prediction:
 
     probability: float32 in [0, 1]; the axes of the stack without its channels, behind a class axis where the model has
     several classes. space: of `probability`, with the axis "C" for the classes. uncertainty: the standard deviation of
-    probability over samples, copies or planes, float32 in [0, 0.5] in its shape; None where nothing was averaged.
+    probability over samples, copies or planes, float32 in [0, 0.5] in its shape; None if nothing was averaged.
     """
 
     probability: NDArray[np.float32]

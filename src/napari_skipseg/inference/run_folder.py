@@ -46,11 +46,11 @@ ENDING = ".unfinished"
 _FACTS, _REPLACED = "run.json", "replaced-"
 _RESULT = r"(probability|binary|uncertainty|attention_\d+)\.(tif|ome\.zarr)"
 _OURS = re.compile(rf"_({_RESULT}|(recipe|times)\.json)")
-"""How the names of what is ours go on behind the run's own."""
+"""How the names of our files continue after the run's own."""
 
 
 class RunFolder:
-    """The folder of one run, begun or continued; a context manager that lets go of it, and removes it where it is of
+    """The folder of one run, begun or continued; a context manager that releases it, and removes it where it is of
     no use: nothing was done, or all is finished.
 
     key: what the run is of, as JSON; a run of another key is not continued. restart: throw away what is there.
@@ -82,7 +82,7 @@ class RunFolder:
             f"'{self.path}' is being written by another run (process {{holder}}): wait for it, or end it first.",
         )
         with contextlib.ExitStack() as leaving:
-            leaving.callback(self._leave)
+            leaving.callback(self._release)
             with file_errors_as(self.path):
                 folder.mkdir(parents=True, exist_ok=True)
                 self._lock.take()
@@ -106,7 +106,7 @@ class RunFolder:
             self.recipe, self.changes, self._moving = facts["recipe"], facts["changes"], facts["moving"]
 
     def begin(self, recipe: Mapping[str, Any]) -> None:
-        """Write down what was settled, so that a continued run takes it again.
+        """Record what was settled, so that a continued run takes it again.
 
         Raises:
             FileError: nothing can be written.
@@ -115,7 +115,7 @@ class RunFolder:
         self._write_facts()
 
     def change(self, changes: Mapping[str, Any]) -> None:
-        """Write down what is otherwise than the recipe says, from now on.
+        """Record what differs from the recipe, from now on.
 
         Raises:
             FileError: nothing can be written.
@@ -146,7 +146,7 @@ class RunFolder:
         )
 
     def finish(self, files: list[Path]) -> None:
-        """Write down that these `files`, in this folder, are the whole results: from now on only moving them is left.
+        """Record that these `files`, in this folder, are the whole results: from now on only moving them is left.
 
         They are on disk before; folders among them must be already.
 
@@ -228,7 +228,7 @@ class RunFolder:
     def _is_ours(self, name: str) -> bool:
         return name.startswith(self._name) and _OURS.fullmatch(name, len(self._name)) is not None
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         """Let go of the folder, and remove it and those made for it where they are empty."""
         self._journal.close()
         self._lock.release()
@@ -248,7 +248,7 @@ class RunFolder:
                 with contextlib.suppress(OSError):
                     self._empty()
         finally:
-            self._leave()
+            self._release()
 
     def _has_done(self) -> bool:
         with contextlib.suppress(FileError):  # a full disk: what was noted before counts
@@ -260,7 +260,7 @@ def recipe_of_run(path: Path) -> dict[str, Any]:
     """Return what was settled of the run that was begun in the folder `path`, with what changed since.
 
     Raises:
-        FileError: there is none that can be gone on with.
+        FileError: there is none that can be continued.
     """
     facts = _read_facts(path)
     if facts is None or facts["recipe"] is None:
@@ -269,7 +269,7 @@ def recipe_of_run(path: Path) -> dict[str, Any]:
 
 
 def note_tiles(path: Path, numbers: Iterable[int]) -> None:
-    """Write down in the folder `path` of a run that these units are done, and on disk; one process at a time may.
+    """Record in the folder `path` of a run that these units are done, and on disk; one process at a time may.
 
     Raises:
         FileError: nothing can be written.
@@ -279,7 +279,7 @@ def note_tiles(path: Path, numbers: Iterable[int]) -> None:
 
 
 def _read_facts(path: Path) -> dict[str, Any] | None:
-    """Return what was begun in the folder `path`, None where nothing was that can be gone on with."""
+    """Return what was begun in the folder `path`, None if nothing was that can be continued."""
     try:
         facts = json.loads((path / _FACTS).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -300,7 +300,7 @@ def _remove(place: Path) -> None:
 
 
 class RunTimes:
-    """Counts the seconds of each part of a run, the first from now on; of a run that goes on, of what is left of it."""
+    """Counts the seconds of each part of a run, the first from now on; of a continued run, of what is left of it."""
 
     def __init__(self, part: str) -> None:
         self._begin = datetime.now(UTC)
@@ -309,10 +309,10 @@ class RunTimes:
 
     def enter(self, part: str) -> None:
         """Leave the part before, and enter this one."""
-        self._leave()
+        self._release()
         self._entered = part, time.perf_counter()
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         if self._entered is not None:
             part, since = self._entered
             self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - since
@@ -323,7 +323,7 @@ class RunTimes:
 
         continued: some of the tiles, or of the blocks, were there already.
         """
-        self._leave()
+        self._release()
         told: dict[str, Any] = {
             "begin": self._begin.isoformat(timespec="seconds"),
             "end": datetime.now(UTC).isoformat(timespec="seconds"),

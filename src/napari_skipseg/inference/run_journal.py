@@ -2,7 +2,7 @@
 
 Bringing a file to disk takes milliseconds, and a fast device finishes units faster. So a thread does it for all units
 that were done meanwhile, at most ten times a second, and the network never waits for it. A kill in between loses
-nothing: the run that goes on finds what was written and not noted, checks it and takes it over.
+nothing: the run that continues finds what was written and not noted, checks it and takes it over.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def save_prediction(
     form: Format = "tiff",
     results: Collection[str] | None = None,
 ) -> list[Path]:
-    """Return the files written to `folder`: probability, binary, uncertainty and attention maps where there are any.
+    """Return the files written to `folder`: probability, binary, uncertainty and attention maps if there are any.
 
     They begin with `name`, the stack's. Files of those names are replaced; TIFF files all appear when the last one is
     whole, OME-Zarr stores one by one. The recipe lies beside them as `<name>_recipe.json`.
@@ -93,6 +93,7 @@ def write_tiff(path: Path, saved: SavedArray, synced: bool = True) -> None:
     Raises:
         FileError: it cannot be written.
     """
+    inputs = saved.recipe.get("inputs")
     write_ome_tiff(
         path,
         saved.data,
@@ -100,14 +101,8 @@ def write_tiff(path: Path, saved: SavedArray, synced: bool = True) -> None:
         channel_names=saved.class_names,
         description=saved.recipe,
         synced=synced,
-        title=_title_in(saved.recipe),
+        title=str(inputs[0].get("title", "")) if inputs else "",
     )
-
-
-def _title_in(recipe: Mapping[str, Any]) -> str:
-    """Return what the file of the segmented image called it, such as "Pos1"; "" if it had no name."""
-    inputs: Any = recipe.get("inputs") or ({},)
-    return str(inputs[0].get("title", ""))
 
 
 def write_zarr(path: Path, saved: SavedArray) -> None:
@@ -175,7 +170,7 @@ def check_length(folder: Path, name: str, endings: Iterable[str]) -> None:
 
 
 def check_replaceable(targets: Iterable[Path], form: Format) -> None:
-    """Raise where one of the results would take the place of something that bears no recipe of ours.
+    """Raise if one of the results would take the place of something that bears no recipe of ours.
 
     Raises:
         FileError: it would, or what lies there cannot be read.

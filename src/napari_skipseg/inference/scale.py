@@ -18,7 +18,7 @@ _UNLIKE = 1.5
 
 
 def trained_voxel_size(description: ModelDescription, unit: str, seen: str) -> tuple[float, float, float] | None:
-    """Return the voxel size (z, y, x) that the model expects, in `unit`; None where one of the two is not known.
+    """Return the voxel size (z, y, x) that the model expects, in `unit`; None if one of the two is not known.
 
     A 2D network along all three axes expects voxels as long in z as in its planes.
     """
@@ -45,7 +45,7 @@ def describe_unknown_size(stack: Stack, description: ModelDescription) -> str:
 def network_scale(stack: Stack, description: ModelDescription, seen: str) -> dict[str, float]:
     """Return, for each axis the network sees, how many of its voxels one of the stack is long: 1 where nearly the same.
 
-    Empty where one of the two voxel sizes is not known.
+    Empty if one of the two voxel sizes is not known.
     """
     wanted = trained_voxel_size(description, stack.space.unit, seen)
     if wanted is None:

@@ -1,4 +1,4 @@
-"""Where results are written while a run goes on: memory, memory-mapped files for a viewer, or OME-Zarr."""
+"""Where results are written while a run proceeds: memory, memory-mapped files for a viewer, or OME-Zarr."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class ResultPiece(NamedTuple):
 
 
 def result_names(model: Model, options: SegmentOptions) -> list[str]:
-    """Return the names of the arrays that the options ask for, in the order in which they are told of."""
+    """Return the names of the arrays that the options ask for, in the order in which they are reported."""
     averaged = options.samples or options.average > 1 or options.planes != "xy"
     levels = len(model.network.attention_strides) if options.attention and options.planes == "xy" else 0
     attentions = [f"{ATTENTION}{level}" for level in range(1, levels + 1)]
@@ -100,7 +100,7 @@ def _result(name: str, grid: TileGrid, model: Model) -> ResultArray:
 
 
 def in_stored_order(results: tuple[ResultArray, ...]) -> list[ResultArray]:
-    """Return the arrays in the order in which they are told of: probability, binary, uncertainty, attention maps."""
+    """Return the arrays in the order in which they are reported: probability, binary, uncertainty, attention maps."""
     ranks = {PROBABILITY: 0, BINARY: 1, UNCERTAINTY: 2}
     return sorted(results, key=lambda result: (ranks.get(result.name, 3), result.level))
 
@@ -116,7 +116,7 @@ def result_pieces(
 ) -> Iterator[ResultPiece]:
     """Yield what `unit`, image `number` of the batch behind `output`, gives to each of the arrays, in their order.
 
-    padding: (*space) of what the unit keeps, where there is surely background: no tissue, and no doubt. None in a run
+    padding: (*space) of what the unit keeps, if there is surely background: no tissue, and no doubt. None in a run
     that leaves no padding out.
     """
     probability = keep_pixels(grid, unit, output.probability[number])
@@ -128,7 +128,9 @@ def result_pieces(
         elif result.name == BINARY:
             values = labels_of(probability, threshold)[None]
         elif result.name == UNCERTAINTY:
-            values = _emptied(keep_pixels(grid, unit, _present(output.uncertainty)[number]), padding)
+            if output.uncertainty is None:
+                raise ValueError("these passes give no uncertainty")
+            values = _emptied(keep_pixels(grid, unit, output.uncertainty[number]), padding)
         else:
             stride = result.stride[-1]
             values = keep_map_pixels(grid, unit, output.attentions[result.level - 1][number], stride)[None]
@@ -147,12 +149,6 @@ def _piece(result: ResultArray, grid: TileGrid, unit: TileUnit, values: NDArray[
     if "C" not in result.axes:
         return ResultPiece(result.name, region, values[0].reshape(lengths))
     return ResultPiece(result.name, (slice(0, len(values)), *region), values.reshape(len(values), *lengths))
-
-
-def _present(values: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    if values is None:
-        raise ValueError("these passes give no uncertainty")
-    return values
 
 
 RESULTS_IN_MEMORY = 256 * 2**20
@@ -313,7 +309,7 @@ class ZarrStore:
         region = tuple(piece.region[axis] for axis in order)
         self.writers[piece.name].write(region, values.transpose(order))
 
-    def holds(self, grid: TileGrid, unit: TileUnit) -> bool:
+    def is_complete(self, grid: TileGrid, unit: TileUnit) -> bool:
         """Return whether all that a unit gives is there, and no chunk of it is empty."""
         return all(self.writers[name].is_written(region) for name, region in self._regions(grid, unit))
 
@@ -364,7 +360,7 @@ class ZarrStore:
 
 
 def describe_conversion(path: Path, changes: Mapping[str, Any]) -> None:
-    """Write into the recipe of the store at `path` what became otherwise in the run.
+    """Write into the recipe of the store at `path` what changed during the run.
 
     Raises:
         FileError: nothing can be written, or there is no store of ours.

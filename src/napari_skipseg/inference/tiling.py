@@ -108,19 +108,20 @@ class Order:
         self._next += 1
         return number
 
-    def look(self, focus: Focus) -> None:
+    def reorder(self, focus: Focus) -> None:
         """Put the units that are left in order.
 
         First by distance from the time and the slice that are shown, then those in view, then by distance from the
         view's centre.
         """
         left = np.flatnonzero(self._left)
-        keys = [np.broadcast_to(key, self._lengths).ravel()[left] for key in self._keys(focus)]
+        lengths = (*self._grid.loops, *self._grid.tiles.counts)
+        keys = [np.broadcast_to(key, lengths).ravel()[left] for key in self._keys(focus)]
         self._queue = left[np.lexsort(keys)]
         self._next = 0
 
     def _keys(self, focus: Focus) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Return what units are sorted by, the last first; each spreads over the axes of `_lengths`."""
+        """Return what units are sorted by, the last first; each spreads over the axes of units."""
         from_centre, from_view = np.zeros(1), np.zeros(1)
         from_shown = np.zeros(1, np.intp)
         for axis in (axis for axis in "TZYX" if axis in self._grid.axes and axis in focus.view):
@@ -135,15 +136,6 @@ class Order:
                 from_centre = from_centre + np.square(self._gap(axis, (low + high) / 2, (low + high) / 2))
         return from_centre, from_view, from_shown
 
-    @property
-    def _axes(self) -> str:
-        """The axes that units are numbered along, the last fastest."""
-        return self._grid.looped + self._grid.seen
-
-    @property
-    def _lengths(self) -> tuple[int, ...]:
-        return (*self._grid.loops, *self._grid.tiles.counts)
-
     def _gap(self, axis: str, low: float, high: float) -> NDArray[np.float64]:
         """Return how far [low, high] is from what is kept along an axis: of each tile, or of each position."""
         if axis in self._grid.seen:
@@ -151,7 +143,7 @@ class Order:
         else:
             borders = np.arange(self._grid.shape[self._grid.axes.index(axis)] + 1, dtype=float)
         gap = np.maximum(0.0, np.maximum(borders[:-1] - high, low - (borders[1:] - 1)))
-        return gap.reshape([-1 if each == axis else 1 for each in self._axes])
+        return gap.reshape([-1 if each == axis else 1 for each in self._grid.looped + self._grid.seen])
 
 
 def make_tile_grid(stack: Stack, seen: str, tiles: TilePlan) -> TileGrid:
@@ -167,7 +159,7 @@ MOST_READ = 2**25
 class TilePixels(NamedTuple):
     """What a network sees of a tile: pixels (C, *space) in standard units.
 
-    padding: how much of each pixel is padding, in [0, 1], (1, *space); None where there is none.
+    padding: how much of each pixel is padding, in [0, 1], (1, *space); None if there is none.
     """
 
     pixels: Pixels

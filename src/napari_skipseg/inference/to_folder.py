@@ -1,4 +1,4 @@
-"""A stack segmented into files of a folder, in little memory, and gone on with after a kill where it stopped."""
+"""A stack segmented into files of a folder, in little memory, and continued after a kill where it stopped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CHANGING = ("backend", "precision", "notes")
 """What of a recipe a fault in the run may change."""
 
 CHECKED = 2**30
-"""Voxels of the last units that are decoded before a run goes on, about a second: a power cut may have damaged them."""
+"""Voxels of the last units that are decoded before a run continues (about a second): a power cut can damage them."""
 MENDED = 3
 """How often units whose chunks turn out to be damaged are done anew, before the disk is to blame."""
 
@@ -70,11 +70,12 @@ def iter_segment(
     backend_maker: BackendMaker = make_backend,
     pinned: Mapping[str, Any] | None = None,
 ) -> Generator[Progress, Focus | None, list[Path]]:
-    """Yield as segmentation goes on; return the files written. Its recipe and its times lie beside them.
+    """Yield as segmentation proceeds; return the files written. Its recipe and its times lie beside them.
 
     Tiles go to OME-Zarr stores in `<name>.unfinished` beside the results. What was stopped, killed or failed after its
-    first tile stays there, and the same call goes on with it, with the tile, backend and precision that it began with;
-    its results are then the same bytes. A stack that lies in no file is always begun anew, and nothing of it stays.
+    first tile stays there, and the same call continues with it, with the tile, backend and precision that it began
+    with; its results are then the same bytes. A stack that lies in no file is always begun anew, and nothing of it
+    stays.
 
     pinned: of the recipe of a run that is repeated, what is to be taken again: side, batch and device, and where they
     are named backend, precision and normalization.
@@ -117,7 +118,7 @@ def _prepare(
     maker: BackendMaker,
     pinned: Mapping[str, Any] | None,
 ) -> Generator[Progress, Focus | None, tuple[Run, ZarrStore]]:
-    """Yield while things are prepared, as they were where the run goes on; return it with what it writes to."""
+    """Yield while things are prepared, as they were where the run continues; return it with what it writes to."""
     begun = place.recipe
     given = begun or pinned
     now = {**(given or {}), **place.changes}
@@ -139,7 +140,7 @@ def _note(run: Run, store: ZarrStore, place: RunFolder, unit: TileUnit) -> None:
 
 
 def _note_changes(run: Run, place: RunFolder) -> None:
-    """Write down which backend took over, so that the results tell it and a run that goes on takes that one."""
+    """Record which backend took over, so that the results record it and a run that continues takes that one."""
     if run.recipe.get("notes", ()):
         known = place.changes.get("notes", [])
         notes = [*known, *(note for note in run.recipe["notes"] if note not in known)]
@@ -149,7 +150,7 @@ def _note_changes(run: Run, place: RunFolder) -> None:
 
 
 def _check_input(stack: Stack, place: RunFolder, before: dict[str, Any] | None) -> None:
-    """Raise where the image is not what it was; of one that changed nothing is kept, as nothing of it is sure."""
+    """Raise if the image is not what it was; of one that changed nothing is kept, as nothing of it is sure."""
     if before is None:
         return
     try:
@@ -171,7 +172,7 @@ def _iter_finish(
         except FileError as error:
             if isinstance(error.__cause__, OSError) or not tries_left or not store.remove_damaged():
                 raise
-        done = {number for number in range(len(run.grid)) if store.holds(run.grid, run.grid.unit(number))}
+        done = {number for number in range(len(run.grid)) if store.is_complete(run.grid, run.grid.unit(number))}
         place.forget(set(range(len(run.grid))) - done)
         yield from iter_fill(run, store, done, partial(_note, run, store, place))
     raise AssertionError("the last try returns or raises")
@@ -206,14 +207,14 @@ def _done(run: Run, store: ZarrStore, place: RunFolder) -> list[int]:
     noted = [number for number in place.done() if number < len(grid)]
     for number in reversed(noted):
         unit = grid.unit(number)
-        if store.is_sound(grid, unit) if left > 0 else store.holds(grid, unit):
+        if store.is_sound(grid, unit) if left > 0 else store.is_complete(grid, unit):
             done.append(number)
         left -= len(run.results) * math.prod(part.stop - part.start for part in grid.region(unit))
     if len(done) < len(noted):
         place.forget(set(noted) - set(done))
     for number in sorted(set(range(len(grid))) - set(noted)):
         unit = grid.unit(number)
-        if store.holds(grid, unit) and store.is_sound(grid, unit):
+        if store.is_complete(grid, unit) and store.is_sound(grid, unit):
             place.note(number, store.files(grid, unit))
             done.append(number)
     return done
@@ -254,7 +255,7 @@ def _key(
     before: dict[str, Any] | None,
     pinned: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return all that results depend on, but what is settled by the run itself; the names are told to the user."""
+    """Return all that results depend on, but what is settled by the run itself; the names are shown to the user."""
     packages = {f"version of {name}": version for name, version in versions().items()}
     return {
         "input": before,

@@ -283,8 +283,10 @@ def iter_plan(
     seconds = trial.seconds(len(run.grid), run.batch)
     device = choose_device(options.device)
     on_gpu = run.tile_bytes if device.name != "cpu" else 0
+    backend = run.passes.backend
+    title = backend.reason if isinstance(backend, FallbackBackend) else f"{backend.name} in {backend.precision}"
     return RunPlan(
-        _title(run),
+        title,
         run.grid.tiles.size,
         run.batch,
         len(run.grid),
@@ -301,11 +303,6 @@ def iter_plan(
         run.seems_inverted,
         trial.slowest(len(run.grid), run.batch),
     )
-
-
-def _title(run: Run) -> str:
-    backend = run.passes.backend
-    return backend.reason if isinstance(backend, FallbackBackend) else f"{backend.name} in {backend.precision}"
 
 
 def _memory(run: Run, on_gpu: int) -> int:

@@ -84,7 +84,7 @@ class Child:
                 self._process.stdin.flush()
 
     def next_line(self, timeout: float) -> Envelope | None:
-        """Return what the process says next, None where it says nothing within `timeout` seconds.
+        """Return what the process says next, None if it says nothing within `timeout` seconds.
 
         Raises:
             EngineEndedError: the process ended.
@@ -196,7 +196,7 @@ class Session:
         self._changing = threading.Lock()
 
     def start(self) -> Child:
-        """Return the process, started where there is none."""
+        """Return the process, started if there is none."""
         with self._changing:
             if self.closed:
                 raise EngineError("The engine was closed: make a new one.")

@@ -55,7 +55,7 @@ class Engine:
 
     @property
     def pid(self) -> int | None:
-        """The engine process, None where it does not run."""
+        """The engine process, None if it does not run."""
         child = self._session.child
         return None if child is None or child.has_ended() else child.pid
 
@@ -86,10 +86,10 @@ class Engine:
     def run(self, request: Request[Result]) -> Call[Result]:
         """Yield `Progress` at least every 0.1 s, and return what the engine answers; one request at a time.
 
-        Closed, it cancels the job and returns at once: the engine is told to stop, and killed where it has not after
+        Closed, it cancels the job and returns at once: the engine is asked to stop, and killed if it has not after
         `child.GRACE` seconds. A stack that lies in a file is read there by the engine; another one is copied first.
         Arrays that come back are memory-mapped files, which live as long as the arrays do, whatever is run next. Where
-        the engine's process ends in a batch or a training, a new one goes on, as long as that gets further.
+        the engine's process ends in a batch or a training, a new one continues, as long as that gets further.
 
         Raises:
             SkipsegError: the error of the engine; EngineError where its process ended or another request is at work.
@@ -126,7 +126,7 @@ class Engine:
             (folder / INPUT).mkdir()
             yield folder
         except BaseException:
-            # while the engine stops, its last messages still name files there: `_settle` removes them
+            # while the engine stops, its last messages still name files there: `_cancel_and_clean` removes them
             if self._settling is None or not self._settling.is_alive():
                 remove_folder(folder)
             raise
@@ -135,21 +135,21 @@ class Engine:
             folder.rmdir()
 
     def _run_to_end(self, request: Any, folder: Path) -> Call[Any]:
-        """Return the answer to a request; where the process ends, go on in a new one as long as that gets further."""
+        """Return the answer to a request; if the process ends, continue in a new one as long as that gets further."""
         point = ResumePoint()
         while True:
             child = yield from self._start()
             begun = point.reached
             try:
-                return (yield from self._ask(child, request, folder, point))
+                return (yield from self._request_result(child, request, folder, point))
             except EngineEndedError:
                 if point.reached <= begun or self._session.closed:
                     raise
             request = point.resume(request)
             yield Progress(0, 1, "the engine ended: going on where it was")
 
-    def _ask(self, child: Child, request: Any, folder: Path, point: ResumePoint) -> Call[Any]:
-        """Return the job's result; closed in mid-run, tell the engine to stop and see to it in the background.
+    def _request_result(self, child: Child, request: Any, folder: Path, point: ResumePoint) -> Call[Any]:
+        """Return the job's result; closed in mid-run, ask the engine to stop and see to it in the background.
 
         A job that fails leaves the engine warm. Only one that ran out of memory has it end: the C library and OpenVINO
         keep what they once had, and a new process has all of it for the next try.
@@ -182,7 +182,7 @@ class Engine:
             leftovers = [] if request.folder == "none" else [folder]
             if isinstance(request, Finetune | Train) and not self._session.is_leaving:
                 leftovers.append(request.target / f"{request.settings.name}.training")
-            self._settling = threading.Thread(target=_settle, args=(child, job, leftovers), daemon=True)
+            self._settling = threading.Thread(target=_cancel_and_clean, args=(child, job, leftovers), daemon=True)
             self._settling.start()
             raise
 
@@ -213,7 +213,7 @@ class ResumePoint:
                 self._wanted.add(progress.row.relative)
 
     def resume(self, request: Any) -> Any:
-        """Return the request that goes on with what a request has done."""
+        """Return the request that continues with what a request has done."""
         if isinstance(request, Train):
             return replace(request, restart=False)
         if isinstance(request, RunBatch) and (request.retry or request.only is not None):
@@ -231,7 +231,7 @@ def _next_line(child: Child) -> Envelope | None:
         raise
 
 
-def _settle(child: Child, job: int, leftovers: list[Path]) -> None:
+def _cancel_and_clean(child: Child, job: int, leftovers: list[Path]) -> None:
     child.cancel(job)
     for folder in leftovers:
         remove_folder(folder)

@@ -70,7 +70,7 @@ def _to_dtype(value: Any) -> np.dtype[Any]:
 class ArrayReference:
     """Where the values of an array lie; it stands in the array's place on a line.
 
-    array_file: a .npy file, or an image file where `axes` says which axes its layer has; "" where only the shape and
+    array_file: a .npy file, or an image file where `axes` says which axes its layer has; "" if only the shape and
     the type are known. part: of the first axis of a .npy file, where the array is one part of it. depth: the values
     are taken as files of this depth hold them (`Stored`). once: the file is read whole and then removed; others are
     memory-mapped.
@@ -132,7 +132,7 @@ class EstimateRun(Request[RunPlan]):
     """Say what segmenting a stack would take, measured on one tile, and what was found about the image.
 
     whole: as in `Segment`. greys, probes: of the image, measured before it crosses; probes are patches that the network
-    is asked about, None where there is nothing to ask.
+    is asked about, None if there is nothing to ask.
     """
 
     stack: Stack
@@ -175,7 +175,7 @@ class CorrectedStack:
 
     labels: where the corrections lie, or what writes them as they are now under a path. values: what their values from
     2 on stand for in the settings' classes, where not the same; 1 for a class that is not learnt. channel: the one to
-    learn from; None where the image has no others.
+    learn from; None if the image has no others.
     """
 
     stack: Stack
@@ -197,7 +197,7 @@ class PlanLesson(Request[TrainingSummary]):
 class Finetune(Request[Finetuned]):
     """Fine-tune a model, and compare the new one, which lies in `target`, with the old one.
 
-    `TrainingProgress` comes where curves move and `ValidationPicture` with what the network makes of one tile; a
+    `TrainingProgress` comes where curves move and `ValidationPicture` with what the network returns for one tile; a
     `KeepBest` sent back ends training with the best weights so far. What is painted meanwhile does not count. It goes
     on from a checkpoint of the same settings and corrections, where one lies in `target`; cancelled, it leaves
     nothing. model: set before it crosses, from the settings.
@@ -249,9 +249,9 @@ class FindObjects(Request[FoundObjects]):
 class RunBatch(Request[BatchResult]):
     """Segment all images of a folder; what became of them is as `batch.run.iter_batch` says.
 
-    Cancelled, what is done stays, and the same request goes on at the tile where it was; a `Retry` sent back has failed
-    files done again. retry: only what failed the last time. only: the files to do, by their names in the table; None =
-    all.
+    Cancelled, what is done stays, and the same request continues at the tile where it was; a `Retry` sent back has
+    failed files done again. retry: only what failed the last time. only: the files to do, by their names in the table;
+    None = all.
     """
 
     folder = "none"

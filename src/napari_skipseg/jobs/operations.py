@@ -272,7 +272,7 @@ def open_labels(image: CorrectedStack) -> ArrayLike:
 
 
 def open_strokes(image: CorrectedStack) -> ArrayLike | None:
-    """Return those of the corrections that were painted, which are not 0; None where all were.
+    """Return those of the corrections that were painted, which are not 0; None if all were.
 
     Raises:
         FileError: they are gone.

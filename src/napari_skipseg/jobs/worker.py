@@ -158,7 +158,7 @@ def _read_once(reference: ArrayReference) -> Any:
 
 
 def failure(error: Exception) -> Failed:
-    """Return what is told of an error, which is the one at work."""
+    """Return what is reported of an error, which is the one at work."""
     shown = explain(error)
     return Failed(type(shown).__name__, _text(str(shown)), _text(traceback.format_exc()))
 

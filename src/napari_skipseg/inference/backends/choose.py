@@ -8,7 +8,16 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from napari_skipseg.devices import UNTESTED, ChosenPrecision, Device, best_precision, cpu_title, has_openvino
+from napari_skipseg.devices import (
+    UNTESTED,
+    WHOLE_MEMORY,
+    ChosenPrecision,
+    Device,
+    MemoryShare,
+    best_precision,
+    cpu_title,
+    has_openvino,
+)
 from napari_skipseg.errors import DeviceError, SkipsegError
 from napari_skipseg.inference.backends import openvino_backend
 from napari_skipseg.inference.backends.fallback import FallbackBackend
@@ -17,7 +26,6 @@ from napari_skipseg.inference.backends.interface import Backend
 from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.memory import choose_tile
-from napari_skipseg.inference.memory_share import WHOLE_MEMORY, MemoryShare
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.build import build

@@ -38,7 +38,7 @@ def compiled_folder() -> Path:
 
 
 def read_compiled(key: str) -> bytes | None:
-    """Return what was kept under `key`, or None where there is nothing whole."""
+    """Return what was kept under `key`, or None if there is nothing whole."""
     try:
         file = compiled_folder() / key
         if not is_ours_alone(file.parent):

@@ -1,4 +1,4 @@
-"""Several backends in a row: if one fails, the next takes over, and the run goes on."""
+"""Several backends in a row: if one fails, the next takes over, and the run continues."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from napari_skipseg.models.model import Model
 class FallbackBackend:
     """The first backend of `choices` that works. If it fails, the next one is prepared and takes the same tiles.
 
-    If memory is short, each first goes on with fewer images at once and with smaller tiles. Those of `later` take over
-    in a run only: none of them is the first.
+    If memory is short, each first continues with fewer images at once and with smaller tiles. Those of `later` take
+    over in a run only: none of them is the first.
 
     notes: a sentence for each that failed, and for each step down. attention: whether attention maps are wanted.
 

@@ -85,7 +85,7 @@ class HalvingBackend:
             try:
                 outputs.append(self._run(images[part], self._draw and self._draw.of_images(part)))
                 done += len(images[part])
-                self._tell()
+                self._note_step()
                 continue
             except Exception as error:
                 if not self._step_down(len(images[part]), error, in_a_run=True):
@@ -98,7 +98,8 @@ class HalvingBackend:
         backend: Any = self._prepared()
         backend.attention = self.attention
         outputs = []
-        for part in self._parts(len(images)):
+        step = self._batch or len(images)
+        for part in (slice(first, min(first + step, len(images))) for first in range(0, len(images), step)):
             seen = [view.of_images(part) for view in views]
             outputs.append((yield from backend.iter_average(images[part], seen)))
         return outputs[0] if len(outputs) == 1 else _joined(outputs)
@@ -112,10 +113,6 @@ class HalvingBackend:
     def stop_averaging(self) -> None:
         """Compute one pass after the other from now on."""
         self._averages = False
-
-    def _parts(self, count: int) -> list[slice]:
-        step = self._batch or count
-        return [slice(first, min(first + step, count)) for first in range(0, count, step)]
 
     def _run(self, images: Pixels, draw: Draw | None) -> TileOutput:
         backend: Any = self._prepared()
@@ -162,7 +159,9 @@ class HalvingBackend:
         attempt had on the device.
         """
         kind = fault_kind(error)
-        is_unknown = kind == "other" and in_a_run and not self._tried and _is_of_torch(error)
+        is_unknown = kind == "other" and in_a_run and not self._tried
+        # torch raises faults of a device as RuntimeError
+        is_unknown &= isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError | SkipsegError)
         if kind not in ("memory", "size") and not is_unknown:
             self._untold = ""
             return False
@@ -188,11 +187,11 @@ class HalvingBackend:
         if is_unknown:
             self._untold = note
         else:
-            self._tell()
+            self._note_step()
             self._notes.append(note)
         return True
 
-    def _tell(self) -> None:
+    def _note_step(self) -> None:
         """Note the step that has helped."""
         if self._untold:
             self._notes.append(self._untold)
@@ -241,11 +240,6 @@ def run_in_parts(
         for whole, part, stride in zip(attentions, output.attentions, wanted, strict=True):
             whole[(ALL, *tile.keep_of_level(stride))] = part[(ALL, *tile.keep_in_read_of_level(stride))]
     return TileOutput(probability, attentions)
-
-
-def _is_of_torch(error: Exception) -> bool:
-    """Return whether `error` is of the kind that torch raises for faults of a device."""
-    return isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError | SkipsegError)
 
 
 def _joined(outputs: Sequence[TileOutput]) -> TileOutput:

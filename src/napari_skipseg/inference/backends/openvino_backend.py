@@ -45,23 +45,25 @@ class OpenVINOBackend:
         if network is None:
             network = _core().compile_model(_convert(model, shape), "CPU", options)
             if kept:
-                _write(key, network)
+                with contextlib.suppress(RuntimeError):  # a device that cannot export compiles anew each time
+                    exported = network.export_model()
+                    content = exported.getvalue() if isinstance(exported, io.BytesIO) else bytes(exported)
+                    compiled.write_compiled(key, content)
         self._request = network.create_infer_request()
         self.attention = True
 
     def run(self, images: Pixels) -> TileOutput:
         """Return the output for `images` (N, C, *space), computed one by one: a CPU gains nothing from several."""
-        parts = [self._run_one(images[number : number + 1]) for number in range(len(images))]
+        parts = []
+        for number in range(len(images)):
+            self._request.infer({0: np.ascontiguousarray(images[number : number + 1])}, share_inputs=True)
+            wanted = self._request.output_tensors if self.attention else self._request.output_tensors[:1]
+            parts.append([tensor.data.copy() for tensor in wanted])  # the next run writes over them
         probability, *attentions = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
         # one sum is the cheapest look at all values: probabilities cannot become infinite by adding, and NaN stays
         if not np.isfinite(probability.sum()):
             raise FloatingPointError(f"values that are not numbers came out in {self.precision}")
         return TileOutput(probability, tuple(attention[:, 0] for attention in attentions))
-
-    def _run_one(self, image: Pixels) -> list[Pixels]:
-        self._request.infer({0: np.ascontiguousarray(image)}, share_inputs=True)
-        wanted = self._request.output_tensors if self.attention else self._request.output_tensors[:1]
-        return [tensor.data.copy() for tensor in wanted]
 
 
 def compiled_precision() -> ChosenPrecision:
@@ -101,18 +103,12 @@ def _convert(model: Model, shape: tuple[int, ...]) -> Any:
 
 
 def _read(key: str, options: dict[str, str]) -> Any:
-    """Return the compiled network kept under `key`, or None where there is none that loads."""
+    """Return the compiled network kept under `key`, or None if there is none that loads."""
     content = compiled.read_compiled(key)
     if content is not None:
         with contextlib.suppress(RuntimeError):
             return _core().import_model(io.BytesIO(content), "CPU", options)
     return None
-
-
-def _write(key: str, network: Any) -> None:
-    with contextlib.suppress(RuntimeError):
-        exported = network.export_model()
-        compiled.write_compiled(key, exported.getvalue() if isinstance(exported, io.BytesIO) else bytes(exported))
 
 
 def _key(model: Model, shape: tuple[int, ...], precision: str) -> str:

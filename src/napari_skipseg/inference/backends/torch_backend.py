@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from napari_skipseg.devices import Device, best_precision
 from napari_skipseg.errors import ModelError
-from napari_skipseg.inference.backends.device_average import iter_planes_of, iter_views
 from napari_skipseg.inference.backends.folding import BATCH_NORM, ready_for_inference
 from napari_skipseg.inference.backends.interface import Pixels, TileOutput
-from napari_skipseg.inference.backends.views import NetworkView
+from napari_skipseg.inference.backends.views import NetworkView, iter_planes_of, iter_views
 from napari_skipseg.models.model import Model
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -55,7 +54,7 @@ class TorchBackend:
     def run(self, images: Pixels) -> TileOutput:
         """Return the output for `images` (N, C, *space), all of them computed together."""
         with torch.inference_mode(), _repeatable(self._device):
-            outputs = self._see(self._upload(images).to(self._dtype))
+            outputs = self._forward(self._upload(images).to(self._dtype))
             # one sum is the cheapest look at all values: probabilities cannot become infinite by adding, and NaN stays
             finite = torch.isfinite(outputs[0].sum())
             finite_there, probability, *attentions = self._download((finite, *outputs))
@@ -66,7 +65,7 @@ class TorchBackend:
         """Yield between views; return the mean over them with the deviation, averaged on the device."""
         with torch.inference_mode():
             tensor = self._upload(images).to(self._dtype)
-        return (yield from self._iter_averaged(iter_views(self._see_view, tensor, views)))
+        return (yield from self._iter_averaged(iter_views(self._forward_view, tensor, views)))
 
     def iter_planes(self, volumes: Pixels, at_once: int) -> Generator[None, None, TileOutput]:
         """Yield between batches of slices; return the mean over the three directions of `volumes` (N, C, Z, Y, X).
@@ -75,7 +74,7 @@ class TorchBackend:
         """
         with torch.inference_mode():
             tensor = self._upload(volumes).to(self._dtype)
-        return (yield from self._iter_averaged(iter_planes_of(self._see, tensor, at_once)))
+        return (yield from self._iter_averaged(iter_planes_of(self._forward, tensor, at_once)))
 
     def _iter_averaged(self, work: Generator[None, None, list[Tensor]]) -> Generator[None, None, TileOutput]:
         while True:
@@ -90,14 +89,14 @@ class TorchBackend:
         self._check(bool(finite))
         return TileOutput(mean, tuple(attention[:, 0] for attention in attentions), deviation)
 
-    def _see(self, images: Tensor) -> tuple[Tensor, ...]:
+    def _forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return what the network gives for `images` on the device."""
         self._network.attention = self.attention
         outputs: tuple[Tensor, ...] = self._network(images.contiguous(memory_format=self._format))
         return outputs
 
-    def _see_view(self, images: Tensor, view: NetworkView) -> tuple[Tensor, ...]:
-        return self._see(view.symmetry.apply_to_tensor(images))
+    def _forward_view(self, images: Tensor, view: NetworkView) -> tuple[Tensor, ...]:
+        return self._forward(view.symmetry.apply_to_tensor(images))
 
     def _check(self, finite: bool) -> None:
         if finite:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 KEPT_BACKENDS = 4
 KEPT_MODELS = 2
-"""A model that was fine-tuned, and the one that came of it."""
+"""A model that was fine-tuned, and the model that came out."""
 
 
 class WarmModel:
@@ -30,7 +30,7 @@ class WarmModel:
     which another had to take over: the next run begins with the fastest again. A turned tile, or a block in three
     planes, takes several at a time.
 
-    key: what tells it from other models, and from itself after a change on disk.
+    key: what distinguishes it from other models, and from itself after a change on disk.
     """
 
     def __init__(self, folder: str, weights_sha256: str) -> None:
@@ -41,7 +41,7 @@ class WarmModel:
         self._backends: dict[tuple[str, tuple[int, ...]], FallbackBackend] = {}
 
     def backend(self, model: Model, device: Device, shape: tuple[int, ...]) -> FallbackBackend:
-        """Return a backend for tiles of `shape`, a kept one where there is one that never failed."""
+        """Return a backend for tiles of `shape`, a kept one if there is one that never failed."""
         from napari_skipseg.inference.backends.choose import make_backend
 
         key = (device.name, shape)

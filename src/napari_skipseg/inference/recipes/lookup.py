@@ -60,13 +60,14 @@ def _may_bear_one(file: Path) -> bool:
 
 
 def name_of_run(path: str | os.PathLike[str]) -> str:
-    """Return what results of the run are called whose recipe, or one of whose results, lies at `path`; "" = unknown."""
+    """Return the name of the results of a run; its recipe, or one of the results, lies at `path`; "" = unknown."""
     found = _NAMED.fullmatch(Path(path).name)
     return (found[1] or found[2]) if found else ""
 
 
 def check_same_recipe(place: Path, inputs: tuple[str, ...], asked: object) -> None:
-    """Raise where the results that lie beside the recipe at `place` are of other inputs, or were asked for otherwise.
+    """Raise if the results that lie beside the recipe at `place` are of other inputs, or were made with different
+    options.
 
     inputs: the SHA-256 of the images. asked: the `SegmentRequest`; of objects their options and format. What cannot be
     read as a recipe is no matter here.
@@ -135,7 +136,7 @@ def _known_weights() -> dict[Path, str]:
 
 
 def find_input(told: RecipeInput, near: Path) -> Stack:
-    """Return the image that a recipe tells of, from where it was, or `near` the recipe or above it.
+    """Return the image that a recipe names, from where it was, or `near` the recipe or above it.
 
     Raises:
         FileError: it is gone, or holds something else now.
@@ -156,14 +157,14 @@ def find_input(told: RecipeInput, near: Path) -> Stack:
 
 
 def find_locations(told: RecipeInput, near: Path) -> list[Path]:
-    """Return where a file lies that is called like the one a recipe tells of: there, `near` the recipe or above it."""
+    """Return where a file lies that is called like the one a recipe names: there, `near` the recipe or above it."""
     name = Path(told.file).name
     places = (Path(told.file), near / name, near.parent / name) if name else ()
     return [place for place in places if is_there(place)]
 
 
 def _read_as(place: Path, told: RecipeInput) -> Stack | None:
-    """Return the image at `place` as it was taken, None where it is another one."""
+    """Return the image at `place` as it was taken, None if it is a different one."""
     for axes in _possible_axes(told.space.axes):
         try:
             stack = read_stack(place, axes=axes)

@@ -1,4 +1,4 @@
-"""A recipe: what a run was asked for, what it was asked of, and what was chosen for it; enough to repeat it.
+"""A recipe: the request, the input and the choices of a run; enough to repeat it.
 
 It holds no times and no results, so that the same run on the same machine writes the same recipe. It is one JSON object
 in the layers' metadata, in the files' own metadata, and beside them as `<name>_recipe.json`. Loads without torch.
@@ -57,7 +57,7 @@ _NO_LETTERS = re.compile("[\ud800-\udfff]")
 class RecipeInput:
     """One image that was read: where from, which one by its content (`images.identity`), and how it was taken.
 
-    file: an absolute path, "" where the image was only in memory. title: what the file calls it, such as "Pos1". The
+    file: an absolute path, "" if the image was only in memory. title: what the file calls it, such as "Pos1". The
     rest is as in `Stack`.
     """
 
@@ -129,7 +129,7 @@ def _adapter() -> TypeAdapter[Recipe]:
 
 
 def choices_of_recipe(recipe: Recipe) -> dict[str, int | str]:
-    """Return what was chosen for a run, as one that repeats it is told; in the viewer and in a shell alike."""
+    """Return what was chosen for a run, in the form that a repeated run takes; in the viewer and in a shell alike."""
     return {name: getattr(recipe, name) for name in _CHOSEN}
 
 
@@ -137,11 +137,6 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """Return `recipe` as one flat mapping: what was asked for and what was chosen side by side."""
     values = asdict(recipe)
     return {**_HEAD, **values.pop("request"), **values}
-
-
-def recipe_to_json(recipe: Recipe) -> str:
-    """Return `recipe` as readable JSON; `recipe_from_json` gives the same value back."""
-    return dict_to_json(recipe_to_dict(recipe))
 
 
 def dict_to_json(values: Mapping[str, Any]) -> str:
@@ -200,7 +195,7 @@ def _check_name(kind: str, name: str, known: tuple[str, ...]) -> None:
 
 
 def check_keys(values: Mapping[str, Any], known: set[str], place: str) -> None:
-    """Raise where a recipe has a key that is not `known`.
+    """Raise if a recipe has a key that is not `known`.
 
     Raises:
         FileError: it has.
@@ -211,7 +206,7 @@ def check_keys(values: Mapping[str, Any], known: set[str], place: str) -> None:
 
 
 def check_head(values: Mapping[str, Any], place: str, operation: str = OPERATION) -> None:
-    """Raise where a recipe is not one of this `operation`, as this version writes it.
+    """Raise if a recipe is not one of this `operation`, as this version writes it.
 
     Raises:
         FileError: it is not.
@@ -230,7 +225,7 @@ def check_head(values: Mapping[str, Any], place: str, operation: str = OPERATION
 
 
 def recipe_differences(before: Recipe, now: Recipe) -> list[str]:
-    """Return in what a run is otherwise than an earlier one, in words; names do not count, contents do."""
+    """Return in words how a run differs from an earlier one; names do not count, contents do."""
     found = []
     if [each.sha256 for each in before.inputs] != [each.sha256 for each in now.inputs]:
         found.append("another image")
@@ -246,14 +241,14 @@ def recipe_differences(before: Recipe, now: Recipe) -> list[str]:
 
 
 def version_warning(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return a sentence where versions are others than before, nothing where they are not."""
+    """Return a sentence if the versions differ from those before, else nothing."""
     others = version_differences(before, now)
     told = f"The versions are others than the recipe's, so that the bytes may differ: {', '.join(others)}."
     return [told] if others else []
 
 
 def version_differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return which versions are others than before, in words."""
+    """Return in words which versions differ from those before."""
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     return [f"{name} {now.get(name, 'missing')} (was {before.get(name, 'missing')})" for name in names]
 
@@ -271,8 +266,8 @@ class ObjectsRecipe:
     """All that decides the bytes of labels and of their measurements.
 
     inputs: the probability, or the labels, in which objects were found; then the image whose grey values were measured,
-    where there was one. class_names: of the first input's channels, or of its labels 1, 2, …. labels: whether it holds
-    these. segmentation: the recipe that the probability came of, where that was known. The rest is as in `Recipe`.
+    if there was one. class_names: of the first input's channels, or of its labels 1, 2, …. labels: whether it holds
+    these. segmentation: the recipe that the probability came from, where that was known. The rest is as in `Recipe`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -321,7 +316,7 @@ def objects_recipe_from_dict(values: Mapping[str, Any], place: str = "The recipe
 
 
 def objects_differences(before: ObjectsRecipe, now: ObjectsRecipe) -> list[str]:
-    """Return in what a search is otherwise than an earlier one, in words; names do not count, contents do."""
+    """Return in words how a search differs from an earlier one; names do not count, contents do."""
     (was, *old_images), (new, *new_images) = before.inputs, now.inputs
     found, options = [], asdict(now.objects)
     if "C" in was.space.axes and "C" not in new.space.axes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ from napari_skipseg.progress import Progress
 
 
 @dataclass(frozen=True)
-class RepeatedSearch:
+class PreparedSearch:
     """A search to do again, and what is different here, one sentence each."""
 
     asked: ObjectsRequest
@@ -58,11 +58,11 @@ class RepeatedSearch:
         return f"finding objects in {self.asked.source.stack.name}"
 
 
-def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> RepeatedSearch:
+def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> PreparedSearch:
     """Return what a recipe says, ready to be run. given: another probability than the recipe's.
 
     Raises:
-        SkipsegError: an image is gone or another one now.
+        SkipsegError: an image is gone or has changed.
     """
     warnings = version_warning(recipe.versions, versions())
     is_same = given is None or identify(given) == recipe.inputs[0].sha256
@@ -75,26 +75,19 @@ def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> R
             f"The grey values of '{recipe.inputs[1].name}' are not measured, as that is the image of another "
             "probability: use the command objects with --image for them."
         )
-    source = _same(stack, recipe) if is_same else _other(stack, recipe)
+    if is_same:  # the segmentation that the probability came of says whether there is padding
+        known = recipe.segmentation or (stack.file and read_recipe(stack.file)) or {}
+        tissue = read_tissue(stack.file, stack, known) if recipe.labels and stack.file else None
+        source = ClassImage(stack, recipe.class_names, recipe.labels, tells_of_padding(known), tissue)
+    else:
+        read = read_probability(stack.file) if stack.file else ClassImage(stack, (), recipe.labels)
+        source = replace(read, stack=stack, class_names=read.class_names or recipe.class_names)
     segmentation = recipe.segmentation if is_same else None
-    return RepeatedSearch(ObjectsRequest(source, recipe.objects, image, recipe.form, segmentation), tuple(warnings))
+    return PreparedSearch(ObjectsRequest(source, recipe.objects, image, recipe.form, segmentation), tuple(warnings))
 
 
-def _same(stack: Stack, recipe: ObjectsRecipe) -> ClassImage:
-    """Return the recipe's probability; the segmentation that it came of says whether there is padding."""
-    told = recipe.segmentation or (stack.file and read_recipe(stack.file)) or {}
-    tissue = read_tissue(stack.file, stack, told) if recipe.labels and stack.file else None
-    return ClassImage(stack, recipe.class_names, recipe.labels, tells_of_padding(told), tissue)
-
-
-def _other(stack: Stack, recipe: ObjectsRecipe) -> ClassImage:
-    """Return another probability: its classes as its file says them, else the recipe's."""
-    told = read_probability(stack.file) if stack.file else ClassImage(stack, (), recipe.labels)
-    return replace(told, stack=stack, class_names=told.class_names or recipe.class_names)
-
-
-def iter_repeat_objects(repeat: RepeatedSearch, folder: Path, name: str = "") -> Generator[Progress, None, list[Path]]:
-    """Yield as the search goes on; return the files written to `folder`. name: as in `ObjectsRequest`.
+def iter_repeat_objects(repeat: PreparedSearch, folder: Path, name: str = "") -> Generator[Progress, None, list[Path]]:
+    """Yield as the search proceeds; return the files written to `folder`. name: as in `ObjectsRequest`.
 
     Raises:
         SkipsegError: as `iter_objects_to_folder`; results of another recipe lie there.
@@ -108,11 +101,11 @@ def iter_repeat_objects(repeat: RepeatedSearch, folder: Path, name: str = "") ->
 
 
 AGAIN = "again"
-"""The folder beside a recipe that its results go to where none is named."""
+"""The folder beside a recipe that its results go to if none is named."""
 
 
 @dataclass(frozen=True)
-class RepeatedRun:
+class PreparedRun:
     """A run to do again: of which image, with which model, and what is pinned of what was chosen for it.
 
     warnings: what is different here, one sentence each.
@@ -132,11 +125,11 @@ class RepeatedRun:
 
 def prepare_repeat(
     recipe: Recipe | ObjectsRecipe, image: Stack | None = None, near: str | os.PathLike[str] = ".", model: str = ""
-) -> RepeatedRun | RepeatedSearch:
+) -> PreparedRun | PreparedSearch:
     """Return what a recipe says, of a segmentation or of objects, ready to be run.
 
-    image: another one than the recipe's. near: the folder that the recipe lies in. model: where its model lies, if not
-    among those that are known.
+    image: a different one from the recipe's. near: the folder that the recipe lies in. model: where its model lies, if
+    not among those that are known.
 
     Raises:
         SkipsegError: model or image are gone or others now.
@@ -153,18 +146,18 @@ def prepare_repeat(
     else:
         stack, is_same = image, identify(image) in [told.sha256 for told in recipe.inputs]
     pinned, warnings = pin_backend(recipe, is_same)
-    return RepeatedRun(recipe, stack, read_model(folder), pinned, tuple(warnings))
+    return PreparedRun(recipe, stack, read_model(folder), pinned, tuple(warnings))
 
 
 def iter_repeat(
-    repeat: RepeatedRun | RepeatedSearch, folder: Path, restart: bool = False, name: str = ""
+    repeat: PreparedRun | PreparedSearch, folder: Path, restart: bool = False, name: str = ""
 ) -> Generator[Progress, Focus | None, list[Path]]:
-    """Yield as the run goes on; return the files written to `folder`. name: what they are called, "" = as the image.
+    """Yield as the run proceeds; return the files written to `folder`. name: what they are called, "" = as the image.
 
     Raises:
         SkipsegError: as `iter_segment`, or as `iter_objects_to_folder`; results of another recipe lie there.
     """
-    if isinstance(repeat, RepeatedSearch):
+    if isinstance(repeat, PreparedSearch):
         return (yield from iter_repeat_objects(repeat, folder, name))
     request = repeat.recipe.request
     name = name or file_name(repeat.stack.name)
@@ -177,7 +170,7 @@ def iter_repeat(
 
 
 def _iter_objects(
-    repeat: RepeatedRun, target: FolderTarget, options: ObjectOptions
+    repeat: PreparedRun, target: FolderTarget, options: ObjectOptions
 ) -> Generator[Progress, Focus | None, list[Path]]:
     """Yield while objects are found in the probability and measured there and in the image; return the files."""
     from napari_skipseg.objects.files import iter_write_objects
@@ -221,7 +214,10 @@ def pin_backend(recipe: Recipe, is_same: bool) -> tuple[dict[str, Any], list[str
             "may differ."
         )
         pinned = {name: value for name, value in pinned.items() if name not in ("backend", "precision")}
-    return pinned, [*_differences(recipe, device), *warnings]
+    if recipe.notes:
+        failed = f"In the run of the recipe something failed midway, so that the bytes may differ: {recipe.notes[-1]}"
+        warnings.insert(0, failed)
+    return pinned, [*version_warning(recipe.versions, versions() | driving_versions(device.name)), *warnings]
 
 
 def _can_compute(recipe: Recipe, device: Device) -> bool:
@@ -229,9 +225,3 @@ def _can_compute(recipe: Recipe, device: Device) -> bool:
     if recipe.backend == OpenVINOBackend.name:
         return has_openvino() and recipe.precision in ("f32", openvino_backend.compiled_precision().name)
     return recipe.backend == TorchBackend.name and recipe.precision in ("f32", best_precision(device.name).name)
-
-
-def _differences(recipe: Recipe, device: Device) -> Iterator[str]:
-    yield from version_warning(recipe.versions, versions() | driving_versions(device.name))
-    if recipe.notes:
-        yield f"In the run of the recipe something failed midway, so that the bytes may differ: {recipe.notes[-1]}"
