@@ -271,6 +271,12 @@ def qtbot(qtbot, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing: with software OpenGL, vispy crashes in glDrawArrays after layers were cleared, plugin or not."""
+    monkeypatch.setattr("napari._vispy.canvas.NapariSceneCanvas.on_draw", lambda canvas, event: None)
+
+
+@pytest.fixture
 def engine() -> FakeEngine:
     return FakeEngine()
 
