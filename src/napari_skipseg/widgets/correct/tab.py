@@ -211,7 +211,7 @@ class CorrectTab(JobTab):
         body.import_zarr.triggered.connect(lambda: self._ask_import(folder=True))
         body.export_target.triggered.connect(lambda: self._ask_export("target"))
         body.export_strokes.triggered.connect(lambda: self._ask_export("strokes"))
-        actions.said.connect(self.tell)
+        actions.reported.connect(self.tell)
         actions.failed.connect(self.complain)
         actions.edited.connect(self.show_amounts)
         actions.classes_changed.connect(self._on_classes_changed)
