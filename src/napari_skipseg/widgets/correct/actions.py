@@ -288,7 +288,7 @@ class CorrectActions(QObject):  # type: ignore[misc]
         """Bring an uncertain region into view and frame it."""
         session = self._session
         if session is not None:
-            go_to(self._viewer, session.layers.strokes or session.layers.image, region)
+            go_to(self._viewer, session.layers.strokes or session.layers.image, region.center, region.box)
             if (strokes := self._strokes()) is not None:
                 session.layers.highlight.show(strokes, session.layers.image.name, region)
             session.layers.activate()
