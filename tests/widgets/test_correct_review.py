@@ -284,7 +284,7 @@ def is_in_view(viewer, layer, voxel) -> bool:
 
 @pytest.mark.parametrize(
     ("voxel", "middle"),
-    [((3, 400, 300), (3, 399.5, 299.5)), ((0, 5, 0), (0, 127.5, 127.5)), ((5, 599, 90), (5, 471.5, 127.5))],
+    [((3, 400, 300), (3, 399.5, 299.5)), ((0, 5, 0), (0, 63.5, 63.5)), ((5, 599, 90), (5, 535.5, 89.5))],
 )
 def test_a_voxel_is_brought_into_view_with_its_surroundings(voxel, middle):
     viewer = ViewerModel()

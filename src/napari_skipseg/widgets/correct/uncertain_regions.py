@@ -168,7 +168,7 @@ def go_to(viewer: ViewerModel, layer: Layer, center: Sequence[float], box: Seque
             camera.zoom = fitting
 
 
-_AROUND = 256
+_AROUND = 128
 """Length in voxels of the surroundings of a single voxel that are brought into view."""
 
 
