@@ -30,11 +30,9 @@ def test_layers_that_are_cleared_during_plans_runs_and_comparisons_do_not_end_th
     teaching,  # noqa: F811
     engine,
     busy_collector,
-    monkeypatch,
+    undrawn,
 ):
     faulthandler.enable()
-    # With software OpenGL, vispy itself crashes in glDrawArrays after layers were cleared, without any plugin, too.
-    monkeypatch.setattr("napari._vispy.canvas.NapariSceneCanvas.on_draw", lambda canvas, event: None, raising=False)
     viewer, panel, tab = open_tab()
     segment = panel.segment_tab
     engine.plan_pause, engine.pause, teaching.steps, teaching.pause = 0.3, 0.02, 200, 0.005

@@ -332,7 +332,7 @@ def test_cancel_brings_an_earlier_whole_result_back(open_panel, qtbot, engine):
     assert tab.save_button.isEnabled()
 
 
-def test_an_engine_that_fails_says_so_and_can_run_again(open_panel, qtbot, engine):
+def test_an_engine_that_fails_says_so_and_can_run_again(open_panel, qtbot, engine, undrawn):
     viewer, panel = open_panel()
     dead = EngineError("The engine process ended unexpectedly (killed). Press Segment to start a new one.")
     for fault, expected in (

@@ -14,6 +14,7 @@ from napari.layers import Image
 from npe2 import PluginManifest
 
 from napari_skipseg.errors import FileError
+from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.npy import iter_write_npy
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
@@ -24,7 +25,7 @@ from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.messages import Segment
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.widgets.layers import files
-from napari_skipseg.widgets.layers.files import get_reader, make_em_stack, read_layers, write_image, write_labels
+from napari_skipseg.widgets.layers.files import get_reader, read_layers, write_image, write_labels
 from napari_skipseg.widgets.layers.results import stack_of_layer
 
 
@@ -232,21 +233,13 @@ def test_a_broken_file_is_told_in_one_sentence(tmp_path):
         read_layers(str(tmp_path / "broken.tif"))
 
 
-def test_the_sample_has_its_voxel_size():
-    data, attributes, kind = make_em_stack()[0]
-    assert (data.shape, kind, attributes["scale"], attributes["units"]) == (
-        (16, 512, 512),
-        "image",
-        [50.0, 4.0, 4.0],
-        ["nm"] * 3,
-    )
-
-
 @pytest.mark.gui
-def test_the_demonstration_leaves_a_picture_and_the_results(tmp_path, qapp):
+def test_the_demonstration_opens_the_sample_and_leaves_a_picture_and_the_results(tmp_path, qapp):
     from napari_skipseg.widgets.panel import open_demo
 
     written = open_demo(tmp_path / "demo")
+    result = read_stack(written[1])
+    assert (result.shape, result.space.voxel_size, result.space.unit) == ((16, 512, 512), (50.0, 4.0, 4.0), "nm")
     assert [path.name for path in written][:3] == [
         "napari-skipseg-demo.png",
         "em-sample_probability.tif",

@@ -61,8 +61,8 @@ class LabelCounts:
             there = dict(self._counts)
         pixels: dict[int, int] = {}
         for counts in there.values():
-            for value, number in counts.items():
-                pixels[value] = pixels.get(value, 0) + number
+            for value, count in counts.items():
+                pixels[value] = pixels.get(value, 0) + count
         reviewed = pixels.pop(0, 0)
         return CorrectionSummary(dict(sorted(pixels.items())), len({number[:-2] for number in there}), reviewed)
 

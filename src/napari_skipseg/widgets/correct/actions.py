@@ -125,13 +125,13 @@ class CorrectJob:
 
 
 class CorrectActions(QObject):  # type: ignore[misc]
-    """The actions by their names in `layers.ACTIONS`, and those that have no key. Without a session they do nothing.
+    """The actions by their names in `layers.ACTIONS`, and those without a key. Without a session they do nothing.
 
-    said, failed: what was done, or why it cannot be done. edited: the corrections changed. classes_changed: their
-    classes changed. job_requested: a `CorrectJob` is to be run.
+    reported, failed: emitted with a sentence on what was done, or why it cannot be done. edited: the corrections
+    changed. classes_changed: their classes changed. job_requested: emitted with a `CorrectJob` to be run.
     """
 
-    said = Signal(str)
+    reported = Signal(str)
     failed = Signal(str)
     edited = Signal()
     classes_changed = Signal()
@@ -196,7 +196,7 @@ class CorrectActions(QObject):  # type: ignore[misc]
     def _show_edit(self, session: CorrectionSession, text: str) -> None:
         session.layers.refresh_accepted()
         self.edited.emit()
-        self.said.emit(text)
+        self.reported.emit(text)
 
     def _strokes(self) -> Labels | None:
         session = self._session
@@ -224,11 +224,11 @@ class CorrectActions(QObject):  # type: ignore[misc]
         def on_end() -> None:
             self._drawing = None
             session.layers.activate()
-            self.said.emit("")
+            self.reported.emit("")
 
         if self._drawing is None:
             self._drawing = BoxDrawing(self._viewer, strokes, on_drawn, on_end)
-            self.said.emit("Draw a rectangle around what is right, or press Escape to cancel.")
+            self.reported.emit("Draw a rectangle around what is right, or press Escape to cancel.")
 
     def _accept(self, find_box: Callable[[], AcceptedBox], whole: bool) -> None:
         session = self._session
@@ -273,7 +273,7 @@ class CorrectActions(QObject):  # type: ignore[misc]
             self._regions.show_regions(found, session.corrections.subject.space.axes)
             self._step_region(session, 1)
             if found:
-                self.said.emit(describe_search(shown, taught, len(found)))
+                self.reported.emit(describe_search(shown, taught, len(found)))
 
         work = partial(iter_find_uncertain_regions, shown, session.corrections, taught)
         self.job_requested.emit(CorrectJob(work, "Looking for places", on_found))
@@ -282,17 +282,17 @@ class CorrectActions(QObject):  # type: ignore[misc]
         self._regions.step(step, partial(is_region_done, session.corrections))
         if not self._regions.count():
             session.layers.highlight.hide()
-            self.said.emit(NO_PLACES)
+            self.reported.emit(NO_PLACES)
 
     def go_to(self, region: UncertainRegion) -> None:
         """Bring an uncertain region into view and frame it."""
         session = self._session
         if session is not None:
-            go_to(self._viewer, session.layers.strokes or session.layers.image, region)
+            go_to(self._viewer, session.layers.strokes or session.layers.image, region.center, region.box)
             if (strokes := self._strokes()) is not None:
                 session.layers.highlight.show(strokes, session.layers.image.name, region)
             session.layers.activate()
-            self.said.emit(region.reason[:1].upper() + region.reason[1:] + ".")
+            self.reported.emit(region.reason[:1].upper() + region.reason[1:] + ".")
 
     def update_highlight(self) -> None:
         """Remove the frame if half of its region was painted or accepted, or if the layer of strokes is gone."""
@@ -360,7 +360,7 @@ class CorrectActions(QObject):  # type: ignore[misc]
         """Write the corrections into a file, beside the window."""
         if (session := self._session) is not None:
             work = partial(iter_export, session.corrections, path, what)
-            job = CorrectJob(work, "Exporting corrections", lambda file: self.said.emit(f"Written to {file}."))
+            job = CorrectJob(work, "Exporting corrections", lambda file: self.reported.emit(f"Written to {file}."))
             self.job_requested.emit(job)
 
     def import_from(self, path: Path) -> None:
@@ -373,7 +373,7 @@ class CorrectActions(QObject):  # type: ignore[misc]
             self._try_classes(session, partial(name_values, values=session.corrections.summary().pixels))
             session.layers.refresh()
             self.edited.emit()
-            self.said.emit(f"The labels of {file.name} were imported as strokes.")
+            self.reported.emit(f"The labels of {file.name} were imported as strokes.")
 
         work = partial(iter_import, session.corrections, path)
         self.job_requested.emit(CorrectJob(work, "Importing labels", on_imported))

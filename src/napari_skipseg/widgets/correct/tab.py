@@ -27,12 +27,11 @@ from napari_skipseg.widgets.correct.sessions import (
     iter_close,
     iter_open,
 )
-from napari_skipseg.widgets.correct.uncertain_regions import UncertainRegionList, describe_voxel
+from napari_skipseg.widgets.correct.uncertain_regions import UncertainRegionList, describe_voxel, go_to_voxel
 from napari_skipseg.widgets.forms.engine_line import EngineLine
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR, ConnectionGroup, PlainLabel, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
-from napari_skipseg.widgets.layers.kept_view import move_camera, move_sliders
 from napari_skipseg.widgets.layers.live import Results
 from napari_skipseg.widgets.segment.form import SegmentForm, choose_value
 from napari_skipseg.widgets.segment.tab import PRIMARY
@@ -211,7 +210,7 @@ class CorrectTab(JobTab):
         body.import_zarr.triggered.connect(lambda: self._ask_import(folder=True))
         body.export_target.triggered.connect(lambda: self._ask_export("target"))
         body.export_strokes.triggered.connect(lambda: self._ask_export("strokes"))
-        actions.said.connect(self.show_message)
+        actions.reported.connect(self.show_message)
         actions.failed.connect(self.complain)
         actions.edited.connect(self.show_amounts)
         actions.classes_changed.connect(self._on_classes_changed)
@@ -312,15 +311,14 @@ class CorrectTab(JobTab):
         start_work(self, work, "Opening the corrections", lambda _: None, on_outcome, on_end, is_quiet=True)
 
     def _go_to_last_label(self, session: CorrectionSession) -> None:
-        """Move the sliders and the camera to the last correction, at the same zoom."""
+        """Bring the last correction into view."""
         try:
             voxel = session.corrections.last_label()
         except SkipsegError as error:
             self.complain(str(error))
             return
         if voxel is not None and (strokes := session.layers.strokes) is not None:
-            move_sliders(self._viewer, strokes, voxel)
-            move_camera(self._viewer, strokes, voxel)
+            go_to_voxel(self._viewer, strokes, voxel)
             self.show_message(RESTORED.format(describe_voxel(voxel, session.corrections.subject.space.axes)))
 
     def _on_image_opened(self, layer: Image) -> None:

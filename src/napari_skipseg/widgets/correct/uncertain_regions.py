@@ -154,18 +154,33 @@ def iter_find_uncertain_regions(
     return tuple(found)
 
 
-def go_to(viewer: ViewerModel, layer: Layer, region: UncertainRegion) -> None:
-    """Bring a region of a layer into the middle of the view, large enough to be seen."""
-    move_sliders(viewer, layer, region.center)
-    move_camera(viewer, layer, region.center)
-    corners = [world_at(viewer, layer, [side[end] for side in region.box]) for end in (0, 1)]
+def go_to(viewer: ViewerModel, layer: Layer, center: Sequence[float], box: Sequence[tuple[int, int]]) -> None:
+    """Bring a box of a layer into the middle of the view, large enough to be seen. Both are in voxels."""
+    move_sliders(viewer, layer, center)
+    move_camera(viewer, layer, center)
+    corners = [world_at(viewer, layer, [side[end] for side in box]) for end in (0, 1)]
     on_screen = [axis - viewer.dims.ndim + layer.ndim for axis in viewer.dims.displayed]
     length = max(abs(float(corners[1][axis] - corners[0][axis])) for axis in on_screen[-2:])
     if length > 0:
         camera, fitting = camera_of(viewer), _FILLED * min(canvas_size(viewer)) / length
-        # a zoom at which the region is seen well enough is kept
+        # a zoom at which the box is seen well enough is kept
         if not 0.75 * fitting <= camera.zoom <= 1.5 * fitting:
             camera.zoom = fitting
+
+
+_AROUND = 128
+"""Length in voxels of the surroundings of a single voxel that are brought into view."""
+
+
+def go_to_voxel(viewer: ViewerModel, layer: Layer, voxel: Sequence[int]) -> None:
+    """Bring a voxel of a layer into view with its surroundings; at the border these end with the layer."""
+    box = [(at, at + 1) for at in voxel]
+    for axis in (-2, -1):
+        length = int(layer.data.shape[axis])
+        first = min(max(voxel[axis] - _AROUND // 2, 0), max(length - _AROUND, 0))
+        box[axis] = (first, min(first + _AROUND, length))
+    middle = [(first + stop - 1) / 2 for first, stop in box]
+    go_to(viewer, layer, middle, box)
 
 
 _NAME = "{} place"

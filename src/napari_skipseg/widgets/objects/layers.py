@@ -182,7 +182,7 @@ def show_object(viewer: ViewerModel, shown: ShownObjects, row: int) -> None:
     at = current_position(viewer, shown.source.layer)
     center = tuple(place[letter][0] if letter in place else at[axis] for axis, letter in enumerate(axes))
     box = tuple(place[letter][1] if letter in place else (at[axis], at[axis] + 1) for axis, letter in enumerate(axes))
-    go_to(viewer, shown.source.layer, UncertainRegion(center, box, 0.0, ""))
+    go_to(viewer, shown.source.layer, center, box)
 
 
 def frame_of(viewer: ViewerModel, shown: ShownObjects, row: int) -> UncertainRegion:

@@ -33,7 +33,7 @@ PLACE = "The recipe of the selected layer"
 
 
 @dataclass(frozen=True)
-class RepeatedRun:
+class RepeatRequest:
     """What is to be segmented again: the recipe, the layer of its image, and the name of its model on this computer."""
 
     recipe: Recipe
@@ -44,7 +44,7 @@ class RepeatedRun:
 class AgainButton(QPushButton):  # type: ignore[misc]
     """A button that is visible while the selected layer has a recipe.
 
-    A click emits one of three signals: `requested` with a `RepeatedRun`, `search_requested` if the recipe is one of
+    A click emits one of three signals: `requested` with a `RepeatRequest`, `search_requested` if the recipe is one of
     objects, or `failed` with the reason.
     """
 
@@ -70,11 +70,11 @@ class AgainButton(QPushButton):  # type: ignore[misc]
         try:
             recipe = recipe_from_dict(found, PLACE)
             model = find_model_of_recipe(recipe)
-            run = RepeatedRun(recipe, find_image_of_recipe(self._viewer, recipe), model.name)
+            request = RepeatRequest(recipe, find_image_of_recipe(self._viewer, recipe), model.name)
         except SkipsegError as error:
             self.failed.emit(str(error))
             return
-        self.requested.emit(run)
+        self.requested.emit(request)
 
     def _selected_recipe(self) -> Mapping[str, Any]:
         """Return the recipe of the selected layer, empty if it has none or shows a preview."""

@@ -50,7 +50,7 @@ from napari_skipseg.widgets.layers.results import (
 from napari_skipseg.widgets.segment.checks import SegmentFormValues, find_faults, find_warning
 from napari_skipseg.widgets.segment.form import SegmentForm
 from napari_skipseg.widgets.segment.preview import PREVIEW_HINT, GreyValues, cut_to_view, remove_preview
-from napari_skipseg.widgets.segment.run_again import AgainButton, RepeatedRun, describe_repetition
+from napari_skipseg.widgets.segment.run_again import AgainButton, RepeatRequest, describe_repetition
 from napari_skipseg.widgets.system_report import SystemReportDialog
 from napari_skipseg.wording import counted
 
@@ -154,15 +154,15 @@ class SegmentTab(JobTab):
         """Segment what the form says; the layers appear at once and fill."""
         self._segment()
 
-    def _segment_again(self, run: RepeatedRun) -> None:
+    def _segment_again(self, request: RepeatRequest) -> None:
         """Fill the form from a recipe and segment with the recipe's own options, which may have no field in the form.
 
         The choices that a run makes by itself (such as its tile) are taken from the recipe if its device is here.
         """
-        self.form.show_recipe(run.recipe, run.layer, run.model)
-        is_here = self.form.device.findData(run.recipe.device) >= 0
-        pinned = choices_of_recipe(run.recipe) if is_here else None
-        self._repeated = run.recipe if self._segment(run.recipe.request.options, pinned) else None
+        self.form.show_recipe(request.recipe, request.layer, request.model)
+        is_here = self.form.device.findData(request.recipe.device) >= 0
+        pinned = choices_of_recipe(request.recipe) if is_here else None
+        self._repeated = request.recipe if self._segment(request.recipe.request.options, pinned) else None
 
     def _segment(self, options: SegmentOptions | None = None, pinned: dict[str, int | str] | None = None) -> bool:
         """Return whether the run was started. options: None for those of the form. pinned: as in `iter_prepare`."""
