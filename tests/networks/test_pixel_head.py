@@ -12,6 +12,7 @@ from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.models.description import ClassLabel, ModelDescription, description_from_json, description_to_json
 from napari_skipseg.models.model import Model, read_model, write_model
+from napari_skipseg.models.selection import gate_place
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.layers import LAYERS
 from napari_skipseg.networks.pixel_head import FILTERS, FilterBank
@@ -216,3 +217,8 @@ def test_the_classes_with_a_pixel_head_are_named():
     with_head = ModelDescription("m", spec, classes, 0, "", pixel_head=PixelHeadSpec((0, None)))
     assert with_head.pixel_classes == ("mitochondrion",)
     assert asdict(with_head)["pixel_head"]["sources"] == (0, None)
+
+
+def test_gates_are_called_by_their_place_in_the_network_inside():
+    description = described(build(SMALL[0], PixelHeadSpec((0, None))))
+    assert gate_place("body.gates.1", description) == gate_place("gates.1", description) == "long skip 2"

@@ -191,7 +191,7 @@ def test_batch_norm_statistics_follow_where_asked(library, tmp_path):
 def test_quick_trains_the_last_level_on_features_computed_once(library, tmp_path):
     result = finetuned(tmp_path, settings_of(reach="quick", steps=60, batch=4, classes=()))
     before, after = scores(result.report, CORRECTIONS, "membrane")["Dice"]
-    assert after > max(0.5, before)
+    assert after > before + 0.2
     assert read_model(result.folder).description.margin == read_model(library / "membranes").description.margin
 
 
@@ -542,7 +542,7 @@ def stopped(unscored, tmp_path):
     return shutil.copytree(folder, tmp_path / "stopped"), corrected
 
 
-@pytest.mark.parametrize("moment", ["", "scoring new: place 3 of"])
+@pytest.mark.parametrize("moment", ["", "scoring new: place 2 of"])
 def test_a_fine_tuning_that_is_stopped_while_scoring_is_a_model_which_the_same_call_only_scores(stopped, moment):
     settings, (folder, corrected) = settings_of(**BRIEF), stopped
     written = (folder / "new" / "weights.safetensors").stat().st_mtime_ns

@@ -94,7 +94,7 @@ class FilterBank(nn.Module):
 
     def __init__(self, dimensions: int, scale: int) -> None:
         super().__init__()
-        self.stride = max(1, scale // 2)
+        self.stride = stride_of(scale)
         self._dimensions, self._sigma = dimensions, scale / self.stride
         reach = round(_REACH * self._sigma)
         for order, kernel in enumerate(_gaussian_derivatives(self._sigma, reach)):
@@ -134,6 +134,11 @@ class FilterBank(nn.Module):
         return values
 
 
+def stride_of(scale: int) -> int:
+    """Return the image pixels per pixel of the filters of a scale."""
+    return max(1, scale // 2)
+
+
 def _gaussian_derivatives(sigma: float, reach: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the kernels of a Gaussian and of its first and second derivative, times sigma and its square."""
     at = torch.arange(-reach, reach + 1, dtype=torch.float32) / sigma
@@ -157,7 +162,7 @@ class TaughtNetwork(Network):
         self.body, self.pixel_head = body, pixel_head
         dimensions = body.spec.dimensions
         self.filters = nn.ModuleList(FilterBank(dimensions, scale) for scale in pixel_head.scales)
-        banks = [bank.stride for bank in self.filters]
+        banks = [stride_of(scale) for scale in pixel_head.scales]
         self.stride = max(body.stride, *banks)  # all are powers of two
         strides = (*(level.stride for level in body.levels), *banks)
         of_bank = FILTERS * body.spec.in_channels
@@ -165,7 +170,7 @@ class TaughtNetwork(Network):
         self.heads = nn.ModuleList(
             PixelHead(dimensions, strides, channels, pixel_head.hidden) for _ in range(pixel_head.heads)
         )
-        self.feature_strides = strides
+        self.feature_strides: tuple[int, ...] = strides
         self.levels = body.levels
 
     def run(self, image: Tensor) -> NetworkOutput:
@@ -191,8 +196,11 @@ class TaughtNetwork(Network):
         Shape: (N, out_channels + heads, *space) -> (N, classes, *space).
         """
         own = class_probability(logits[:, : self.spec.out_channels])
-        taught = iter(torch.sigmoid(logits[:, self.spec.out_channels :]).split(1, dim=1))
-        classes = [next(taught) if source is None else own[:, [source]] for source in self.pixel_head.sources]
+        taught = torch.sigmoid(logits[:, self.spec.out_channels :])
+        classes, head = [], 0
+        for source in self.pixel_head.sources:
+            classes.append(taught[:, head : head + 1] if source is None else own[:, source : source + 1])
+            head += source is None
         return torch.cat(classes, dim=1)
 
     def _read(self, image: Tensor) -> tuple[NetworkOutput, tuple[Tensor, ...]]:

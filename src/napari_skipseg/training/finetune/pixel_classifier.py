@@ -9,7 +9,7 @@ the more it weighs: on tissue that the network never met, the filters do best.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Protocol
 
@@ -17,18 +17,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.optimize import minimize
+from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional
 
 from napari_skipseg.networks.head import sources_of
 from napari_skipseg.networks.layers import LAYERS
 from napari_skipseg.networks.network import Network
-from napari_skipseg.networks.pixel_head import PixelHead, TaughtNetwork
+from napari_skipseg.networks.pixel_head import StandardizedConvolution, TaughtNetwork
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.finetune.labels import ClassPlan
 from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.settings import FinetuneSettings
+
+Columns = NDArray[np.float32]
+"""Features of pixels: (pixels, columns)."""
 
 TILE = {2: 128, 3: 32}
 """Side of the tiles that features are computed in, by dimensions."""
@@ -71,25 +76,43 @@ class LabelledImage(Protocol):
 
     @property
     def target(self) -> NDArray[np.int8]:
-        """The labels."""
+        """The labels, without those that are held out."""
+        ...
+
+    @property
+    def held_out(self) -> NDArray[np.int8]:
+        """The labels that are held out."""
         ...
 
 
 @dataclass(frozen=True)
 class LabelledPixels:
-    """Pixels with features: columns (pixels, columns), labels and the stroke that each belongs to (pixels,).
+    """Pixels with features: columns (pixels, columns), and labels, strokes and whether held out, each (pixels,).
 
-    around: columns of pixels drawn from all that was read, labelled or not. means, variances: of each feature map over
-    all that was read. groups: the feature maps, by number, that each of the regressions reads.
+    strokes: the number of the stroke that a pixel belongs to. around: columns of pixels drawn from all that was read,
+    labelled or not. means, variances: of each feature map over all that was read. groups: the feature maps, by number,
+    that each of the regressions reads.
     """
 
-    columns: Tensor
+    columns: Columns
     labels: NDArray[np.int64]
     strokes: NDArray[np.int64]
-    around: Tensor
-    means: tuple[Tensor, ...]
-    variances: tuple[Tensor, ...]
+    is_held_out: NDArray[np.bool_]
+    around: Columns
+    means: tuple[NDArray[np.float32], ...]
+    variances: tuple[NDArray[np.float32], ...]
     groups: tuple[tuple[int, ...], ...]
+
+    def without_held_out(self) -> LabelledPixels:
+        """Return these without the pixels that are held out."""
+        left = ~self.is_held_out
+        return replace(
+            self,
+            columns=self.columns[left],
+            labels=self.labels[left],
+            strokes=self.strokes[left],
+            is_held_out=self.is_held_out[left],
+        )
 
 
 def has_pixel_heads(settings: FinetuneSettings, plan: ClassPlan, network: Network) -> bool:
@@ -101,38 +124,41 @@ def has_pixel_heads(settings: FinetuneSettings, plan: ClassPlan, network: Networ
     return settings.reach == "quick" and not own & set(plan.learnt)
 
 
-def iter_fit_pixel_heads(
-    network: TaughtNetwork, taught: Sequence[int], images: Sequence[LabelledImage], seed: int, compute: Compute
-) -> Generator[Progress, None, dict[str, float]]:
-    """Yield while features are computed; then fit the pixel heads of the classes `taught` (numbers from 0).
+def fit_pixel_heads(network: TaughtNetwork, taught: Sequence[int], pixels: LabelledPixels) -> None:
+    """Fit the pixel heads of the classes `taught` (numbers from 0). Nothing else of the network changes.
 
-    All that is not labelled as a class counts against it. Return the cross-validated loss of each class, by the
-    number of the class, in nats: ln 2 = 0.69 is that of a coin. Nothing else of the network changes.
+    All that is not labelled as a class counts against it.
     """
-    compute.place(network).eval()
-    pixels = yield from iter_read_pixels(network, images, seed, compute)
-    losses = {}
     for number in taught:
-        yield Progress(1, 1, "fitting the classes")
         fitted = fit_class(pixels, pixels.labels == number + 1)
-        losses[str(number)] = fitted.loss
-        _put(network.head_of(number), fitted, pixels)
-    return losses
+        lengths = np.cumsum([len(mean) for mean in pixels.means])[:-1]
+        head = network.head_of(number)
+        parts = zip(head.inputs, np.split(fitted.weights, lengths), pixels.means, pixels.variances, strict=True)
+        with torch.no_grad():
+            for part, weights, mean, variance in parts:
+                if not isinstance(part, StandardizedConvolution):
+                    raise ValueError(f"a pixel head reads features through {type(part).__name__}")
+                part.weight.copy_(torch.from_numpy(weights).view_as(part.weight))
+                part.running_mean.copy_(torch.from_numpy(mean))
+                part.running_var.copy_(torch.from_numpy(variance))
+            head.bias.fill_(fitted.bias)
 
 
 def iter_read_pixels(
     network: TaughtNetwork, images: Sequence[LabelledImage], seed: int, compute: Compute
 ) -> Generator[Progress, None, LabelledPixels]:
-    """Yield after each tile; return labelled pixels with their features, each label as evenly as it is spread."""
+    """Yield after each tile; return pixels of all labels, held out or not, with their features."""
+    compute.place(network).eval()
     generator = np.random.default_rng(seed)
     dimensions = network.spec.dimensions
-    strokes = [_number_strokes(each.target, STROKE[dimensions]) for each in images]
+    targets = [np.where(each.target == IGNORED, each.held_out, each.target) for each in images]
+    strokes = [_number_strokes(target, STROKE[dimensions]) for target in targets]
     offsets = np.cumsum([0, *(int(each.max(initial=0)) + 1 for each in strokes)])
-    tiles = _draw_tiles([each.target for each in images], TILE[dimensions], generator)
-    columns, labels, names, around, sums = [], [], [], [], _Moments()
+    tiles = _draw_tiles(targets, TILE[dimensions], generator)
+    columns, labels, names, held_out, around, sums = [], [], [], [], [], _Moments()
     for done, (number, tile) in enumerate(tiles):
         yield Progress(done, len(tiles), f"computing features: tile {done + 1} of {len(tiles)}")
-        target = images[number].target[tile]
+        target = targets[number][tile]
         chosen = _draw_pixels(target, generator)
         at = tuple(chosen.T)
         features, inside = _features_of(network, images[number].image, tile, compute)
@@ -140,14 +166,16 @@ def iter_read_pixels(
         columns.append(_columns(network, features, tuple(a + s for a, s in zip(at, inside, strict=True))))
         labels.append(target[at].astype(np.int64))
         names.append(strokes[number][tile][at] + offsets[number])
+        held_out.append(images[number].held_out[tile][at] != IGNORED)
         sides = features[0].shape[2:]  # the finest level has the resolution of the image
         around.append(_columns(network, features, tuple(generator.integers(side, size=AROUND) for side in sides)))
     means, variances = sums.means_and_variances()
     return LabelledPixels(
-        columns=torch.cat(columns),
+        columns=np.concatenate(columns),
         labels=np.concatenate(labels),
         strokes=np.concatenate(names),
-        around=torch.cat(around),
+        is_held_out=np.concatenate(held_out),
+        around=np.concatenate(around),
         means=means,
         variances=variances,
         groups=_group_maps(network),
@@ -228,7 +256,7 @@ def _features_of(
     return tuple(values.float() for values in features), inside
 
 
-def _columns(network: TaughtNetwork, features: Sequence[Tensor], places: tuple[NDArray[np.intp], ...]) -> Tensor:
+def _columns(network: TaughtNetwork, features: Sequence[Tensor], places: tuple[NDArray[np.intp], ...]) -> Columns:
     """Return the features (pixels, columns) at `places`, up-sampled as the head does it."""
     at = tuple(torch.from_numpy(place) for place in places)
     mode, parts = LAYERS[network.spec.dimensions].linear, []
@@ -236,38 +264,47 @@ def _columns(network: TaughtNetwork, features: Sequence[Tensor], places: tuple[N
         large = values
         if stride > 1:
             large = functional.interpolate(values, scale_factor=stride, mode=mode, align_corners=False)
-        parts.append(large[(0, slice(None), *at)].T.cpu())
-    return torch.cat(parts, dim=1).clone()
+        parts.append(large[0].flatten(1)[:, _flat_places(at, large.shape[2:])].T.cpu().numpy())
+    return np.concatenate(parts, axis=1)
+
+
+def _flat_places(at: tuple[Tensor, ...], shape: Sequence[int]) -> Tensor:
+    flat = torch.zeros_like(at[0])
+    for place, length in zip(at, shape, strict=True):
+        flat = flat * length + place
+    return flat
 
 
 class _Moments:
     """Sums of feature maps and of their squares."""
 
     def __init__(self) -> None:
-        self._maps: list[tuple[int, Tensor, Tensor]] = []
+        self._maps: list[tuple[int, NDArray[np.float64], NDArray[np.float64]]] = []
 
     def add(self, features: Sequence[Tensor]) -> None:
         """Add the maps (1, channels, *space) of a tile."""
         new = []
         for values in features:
             flat = values[0].flatten(1).double()
-            new.append((flat.shape[1], flat.sum(dim=1).cpu(), flat.square().sum(dim=1).cpu()))
-        old = self._maps or [(0, torch.zeros_like(total), torch.zeros_like(total)) for _, total, _ in new]
+            new.append((flat.shape[1], flat.sum(dim=1).cpu().numpy(), flat.square().sum(dim=1).cpu().numpy()))
+        old = self._maps or [(0, np.zeros_like(total), np.zeros_like(total)) for _, total, _ in new]
         self._maps = [(n + m, a + c, b + d) for (n, a, b), (m, c, d) in zip(old, new, strict=True)]
 
-    def means_and_variances(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def means_and_variances(self) -> tuple[tuple[NDArray[np.float32], ...], tuple[NDArray[np.float32], ...]]:
         """Return those of each map."""
         means = tuple(total / count for count, total, _ in self._maps)
-        squares = (square / count for count, _, square in self._maps)
-        variances = tuple((square - mean**2).clamp(min=1e-6) for square, mean in zip(squares, means, strict=True))
-        return tuple(mean.float() for mean in means), tuple(variance.float() for variance in variances)
+        variances = tuple(
+            np.maximum(square / count - mean**2, 1e-6)
+            for (count, _, square), mean in zip(self._maps, means, strict=True)
+        )
+        return tuple(m.astype(np.float32) for m in means), tuple(v.astype(np.float32) for v in variances)
 
 
 @dataclass(frozen=True)
 class FittedClass:
     """A logistic regression: weights of the columns in standard units, and bias. loss: as cross-validated, in nats."""
 
-    weights: Tensor
+    weights: NDArray[np.float32]
     bias: float
     loss: float
 
@@ -278,42 +315,49 @@ def fit_class(pixels: LabelledPixels, positive: NDArray[np.bool_]) -> FittedClas
     Every feature map is worth as much as any other, however many channels it has: so the wide levels deep in a network
     don't drown the few filters.
     """
-    lengths = [len(mean) for mean in pixels.means]
-    sizes = torch.cat([torch.full((length,), float(length)) for length in lengths])
-    scale = (torch.cat(pixels.variances) * sizes).rsqrt()
-    columns, around = ((each - torch.cat(pixels.means)) * scale for each in (pixels.columns, pixels.around))
-    target = torch.from_numpy(positive).float()
-    share = target.mean()
-    heavy = torch.where(target > 0, 0.5 / share.clamp(min=1e-6), 0.5 / (1 - share).clamp(min=1e-6))
+    lengths = np.array([len(mean) for mean in pixels.means])
+    size = np.repeat(lengths, lengths).astype(np.float32)
+    scale = 1 / np.sqrt(np.concatenate(pixels.variances) * size)
+    columns, around = ((each - np.concatenate(pixels.means)) * scale for each in (pixels.columns, pixels.around))
     folds = _folds_of(pixels.strokes, positive)
     fitted = []
     for group in pixels.groups:
-        inside = torch.cat([torch.full((length,), number in group) for number, length in enumerate(lengths)])
-        one = _fit_regression(columns[:, inside], target, heavy, folds)
-        fitted.append(FittedClass(torch.zeros(len(sizes)).masked_scatter(inside, one.weights), one.bias, one.loss))
+        inside = np.repeat(np.isin(np.arange(len(lengths)), group), lengths)
+        one = _fit_regression(_Samples.of(columns[:, inside], positive), folds)
+        weights = np.zeros(len(size), np.float32)
+        weights[inside] = one.weights
+        fitted.append(replace(one, weights=weights))
     lowest = min(one.loss for one in fitted)
     trust = np.array([np.exp(SHARPNESS * (lowest - one.loss)) for one in fitted])
     trust /= trust.sum()
-    weights = sum((one.weights * part for one, part in zip(fitted, trust, strict=True)), torch.zeros(len(sizes)))
-    bias = sum(one.bias * part for one, part in zip(fitted, trust, strict=True))
-    called = float((around @ weights + bias > 0).float().mean().clamp(RAREST, 0.5))
+    weights = np.asarray(trust @ np.stack([one.weights for one in fitted]), np.float32)
+    bias = float(trust @ [one.bias for one in fitted])
+    called = np.clip(np.mean(around @ weights + bias > 0), RAREST, 0.5)
     bias += SHIFT * float(np.log(called / (1 - called)))
-    return FittedClass(weights / sizes.sqrt(), float(bias), lowest)
+    return FittedClass(weights / np.sqrt(size), bias, lowest)
 
 
-def _fit_regression(columns: Tensor, target: Tensor, heavy: Tensor, folds: Tensor | None) -> FittedClass:
-    """Return a regression with the penalty that cross-validates best, as sure as it is right."""
-    if folds is None:
-        weights, bias = _fit(columns, target, heavy, UNTRIED)
-        return FittedClass(weights, float(bias), float(_loss(columns @ weights + bias, target, heavy)))
-    tried = [_cross_validate(columns, target, heavy, folds, penalty) for penalty in PENALTIES]
-    best = min(range(len(PENALTIES)), key=lambda number: tried[number][1])
-    temperature, loss = tried[best]
-    weights, bias = _fit(columns, target, heavy, PENALTIES[best])
-    return FittedClass(weights * temperature, float(bias) * temperature, loss)
+@dataclass(frozen=True)
+class _Samples:
+    """Columns (pixels, columns), whether each pixel is of the class, and what it weighs: 1 in sum."""
+
+    columns: Columns
+    positive: NDArray[np.bool_]
+    weights: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, columns: Columns, positive: NDArray[np.bool_]) -> _Samples:
+        """Return samples in which the class weighs as much as all else."""
+        share = np.clip(positive.mean(), 1e-6, 1 - 1e-6)
+        weights = np.where(positive, 0.5 / share, 0.5 / (1 - share))
+        return cls(columns, positive, (weights / weights.sum()).astype(np.float32))
+
+    def loss(self, logits: NDArray[np.float32]) -> float:
+        """Return the mean cross-entropy in nats."""
+        return float(self.weights @ (np.logaddexp(0, logits) - self.positive * logits))
 
 
-def _folds_of(strokes: NDArray[np.int64], positive: NDArray[np.bool_]) -> Tensor | None:
+def _folds_of(strokes: NDArray[np.int64], positive: NDArray[np.bool_]) -> NDArray[np.int64] | None:
     """Return which fold each pixel is held out in, strokes as wholes; None where a side has a single stroke."""
     folds = np.zeros(len(strokes), np.int64)
     for side in (positive, ~positive):
@@ -321,47 +365,46 @@ def _folds_of(strokes: NDArray[np.int64], positive: NDArray[np.bool_]) -> Tensor
         if len(names) < 2:
             return None
         folds[side] = np.searchsorted(names, strokes[side]) % min(FOLDS, len(names))
-    return torch.from_numpy(folds)
+    return folds
 
 
-def _cross_validate(
-    columns: Tensor, target: Tensor, heavy: Tensor, folds: Tensor, penalty: float
-) -> tuple[float, float]:
+def _fit_regression(samples: _Samples, folds: NDArray[np.int64] | None) -> FittedClass:
+    """Return a regression with the penalty that cross-validates best, as sure as it is right."""
+    if folds is None:
+        weights, bias = _fit(samples, UNTRIED)
+        return FittedClass(weights, bias, samples.loss(samples.columns @ weights + bias))
+    tried = [_cross_validate(samples, folds, penalty) for penalty in PENALTIES]
+    best = min(range(len(PENALTIES)), key=lambda number: tried[number][1])
+    temperature, loss = tried[best]
+    weights, bias = _fit(samples, PENALTIES[best])
+    return FittedClass(weights * np.float32(temperature), bias * temperature, loss)
+
+
+def _cross_validate(samples: _Samples, folds: NDArray[np.int64], penalty: float) -> tuple[float, float]:
     """Return by what the logits must be multiplied to be as sure as they are right, and the loss that is left."""
-    logits = torch.zeros_like(target)
+    logits = np.zeros(len(folds), np.float32)
     for fold in range(int(folds.max()) + 1):
         held_out = folds == fold
-        weights, bias = _fit(columns[~held_out], target[~held_out], heavy[~held_out], penalty)
-        logits[held_out] = columns[held_out] @ weights + bias
-    losses = [float(_loss(logits * each, target, heavy)) for each in TEMPERATURES]
+        weights, bias = _fit(_Samples.of(samples.columns[~held_out], samples.positive[~held_out]), penalty)
+        logits[held_out] = samples.columns[held_out] @ weights + bias
+    losses = [samples.loss(logits * np.float32(each)) for each in TEMPERATURES]
     best = int(np.argmin(losses))
     return float(TEMPERATURES[best]), losses[best]
 
 
-def _fit(columns: Tensor, target: Tensor, heavy: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-    weights, bias = torch.zeros(columns.shape[1], requires_grad=True), torch.zeros(1, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights, bias], max_iter=ROUNDS, line_search_fn="strong_wolfe")
+def _fit(samples: _Samples, penalty: float) -> tuple[NDArray[np.float32], float]:
+    """Return the weights and the bias of the lowest loss with the penalty."""
+    # not torch.optim: its first optimizer loads torch's compiler, which takes longer than all the rest
+    columns, count = samples.columns, samples.columns.shape[1]
 
-    def closure() -> float:
-        optimizer.zero_grad()
-        value = _loss(columns @ weights + bias, target, heavy) + penalty * weights.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return float(value.detach())
+    def value_and_gradient(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        weights, bias = parameters[:count], parameters[count]
+        logits = columns @ weights.astype(np.float32) + np.float32(bias)
+        away = samples.weights * (expit(logits) - samples.positive)
+        gradient = np.append(columns.T @ away + 2 * penalty * weights, away.sum())
+        return samples.loss(logits) + penalty * float(weights @ weights), gradient
 
-    optimizer.step(closure)
-    return weights.detach(), bias.detach()
-
-
-def _loss(logits: Tensor, target: Tensor, heavy: Tensor) -> Tensor:
-    return functional.binary_cross_entropy_with_logits(logits, target, heavy, reduction="sum") / heavy.sum()
-
-
-def _put(head: PixelHead, fitted: FittedClass, pixels: LabelledPixels) -> None:
-    """Write a fitted class into its head."""
-    parts = fitted.weights.split([len(mean) for mean in pixels.means])
-    with torch.no_grad():
-        for part, weights, mean, variance in zip(head.inputs, parts, pixels.means, pixels.variances, strict=True):
-            part.weight.copy_(weights.view_as(part.weight))
-            part.running_mean.copy_(mean)
-            part.running_var.copy_(variance)
-        head.bias.fill_(fitted.bias)
+    found = minimize(
+        value_and_gradient, np.zeros(count + 1), jac=True, method="L-BFGS-B", options={"maxiter": ROUNDS, "ftol": 1e-7}
+    )
+    return found.x[:count].astype(np.float32), float(found.x[count])

@@ -38,7 +38,12 @@ from napari_skipseg.training.finetune.patches import (
     iter_held_out_patches,
     iter_rehearsal_batches,
 )
-from napari_skipseg.training.finetune.pixel_classifier import has_pixel_heads, iter_fit_pixel_heads
+from napari_skipseg.training.finetune.pixel_classifier import (
+    LabelledPixels,
+    fit_pixel_heads,
+    has_pixel_heads,
+    iter_read_pixels,
+)
 from napari_skipseg.training.finetune.priors import iter_correct_prior_shift
 from napari_skipseg.training.finetune.rehearsal import (
     RehearsalSamples,
@@ -120,6 +125,7 @@ def iter_finetune(
             device, a full disk.
     """
     target, scratch = folder / settings.name, folder / f"{settings.name}.training"
+    pixels: LabelledPixels | None = None
     is_trained = waits_for_scores(target, lambda record: equals_written(settings, record.settings))
     if not is_trained:
         check_free(settings.name, folder)
@@ -136,11 +142,11 @@ def iter_finetune(
         compute = choose_compute(parent.network, settings.precision, device_name, checkpoint, processes)
         make_scratch(scratch)
         with joined(processes, compute.device):
-            yield from _iter_fit_and_write(setup, compute, target, scratch)
+            pixels = yield from _iter_fit_and_write(setup, compute, target, scratch)
     if not processes.is_first:
         return Finetuned(target, ComparisonReport((), False, "Another process writes the model."))
     with keep_model_on_error(target):
-        report = yield from _iter_score(setup, compute, target)
+        report = yield from _iter_score(setup, compute, target, pixels)
     shutil.rmtree(scratch, ignore_errors=True)
     return Finetuned(target, report)
 
@@ -194,23 +200,29 @@ def _iter_prepare(
 
 def _iter_fit_and_write(
     setup: _Setup, compute: Compute, target: Path, scratch: Path
-) -> Generator[Progress, KeepBest | None, None]:
-    """Yield as the network is fitted and its margin measured; the first process writes the model, without scores."""
+) -> Generator[Progress, KeepBest | None, LabelledPixels | None]:
+    """Yield as the network is fitted and its margin measured; the first process writes the model, without scores.
+
+    Return the pixels that pixel heads were fitted to, if it has some.
+    """
     settings, corrections = setup.settings, setup.corrections
     network: Network
+    pixels: LabelledPixels | None = None
     curves: Curves = {}
     if setup.teaches_pixel_heads:
         learnt = [number - 1 for number in setup.plan.learnt]
         old, classes = setup.parent.network, len(setup.plan.classes)
         network = taught = add_pixel_heads(old, setup.plan.kept, learnt, classes=classes)
-        work = iter_fit_pixel_heads(taught, learnt, corrections.crops, settings.seed, compute)
-        yield from _iter_refusing_keep(work)
+        work = iter_read_pixels(taught, corrections.crops, settings.seed, compute)
+        pixels = yield from _iter_refusing_keep(work)
+        yield Progress(1, 1, "fitting the classes")
+        fit_pixel_heads(taught, learnt, pixels)
     else:
         data, network, task = yield from _iter_refusing_keep(_iter_begin(setup, compute, scratch))
         state = yield from iter_learn(task, network, scratch / CHECKPOINT, compute, setup.processes)
         curves = state.curves
     if not setup.processes.is_first:
-        return
+        return pixels
     if not setup.teaches_pixel_heads:
         yield from iter_correct_prior_shift(network, data, compute)
     network = as_stored(network).to("cpu")
@@ -229,6 +241,7 @@ def _iter_fit_and_write(
     new = sample_of_corrections(corrections, setup.plan, setup.dimensions, settings.seed)
     sample = join_samples(setup.rehearsal if settings.remember else None, new, settings.seed)
     write_model(target, description, network, sample_to_bytes(sample))
+    return pixels
 
 
 def _iter_begin(
@@ -282,16 +295,28 @@ def _collect_data(setup: _Setup) -> FinetuneData:
 
 
 def _iter_score(
-    setup: _Setup, compute: Compute, target: Path
+    setup: _Setup, compute: Compute, target: Path, pixels: LabelledPixels | None
 ) -> Generator[Progress, KeepBest | None, ComparisonReport]:
-    """Yield as the old and the new model are scored; write the scores beside the new one, and return the report."""
+    """Yield as the old and the new model are scored; write the scores beside the new one, and return the report.
+
+    pixels: those that its pixel heads were fitted to; None = read them again.
+    """
     parent, settings = setup.parent, setup.settings
     # Beside pixel heads the old classes do not change, so that nothing of the own sample can be forgotten.
     rehearsal = None if setup.teaches_pixel_heads else setup.rehearsal
     margin, stride = parent.description.margin, parent.network.stride
     scoring = collect_scoring_data(setup.corrections, setup.plan, rehearsal, margin, stride)
     old = yield from scoring.iter_score(parent, compute, f"scoring {parent.description.name}")
-    new = yield from scoring.iter_score(read_model(target), compute, f"scoring {settings.name}")
+    model, scores_on = read_model(target), "corrections held out of training but used to choose the weights"
+    if isinstance(model.network, TaughtNetwork) and setup.teaches_pixel_heads:
+        # The model learnt from all labels: with ten strokes, two more count. So what is scored are heads without them.
+        scores_on = "corrections held out of a fit for these scores; the model itself learnt from them too"
+        if pixels is None:
+            work = iter_read_pixels(model.network, setup.corrections.crops, settings.seed, compute)
+            pixels = yield from _iter_refusing_keep(work)
+        fit_pixel_heads(model.network, [number - 1 for number in setup.plan.learnt], pixels.without_held_out())
+        model = Model(model.description, as_stored(model.network).to("cpu"))
+    new = yield from scoring.iter_score(model, compute, f"scoring {settings.name}")
     stored = parent.description.training.report
     report = compare(old.scores, new, setup.plan, scoring.held_out, settings.reach, stored)
     scores = {
@@ -300,7 +325,7 @@ def _iter_score(
         if row.on == CORRECTIONS and row.score in ("Dice", "V_rand")
     }
     values = TypeAdapter(ComparisonReport).dump_python(report, mode="json")
-    write_scores(target, ModelScores(scores, "corrections held out of training but used to choose the weights", values))
+    write_scores(target, ModelScores(scores, scores_on, values))
     return report
 
 
