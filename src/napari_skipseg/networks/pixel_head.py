@@ -8,7 +8,11 @@ worse than they do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -87,18 +91,29 @@ class FilterBank(nn.Module):
     """Filters of one scale of an image, all of them independent of directions, computed in float32.
 
     A scale above 2 pixels is taken from the image averaged over blocks, as a level of a pyramid, so that a kernel of 2
-    of its pixels suffices.
+    of its pixels suffices. The kernels are separable: derivatives of a Gaussian along each axis in turn, several at a
+    time, because many small convolutions take OpenVINO seconds to convert.
 
     Shape: (N, C, *space) -> (N, FILTERS · C, *space / stride).
     """
 
-    def __init__(self, dimensions: int, scale: int) -> None:
+    def __init__(self, dimensions: int, channels: int, scale: int) -> None:
         super().__init__()
         self.stride = stride_of(scale)
-        self._dimensions, self._sigma = dimensions, scale / self.stride
-        reach = round(_REACH * self._sigma)
-        for order, kernel in enumerate(_gaussian_derivatives(self._sigma, reach)):
-            self.register_buffer(f"kernel{order}", kernel, persistent=False)
+        self._dimensions, self._channels = dimensions, channels
+        sigma = scale / self.stride
+        self._reach = round(_REACH * sigma)
+        kernels = _gaussian_derivatives(sigma, self._reach)
+        self.orders: list[tuple[int, ...]] = [()]
+        """Of each output of the derivatives, how often it is derived along each axis."""
+        for axis in range(dimensions):
+            orders = [(*old, more) for old in self.orders for more in range(3 - sum(old))]
+            steps = [(self.orders.index(new[:-1]), kernels[new[-1]]) for new in orders]
+            weight = _block_kernel(channels, len(self.orders), steps)
+            self.register_buffer(f"derive{axis}", _along(axis, dimensions, weight), persistent=False)
+            smooth = _block_kernel(channels, 1, [(0, kernels[0])])
+            self.register_buffer(f"smooth{axis}", _along(axis, dimensions, smooth), persistent=False)
+            self.orders = orders
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the filtered image."""
@@ -106,31 +121,26 @@ class FilterBank(nn.Module):
         values, squares = image.float(), image.float().square()
         if self.stride > 1:
             values, squares = pool(values, self.stride), pool(squares, self.stride)
-        axes = range(self._dimensions)
-        smooth = self._filter(values)
-        gradient = sum(self._filter(values, axis).square() for axis in axes)
-        second = {(a, b): self._filter(values, a, b) for a in axes for b in axes if a <= b}
-        laplacian = sum(second[axis, axis] for axis in axes)
-        squared = sum(value.square() * (1 if a == b else 2) for (a, b), value in second.items())
-        rest = squared - laplacian.square() / self._dimensions  # type: ignore[union-attr]
-        deviation = self._filter(squares) - smooth.square()
-        roots = [(value.clamp(min=0) + _LEAST).sqrt() for value in (gradient, rest, deviation)]  # type: ignore[union-attr]
-        return torch.cat([smooth, roots[0], laplacian, roots[1], roots[2]], dim=1).to(image.dtype)  # type: ignore[list-item]
+        derived = self._filter(values, "derive")
+        of = {order: derived[:, number :: len(self.orders)] for number, order in enumerate(self.orders)}
+        zero = (0,) * self._dimensions
+        smooth = of[zero]
+        gradient = torch.stack([value.square() for order, value in of.items() if sum(order) == 1]).sum(dim=0)
+        laplacian = torch.stack([value for order, value in of.items() if 2 in order]).sum(dim=0)
+        squared = torch.stack(
+            [value.square() * (1 if 2 in order else 2) for order, value in of.items() if sum(order) == 2]
+        ).sum(dim=0)
+        rest = squared - laplacian.square() / self._dimensions
+        deviation = self._filter(squares, "smooth") - smooth.square()
+        gradient, rest, deviation = ((each.clamp(min=0) + _LEAST).sqrt() for each in (gradient, rest, deviation))
+        return torch.cat([smooth, gradient, laplacian, rest, deviation], dim=1).to(image.dtype)
 
-    def _filter(self, values: Tensor, *derived: int) -> Tensor:
-        """Return `values` smoothed, and derived along the axes named, in units of the scale."""
+    def _filter(self, values: Tensor, kind: str) -> Tensor:
         convolve = functional.conv2d if self._dimensions == 2 else functional.conv3d
-        channels = values.shape[1]
+        values = functional.pad(values, [self._reach] * (2 * self._dimensions), mode="replicate")
         for axis in range(self._dimensions):
-            kernel: Tensor = getattr(self, f"kernel{derived.count(axis)}").float()
-            reach = len(kernel) // 2
-            shape = [1, 1, *[1] * self._dimensions]
-            shape[2 + axis] = len(kernel)
-            border = [0] * (2 * self._dimensions)
-            border[2 * (self._dimensions - 1 - axis)] = border[2 * (self._dimensions - 1 - axis) + 1] = reach
-            padded = functional.pad(values, border, mode="replicate")
-            kernels = kernel.view(shape).repeat(channels, *[1] * (1 + self._dimensions))
-            values = convolve(padded, kernels, groups=channels)
+            kernel: Tensor = getattr(self, f"{kind}{axis}")
+            values = convolve(values, kernel.float())
         return values
 
 
@@ -139,13 +149,33 @@ def stride_of(scale: int) -> int:
     return max(1, scale // 2)
 
 
-def _gaussian_derivatives(sigma: float, reach: int) -> tuple[Tensor, Tensor, Tensor]:
+def _gaussian_derivatives(sigma: float, reach: int) -> list[NDArray[np.float32]]:
     """Return the kernels of a Gaussian and of its first and second derivative, times sigma and its square."""
-    at = torch.arange(-reach, reach + 1, dtype=torch.float32) / sigma
-    smooth = torch.exp(-at.square() / 2)
-    smooth = smooth / smooth.sum()
-    second = (at.square() - 1) * smooth
-    return smooth, -at * smooth, second - second.mean()
+    at = np.arange(-reach, reach + 1) / sigma
+    smooth = np.exp(-(at**2) / 2)
+    smooth /= smooth.sum()
+    second = (at**2 - 1) * smooth
+    # a convolution of torch does not turn the kernel round: the first derivative has the sign of a slope so
+    return [kernel.astype(np.float32) for kernel in (smooth, at * smooth, second - second.mean())]
+
+
+def _block_kernel(channels: int, inputs: int, steps: Sequence[tuple[int, NDArray[np.float32]]]) -> NDArray[np.float32]:
+    """Return (channels · outputs, channels · inputs, length): each output of a channel is one of its inputs, filtered.
+
+    steps: of each output its input and its kernel.
+    """
+    weight = np.zeros((channels, len(steps), channels, inputs, len(steps[0][1])), np.float32)
+    for channel in range(channels):
+        for output, (source, kernel) in enumerate(steps):
+            weight[channel, output, channel, source] = kernel
+    return weight.reshape(channels * len(steps), channels * inputs, -1)
+
+
+def _along(axis: int, dimensions: int, weight: NDArray[np.float32]) -> Tensor:
+    """Return kernels (outputs, inputs, length) as those of a convolution along `axis`."""
+    shape = [*weight.shape[:2], *[1] * dimensions]
+    shape[2 + axis] = weight.shape[2]
+    return torch.from_numpy(weight.reshape(shape))
 
 
 class TaughtNetwork(Network):
@@ -161,7 +191,9 @@ class TaughtNetwork(Network):
         super().__init__(body.spec)
         self.body, self.pixel_head = body, pixel_head
         dimensions = body.spec.dimensions
-        self.filters = nn.ModuleList(FilterBank(dimensions, scale) for scale in pixel_head.scales)
+        self.filters = nn.ModuleList(
+            FilterBank(dimensions, body.spec.in_channels, scale) for scale in pixel_head.scales
+        )
         banks = [stride_of(scale) for scale in pixel_head.scales]
         self.stride = max(body.stride, *banks)  # all are powers of two
         strides = (*(level.stride for level in body.levels), *banks)
