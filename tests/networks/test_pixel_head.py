@@ -131,6 +131,7 @@ def test_a_model_with_a_pixel_head_survives_its_folder(pixel_head, awaken, tmp_p
     network = taught(spec, pixel_head, awaken)
     written = write_model(tmp_path / "m", described(network), network)
     assert written.description.pixel_head == pixel_head
+    assert written.description.stride == network.stride
     assert description_from_json(description_to_json(written.description), "here") == written.description
     read = read_model(tmp_path / "m").network
     image = image_of(spec, (24, 24))
@@ -173,7 +174,7 @@ def test_a_tile_is_a_part_of_the_whole_image(awaken):
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("scale", [1, 2, 8])
 def test_filters_do_not_depend_on_directions(dimensions, scale):
-    bank = FilterBank(dimensions, 2, scale)
+    bank = FilterBank(dimensions, 2, scale, max(1, scale // 2))
     image = torch.randn(1, 2, *(32,) * dimensions)
     found = bank(image)
     assert found.shape == (1, 2 * FILTERS, *(32 // bank.stride,) * dimensions)
@@ -184,12 +185,12 @@ def test_filters_do_not_depend_on_directions(dimensions, scale):
 def test_filters_of_a_ramp_and_of_a_bowl_are_their_derivatives():
     at = torch.arange(33.0) - 16
     ramp, bowl = at.expand(1, 1, 33, 33), ((at**2)[:, None] + (at**2)[None]).view(1, 1, 33, 33)
-    smooth, gradient, laplacian, rest, deviation = FilterBank(2, 1, 2)(ramp)[0, :, 16, 16]
+    smooth, gradient, laplacian, rest, deviation = FilterBank(2, 1, 2, 1)(ramp)[0, :, 16, 16]
     assert (abs(smooth), abs(laplacian)) == pytest.approx((0, 0), abs=1e-2)
     assert gradient == pytest.approx(2, rel=0.05), "in units of the scale"
     assert deviation == pytest.approx(2, rel=0.05)
     assert rest < 0.1
-    assert FilterBank(2, 1, 2)(bowl)[0, 2, 16, 16] == pytest.approx(4 * 4, rel=0.1)
+    assert FilterBank(2, 1, 2, 1)(bowl)[0, 2, 16, 16] == pytest.approx(4 * 4, rel=0.1)
 
 
 @pytest.mark.parametrize(

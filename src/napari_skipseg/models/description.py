@@ -149,6 +149,11 @@ class ModelDescription:
         return tuple(label.name for label in self.classes)
 
     @property
+    def stride(self) -> int:
+        """Image pixels on whose multiples tiles begin."""
+        return max(self.spec.stride, *(() if self.pixel_head is None else self.pixel_head.strides), 1)
+
+    @property
     def pixel_classes(self) -> tuple[str, ...]:
         """Names of the classes with a pixel head, which quick fine-tuning taught."""
         sources = () if self.pixel_head is None else self.pixel_head.sources

@@ -97,11 +97,11 @@ class FilterBank(nn.Module):
     Shape: (N, C, *space) -> (N, FILTERS · C, *space / stride).
     """
 
-    def __init__(self, dimensions: int, channels: int, scale: int) -> None:
+    def __init__(self, dimensions: int, channels: int, scale: int, stride: int) -> None:
         super().__init__()
-        self.stride = stride_of(scale)
+        self.stride = stride
         self._dimensions, self._channels = dimensions, channels
-        sigma = scale / self.stride
+        sigma = scale / stride
         self._reach = round(_REACH * sigma)
         kernels = _gaussian_derivatives(sigma, self._reach)
         self.orders: list[tuple[int, ...]] = [()]
@@ -142,11 +142,6 @@ class FilterBank(nn.Module):
             kernel: Tensor = getattr(self, f"{kind}{axis}")
             values = convolve(values, kernel.float())
         return values
-
-
-def stride_of(scale: int) -> int:
-    """Return the image pixels per pixel of the filters of a scale."""
-    return max(1, scale // 2)
 
 
 def _gaussian_derivatives(sigma: float, reach: int) -> list[NDArray[np.float32]]:
@@ -192,9 +187,10 @@ class TaughtNetwork(Network):
         self.body, self.pixel_head = body, pixel_head
         dimensions = body.spec.dimensions
         self.filters = nn.ModuleList(
-            FilterBank(dimensions, body.spec.in_channels, scale) for scale in pixel_head.scales
+            FilterBank(dimensions, body.spec.in_channels, scale, stride)
+            for scale, stride in zip(pixel_head.scales, pixel_head.strides, strict=True)
         )
-        banks = [stride_of(scale) for scale in pixel_head.scales]
+        banks = pixel_head.strides
         self.stride = max(body.stride, *banks)  # all are powers of two
         strides = (*(level.stride for level in body.levels), *banks)
         of_bank = FILTERS * body.spec.in_channels

@@ -394,6 +394,11 @@ class PixelHeadSpec:
         """How many classes have a pixel head."""
         return self.sources.count(None)
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Image pixels per pixel of the filters of each scale: above 2 pixels they are taken from block means."""
+        return tuple(max(1, scale // 2) for scale in self.scales)
+
 
 NetworkSpec = UNetSpec | ResidualFCNSpec | VNetSpec | TiramisuSpec | DI2INSpec
 NETWORK_NAMES: tuple[str, ...] = tuple(spec.network for spec in get_args(NetworkSpec))
