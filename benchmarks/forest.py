@@ -47,7 +47,9 @@ class Labelled(NamedTuple):
     test: tuple[int, ...]
 
 
-def read_set(folder: Path, image: str, truth: str, at: float, train: tuple[int, ...], test: tuple[int, ...]) -> Labelled:
+def read_set(
+    folder: Path, image: str, truth: str, at: float, train: tuple[int, ...], test: tuple[int, ...]
+) -> Labelled:
     """Return a stack with a truth, the class being where that is at least `at`."""
     pixels, mask = tifffile.imread(folder / image), tifffile.imread(folder / truth) >= at
     return Labelled(pixels, mask, np.ones_like(mask), train, test)
@@ -133,7 +135,10 @@ def judge(found: Mask, read: Labelled, seconds: float) -> Outcome:
 def run_forest(read: Labelled, labels: NDArray[np.uint8], seed: int) -> Outcome:
     """Return what the peer makes of the strokes."""
     began = time.perf_counter()
-    taught = [multiscale_basic_features(read.image[z], sigma_min=1, sigma_max=16)[labels[n] > 0] for n, z in enumerate(read.train)]
+    taught = [
+        multiscale_basic_features(read.image[z], sigma_min=1, sigma_max=16)[labels[n] > 0]
+        for n, z in enumerate(read.train)
+    ]
     forest = RandomForestClassifier(100, n_jobs=-1, random_state=seed)
     forest.fit(np.concatenate(taught), labels[labels > 0])
     found = []

@@ -330,11 +330,11 @@ def fit_class(pixels: LabelledPixels, positive: NDArray[np.bool_]) -> FittedClas
         weights = np.zeros(len(size), np.float32)
         weights[inside] = one.weights
         fitted.append(replace(one, weights=weights))
-    weights = np.mean([one.weights for one in fitted], axis=0)
+    weights = np.mean([one.weights for one in fitted], axis=0, dtype=np.float32)
     bias = float(np.mean([one.bias for one in fitted]))
     called = np.clip(np.mean(around @ weights + bias > 0), RAREST, 0.5)
     bias += SHIFT * float(np.log(called / (1 - called)))
-    return FittedClass(weights / np.sqrt(size), bias, float(np.mean([one.loss for one in fitted])))
+    return FittedClass(np.asarray(weights / np.sqrt(size)), bias, float(np.mean([one.loss for one in fitted])))
 
 
 @dataclass(frozen=True)
