@@ -135,10 +135,10 @@ def judge(found: Mask, read: Labelled, seconds: float) -> Outcome:
 def run_forest(read: Labelled, labels: NDArray[np.uint8], seed: int) -> Outcome:
     """Return what the peer makes of the strokes."""
     began = time.perf_counter()
-    taught = [
-        multiscale_basic_features(read.image[z], sigma_min=1, sigma_max=16)[labels[n] > 0]
-        for n, z in enumerate(read.train)
-    ]
+    taught = []
+    for number, z in enumerate(read.train):
+        features = multiscale_basic_features(read.image[z], sigma_min=1, sigma_max=16)
+        taught.append(features[labels[number] > 0])
     forest = RandomForestClassifier(100, n_jobs=-1, random_state=seed)
     forest.fit(np.concatenate(taught), labels[labels > 0])
     found = []
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=512)
     args = parser.parse_args()
     if args.image:
-        given = read_set(Path(), args.image, args.truth, args.at, tuple(args.train), tuple(args.test))
+        given = read_set(Path(), str(args.image), str(args.truth), args.at, tuple(args.train), tuple(args.test))
         sets = {args.image.stem: given}
     else:
         chosen = [name for name in SETS if any(name.startswith(begin) for begin in args.sets)]
