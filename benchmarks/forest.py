@@ -1,11 +1,12 @@
 """The same strokes for quick fine-tuning and for a random forest on classical filters: which learns more, in how long?
 
     python benchmarks/forest.py DATA [--sets vnc cdeep ...] [--strokes 10 40] [--seeds 0 1 2] [--model em-membrane]
-        [--reach quick] [--side 512]
+        [--reach quick] [--side 512] [--clear 3]
     python benchmarks/forest.py --image IMAGE.tif --truth TRUTH.tif --train 0 2 4 --test 6 8 9 [--at 1] [...]
 
 DATA holds the folders that `SETS` names. Strokes are drawn from the truth by the rule in `strokes.py`, half of them in
-the class and half in the background, in turn on each training slice; other slices are scored. The peer is ilastik's
+the class and half in the background, in turn on each training slice; other slices are scored. With `--clear 0` they
+begin anywhere and touch edges. The peer is ilastik's
 recipe: `multiscale_basic_features` of scikit-image (sigma 1-16) and a random forest of 100 trees, which needs
 scikit-learn. Its seconds are those of its features, its fit and its prediction; ours are those of the fine-tuning with
 all that it does (its scores too), and of segmenting the scored slices. *Found* is the area that is called the class
@@ -23,13 +24,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import strokes
 import tifffile
 from measuring import print_place, print_table
 from numpy.typing import NDArray
 from skimage.feature import multiscale_basic_features
 from skimage.io import imread
 from sklearn.ensemble import RandomForestClassifier
-from strokes import paint_stroke
 
 import napari_skipseg as skipseg
 from napari_skipseg.scores.overlap import score_overlap
@@ -113,7 +114,7 @@ def draw_strokes(read: Labelled, count: int, seed: int) -> NDArray[np.uint8]:
     for number in range(count):
         at, value = (number // 2) % len(read.train), 2 - number % 2
         z = read.train[at]
-        paint_stroke(painted[at], (read.truth[z] == (value == 2)) & read.known[z], value, generator)
+        strokes.paint_stroke(painted[at], (read.truth[z] == (value == 2)) & read.known[z], value, generator)
     return painted
 
 
@@ -185,7 +186,9 @@ def main() -> None:
     parser.add_argument("--model", default="em-membrane")
     parser.add_argument("--reach", default="quick")
     parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--clear", type=int, default=strokes.CLEAR, help="pixels from the edge at which strokes begin")
     args = parser.parse_args()
+    strokes.CLEAR = args.clear
     if args.image:
         given = read_set(Path(), str(args.image), str(args.truth), args.at, tuple(args.train), tuple(args.test))
         sets = {args.image.stem: given}
