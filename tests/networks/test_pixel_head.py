@@ -15,7 +15,7 @@ from napari_skipseg.models.model import Model, read_model, write_model
 from napari_skipseg.models.selection import gate_place
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.layers import LAYERS
-from napari_skipseg.networks.pixel_head import FILTERS, FilterBank
+from napari_skipseg.networks.pixel_head import FILTERS_PER_SCALE, FilterBank
 from napari_skipseg.networks.specs import (
     NETWORK_NAMES,
     DI2INSpec,
@@ -177,7 +177,7 @@ def test_filters_do_not_depend_on_directions(dimensions, scale):
     bank = FilterBank(dimensions, 2, scale, max(1, scale // 2))
     image = torch.randn(1, 2, *(32,) * dimensions)
     found = bank(image)
-    assert found.shape == (1, 2 * FILTERS, *(32 // bank.stride,) * dimensions)
+    assert found.shape == (1, 2 * FILTERS_PER_SCALE, *(32 // bank.stride,) * dimensions)
     turned = bank(image.rot90(1, (-2, -1)).flip(2)).flip(2).rot90(-1, (-2, -1))
     assert torch.allclose(turned, found, atol=1e-4)
 

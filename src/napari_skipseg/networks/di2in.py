@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from napari_skipseg.networks.gates import GateOptions
 from napari_skipseg.networks.layers import LAYERS
 from napari_skipseg.networks.long_skip import LongSkip
-from napari_skipseg.networks.network import Deep, Level, Network, NetworkOutput, Parts
+from napari_skipseg.networks.network import Deep, FeatureLevel, Network, NetworkOutput, Parts
 from napari_skipseg.networks.specs import DI2INSpec
 
 
@@ -65,9 +65,9 @@ class DI2IN(Network):
         self.parts = Parts(("gates.0", "decoder.0", "classifier"), ("gates", "decoder", "classifier"))
         self.head = "classifier"
         self.levels = (
-            *(Level(f"encoder.{level}", 2**level, width) for level, width in enumerate(widths)),
-            Level("bottom", self.stride, bottom),
-            *(Level(f"decoder.{level}", 2**level, width // 2) for level, width in enumerate(widths)),
+            *(FeatureLevel(f"encoder.{level}", 2**level, width) for level, width in enumerate(widths)),
+            FeatureLevel("bottom", self.stride, bottom),
+            *(FeatureLevel(f"decoder.{level}", 2**level, width // 2) for level, width in enumerate(widths)),
         )
 
     def deep(self, image: Tensor) -> Deep:

@@ -37,7 +37,7 @@ class Deep(NamedTuple):
         return Deep(self.features[samples], self.skip[samples], tuple(map_[samples] for map_ in self.attentions))
 
 
-class Level(NamedTuple):
+class FeatureLevel(NamedTuple):
     """Features of a network that a pixel head reads: the output of a submodule, in eval mode.
 
     name: of the submodule. stride: image pixels per pixel of its output. channels: of its output.
@@ -71,7 +71,7 @@ class Network(nn.Module):
     parts: Parts
     head: str
     """Name of the last convolution, 1 wide, whose outputs are the logits."""
-    levels: tuple[Level, ...]
+    levels: tuple[FeatureLevel, ...]
     """The features of each resolution, on the way down and up."""
 
     def __init__(self, spec: NetworkSpec) -> None:

@@ -20,7 +20,7 @@ from napari_skipseg.networks.layers import LAYERS
 from napari_skipseg.networks.network import Network, NetworkOutput, class_probability
 from napari_skipseg.networks.specs import PixelHeadSpec
 
-FILTERS = 5
+FILTERS_PER_SCALE = 5
 """Filters of a scale: the smoothed image, its gradient's length, Laplacian, the rest of its Hessian, and deviation."""
 _REACH = 3
 """Half the width of a kernel, in standard deviations of its Gaussian."""
@@ -94,7 +94,7 @@ class FilterBank(nn.Module):
     of its pixels suffices. The kernels are separable: derivatives of a Gaussian along each axis in turn, several at a
     time, because many small convolutions take OpenVINO seconds to convert.
 
-    Shape: (N, C, *space) -> (N, FILTERS · C, *space / stride).
+    Shape: (N, C, *space) -> (N, FILTERS_PER_SCALE · C, *space / stride).
     """
 
     def __init__(self, dimensions: int, channels: int, scale: int, stride: int) -> None:
@@ -193,7 +193,7 @@ class TaughtNetwork(Network):
         banks = pixel_head.strides
         self.stride = max(body.stride, *banks)  # all are powers of two
         strides = (*(level.stride for level in body.levels), *banks)
-        of_bank = FILTERS * body.spec.in_channels
+        of_bank = FILTERS_PER_SCALE * body.spec.in_channels
         channels = (*(level.channels for level in body.levels), *[of_bank] * len(banks))
         self.heads = nn.ModuleList(
             PixelHead(dimensions, strides, channels, pixel_head.hidden) for _ in range(pixel_head.heads)

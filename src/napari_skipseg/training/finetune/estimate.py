@@ -31,7 +31,7 @@ from napari_skipseg.training.finetune.blocks import (
 from napari_skipseg.training.finetune.crops import MOST_SCORED
 from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, check_images, plan_classes
 from napari_skipseg.training.finetune.patches import REHEARSED_EVERY
-from napari_skipseg.training.finetune.pixel_classifier import BORDER, MOST_TILES, TILE, has_pixel_heads
+from napari_skipseg.training.finetune.pixel_classifier import FEATURE_BORDER, FEATURE_TILE, MOST_TILES, has_pixel_heads
 from napari_skipseg.training.finetune.priors import PRIOR_PATCHES
 from napari_skipseg.training.finetune.task import (
     KEPT_FEATURES,
@@ -138,7 +138,7 @@ def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, table: BlockTa
 def _seconds_of_pixel_heads(network: Network, plan: ClassPlan, table: BlockTable, compute: Compute) -> float:
     """Return about how many seconds pixel heads take: features of the tiles, a fit for each class, and the scores."""
     dimensions = network.spec.dimensions
-    side = TILE[dimensions] + 2 * BORDER[dimensions]
+    side = FEATURE_TILE[dimensions] + 2 * FEATURE_BORDER[dimensions]
     network = add_pixel_heads(network, plan.kept, [number - 1 for number in plan.learnt], classes=len(plan.classes))
     network = compute.place(network).eval()
     tile = torch.zeros(1, network.spec.in_channels, *(-(-side // network.stride) * network.stride,) * dimensions)
@@ -148,7 +148,7 @@ def _seconds_of_pixel_heads(network: Network, plan: ClassPlan, table: BlockTable
             return compute.logits(network, tile)
 
     seconds = time_of(forward)
-    scored = seconds * _voxels_of(table.held_out[:MOST_SCORED], BORDER[dimensions]) / tile.numel()
+    scored = seconds * _voxels_of(table.held_out[:MOST_SCORED], FEATURE_BORDER[dimensions]) / tile.numel()
     return START + seconds * min(MOST_TILES, len(table.training)) + FIT_SECONDS * len(plan.learnt) + scored
 
 

@@ -36,26 +36,26 @@ from napari_skipseg.training.settings import FinetuneSettings
 Columns = NDArray[np.float32]
 """Features of pixels: (pixels, columns)."""
 
-TILE = {2: 128, 3: 32}
+FEATURE_TILE = {2: 128, 3: 32}
 """Side of the tiles that features are computed in, by dimensions."""
-BORDER = {2: 48, 3: 16}
+FEATURE_BORDER = {2: 48, 3: 16}
 """Pixels around a tile, so that its features are nearly those of the whole image. They are cut off."""
 MOST_TILES = 64
 """Tiles that are read; of more, as many are drawn."""
 PIXELS = 200
 """Pixels of each label that are taken of a tile. Those of a stroke are much alike: 64 of each teach as much as all."""
 FOLDS = 5
-STROKE = {2: 64, 3: 16}
+STROKE_SIDE = {2: 64, 3: 16}
 """Side of what counts as one stroke, at the most, where pixels are held out together."""
 PENALTIES = (1e-3, 1e-2, 1e-1)
 """L2 penalties that are tried: times the squared length of the weights, beside the mean loss."""
 UNTRIED = 1e-2
 """The penalty where there are too few strokes to try."""
-ROUNDS = 60
+LBFGS_ITERATIONS = 60
 """Iterations of L-BFGS."""
 TEMPERATURES = np.geomspace(0.1, 3.0, 35)
 """What logits are multiplied by, so that the classifier is as sure as it is right."""
-AROUND = 300
+PIXELS_AROUND = 300
 """Pixels of each tile with its border, drawn at random, on which is seen how often a class is called."""
 SHIFT = 0.5
 """What is taken back of the prior shift, as a share of it. Strokes show a class as often as background, so a rare class
@@ -66,7 +66,7 @@ RAREST = 0.02
 """Share that a class has at least where the prior shift is taken back."""
 
 
-class LabelledImage(Protocol):
+class LabelledCrop(Protocol):
     """A part of an image (C, *space) in standard units, and its target (*space): -1 = not labelled, 0, 1, …."""
 
     @property
@@ -145,16 +145,16 @@ def fit_pixel_heads(network: TaughtNetwork, taught: Sequence[int], pixels: Label
 
 
 def iter_read_pixels(
-    network: TaughtNetwork, images: Sequence[LabelledImage], seed: int, compute: Compute
+    network: TaughtNetwork, images: Sequence[LabelledCrop], seed: int, compute: Compute
 ) -> Generator[Progress, None, LabelledPixels]:
     """Yield after each tile; return pixels of all labels, held out or not, with their features."""
     compute.place(network).eval()
     generator = np.random.default_rng(seed)
     dimensions = network.spec.dimensions
     targets = [np.where(each.target == IGNORED, each.held_out, each.target) for each in images]
-    strokes = [_number_strokes(target, STROKE[dimensions]) for target in targets]
+    strokes = [_number_strokes(target, STROKE_SIDE[dimensions]) for target in targets]
     offsets = np.cumsum([0, *(int(each.max(initial=0)) + 1 for each in strokes)])
-    tiles = _draw_tiles(targets, TILE[dimensions], generator)
+    tiles = _draw_tiles(targets, FEATURE_TILE[dimensions], generator)
     columns, labels, names, held_out, around, sums = [], [], [], [], [], _Moments()
     for done, (number, tile) in enumerate(tiles):
         yield Progress(done, len(tiles), f"computing features: tile {done + 1} of {len(tiles)}")
@@ -168,7 +168,9 @@ def iter_read_pixels(
         names.append(strokes[number][tile][at] + offsets[number])
         held_out.append(images[number].held_out[tile][at] != IGNORED)
         sides = features[0].shape[2:]  # the finest level has the resolution of the image
-        around.append(_columns(network, features, tuple(generator.integers(side, size=AROUND) for side in sides)))
+        around.append(
+            _columns(network, features, tuple(generator.integers(side, size=PIXELS_AROUND) for side in sides))
+        )
     means, variances = sums.means_and_variances()
     return LabelledPixels(
         columns=np.concatenate(columns),
@@ -244,7 +246,7 @@ def _features_of(
     network: TaughtNetwork, image: NDArray[Any], tile: tuple[slice, ...], compute: Compute
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Return the features of a tile with its border, and where the tile begins in them."""
-    border, stride = BORDER[network.spec.dimensions], network.stride
+    border, stride = FEATURE_BORDER[network.spec.dimensions], network.stride
     first = [max(0, part.start - border) // stride * stride for part in tile]
     last = [min(length, part.stop + border) for part, length in zip(tile, image.shape[1:], strict=True)]
     cut = image[(slice(None), *(slice(a, b) for a, b in zip(first, last, strict=True)))].astype(np.float32)
@@ -405,6 +407,10 @@ def _fit(samples: _Samples, penalty: float) -> tuple[NDArray[np.float32], float]
         return samples.loss(logits) + penalty * float(weights @ weights), gradient
 
     found = minimize(
-        value_and_gradient, np.zeros(count + 1), jac=True, method="L-BFGS-B", options={"maxiter": ROUNDS, "ftol": 1e-7}
+        value_and_gradient,
+        np.zeros(count + 1),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": LBFGS_ITERATIONS, "ftol": 1e-7},
     )
     return found.x[:count].astype(np.float32), float(found.x[count])
