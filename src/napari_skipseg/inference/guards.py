@@ -201,7 +201,7 @@ def probe_grid(
         return like
     shape = tuple(stack.length(axis) for axis in seen)
     network = tuple(lengths.get(axis, stack.length(axis)) for axis in seen)
-    tiles = plan_tiles(shape, size, description.margin, description.spec.stride, 1, network)
+    tiles = plan_tiles(shape, size, description.margin, description.stride, 1, network)
     return make_tile_grid(stack, seen, tiles)
 
 

@@ -13,7 +13,7 @@ from napari_skipseg.errors import ModelError, SkipsegError
 from napari_skipseg.foreign_text import printable
 from napari_skipseg.images.intensity.padding import PaddingRule
 from napari_skipseg.images.intensity.signature import ImageSignature
-from napari_skipseg.networks.specs import NetworkSpec, first_fault
+from napari_skipseg.networks.specs import NetworkSpec, PixelHeadSpec, first_fault
 
 _FORMAT_VERSION = 1
 
@@ -105,6 +105,7 @@ class ModelDescription:
     weights_sha256: of `weights.safetensors`. sample_sha256: of `sample.safetensors`, patches of what it was trained on;
     None if there is no such file. signatures: of the images that it and its parents were trained on. certainty: on
     them, the share of certain voxels among those that may be of a class (`inference.certainty`); None if not measured.
+    pixel_head: of the classes that are found pixel by pixel (`networks.pixel_head`); None = all are the network's own.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -123,10 +124,16 @@ class ModelDescription:
     sample_sha256: str | None = None
     signatures: tuple[ImageSignature, ...] = ()
     certainty: float | None = None
+    pixel_head: PixelHeadSpec | None = None
     format_version: Literal[1] = 1
 
     def __post_init__(self) -> None:
-        if not self.classes or self.spec.out_channels != output_channels(len(self.classes)):
+        own = max(1, self.spec.out_channels - 1)
+        if self.pixel_head is not None:
+            sources = self.pixel_head.sources
+            if len(sources) != len(self.classes) or max(-1 if s is None else s for s in sources) >= own:
+                raise ModelError(f"The pixel head of model '{self.name}' does not fit its classes or its network.")
+        elif not self.classes or self.spec.out_channels != output_channels(len(self.classes)):
             raise ModelError(
                 f"Model '{self.name}' names {len(self.classes)} classes but its network returns "
                 f"{self.spec.out_channels} channels."
@@ -140,6 +147,17 @@ class ModelDescription:
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes in the model's order: label 1, 2, … of its binary output."""
         return tuple(label.name for label in self.classes)
+
+    @property
+    def stride(self) -> int:
+        """Image pixels on whose multiples tiles begin."""
+        return max(self.spec.stride, *(() if self.pixel_head is None else self.pixel_head.strides), 1)
+
+    @property
+    def pixel_classes(self) -> tuple[str, ...]:
+        """Names of the classes with a pixel head, which quick fine-tuning taught."""
+        sources = () if self.pixel_head is None else self.pixel_head.sources
+        return tuple(name for name, source in zip(self.class_names, sources, strict=False) if source is None)
 
 
 def can_name(name: str) -> bool:
@@ -217,6 +235,7 @@ def card_facts(description: ModelDescription) -> dict[str, str]:
     facts = {
         "Network": f"{spec.dimensions}D {spec.network}, skip {spec.skip}",
         "Classes": ", ".join(f"{i} = {name}" for i, name in enumerate(description.class_names, start=1)),
+        "Pixel head": ", ".join(description.pixel_classes),
         "Input": f"{channels}; grey values to zero mean and unit deviation over the whole stack, "
         + ("constant areas left out" if description.padding == "auto" else "constant areas are tissue"),
         "Voxel size": f"{sizes} {description.unit} ({', '.join('zyx'[-spec.dimensions :])})",

@@ -51,7 +51,8 @@ def read_model(folder: Path) -> Model:
     description = read_description(folder)
     # A stranger's folder may describe a network that no memory holds: sizes are checked before anything of that size
     # is read or made.
-    wanted = {name: tuple(tensor.shape) for name, tensor in outline(description.spec).state_dict().items()}
+    shapes = outline(description.spec, description.pixel_head).state_dict()
+    wanted = {name: tuple(tensor.shape) for name, tensor in shapes.items()}
     count = sum(math.prod(shape) for shape in wanted.values())
     if (needed := NEEDED * count) > free_memory("cpu"):
         raise ModelError(
@@ -61,7 +62,7 @@ def read_model(folder: Path) -> Model:
     content = read_weights(folder, description, LARGEST_HEADER + max(SIZES.values()) * count)
     if shapes_in(content, description) != wanted:
         raise unfit_weights(description)
-    network = build(description.spec)
+    network = build(description.spec, description.pixel_head)
     try:
         tensors = load(content)
         widened = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}

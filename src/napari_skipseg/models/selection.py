@@ -97,7 +97,7 @@ def gate_order(name: str, description: ModelDescription) -> tuple[bool, int, str
 
 def _place(name: str, description: ModelDescription) -> tuple[str, int]:
     """Return the list of modules that a gate is in and its level, 1 being the finest; 0 if it is in none."""
-    group, *rest = name.split(".")
+    group, *rest = name.removeprefix("body.").split(".")  # the network inside one with pixel heads
     if not rest or not rest[0].isdecimal():
         return group, 0
     number = int(rest[0])

@@ -11,15 +11,29 @@ from torch.overrides import TorchFunctionMode
 
 from napari_skipseg.networks.di2in import DI2IN
 from napari_skipseg.networks.network import Network, count_trainable
+from napari_skipseg.networks.pixel_head import TaughtNetwork
 from napari_skipseg.networks.residual_fcn import ResidualFCN
-from napari_skipseg.networks.specs import DI2INSpec, NetworkSpec, ResidualFCNSpec, TiramisuSpec, UNetSpec, VNetSpec
+from napari_skipseg.networks.specs import (
+    DI2INSpec,
+    NetworkSpec,
+    PixelHeadSpec,
+    ResidualFCNSpec,
+    TiramisuSpec,
+    UNetSpec,
+    VNetSpec,
+)
 from napari_skipseg.networks.tiramisu import Tiramisu
 from napari_skipseg.networks.unet import UNet
 from napari_skipseg.networks.vnet import VNet
 
 
-def build(spec: NetworkSpec) -> Network:
-    """Return the network that `spec` describes, initialised from torch's random state."""
+def build(spec: NetworkSpec, pixel_head: PixelHeadSpec | None = None) -> Network:
+    """Return the network that `spec` describes, initialised from torch's random state.
+
+    pixel_head: describes the classes that have a pixel head; None = all are the network's own.
+    """
+    if pixel_head is not None:
+        return TaughtNetwork(build(spec), pixel_head)
     match spec:
         case UNetSpec():
             return UNet(spec)
@@ -39,10 +53,10 @@ def count_parameters(spec: NetworkSpec) -> int:
     return count_trainable(outline(spec))
 
 
-def outline(spec: NetworkSpec) -> Network:
-    """Return the network that `spec` describes with the shapes of its weights only, on torch's "meta" device."""
+def outline(spec: NetworkSpec, pixel_head: PixelHeadSpec | None = None) -> Network:
+    """Return the network that `build` returns with the shapes of its weights only, on torch's "meta" device."""
     with _Shapes():
-        return build(spec)
+        return build(spec, pixel_head)
 
 
 class _Shapes(TorchFunctionMode):

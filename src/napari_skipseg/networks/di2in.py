@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from napari_skipseg.networks.gates import GateOptions
 from napari_skipseg.networks.layers import LAYERS
 from napari_skipseg.networks.long_skip import LongSkip
-from napari_skipseg.networks.network import Deep, Network, NetworkOutput, Parts
+from napari_skipseg.networks.network import Deep, FeatureLevel, Network, NetworkOutput, Parts
 from napari_skipseg.networks.specs import DI2INSpec
 
 
@@ -64,6 +64,11 @@ class DI2IN(Network):
         self.classifier = layers.convolution(widths[0] // 2, spec.out_channels, 1)
         self.parts = Parts(("gates.0", "decoder.0", "classifier"), ("gates", "decoder", "classifier"))
         self.head = "classifier"
+        self.levels = (
+            *(FeatureLevel(f"encoder.{level}", 2**level, width) for level, width in enumerate(widths)),
+            FeatureLevel("bottom", self.stride, bottom),
+            *(FeatureLevel(f"decoder.{level}", 2**level, width // 2) for level, width in enumerate(widths)),
+        )
 
     def deep(self, image: Tensor) -> Deep:
         """Return the input of the last decoder level; the sides of `image` are multiples of `stride`."""

@@ -37,6 +37,17 @@ class Deep(NamedTuple):
         return Deep(self.features[samples], self.skip[samples], tuple(map_[samples] for map_ in self.attentions))
 
 
+class FeatureLevel(NamedTuple):
+    """Features of a network that a pixel head reads: the output of a submodule, in eval mode.
+
+    name: of the submodule. stride: image pixels per pixel of its output. channels: of its output.
+    """
+
+    name: str
+    stride: int
+    channels: int
+
+
 class Parts(NamedTuple):
     """Names of submodules. last: those that run in `Network.finish`. decoder: the whole expanding path, with `last`."""
 
@@ -60,6 +71,8 @@ class Network(nn.Module):
     parts: Parts
     head: str
     """Name of the last convolution, 1 wide, whose outputs are the logits."""
+    levels: tuple[FeatureLevel, ...]
+    """The features of each resolution, on the way down and up."""
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
@@ -86,6 +99,10 @@ class Network(nn.Module):
     def run(self, image: Tensor) -> NetworkOutput:
         """Return the output for an image whose sides are multiples of `stride`."""
         return self.finish(self.deep(image))
+
+    def probability(self, logits: Tensor) -> Tensor:
+        """Return the probability of each class but the background: (N, C, *space) -> (N, classes, *space)."""
+        return class_probability(logits)
 
     def deep(self, image: Tensor) -> Deep:
         """Return the input of the last decoder level; the sides of `image` are multiples of `stride`."""

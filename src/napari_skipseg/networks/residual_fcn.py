@@ -8,7 +8,7 @@ from napari_skipseg.networks.blocks import BlockOptions, ResidualBlock, Resize, 
 from napari_skipseg.networks.gates import GateOptions
 from napari_skipseg.networks.layers import LAYERS
 from napari_skipseg.networks.long_skip import LongSkip
-from napari_skipseg.networks.network import Deep, Network, NetworkOutput, Parts
+from napari_skipseg.networks.network import Deep, FeatureLevel, Network, NetworkOutput, Parts
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
 
 
@@ -55,6 +55,20 @@ class ResidualFCN(Network):
             ("up", "joins", "last", "classifier"),
         )
         self.head = f"classifier.{len(before)}"
+        deepest = len(spec.stages)
+        self.levels = (
+            FeatureLevel("first", 1, spec.width),
+            *(
+                FeatureLevel(f"down.{level}", 2 ** (level + 1), stage.out_width)
+                for level, stage in enumerate(spec.stages)
+            ),
+            FeatureLevel("across", 2**deepest, spec.across.out_width),
+            *(
+                FeatureLevel(f"up.{number}", 2 ** (deepest - 1 - number), stage.out_width)
+                for number, stage in enumerate(reversed(spec.stages))
+            ),
+            FeatureLevel("last", 1, spec.width),
+        )
         self.apply(_he_normal)
 
     def deep(self, image: Tensor) -> Deep:

@@ -346,6 +346,7 @@ __all__ = [
     "BlockOrder",
     "DI2INSpec",
     "NetworkSpec",
+    "PixelHeadSpec",
     "ResidualFCNSpec",
     "SelectInit",
     "Skip",
@@ -358,6 +359,46 @@ __all__ = [
     "spec_from_dict",
     "spec_to_dict",
 ]
+
+MOST_SCALE = 16
+"""Largest scale of a filter, in pixels: a tile's margin has to be three times as wide."""
+SCALES = {2: (1, 2, 4, 8, 16), 3: (1, 2, 4)}
+"""Scales of the filters by dimensions. In 3D a filter is slow, and tiles are small."""
+
+
+@dataclass(frozen=True)
+class PixelHeadSpec:
+    """Classes that are found pixel by pixel, from the features of a network and from filters of the image.
+
+    sources: of each class of the model, the number (from 0) of the network's own class that it is; None = a class with
+    a pixel head. hidden: units between the features and a class; 0 = a linear classifier. scales: of the filters, in
+    pixels, powers of two.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    sources: tuple[int | None, ...]
+    hidden: int = 0
+    scales: tuple[int, ...] = SCALES[2]
+
+    def __post_init__(self) -> None:
+        check_at_most(MOST_CHANNELS, hidden_units=self.hidden, classes=len(self.sources))
+        own = [source for source in self.sources if source is not None]
+        if self.hidden < 0 or len(set(own)) != len(own) or min(own, default=0) < 0 or not self.heads:
+            raise SpecError("A pixel head needs classes of its own, and each class of the network at most once.")
+        if any(scale < 1 or scale > MOST_SCALE or scale & (scale - 1) for scale in self.scales):
+            raise SpecError(f"The scales of a pixel head are powers of two from 1 to {MOST_SCALE}.")
+
+    @property
+    def heads(self) -> int:
+        """How many classes have a pixel head."""
+        return self.sources.count(None)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Image pixels per pixel of the filters of each scale: above 2 pixels they are taken from block means."""
+        return tuple(max(1, scale // 2) for scale in self.scales)
+
 
 NetworkSpec = UNetSpec | ResidualFCNSpec | VNetSpec | TiramisuSpec | DI2INSpec
 NETWORK_NAMES: tuple[str, ...] = tuple(spec.network for spec in get_args(NetworkSpec))

@@ -9,7 +9,7 @@ from napari_skipseg.networks.dense import DenseBlock, DenseOptions
 from napari_skipseg.networks.gates import Gate, GateOptions
 from napari_skipseg.networks.layers import LAYERS
 from napari_skipseg.networks.long_skip import LongSkip
-from napari_skipseg.networks.network import Deep, Network, NetworkOutput, Parts
+from napari_skipseg.networks.network import Deep, FeatureLevel, Network, NetworkOutput, Parts
 from napari_skipseg.networks.specs import Skip, TiramisuSpec
 
 DENSE_GATES: tuple[Skip, ...] = ("st", "at", "sat", "reduce")
@@ -79,6 +79,15 @@ class Tiramisu(Network):
         decoder = ("transitions_up", "joins", "up")
         self.parts = Parts((*(f"{part}.{len(up) - 1}" for part in decoder), "classifier"), (*decoder, "classifier"))
         self.head = "classifier"
+        self.levels = (
+            FeatureLevel("first", 1, spec.width),
+            *(FeatureLevel(f"down.{level}", 2**level, block.out_channels) for level, block in enumerate(down)),
+            FeatureLevel("bottom", self.stride, self.bottom.out_channels),
+            *(
+                FeatureLevel(f"up.{number}", 2 ** (len(up) - 1 - number), each.out_channels)
+                for number, each in enumerate(up)
+            ),
+        )
         self.apply(_he_uniform)
 
     def deep(self, image: Tensor) -> Deep:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from napari_skipseg.networks.gates import GateOptions
 from napari_skipseg.networks.layers import LAYERS
 from napari_skipseg.networks.long_skip import LongSkip
-from napari_skipseg.networks.network import Deep, Network, NetworkOutput, Parts
+from napari_skipseg.networks.network import Deep, FeatureLevel, Network, NetworkOutput, Parts
 from napari_skipseg.networks.specs import UNetSpec
 
 
@@ -59,6 +59,10 @@ class UNet(Network):
         self.classifier = layers.convolution(levels[0], spec.out_channels, 1)
         self.parts = Parts(("up.0", "gates.0", "decoder.0", "classifier"), ("up", "gates", "decoder", "classifier"))
         self.head = "classifier"
+        self.levels = (
+            *(FeatureLevel(f"encoder.{level}", 2**level, width) for level, width in enumerate(spec.widths)),
+            *(FeatureLevel(f"decoder.{level}", 2**level, width) for level, width in enumerate(levels)),
+        )
 
     def deep(self, image: Tensor) -> Deep:
         """Return the input of the last decoder level; the sides of `image` are multiples of `stride`."""

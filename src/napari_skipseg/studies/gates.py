@@ -14,7 +14,6 @@ from napari_skipseg.inference.backends.interface import Pixels, TileOutput
 from napari_skipseg.models.model import Model
 from napari_skipseg.models.selection import gate_order, gate_place
 from napari_skipseg.networks.gates import Gate, Select, truncated_relu
-from napari_skipseg.networks.network import class_probability
 from napari_skipseg.networks.specs import ATTENDING, MAPPING, SELECTING
 
 
@@ -59,7 +58,7 @@ def run_with_gates(model: Model, image: Pixels) -> GateRun:
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     with _watching(gates, seen), torch.inference_mode():
         result = model.network(torch.from_numpy(image)[None])
-        probability = class_probability(result.logits)[0].numpy()
+        probability = model.network.probability(result.logits)[0].numpy()
     output = TileOutput(probability, tuple(attention[0, 0].numpy() for attention in result.attentions))
     names = sorted(seen, key=lambda name: gate_order(name, model.description))
     size = image.shape[1:]

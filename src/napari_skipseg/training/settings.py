@@ -378,13 +378,13 @@ class FinetuneSettings(FitSettings):
             "Reach",
             "What the training may change.",
             labels={
-                "quick": "Quick: the last layers learn",
+                "quick": "Quick: the last layers, or a new classifier",
                 "normal": "Normal: the decoder learns",
                 "full": "Full: all layers learn",
             },
             notes={
-                "quick": "The last decoder level, its gate and the classifier learn: the fastest choice, for a few "
-                "strokes.",
+                "quick": "A new class gets a classifier of its own in seconds, and all else stays. Of known classes "
+                "the last decoder level learns. For a few strokes.",
                 "normal": "The decoder learns, which takes longer: for a new class, or corrections on several slices.",
                 "full": "Every weight learns, which takes longest: for another kind of image, with many corrections.",
             },

@@ -26,6 +26,7 @@ from napari_skipseg.models.folder import is_scored, read_description, write_scor
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.network import Network, class_probability
+from napari_skipseg.networks.pixel_head import TaughtNetwork
 from napari_skipseg.progress import ImageFindings, Progress
 from napari_skipseg.training.checkpoint import CHECKPOINT, PRECISION, FitState
 from napari_skipseg.training.compute import Compute, choose_compute
@@ -179,7 +180,7 @@ def first_weights(settings: TrainSettings) -> Network:
             f"Model '{settings.start_from}' has a different network than the settings; start from a model with the "
             "same one, or leave start_from out."
         )
-    return parent.network
+    return parent.network.body if isinstance(parent.network, TaughtNetwork) else parent.network
 
 
 def describe_training(

@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.gates import fold_gates
-from napari_skipseg.networks.network import Network, class_probability
+from napari_skipseg.networks.network import Network
 
 BATCH_NORM = (nn.BatchNorm2d, nn.BatchNorm3d)
 UP_CONVOLUTION = (nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -32,7 +32,7 @@ class Probabilities(nn.Module):
         """Return (N, classes, *space) and the attention maps, if they are wanted."""
         output = self.network(image)
         maps = output.attentions if self.attention else ()
-        return (class_probability(output.logits.float()), *(values.float() for values in maps))
+        return (self.network.probability(output.logits.float()), *(values.float() for values in maps))
 
 
 def ready_for_inference(model: Model) -> Probabilities:

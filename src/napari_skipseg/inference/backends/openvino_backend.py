@@ -8,6 +8,7 @@ import io
 import json
 import sys
 import warnings
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,7 @@ def _key(model: Model, shape: tuple[int, ...], precision: str) -> str:
     core = _core()
     facts = {
         "spec": spec_to_dict(model.description.spec),
+        "pixel_head": None if model.description.pixel_head is None else asdict(model.description.pixel_head),
         "shape": shape,
         "precision": precision,
         "versions": (_openvino().get_version(), str(torch.__version__), _code_hash()),

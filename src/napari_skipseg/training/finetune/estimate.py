@@ -16,7 +16,7 @@ from napari_skipseg.durable import write_durably
 from napari_skipseg.errors import FileError
 from napari_skipseg.models.catalog import describe_model, locate_model
 from napari_skipseg.models.model import read_model
-from napari_skipseg.networks.head import grow_classes
+from napari_skipseg.networks.head import add_pixel_heads, grow_classes
 from napari_skipseg.networks.network import Deep, Network
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.compute import Compute, choose_compute
@@ -31,6 +31,7 @@ from napari_skipseg.training.finetune.blocks import (
 from napari_skipseg.training.finetune.crops import MOST_SCORED
 from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, check_images, plan_classes
 from napari_skipseg.training.finetune.patches import REHEARSED_EVERY
+from napari_skipseg.training.finetune.pixel_classifier import FEATURE_BORDER, FEATURE_TILE, MOST_TILES, has_pixel_heads
 from napari_skipseg.training.finetune.priors import PRIOR_PATCHES
 from napari_skipseg.training.finetune.task import (
     KEPT_FEATURES,
@@ -50,6 +51,8 @@ FEWEST_STEPS = 10
 OVERHEAD = 0.15
 """Time of patches and validations, as a share of the time of the steps."""
 SECONDS_PER_PATCH = 0.01
+FIT_SECONDS = 2.0
+"""Time to fit a pixel head."""
 START = 2.0
 """Seconds to read the images, to measure the margin and to write the model."""
 
@@ -105,6 +108,9 @@ def agree_on_steps(
 def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, table: BlockTable, device_name: str) -> float:
     """Return about how many seconds a fine-tuning takes, measured on its device and in its precision."""
     parent = read_model(locate_model(settings.model))
+    if has_pixel_heads(settings, plan, parent.network):
+        compute = choose_compute(parent.network, settings.precision, device_name, None, ONE_PROCESS)
+        return _seconds_of_pixel_heads(parent.network, plan, table, compute)
     network = grow_classes(parent.network, plan.kept, channels=plan.channels)
     compute = choose_compute(network, settings.precision, device_name, None, ONE_PROCESS)
     batch = batch_of(settings, network.spec.dimensions)
@@ -127,6 +133,23 @@ def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, table: BlockTa
     if len(plan.classes) > len(plan.kept):
         extra += PRIOR_PATCHES * times.forward / batch
     return extra + (min(fit, settings.minutes * 60) if settings.minutes else fit)
+
+
+def _seconds_of_pixel_heads(network: Network, plan: ClassPlan, table: BlockTable, compute: Compute) -> float:
+    """Return about how many seconds pixel heads take: features of the tiles, a fit for each class, and the scores."""
+    dimensions = network.spec.dimensions
+    side = FEATURE_TILE[dimensions] + 2 * FEATURE_BORDER[dimensions]
+    network = add_pixel_heads(network, plan.kept, [number - 1 for number in plan.learnt], classes=len(plan.classes))
+    network = compute.place(network).eval()
+    tile = torch.zeros(1, network.spec.in_channels, *(-(-side // network.stride) * network.stride,) * dimensions)
+
+    def forward() -> Tensor:
+        with torch.inference_mode():
+            return compute.logits(network, tile)
+
+    seconds = time_of(forward)
+    scored = seconds * _voxels_of(table.held_out[:MOST_SCORED], FEATURE_BORDER[dimensions]) / tile.numel()
+    return START + seconds * min(MOST_TILES, len(table.training)) + FIT_SECONDS * len(plan.learnt) + scored
 
 
 def _voxels_of(blocks: Sequence[LabelledBlock], margin: int) -> int:

@@ -21,10 +21,11 @@ from napari_skipseg.models.catalog import check_free, locate_model
 from napari_skipseg.models.description import Card, ModelDescription, ModelScores, TrainingRecord
 from napari_skipseg.models.folder import write_scores
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
-from napari_skipseg.networks.head import grow_classes
+from napari_skipseg.networks.head import add_pixel_heads, grow_classes, sources_of
 from napari_skipseg.networks.network import Network
+from napari_skipseg.networks.pixel_head import TaughtNetwork
 from napari_skipseg.progress import ImageFindings, Progress, Result
-from napari_skipseg.training.checkpoint import CHECKPOINT, FitState, belongs_to
+from napari_skipseg.training.checkpoint import CHECKPOINT, Curves, belongs_to
 from napari_skipseg.training.compute import Compute, choose_compute
 from napari_skipseg.training.distributed import ONE_PROCESS, Processes, joined
 from napari_skipseg.training.finetune.blocks import iter_find_labelled_blocks, summarize_training, thin_blocks
@@ -36,6 +37,12 @@ from napari_skipseg.training.finetune.patches import (
     iter_batches,
     iter_held_out_patches,
     iter_rehearsal_batches,
+)
+from napari_skipseg.training.finetune.pixel_classifier import (
+    LabelledPixels,
+    fit_pixel_heads,
+    has_pixel_heads,
+    iter_read_pixels,
 )
 from napari_skipseg.training.finetune.priors import iter_correct_prior_shift
 from napari_skipseg.training.finetune.rehearsal import (
@@ -87,6 +94,11 @@ class _Setup:
         """2 or 3."""
         return self.parent.description.spec.dimensions
 
+    @property
+    def teaches_pixel_heads(self) -> bool:
+        """Whether the network stays as it is and the classes get pixel heads."""
+        return has_pixel_heads(self.settings, self.plan, self.parent.network)
+
 
 def iter_finetune(
     settings: FinetuneSettings,
@@ -113,6 +125,7 @@ def iter_finetune(
             device, a full disk.
     """
     target, scratch = folder / settings.name, folder / f"{settings.name}.training"
+    pixels: LabelledPixels | None = None
     is_trained = waits_for_scores(target, lambda record: equals_written(settings, record.settings))
     if not is_trained:
         check_free(settings.name, folder)
@@ -129,11 +142,11 @@ def iter_finetune(
         compute = choose_compute(parent.network, settings.precision, device_name, checkpoint, processes)
         make_scratch(scratch)
         with joined(processes, compute.device):
-            yield from _iter_fit_and_write(setup, compute, target, scratch)
+            pixels = yield from _iter_fit_and_write(setup, compute, target, scratch)
     if not processes.is_first:
         return Finetuned(target, ComparisonReport((), False, "Another process writes the model."))
     with keep_model_on_error(target):
-        report = yield from _iter_score(setup, compute, target)
+        report = yield from _iter_score(setup, compute, target, pixels)
     shutil.rmtree(scratch, ignore_errors=True)
     return Finetuned(target, report)
 
@@ -187,20 +200,40 @@ def _iter_prepare(
 
 def _iter_fit_and_write(
     setup: _Setup, compute: Compute, target: Path, scratch: Path
-) -> Generator[Progress, KeepBest | None, None]:
-    """Yield as the network is fitted and its margin measured; the first process writes the model, without scores."""
+) -> Generator[Progress, KeepBest | None, LabelledPixels | None]:
+    """Yield as the network is fitted and its margin measured; the first process writes the model, without scores.
+
+    Return the pixels that pixel heads were fitted to, if it has some.
+    """
     settings, corrections = setup.settings, setup.corrections
-    data, network, task = yield from _iter_refusing_keep(_iter_begin(setup, compute, scratch))
-    state = yield from iter_learn(task, network, scratch / CHECKPOINT, compute, setup.processes)
+    network: Network
+    pixels: LabelledPixels | None = None
+    curves: Curves = {}
+    if setup.teaches_pixel_heads:
+        learnt = [number - 1 for number in setup.plan.learnt]
+        old, classes = setup.parent.network, len(setup.plan.classes)
+        network = taught = add_pixel_heads(old, setup.plan.kept, learnt, classes=classes)
+        work = iter_read_pixels(taught, corrections.crops, settings.seed, compute)
+        pixels = yield from _iter_refusing_keep(work)
+        yield Progress(1, 1, "fitting the classes")
+        fit_pixel_heads(taught, learnt, pixels)
+    else:
+        data, network, task = yield from _iter_refusing_keep(_iter_begin(setup, compute, scratch))
+        state = yield from iter_learn(task, network, scratch / CHECKPOINT, compute, setup.processes)
+        curves = state.curves
     if not setup.processes.is_first:
-        return
-    yield from iter_correct_prior_shift(network, data, compute)
+        return pixels
+    if not setup.teaches_pixel_heads:
+        yield from iter_correct_prior_shift(network, data, compute)
     network = as_stored(network).to("cpu")
-    description = _describe(setup, network, state, compute)
+    description = _describe(setup, network, curves, compute)
     backend = TorchBackend(Model(description, network), Device("cpu", cpu_title(), ""), "f32")
-    if settings.reach != "quick":  # quick changes no layer that decides about the margin
+    # In the last level, quick changes no layer that decides about the margin.
+    if setup.teaches_pixel_heads or settings.reach != "quick":
         image = max((crop.image for crop in corrections.crops), key=lambda image: image.size)
         margin = yield from iter_measure_margin(backend, image.astype(np.float32), network.stride)
+        if isinstance(network, TaughtNetwork):  # the old classes keep their margin, and the filters need their reach
+            margin = max(margin, setup.parent.description.margin, *(2 * scale for scale in network.pixel_head.scales))
         description = replace(description, margin=margin)
     yield Progress(1, 1, "writing the model")
     images = [crop.image for crop in corrections.crops]
@@ -208,6 +241,7 @@ def _iter_fit_and_write(
     new = sample_of_corrections(corrections, setup.plan, setup.dimensions, settings.seed)
     sample = join_samples(setup.rehearsal if settings.remember else None, new, settings.seed)
     write_model(target, description, network, sample_to_bytes(sample))
+    return pixels
 
 
 def _iter_begin(
@@ -220,7 +254,7 @@ def _iter_begin(
     yield Progress(0, 1, f"reading what is held out; training on {compute.reason}")
     data = _collect_data(setup)
     resumed = processes.highest(float((scratch / CHECKPOINT).exists())) > 0
-    is_new = len(plan.classes) > len(plan.kept)
+    is_new = len(plan.classes) > len(plan.kept) or None in sources_of(setup.parent.network)
     if is_new and settings.reach != "quick" and not resumed:
         yield from iter_warm_up_head(settings, data, network, compute, processes)
     batch = processes.part_of(batch_of(settings, setup.dimensions))
@@ -261,15 +295,28 @@ def _collect_data(setup: _Setup) -> FinetuneData:
 
 
 def _iter_score(
-    setup: _Setup, compute: Compute, target: Path
+    setup: _Setup, compute: Compute, target: Path, pixels: LabelledPixels | None
 ) -> Generator[Progress, KeepBest | None, ComparisonReport]:
-    """Yield as the old and the new model are scored; write the scores beside the new one, and return the report."""
+    """Yield as the old and the new model are scored; write the scores beside the new one, and return the report.
+
+    pixels: those that its pixel heads were fitted to; None = read them again.
+    """
     parent, settings = setup.parent, setup.settings
-    scoring = collect_scoring_data(
-        setup.corrections, setup.plan, setup.rehearsal, parent.description.margin, parent.network.stride
-    )
+    # Beside pixel heads the old classes do not change, so that nothing of the own sample can be forgotten.
+    rehearsal = None if setup.teaches_pixel_heads else setup.rehearsal
+    margin, stride = parent.description.margin, parent.network.stride
+    scoring = collect_scoring_data(setup.corrections, setup.plan, rehearsal, margin, stride)
     old = yield from scoring.iter_score(parent, compute, f"scoring {parent.description.name}")
-    new = yield from scoring.iter_score(read_model(target), compute, f"scoring {settings.name}")
+    model, scores_on = read_model(target), "corrections held out of training but used to choose the weights"
+    if isinstance(model.network, TaughtNetwork) and setup.teaches_pixel_heads:
+        # The model learnt from all labels: with ten strokes, two more count. So what is scored are heads without them.
+        scores_on = "corrections held out of a fit for these scores; the model itself learnt from them too"
+        if pixels is None:
+            work = iter_read_pixels(model.network, setup.corrections.crops, settings.seed, compute)
+            pixels = yield from _iter_refusing_keep(work)
+        fit_pixel_heads(model.network, [number - 1 for number in setup.plan.learnt], pixels.without_held_out())
+        model = Model(model.description, as_stored(model.network).to("cpu"))
+    new = yield from scoring.iter_score(model, compute, f"scoring {settings.name}")
     stored = parent.description.training.report
     report = compare(old.scores, new, setup.plan, scoring.held_out, settings.reach, stored)
     scores = {
@@ -278,11 +325,11 @@ def _iter_score(
         if row.on == CORRECTIONS and row.score in ("Dice", "V_rand")
     }
     values = TypeAdapter(ComparisonReport).dump_python(report, mode="json")
-    write_scores(target, ModelScores(scores, "corrections held out of training but used to choose the weights", values))
+    write_scores(target, ModelScores(scores, scores_on, values))
     return report
 
 
-def _describe(setup: _Setup, network: Network, state: FitState, compute: Compute) -> ModelDescription:
+def _describe(setup: _Setup, network: Network, curves: Curves, compute: Compute) -> ModelDescription:
     """Return the description of the new model: the old one's, with its own classes, card and record, without scores."""
     settings, parent, summary = setup.settings, setup.parent.description, setup.summary
     counts = ", ".join(f"{name} {count:,}" for name, count in summary.pixels.items())
@@ -301,12 +348,13 @@ def _describe(setup: _Setup, network: Network, state: FitState, compute: Compute
         classes=setup.plan.classes,
         padding=setup.corrections.padding,
         weights_sha256="",
+        pixel_head=network.pixel_head if isinstance(network, TaughtNetwork) else None,
         voxel_size=setup.scale.voxel_size,
         unit=setup.scale.unit,
         card=card,
         training=TrainingRecord(
             settings=settings_to_dict(settings),
-            curves={name: thin_curve(curve) for name, curve in state.curves.items()},
+            curves={name: thin_curve(curve) for name, curve in curves.items()},
             versions=versions(),
             device=compute.device.type,
             precision=compute.precision,

@@ -191,7 +191,7 @@ class FinetuneTask:
             return None
         with torch.no_grad():
             logits = self.compute.logits(self.data.teacher, batch.images[asked])
-            found = class_probability(logits)
+            found = self.data.teacher.probability(logits)
             if bool(asked.all()):
                 return found
             answers = found.new_zeros(len(asked), *found.shape[1:])

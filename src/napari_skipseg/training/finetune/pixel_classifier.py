@@ -1,0 +1,416 @@
+"""Quick fine-tuning to new classes: a pixel head for each, fitted on the labelled pixels alone.
+
+The network stays as it is. Its features are computed once around the labels, and then logistic regressions are fitted
+to them in a second: on the filters alone, with the features of the way down, and with all. Their mean, itself a
+logistic regression, is the pixel head: on tissue that the network never met, the filters do best, and else all. Which
+it is cannot be seen in a few strokes: cross-validation chose the worst of three in the first slices that were tried.
+What it does choose is the penalty of each, and how far each is to be trusted (a temperature).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.optimize import minimize
+from scipy.special import expit
+from torch import Tensor
+from torch.nn import functional
+
+from napari_skipseg.networks.head import sources_of
+from napari_skipseg.networks.layers import LAYERS
+from napari_skipseg.networks.network import Network
+from napari_skipseg.networks.pixel_head import StandardizedConvolution, TaughtNetwork
+from napari_skipseg.progress import Progress
+from napari_skipseg.training.compute import Compute
+from napari_skipseg.training.finetune.labels import ClassPlan
+from napari_skipseg.training.losses import IGNORED
+from napari_skipseg.training.settings import FinetuneSettings
+
+Columns = NDArray[np.float32]
+"""Features of pixels: (pixels, columns)."""
+
+FEATURE_TILE = {2: 128, 3: 32}
+"""Side of the tiles that features are computed in, by dimensions."""
+FEATURE_BORDER = {2: 48, 3: 16}
+"""Pixels around a tile, so that its features are nearly those of the whole image. They are cut off."""
+MOST_TILES = 64
+"""Tiles that are read; of more, as many are drawn."""
+PIXELS = 200
+"""Pixels of each label that are taken of a tile. Those of a stroke are much alike: 64 of each teach as much as all."""
+FOLDS = 5
+STROKE_SIDE = {2: 64, 3: 16}
+"""Side of what counts as one stroke, at the most, where pixels are held out together."""
+PENALTIES = (1e-3, 1e-2, 1e-1)
+"""L2 penalties that are tried: times the squared length of the weights, beside the mean loss."""
+UNTRIED = 1e-2
+"""The penalty where there are too few strokes to try."""
+LBFGS_ITERATIONS = 60
+"""Iterations of L-BFGS."""
+TEMPERATURES = np.geomspace(0.1, 3.0, 35)
+"""What logits are multiplied by, so that the classifier is as sure as it is right."""
+PIXELS_AROUND = 300
+"""Pixels of each tile with its border, drawn at random, on which is seen how often a class is called."""
+SHIFT = 0.5
+"""What is taken back of the prior shift, as a share of it. Strokes show a class as often as background, so a rare class
+is called too often. From few strokes its true share cannot be estimated: to take all back (as `priors` does) made
+classes of 4 % vanish. On six sets of images, 0.3 and 0.5 gave the highest Dice for strokes up to the edge; for strokes
+that keep away from it, more would."""
+RAREST = 0.02
+"""Share that a class has at least where the prior shift is taken back."""
+
+
+class LabelledCrop(Protocol):
+    """A part of an image (C, *space) in standard units, and its target (*space): -1 = not labelled, 0, 1, …."""
+
+    @property
+    def image(self) -> NDArray[np.float16]:
+        """The pixels."""
+        ...
+
+    @property
+    def target(self) -> NDArray[np.int8]:
+        """The labels, without those that are held out."""
+        ...
+
+    @property
+    def held_out(self) -> NDArray[np.int8]:
+        """The labels that are held out."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelledPixels:
+    """Pixels with features: columns (pixels, columns), and labels, strokes and whether held out, each (pixels,).
+
+    strokes: the number of the stroke that a pixel belongs to. around: columns of pixels drawn from all that was read,
+    labelled or not. means, variances: of each feature map over all that was read. groups: the feature maps, by number,
+    that each of the regressions reads.
+    """
+
+    columns: Columns
+    labels: NDArray[np.int64]
+    strokes: NDArray[np.int64]
+    is_held_out: NDArray[np.bool_]
+    around: Columns
+    means: tuple[NDArray[np.float32], ...]
+    variances: tuple[NDArray[np.float32], ...]
+    groups: tuple[tuple[int, ...], ...]
+
+    def without_held_out(self) -> LabelledPixels:
+        """Return these without the pixels that are held out."""
+        left = ~self.is_held_out
+        return replace(
+            self,
+            columns=self.columns[left],
+            labels=self.labels[left],
+            strokes=self.strokes[left],
+            is_held_out=self.is_held_out[left],
+        )
+
+
+def has_pixel_heads(settings: FinetuneSettings, plan: ClassPlan, network: Network) -> bool:
+    """Return whether a fine-tuning of `network` teaches pixel heads: quick, to classes that are not the network's own.
+
+    A class of its own is better corrected in its last level: a pixel head would know no more of it than the strokes.
+    """
+    own = {place for place, number in enumerate(plan.kept, 1) if sources_of(network)[number] is not None}
+    return settings.reach == "quick" and not own & set(plan.learnt)
+
+
+def fit_pixel_heads(network: TaughtNetwork, taught: Sequence[int], pixels: LabelledPixels) -> None:
+    """Fit the pixel heads of the classes `taught` (numbers from 0). Nothing else of the network changes.
+
+    All that is not labelled as a class counts against it.
+    """
+    for number in taught:
+        fitted = fit_class(pixels, pixels.labels == number + 1)
+        lengths = np.cumsum([len(mean) for mean in pixels.means])[:-1]
+        head = network.head_of(number)
+        parts = zip(head.inputs, np.split(fitted.weights, lengths), pixels.means, pixels.variances, strict=True)
+        with torch.no_grad():
+            for part, weights, mean, variance in parts:
+                if not isinstance(part, StandardizedConvolution):
+                    raise ValueError(f"a pixel head reads features through {type(part).__name__}")
+                part.weight.copy_(torch.from_numpy(weights).view_as(part.weight))
+                part.running_mean.copy_(torch.from_numpy(mean))
+                part.running_var.copy_(torch.from_numpy(variance))
+            head.bias.fill_(fitted.bias)
+
+
+def iter_read_pixels(
+    network: TaughtNetwork, images: Sequence[LabelledCrop], seed: int, compute: Compute
+) -> Generator[Progress, None, LabelledPixels]:
+    """Yield after each tile; return pixels of all labels, held out or not, with their features."""
+    compute.place(network).eval()
+    generator = np.random.default_rng(seed)
+    dimensions = network.spec.dimensions
+    targets = [np.where(each.target == IGNORED, each.held_out, each.target) for each in images]
+    strokes = [_number_strokes(target, STROKE_SIDE[dimensions]) for target in targets]
+    offsets = np.cumsum([0, *(int(each.max(initial=0)) + 1 for each in strokes)])
+    tiles = _draw_tiles(targets, FEATURE_TILE[dimensions], generator)
+    columns, labels, names, held_out, around, sums = [], [], [], [], [], _Moments()
+    for done, (number, tile) in enumerate(tiles):
+        yield Progress(done, len(tiles), f"computing features: tile {done + 1} of {len(tiles)}")
+        target = targets[number][tile]
+        chosen = _draw_pixels(target, generator)
+        at = tuple(chosen.T)
+        features, inside = _features_of(network, images[number].image, tile, compute)
+        sums.add(features)
+        columns.append(_columns(network, features, tuple(a + s for a, s in zip(at, inside, strict=True))))
+        labels.append(target[at].astype(np.int64))
+        names.append(strokes[number][tile][at] + offsets[number])
+        held_out.append(images[number].held_out[tile][at] != IGNORED)
+        sides = features[0].shape[2:]  # the finest level has the resolution of the image
+        around.append(
+            _columns(network, features, tuple(generator.integers(side, size=PIXELS_AROUND) for side in sides))
+        )
+    means, variances = sums.means_and_variances()
+    return LabelledPixels(
+        columns=np.concatenate(columns),
+        labels=np.concatenate(labels),
+        strokes=np.concatenate(names),
+        is_held_out=np.concatenate(held_out),
+        around=np.concatenate(around),
+        means=means,
+        variances=variances,
+        groups=_group_maps(network),
+    )
+
+
+def _group_maps(network: TaughtNetwork) -> tuple[tuple[int, ...], ...]:
+    """Return the numbers of the feature maps of each regression: filters, with those of the way down, and all."""
+    strides = [level.stride for level in network.levels]
+    deepest = max(number for number, stride in enumerate(strides) if stride == max(strides))
+    maps = len(network.feature_strides)
+    filters = tuple(range(len(strides), maps))
+    return filters, (*range(deepest + 1), *filters), tuple(range(maps))
+
+
+def _number_strokes(target: NDArray[np.int8], side: int) -> NDArray[np.int64]:
+    """Return numbers from 1 of connected pixels with one label, parted by a grid of `side`; 0 = not labelled."""
+    cells = np.zeros(target.shape, np.int64)
+    for axis, length in enumerate(target.shape):
+        index = np.arange(length).reshape([-1 if other == axis else 1 for other in range(target.ndim)])
+        cells = cells * (length // side + 1) + index // side
+    numbers, count = np.zeros(target.shape, np.int64), 0
+    for label in np.unique(target[target != IGNORED]):
+        pieces, _ = ndimage.label(target == label, np.ones((3,) * target.ndim))
+        small = np.bincount(pieces.ravel())[pieces] <= side**2
+        # a stroke is one piece, however it lies in the grid; an accepted region is as many as it has cells
+        parts = np.where(small, 0, cells + 1) + pieces * (int(cells.max()) + 2)
+        inside = pieces > 0
+        _, number = np.unique(parts[inside], return_inverse=True)
+        numbers[inside] = count + 1 + number.ravel()
+        count = int(numbers.max())
+    return numbers
+
+
+def _draw_tiles(
+    targets: Sequence[NDArray[np.int8]], side: int, generator: np.random.Generator
+) -> list[tuple[int, tuple[slice, ...]]]:
+    """Return tiles with labels, (number of the image, tile): at most `MOST_TILES`, those with rare labels first."""
+    found: list[tuple[int, tuple[slice, ...], frozenset[int]]] = []
+    for number, target in enumerate(targets):
+        for corner in product(*(range(0, length, side) for length in target.shape)):
+            tile = tuple(slice(start, start + side) for start in corner)
+            labels = frozenset(np.unique(target[tile]).tolist()) - {IGNORED}
+            if labels:
+                found.append((number, tile, labels))
+    order = [found[place] for place in generator.permutation(len(found))]
+    counts = {label: sum(label in tile[2] for tile in order) for tile in order for label in tile[2]}
+    if len(order) > MOST_TILES:
+        order.sort(key=lambda tile: min(counts[label] for label in tile[2]))  # stable: drawn among equals
+        rare = order[: MOST_TILES // 2]
+        rest = order[MOST_TILES // 2 :]
+        order = [*rare, *(rest[place] for place in generator.permutation(len(rest))[: MOST_TILES - len(rare)])]
+    return [(number, tile) for number, tile, _ in order]
+
+
+def _draw_pixels(target: NDArray[np.int8], generator: np.random.Generator) -> NDArray[np.intp]:
+    """Return places (pixels, dimensions) of at most `PIXELS` of each label."""
+    chosen = []
+    for label in np.unique(target[target != IGNORED]):
+        there = np.argwhere(target == label)
+        chosen.append(there[generator.permutation(len(there))[:PIXELS]])
+    return np.concatenate(chosen)
+
+
+def _features_of(
+    network: TaughtNetwork, image: NDArray[Any], tile: tuple[slice, ...], compute: Compute
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Return the features of a tile with its border, and where the tile begins in them."""
+    border, stride = FEATURE_BORDER[network.spec.dimensions], network.stride
+    first = [max(0, part.start - border) // stride * stride for part in tile]
+    last = [min(length, part.stop + border) for part, length in zip(tile, image.shape[1:], strict=True)]
+    cut = image[(slice(None), *(slice(a, b) for a, b in zip(first, last, strict=True)))].astype(np.float32)
+    missing = [(0, -length % stride) for length in cut.shape[1:]]
+    padded = torch.from_numpy(np.pad(cut, [(0, 0), *missing], mode="symmetric"))
+    with torch.inference_mode(), compute.autocast():
+        features = network.features(compute.upload(padded[None]))
+    inside = tuple(part.start - start for part, start in zip(tile, first, strict=True))
+    return tuple(values.float() for values in features), inside
+
+
+def _columns(network: TaughtNetwork, features: Sequence[Tensor], places: tuple[NDArray[np.intp], ...]) -> Columns:
+    """Return the features (pixels, columns) at `places`, up-sampled as the head does it."""
+    at = tuple(torch.from_numpy(place) for place in places)
+    mode, parts = LAYERS[network.spec.dimensions].linear, []
+    for stride, values in zip(network.feature_strides, features, strict=True):
+        large = values
+        if stride > 1:
+            large = functional.interpolate(values, scale_factor=stride, mode=mode, align_corners=False)
+        parts.append(large[0].flatten(1)[:, _flat_places(at, large.shape[2:])].T.cpu().numpy())
+    return np.concatenate(parts, axis=1)
+
+
+def _flat_places(at: tuple[Tensor, ...], shape: Sequence[int]) -> Tensor:
+    flat = torch.zeros_like(at[0])
+    for place, length in zip(at, shape, strict=True):
+        flat = flat * length + place
+    return flat
+
+
+class _Moments:
+    """Sums of feature maps and of their squares."""
+
+    def __init__(self) -> None:
+        self._maps: list[tuple[int, NDArray[np.float64], NDArray[np.float64]]] = []
+
+    def add(self, features: Sequence[Tensor]) -> None:
+        """Add the maps (1, channels, *space) of a tile."""
+        new = []
+        for values in features:
+            flat = values[0].flatten(1).double()
+            new.append((flat.shape[1], flat.sum(dim=1).cpu().numpy(), flat.square().sum(dim=1).cpu().numpy()))
+        old = self._maps or [(0, np.zeros_like(total), np.zeros_like(total)) for _, total, _ in new]
+        self._maps = [(n + m, a + c, b + d) for (n, a, b), (m, c, d) in zip(old, new, strict=True)]
+
+    def means_and_variances(self) -> tuple[tuple[NDArray[np.float32], ...], tuple[NDArray[np.float32], ...]]:
+        """Return those of each map."""
+        means = tuple(total / count for count, total, _ in self._maps)
+        variances = tuple(
+            np.maximum(square / count - mean**2, 1e-6)
+            for (count, _, square), mean in zip(self._maps, means, strict=True)
+        )
+        return tuple(m.astype(np.float32) for m in means), tuple(v.astype(np.float32) for v in variances)
+
+
+@dataclass(frozen=True)
+class FittedClass:
+    """A logistic regression: weights of the columns in standard units, and bias.
+
+    loss: as cross-validated, in nats; of several regressions their mean.
+    """
+
+    weights: NDArray[np.float32]
+    bias: float
+    loss: float
+
+
+def fit_class(pixels: LabelledPixels, positive: NDArray[np.bool_]) -> FittedClass:
+    """Return a classifier of the `positive` pixels against all others, both together as heavy as the other side.
+
+    Every feature map is worth as much as any other, however many channels it has: so the wide levels deep in a network
+    don't drown the few filters.
+    """
+    lengths = np.array([len(mean) for mean in pixels.means])
+    size = np.repeat(lengths, lengths).astype(np.float32)
+    scale = 1 / np.sqrt(np.concatenate(pixels.variances) * size)
+    columns, around = ((each - np.concatenate(pixels.means)) * scale for each in (pixels.columns, pixels.around))
+    folds = _folds_of(pixels.strokes, positive)
+    fitted = []
+    for group in pixels.groups:
+        inside = np.repeat(np.isin(np.arange(len(lengths)), group), lengths)
+        one = _fit_regression(_Samples.of(columns[:, inside], positive), folds)
+        weights = np.zeros(len(size), np.float32)
+        weights[inside] = one.weights
+        fitted.append(replace(one, weights=weights))
+    weights = np.mean([one.weights for one in fitted], axis=0, dtype=np.float32)
+    bias = float(np.mean([one.bias for one in fitted]))
+    called = np.clip(np.mean(around @ weights + bias > 0), RAREST, 0.5)
+    bias += SHIFT * float(np.log(called / (1 - called)))
+    return FittedClass(np.asarray(weights / np.sqrt(size)), bias, float(np.mean([one.loss for one in fitted])))
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Columns (pixels, columns), whether each pixel is of the class, and what it weighs: 1 in sum."""
+
+    columns: Columns
+    positive: NDArray[np.bool_]
+    weights: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, columns: Columns, positive: NDArray[np.bool_]) -> _Samples:
+        """Return samples in which the class weighs as much as all else."""
+        share = np.clip(positive.mean(), 1e-6, 1 - 1e-6)
+        weights = np.where(positive, 0.5 / share, 0.5 / (1 - share))
+        return cls(columns, positive, (weights / weights.sum()).astype(np.float32))
+
+    def loss(self, logits: NDArray[np.float32]) -> float:
+        """Return the mean cross-entropy in nats."""
+        return float(self.weights @ (np.logaddexp(0, logits) - self.positive * logits))
+
+
+def _folds_of(strokes: NDArray[np.int64], positive: NDArray[np.bool_]) -> NDArray[np.int64] | None:
+    """Return which fold each pixel is held out in, strokes as wholes; None where a side has a single stroke."""
+    folds = np.zeros(len(strokes), np.int64)
+    for side in (positive, ~positive):
+        names = np.unique(strokes[side])
+        if len(names) < 2:
+            return None
+        folds[side] = np.searchsorted(names, strokes[side]) % min(FOLDS, len(names))
+    return folds
+
+
+def _fit_regression(samples: _Samples, folds: NDArray[np.int64] | None) -> FittedClass:
+    """Return a regression with the penalty that cross-validates best, as sure as it is right."""
+    if folds is None:
+        weights, bias = _fit(samples, UNTRIED)
+        return FittedClass(weights, bias, samples.loss(samples.columns @ weights + bias))
+    tried = [_cross_validate(samples, folds, penalty) for penalty in PENALTIES]
+    best = min(range(len(PENALTIES)), key=lambda number: tried[number][1])
+    temperature, loss = tried[best]
+    weights, bias = _fit(samples, PENALTIES[best])
+    return FittedClass(weights * np.float32(temperature), bias * temperature, loss)
+
+
+def _cross_validate(samples: _Samples, folds: NDArray[np.int64], penalty: float) -> tuple[float, float]:
+    """Return by what the logits must be multiplied to be as sure as they are right, and the loss that is left."""
+    logits = np.zeros(len(folds), np.float32)
+    for fold in range(int(folds.max()) + 1):
+        held_out = folds == fold
+        weights, bias = _fit(_Samples.of(samples.columns[~held_out], samples.positive[~held_out]), penalty)
+        logits[held_out] = samples.columns[held_out] @ weights + bias
+    losses = [samples.loss(logits * np.float32(each)) for each in TEMPERATURES]
+    best = int(np.argmin(losses))
+    return float(TEMPERATURES[best]), losses[best]
+
+
+def _fit(samples: _Samples, penalty: float) -> tuple[NDArray[np.float32], float]:
+    """Return the weights and the bias of the lowest loss with the penalty."""
+    # not torch.optim: its first optimizer loads torch's compiler, which takes longer than all the rest
+    columns, count = samples.columns, samples.columns.shape[1]
+
+    def value_and_gradient(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        weights, bias = parameters[:count], parameters[count]
+        logits = columns @ weights.astype(np.float32) + np.float32(bias)
+        away = samples.weights * (expit(logits) - samples.positive)
+        gradient = np.append(columns.T @ away + 2 * penalty * weights, away.sum())
+        return samples.loss(logits) + penalty * float(weights @ weights), gradient
+
+    found = minimize(
+        value_and_gradient,
+        np.zeros(count + 1),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": LBFGS_ITERATIONS, "ftol": 1e-7},
+    )
+    return found.x[:count].astype(np.float32), float(found.x[count])
