@@ -80,5 +80,5 @@ if engine.DeviceTurn.run.__name__ != "slowly":  # Dask may load this twice
     engine.DeviceTurn.run = slowed(engine.DeviceTurn.run)  # type: ignore[method-assign]
     run_file.read_input = ending(run_file.read_input)
     if HOLDS:
-        dask_worker.ProgressReporter.tell = held(dask_worker.ProgressReporter.tell)  # type: ignore[method-assign]
+        dask_worker.ProgressReporter.send = held(dask_worker.ProgressReporter.send)  # type: ignore[method-assign]
         dask_worker.ProgressReporter.__init__ = with_kind(dask_worker.ProgressReporter.__init__)  # type: ignore[method-assign]

@@ -21,7 +21,7 @@ def values(kind, count):
 
 @pytest.mark.parametrize("kind", ["normal", "few values", "long tail", "constant"])
 @pytest.mark.parametrize("count", [1, 2, 7, 300, 5000, 70_000])
-@pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "i4", "f4", "f8", ">f4", ">u2"])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "i4", "f2", "f4", "f8", ">f4", ">u2"])
 def test_percentiles_are_those_of_numpy(kind, count, dtype):
     of_type = values(kind, count).astype(dtype)
     wanted = np.percentile(of_type.astype(np.float64), SHARES)

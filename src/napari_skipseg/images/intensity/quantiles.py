@@ -35,12 +35,15 @@ def percentiles(values: NDArray[Any], shares: Sequence[float]) -> list[float]:
 
 def _values_of_ranks(values: NDArray[Any], ranks: NDArray[np.intp]) -> NDArray[Any]:
     """Return which values would stand at `ranks` if all were sorted. Only the bins that hold them are sorted."""
+    if values.dtype == np.float16:  # it has too few digits to number the bins
+        values = values.astype(np.float32)
     lowest, highest = float(values.min()), float(values.max())
     if values.size < _MANY or not 0 < highest - lowest < np.inf:
         ordered: NDArray[Any] = np.sort(values, axis=None)
         return ordered[ranks]
     away = values.ravel() - (np.float32(lowest) if values.dtype == np.float32 else lowest)
-    bins = (away * ((_BINS - 1) / (highest - lowest))).astype(np.uint16)
+    # float32 may round the distance of the highest value up, and so put it into a bin too many
+    bins = np.minimum(away * ((_BINS - 1) / (highest - lowest)), _BINS - 1).astype(np.uint16)
     counts = np.bincount(bins, minlength=_BINS)
     upto = np.cumsum(counts)
     wanted = np.searchsorted(upto, ranks, side="right")
