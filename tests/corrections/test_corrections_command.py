@@ -13,6 +13,7 @@ import pytest
 import tifffile
 
 from napari_skipseg import cli
+from napari_skipseg.cli.corrections import UNNAMED
 from napari_skipseg.corrections.catalog import find_corrections
 from napari_skipseg.corrections.store import open_corrections
 from napari_skipseg.images.files import read_stack
@@ -57,7 +58,7 @@ def test_labels_go_in_and_out(run: Run, image: Path, labels: Path, tmp_path: Pat
     assert (code, told.splitlines()[0]) == (0, "25 pixels taken over as corrections of 'cells':")
     counts = np.unique_counts(read_stack(labels).data[...])
     assert told.splitlines()[1:] == [
-        f"  {value} = {'background' if value == 1 else 'a class without a name; name it in the Correct tab'}: {count}"
+        f"  {value} = {'background' if value == 1 else UNNAMED}: {count}"
         for value, count in zip(counts.values.tolist(), counts.counts.tolist(), strict=True)
         if value
     ]
@@ -66,6 +67,20 @@ def test_labels_go_in_and_out(run: Run, image: Path, labels: Path, tmp_path: Pat
     key = find_corrections()[0].subject.key
     assert run("export", key[:10], tmp_path / "out.zarr", "--what", "strokes")[0] == 0
     np.testing.assert_array_equal(read_stack(tmp_path / "out.zarr").data[...], read_stack(labels).data[...])
+
+
+def test_classes_of_labels_are_named(run: Run, image: Path, labels: Path) -> None:
+    assert "2 = vesicle: 25" in run("import", image, labels, "--class", "vesicle=2")[1]
+    assert "2 = mitochondrion: 25" in run("import", image, labels, "--class", "mitochondrion=2", "--class", "rest=3")[1]
+    corrections = open_corrections(read_stack(image))
+    assert {each.name: each.value for each in corrections.classes} == {"mitochondrion": 2, "rest": 3}
+    corrections.close()
+
+
+@pytest.mark.parametrize("named", ["vesicle", "vesicle=1", "vesicle=256", "=2"])
+def test_a_class_that_cannot_be_is_refused(run: Run, image: Path, labels: Path, named: str) -> None:
+    code, _, told = run("import", image, labels, "--class", named)
+    assert (code, "class" in told) == (1, True)
 
 
 def test_they_are_listed(run: Run, image: Path, labels: Path, folder: Path) -> None:

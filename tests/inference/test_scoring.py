@@ -511,7 +511,7 @@ def test_a_frame_without_tissue_changes_no_score(tmp_path, measure, result, valu
     cell, truth = em(1)
     truth = truth if value else 255 - truth  # above 0 in cells, or on membranes; 0 in the frame either way
     membrane = np.clip(1 - cell / np.float32(255), 1 / 255, 1)
-    recipe = {"classes": ["membrane"], "normalization": {"padding": [0]}}
+    recipe = {"operation": "segment", "classes": ["membrane"], "normalization": {"padding": [0]}, "objects": None}
     found = []
     for name, frame in (("plain", 0), ("framed", 40)):
         around = ((0, 0), (frame, frame), (frame, frame))
@@ -526,9 +526,19 @@ def test_a_frame_without_tissue_changes_no_score(tmp_path, measure, result, valu
 
 def test_labels_alone_do_not_show_a_frame_and_a_note_says_so(tmp_path):
     cell, truth = em(1)
-    recipe = {"classes": ["membrane"], "normalization": {"padding": [0]}}
+    recipe = {"operation": "segment", "classes": ["membrane"], "normalization": {"padding": [0]}, "objects": None}
     save_prediction(Prediction(1 - cell / np.float32(255), Space("ZYX"), ("membrane",), recipe=recipe), tmp_path, "em")
     (tmp_path / "em_probability.tif").unlink()
     tifffile.imwrite(tmp_path / "truth.tif", truth, photometric="minisblack")
     (summary,) = score_pair(tmp_path / "em_binary.tif", tmp_path / "truth.tif")
     assert any("score the probability" in note for note in summary.notes)
+
+
+def test_a_probability_of_several_classes_is_scored_by_its_labels(tmp_path):
+    cell, truth = em(1)
+    several = np.stack([cell, 255 - cell]) / np.float32(255)
+    recipe = {"classes": ["cell", "membrane"]}
+    save_prediction(Prediction(several, Space("CZYX"), ("cell", "membrane"), recipe=recipe), tmp_path, "em")
+    tifffile.imwrite(tmp_path / "truth.tif", truth, photometric="minisblack")
+    with pytest.raises(InputError, match="_binary"):
+        score_pair(tmp_path / "em_probability.tif", tmp_path / "truth.tif")

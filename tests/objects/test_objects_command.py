@@ -41,7 +41,7 @@ def test_labels_table_and_scores(objects, probability, tmp_path):
     write_ome_tiff(tmp_path / "em.tif", image, Space("YX", (1.0, 4.0, 4.0), "nm"))
     out = tmp_path / "out"
     flags = ("--method", "cells", "--image", tmp_path / "em.tif", "--truth", tmp_path / "truth.tif")
-    code, shown, errors = objects(probability, out, *flags)
+    code, shown, errors = objects(probability, out, *flags, "--class", "membrane")
     assert (code, errors) == (0, "")
     assert shown.splitlines()[:2] == [str(out / "em_objects.tif"), str(out / "em_objects.csv")]
     labels = read_stack(out / "em_objects.tif")
@@ -98,6 +98,11 @@ def test_flags_reach_the_search(objects, probability, tmp_path):
     expected = skipseg.find_objects(probability, **asked)
     assert np.array_equal(read_stack(out / "em_objects.ome.zarr").data[...], expected)
     assert expected.any()
+
+
+def test_of_several_classes_the_one_that_is_searched_is_named(objects, probability, tmp_path):
+    assert "class vesicle" in objects(probability, tmp_path / "first")[2]
+    assert "--class" not in objects(probability, tmp_path / "named", "--class", "vesicle")[2]
 
 
 def test_a_wrong_option_or_something_of_others_in_the_way_is_one_sentence(objects, probability, tmp_path):

@@ -9,12 +9,12 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image
 
+from napari_skipseg.corrections.subject import CLASS_COLORS
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.space import Space
 from napari_skipseg.inference.prediction import AttentionMap, Prediction
 from napari_skipseg.widgets.layers.axes import axes_of, origin_of, set_calibration, voxel_size_of
 from napari_skipseg.widgets.layers.placement import current_position, place_over
-from napari_skipseg.widgets.layers.result_looks import CLASS_COLORS
 from napari_skipseg.widgets.layers.results import ShownResult, move_results, set_threshold, show_result, stack_of_layer
 
 

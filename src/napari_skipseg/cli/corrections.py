@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_skipseg.cli.options import AsJson
+from napari_skipseg.cli.options import AsJson, read_classes
 from napari_skipseg.errors import InputError
 from napari_skipseg.terminal import print_line, report_rows
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _SHORT = 12
 """Characters of a key that are shown; enough to distinguish it from all others."""
+
+UNNAMED = "a class without a name; name it with --class NAME=VALUE, or in the Correct tab"
 
 app = typer.Typer(help="What was corrected: list, export, import, delete.", rich_markup_mode=None)
 
@@ -81,15 +83,25 @@ def export(
 def import_(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The image that the labels are of.")],
     labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Labels: 1 = background, 2 and more = classes.")],
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", metavar="NAME=VALUE", help="Name a class of the labels; repeat."),
+    ] = None,
 ) -> None:
     """Take labels over as corrections of an image; where they are 0, what there is stays."""
     from napari_skipseg.corrections.exchange import import_labels
     from napari_skipseg.corrections.store import open_corrections
-    from napari_skipseg.corrections.subject import BACKGROUND
+    from napari_skipseg.corrections.subject import BACKGROUND, CLASS_COLORS, FIRST_CLASS, CorrectionClass
     from napari_skipseg.images.files import read_stack
 
+    named = [
+        CorrectionClass(name, value, CLASS_COLORS[(value - FIRST_CLASS) % len(CLASS_COLORS)])
+        for name, value in read_classes(classes or []).items()
+    ]
     corrections = open_corrections(read_stack(image))
     try:
+        values = {each.value for each in named}
+        corrections.name_classes((*(each for each in corrections.classes if each.value not in values), *named))
         counts = import_labels(corrections, labels)
         is_kept = corrections.checkpoint()
         fault = corrections.fault
@@ -100,7 +112,7 @@ def import_(
     print_line(f"{sum(counts.values()):,} pixels taken over as corrections of '{corrections.subject.name}':")
     names = {BACKGROUND: "background"} | {one.value: one.name for one in corrections.classes}
     for value, count in counts.items():
-        print_line(f"  {value} = {names.get(value, 'a class without a name; name it in the Correct tab')}: {count:,}")
+        print_line(f"  {value} = {names.get(value, UNNAMED)}: {count:,}")
 
 
 @app.command()

@@ -61,6 +61,7 @@ class _Wanted(NamedTuple):
 
 def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:
     from napari_skipseg.inference.objects_to_folder import ObjectsRequest, iter_objects_to_folder
+    from napari_skipseg.objects.classes import note_class
     from napari_skipseg.objects.files import describe_padding, doubt_about, doubt_about_planes, read_probability
     from napari_skipseg.scoring.truth import check_truth_shape, read_image_of
 
@@ -68,9 +69,14 @@ def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:
     image = None if wanted.image is None else read_image_of(found.stack, wanted.image)
     if wanted.truth is not None:
         check_truth_shape(found.stack, wanted.truth)
-    for kind, told in (("Warning", doubt_about(found)), ("Note", doubt_about_planes(found.stack, options))):
-        if told:
-            print_line(f"{kind}: {told}", err=True)
+    doubts = (
+        ("Warning", doubt_about(found)),
+        ("Note", note_class(found, options)),
+        ("Note", doubt_about_planes(found.stack, options)),
+    )
+    for kind, doubt in doubts:
+        if doubt:
+            print_line(f"{kind}: {doubt}", err=True)
     padding = describe_padding(found.has_padding, options, found.labels and found.tissue is None)
     for note in (*found.stack.notes, *((padding,) if padding else ()), *(() if image is None else image.notes)):
         print_line(f"Note: {note}", err=True)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from napari_skipseg.errors import InputError
 from napari_skipseg.option_fields import OptionField, option_fields
 
 
@@ -33,6 +34,23 @@ VoxelSizeFlag = Annotated[
 UnitFlag = Annotated[str | None, typer.Option(help="Unit of the voxel size: nm, µm, …")]
 DeviceFlag = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def read_classes(texts: list[str]) -> dict[str, int]:
+    """Return the values of classes by their names, from texts NAME=VALUE.
+
+    Raises:
+        InputError: a text has another form, or a name is given twice.
+    """
+    classes: dict[str, int] = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        if not name or not re.fullmatch("-?[0-9]+", value):
+            raise InputError(f"'{text}' is no class: write NAME=VALUE, such as membrane=0.")
+        if name in classes:
+            raise InputError(f"The class '{name}' is given twice: give each class one name and one value.")
+        classes[name] = int(value)
+    return classes
 
 
 def flag(help: str, *names: str, **more: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from napari_skipseg.cli.options import AsJson
+from napari_skipseg.cli.options import AsJson, read_classes
 from napari_skipseg.errors import InputError
 from napari_skipseg.scores.summary import ScoreSummary
 from napari_skipseg.terminal import print_line, print_or_write_csv, print_report, report_rows, with_progress_bar
@@ -55,7 +54,7 @@ def score(
     if isbi and instances:
         raise InputError("--isbi and --instances are two comparisons: give one of them.")
     measure: Measure = "isbi" if isbi else "instances" if instances else "overlap"
-    options = ScoreOptions(measure, membrane, threshold, _read_classes(classes or []), truth_foreground.value, ignore)
+    options = ScoreOptions(measure, membrane, threshold, read_classes(classes or []), truth_foreground.value, ignore)
     pairs = find_pairs(prediction, truth, options)
     summaries = with_progress_bar(iter_score_pairs(pairs, options), "scoring")
     if measure == "overlap":
@@ -89,18 +88,6 @@ def _with_doubt(summary: ScoreSummary) -> ScoreSummary:
         raise InputError(f"{summary.class_name}: {error}" if summary.class_name else str(error)) from error
     named = f"{summary.class_name}: {doubt}" if summary.class_name else doubt
     return replace(summary, notes=(*summary.notes, named)) if doubt else summary
-
-
-def _read_classes(texts: list[str]) -> dict[str, int]:
-    classes: dict[str, int] = {}
-    for text in texts:
-        name, _, value = text.rpartition("=")
-        if not name or not re.fullmatch("-?[0-9]+", value):
-            raise InputError(f"'{text}' is no class: write NAME=VALUE, such as membrane=0.")
-        if name in classes:
-            raise InputError(f"The class '{name}' is given twice: give each class one name and one value.")
-        classes[name] = int(value)
-    return classes
 
 
 _SHORT = {

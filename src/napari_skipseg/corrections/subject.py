@@ -21,6 +21,8 @@ BACKGROUND = 1
 FIRST_CLASS = 2
 HIGHEST = 255
 """Corrections are bytes."""
+CLASS_COLORS = ("#2ee6c5", "#ffb347", "#7aa2ff", "#ff7ab6", "#c5f06b", "#d59bff")
+"""Colours of classes, in results and in corrections."""
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,15 @@ def probability_of_class(image: ClassImage, options: ObjectOptions) -> ClassProb
     return ClassProbability(stack, place if has_channels else None, 0, False, image.has_padding)
 
 
+def note_class(image: ClassImage, options: ObjectOptions) -> str:
+    """Return in a sentence which of several classes is searched if `options` name none; else ""."""
+    if options.class_name or len(image.class_names) < 2 or not (image.labels or "C" in image.stack.space.axes):
+        return ""
+    found = probability_of_class(image, options)
+    number = found.value - 1 if image.labels else found.channel or 0
+    return f"Objects of the class {image.class_names[number]} are found: --class NAME chooses another one."
+
+
 def holds_few_values(stack: Stack) -> bool:
     """Return whether an image of integers holds labels, not a probability: none above 31, or only 0 and another.
 

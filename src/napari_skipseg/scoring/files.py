@@ -259,7 +259,7 @@ def _membranes_of(
         few = 2 < len(labels) <= MOST_LABELS
         return true == 0, [f"'{name}' holds {len(labels)} values: all but 0 were taken for cells."] if few else []
     if judged == "membranes":
-        share = float(np.mean(true > 0))
+        share = float(np.mean(true[~outside] > 0))
         note = f"'{name}' was scored as above 0 on membranes, as what is above 0 is the thinner part."
         if share < LEAST_BOUNDARY:
             note += f" It is only {percent(share)} of the image: this may be the truth of another class."
@@ -367,7 +367,7 @@ def _read_pair(pair: Pair) -> _Images:
     predicted, true = found.read(everything), labels.read(everything)
     check_labels(true, str(pair.truth))
     notes, outside, recipe = note_voxels(found, labels), np.zeros(true.shape, np.bool_), _recipe(pair.prediction)
-    if not tells_of_padding(recipe) or "objects" in recipe:
+    if not tells_of_padding(recipe) or recipe.get("operation") == "objects":
         return _Images(predicted, true, outside, notes)
     is_labels = recipe.get("layer") == "labels"
     tissue = read_tissue(pair.prediction, found, recipe) if is_labels else found

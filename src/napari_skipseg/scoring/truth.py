@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
 
 _SAME_SIZE = 0.01
@@ -99,6 +99,11 @@ def _is_of_space(stack: Stack) -> bool:
 def _check(found: Stack, true: Stack) -> None:
     for stack in (found, true):
         if not _is_of_space(stack):
+            if stack.file and len((read_recipe(stack.file) or {}).get("classes", ())) > 1:
+                raise InputError(
+                    f"'{stack.file}' holds a probability of each of several classes: score the _binary file of the "
+                    "same run, with --class NAME=VALUE."
+                )
             raise InputError(
                 f"'{stack.file}' has axes {stack.space.axes}: scores take a slice (YX) or a stack (ZYX); where C are "
                 "slices, save it as ImageJ TIFF or OME-TIFF with a Z axis."

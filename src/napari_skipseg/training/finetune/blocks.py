@@ -276,7 +276,9 @@ def _check_values(labels: NDArray[Any], corrected: Corrected, values: tuple[int,
 def _check_counts(counts: Sequence[int], names: tuple[str, ...], values: tuple[int, ...]) -> None:
     for count, name, value in zip(counts, names, values, strict=True):
         if count == 0 and value == BACKGROUND:
-            raise InputError("Every labelled voxel belongs to a class: paint some background too (value 1).")
+            raise InputError(
+                "Every labelled voxel belongs to a class: paint some background too (value 1; 0 means not looked at)."
+            )
         if count == 0:
             raise InputError(
                 f"No voxel is labelled {name} ({value}): paint some, or leave out that class, which these labels then "

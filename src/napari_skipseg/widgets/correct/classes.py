@@ -20,10 +20,16 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_skipseg.corrections.subject import BACKGROUND, FIRST_CLASS, HIGHEST, NOT_LOOKED_AT, CorrectionClass
+from napari_skipseg.corrections.subject import (
+    BACKGROUND,
+    CLASS_COLORS,
+    FIRST_CLASS,
+    HIGHEST,
+    NOT_LOOKED_AT,
+    CorrectionClass,
+)
 from napari_skipseg.errors import InputError
 from napari_skipseg.widgets.forms.fields import PlainLabel, set_hint
-from napari_skipseg.widgets.layers.result_looks import CLASS_COLORS
 from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:

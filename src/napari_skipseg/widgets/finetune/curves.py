@@ -12,11 +12,11 @@ import pyqtgraph
 from qtpy.QtCore import QRectF
 from qtpy.QtWidgets import QGridLayout, QSizePolicy, QVBoxLayout, QWidget
 
+from napari_skipseg.corrections.subject import CLASS_COLORS
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.progress import TrainingProgress, ValidationPicture
 from napari_skipseg.widgets.forms.fields import PlainLabel
 from napari_skipseg.widgets.forms.plots import LINES, LegendPlot, theme_colors
-from napari_skipseg.widgets.layers.result_looks import CLASS_COLORS
 
 HEIGHT, CURVES_HEIGHT = 128, 104
 _LEGEND_ROOM = 0.55

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_skipseg.corrections.subject import CLASS_COLORS
+
 if TYPE_CHECKING:
     from napari.utils.colormaps import DirectLabelColormap
 
-CLASS_COLORS = ("#2ee6c5", "#ffb347", "#7aa2ff", "#ff7ab6", "#c5f06b", "#d59bff")
 PROBABILITY_LOOKS: dict[str, Any] = {"contrast_limits": (0, 1), "blending": "additive", "opacity": 0.6}
 """Its colormap goes from black, which adds nothing to the image, to the colour of the class."""
 HIDDEN_MAP: dict[str, Any] = {"blending": "translucent", "opacity": 0.75, "visible": False}
