@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer
 
-from napari_skipseg.corrections.subject import BACKGROUND
+from napari_skipseg.corrections.subject import BACKGROUND, NOT_LOOKED_AT
 from napari_skipseg.errors import InputError
 from napari_skipseg.inference.prediction import Binary
+from napari_skipseg.objects.classes import tells_of_padding
 from napari_skipseg.widgets.forms.fields import ConnectionGroup
 from napari_skipseg.widgets.layers.placement import PLACING, current_position, pixel_of, visible_box
 from napari_skipseg.widgets.layers.results import KEY, ShownResult
@@ -27,6 +28,7 @@ SEGMENT_FIRST = "Segment first: there is no prediction to accept here."
 FLAT_VIEW = "Go to the 2D view to accept what is right: in 3D the slices behind would be accepted unseen."
 IN_PART = "Only a part of this slice is segmented: press Segment, or accept the view (S)."
 _UNFINISHED = "Not all of this is segmented yet: wait until it is, or press Segment again."
+NO_TISSUE = "Nothing can be accepted here: this part was left out as an area without tissue."
 SLIP = "The box covers only {}: drag it over all that is right, from corner to corner."
 _LEAST_SIDE = 3
 """Pixels of each side of a rectangle; a smaller one is taken for a slip of the mouse."""
@@ -99,11 +101,13 @@ def read_accepted_mask(
 ) -> tuple[AcceptedBox, NDArray[np.uint8]]:
     """Return the box in which the first of the predictions overlaps `box`, and its labels there as correction values.
 
+    Areas without tissue that the segmentation left out are 0, not reviewed: nothing was found there, and nothing missed.
+
     box: in voxels of the image without channels. values: the value of each class by its name. whole: whether the
     prediction must cover the whole box.
 
     Raises:
-        InputError: there is no prediction in the box, it covers only a part, or it is not finished.
+        InputError: there is no prediction or no tissue in the box, it covers only a part, or it is not finished.
     """
     overlaps = [(shown, _overlap(box, shown)) for shown in offers]
     there = [(shown, part) for shown, part in overlaps if part is not None]
@@ -120,13 +124,19 @@ def read_accepted_mask(
     starts, names = _starts(shown), shown.prediction.class_names
     place = tuple(slice(side.start - first, side.stop - first) for side, first in zip(part, starts, strict=True))
     probability, several = shown.prediction.probability, len(names) > 1
-    if not shown.is_whole:
-        seen = np.asarray(probability[(slice(None), *place) if several else place])
-        # a probability of exactly 0 was not written yet
-        if not (seen.max(axis=0) if several else seen).all():
-            raise InputError(_UNFINISHED)
     coded = np.array([BACKGROUND, *(values[name] for name in names)], np.uint8)
-    return part, coded[Binary(probability, threshold, several)[place]]
+    accepted = coded[Binary(probability, threshold, several)[place]]
+    has_padding = tells_of_padding(shown.prediction.recipe)
+    if shown.is_whole and not has_padding:
+        return part, accepted
+    seen = np.asarray(probability[(slice(None), *place) if several else place])
+    is_zero = (seen.max(axis=0) if several else seen) == 0
+    if not shown.is_whole and is_zero.any():  # a probability of exactly 0 was not written yet
+        raise InputError(_UNFINISHED)
+    if has_padding and is_zero.all():
+        raise InputError(NO_TISSUE)
+    accepted[is_zero] = NOT_LOOKED_AT
+    return part, accepted
 
 
 def _starts(shown: ShownResult) -> list[int]:

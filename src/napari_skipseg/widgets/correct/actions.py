@@ -48,6 +48,7 @@ from napari_skipseg.widgets.correct.undo import EditKind
 from napari_skipseg.widgets.forms.worker import Work
 from napari_skipseg.widgets.layers.live import Results
 from napari_skipseg.widgets.segment.form import SegmentForm
+from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -244,7 +245,8 @@ class CorrectActions(QObject):  # type: ignore[misc]
         except SkipsegError as error:
             self.failed.emit(str(error))
             return
-        text = f"Accepted {count_pixels(box)} (U undoes it)."
+        count = count_pixels(box) if accepted.all() else counted(int(np.count_nonzero(accepted)), "pixel")
+        text = f"Accepted {count} (U undoes it)."
         others = [each.name for each in self._classes.judged() if each.value not in values.values()]
         if others:
             named = " and ".join(others)
