@@ -101,7 +101,7 @@ def read_accepted_mask(
 ) -> tuple[AcceptedBox, NDArray[np.uint8]]:
     """Return the box in which the first of the predictions overlaps `box`, and its labels there as correction values.
 
-    Areas without tissue that the segmentation left out are 0, not reviewed: nothing was found there, and nothing missed.
+    Areas without tissue that the segmentation left out are 0, not reviewed: nothing was looked for there.
 
     box: in voxels of the image without channels. values: the value of each class by its name. whole: whether the
     prediction must cover the whole box.
