@@ -90,7 +90,9 @@ def test_mitochondria_are_painted_learnt_and_found_where_nobody_painted(
         corrections = panel.correct_tab.corrections()
         np.testing.assert_array_equal(corrections.strokes[...], painted)
         assert panel.segment_tab.form.model.currentText() == name
-        assert panel.finetune_tab.report.verdict.text().startswith("The new model is better")
+        verdict = panel.finetune_tab.report.verdict.text()
+        assert "not enough to tell" in verdict  # strokes on two slices leave only two places to hold out
+        assert "Dice mitochondrion" in verdict
         assert {"membrane", "mitochondrion"} <= set(read_description(tmp_path / "models" / name).class_names)
         put_away(qtbot, viewer, panel)
     assert read_description(BUILT_IN / "em-membrane").weights_sha256 == parent
@@ -122,14 +124,19 @@ def paint(qtbot, viewer, panel, larva: Larva) -> np.ndarray:
 
 
 def teach(qtbot, panel, engine: Engine) -> str:
-    """Press Fine-tune and kill the engine in the middle; return the new model's name when it is there."""
+    """Press Fine-tune, kill the engine in the middle, and press it again; return the new model's name."""
     panel.tabs.setCurrentIndex([panel.tabs.tabText(n) for n in range(panel.tabs.count())].index("Fine-tune"))
     tab = panel.finetune_tab
     qtbot.waitUntil(tab.tune_button.isEnabled, timeout=120_000)
     qtbot.mouseClick(tab.tune_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: tab.progress_text.text().startswith("step"), timeout=240_000)
+    qtbot.waitUntil(lambda: "feature" in tab.progress_text.text(), timeout=240_000)
     killed = engine.pid
     os.kill(killed, signal.SIGKILL)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=240_000)
+    assert tab.report.isHidden()
+    assert "try again" in tab.message.text()
+    qtbot.waitUntil(tab.tune_button.isEnabled, timeout=120_000)
+    qtbot.mouseClick(tab.tune_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not tab.is_running and not tab.report.isHidden(), timeout=240_000)
     assert engine.pid != killed
     qtbot.waitUntil(lambda: not panel.segment_tab.is_running, timeout=60_000)
@@ -142,4 +149,4 @@ def check_held_out(larva: Larva, name: str) -> None:
     before, after = (np.asarray(segment(held_out, model).probability) > 0.5 for model in ("em-membrane", name))
     assert score_overlap(after[1], larva.truth[HELD_OUT]).dice > 0.3
     assert score_overlap(before, larva.truth[HELD_OUT]).dice < 0.1
-    assert score_overlap(after[0], before).dice > 0.9
+    assert score_overlap(after[0], before).dice > 0.999  # other tiles, so bf16 rounds some voxels differently
