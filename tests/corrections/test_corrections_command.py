@@ -77,6 +77,15 @@ def test_classes_of_labels_are_named(run: Run, image: Path, labels: Path) -> Non
     corrections.close()
 
 
+def test_labels_that_are_refused_rename_no_class(run: Run, image: Path, labels: Path, tmp_path: Path) -> None:
+    run("import", image, labels, "--class", "vesicle=2")
+    tifffile.imwrite(tmp_path / "other.tif", np.full((3, 4, 5), 2, np.uint8), photometric="minisblack")
+    assert run("import", image, tmp_path / "other.tif", "--class", "mitochondrion=2")[0] == 1
+    corrections = open_corrections(read_stack(image))
+    assert [each.name for each in corrections.classes] == ["vesicle"]
+    corrections.close()
+
+
 @pytest.mark.parametrize("named", ["vesicle", "vesicle=1", "vesicle=256", "=2"])
 def test_a_class_that_cannot_be_is_refused(run: Run, image: Path, labels: Path, named: str) -> None:
     code, _, told = run("import", image, labels, "--class", named)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from napari_skipseg.cli.options import AsJson, read_classes
-from napari_skipseg.errors import InputError
+from napari_skipseg.errors import InputError, SkipsegError
 from napari_skipseg.terminal import print_line, report_rows
 
 if TYPE_CHECKING:
@@ -100,9 +100,13 @@ def import_(
     ]
     corrections = open_corrections(read_stack(image))
     try:
-        values = {each.value for each in named}
+        before, values = corrections.classes, {each.value for each in named}
         corrections.name_classes((*(each for each in corrections.classes if each.value not in values), *named))
-        counts = import_labels(corrections, labels)
+        try:
+            counts = import_labels(corrections, labels)
+        except SkipsegError:
+            corrections.name_classes(before)  # labels that are refused change no name either
+            raise
         is_kept = corrections.checkpoint()
         fault = corrections.fault
     finally:
