@@ -5,6 +5,9 @@
 DATA is the folder of real EM data (its README names sources, polarity and terms). Labels in OUT: 0 = background,
 1 = membrane, 2 = mitochondrion, 255 = not known (not counted). Large sets are thinned, small ones repeated by the
 settings files, so that each set is drawn about equally often (samples are drawn by the size of a file).
+
+The sets of mitochondria are written at 12 nm a pixel, and thinned at their own size too, so that the model also works
+where nobody knows the voxel size. Their last slices are files of their own, which the settings hold out.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.transform import resize
 
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
@@ -42,6 +46,12 @@ def doubled(values: NDArray, order: int) -> NDArray:
     return ndimage.zoom(values, (1, 2, 2), order=order, mode="nearest", grid_mode=True)
 
 
+def shrunk(values: NDArray, factor: float) -> NDArray[np.float32]:
+    """Return slices made smaller by `factor` in y and x; each pixel is the mean of those that it covers."""
+    side = round(values.shape[1] * factor), round(values.shape[2] * factor)
+    return np.stack([resize(plane.astype(np.float32), side, anti_aliasing=True) for plane in values])
+
+
 def save(folder: Path, name: str, image: Array, labels: Array, voxel_size: tuple[float, float, float]) -> None:
     for ending, values in (("", image), ("_labels", labels)):
         write_ome_tiff(folder / f"{name}{ending}.tif", np.ascontiguousarray(values), Space("ZYX", voxel_size, "nm"))
@@ -57,11 +67,7 @@ def main(data: Path, out: Path) -> None:
 
     vnc = read("vnc_larva3/stack1-raw-00-09.tif")
     membrane = read("vnc_larva3/stack1-membranes-00-09.tif") > 127
-    mito = read("vnc_larva3/stack1-mitochondria-00-09.tif") >= 128
     save(out, "vnc", vnc, membrane.astype(np.uint8), (50, 4.6, 4.6))
-    save(out, "vnc_mito", vnc, 2 * mito.astype(np.uint8), (50, 4.6, 4.6))
-    both = np.where(mito, 2, membrane).astype(np.uint8)
-    save(out, "vnc_both", vnc, both, (50, 4.6, 4.6))
 
     raw, ids = read("fib25_medulla/raw.tif"), read("fib25_medulla/neurons.tif")
     for plane, axes in (("xy", (0, 1, 2)), ("xz", (1, 0, 2)), ("yz", (2, 0, 1))):
@@ -80,13 +86,28 @@ def main(data: Path, out: Path) -> None:
 
     for name, part in (("smooth", "10-19"), ("scanned", "20-39")):
         image = read(f"cdeep3m_mito/raw-smooth-{part}.tif" if name == "smooth" else f"cdeep3m_mito/raw-{part}.tif")
-        mito = read(f"cdeep3m_mito/mito-{part}.tif") > 0
-        save(out, f"cdeep3m_{name}", image, 2 * mito.astype(np.uint8), (40, 12, 12))
+        labels = (2 * (read(f"cdeep3m_mito/mito-{part}.tif") > 0)).astype(np.uint8)
+        every = slice(None, -2, len(image) // 10)
+        save(out, f"cdeep3m_{name}", image[every], labels[every], (40, 12, 12))
+        save(out, f"cdeep3m_{name}_held", image[-2:], labels[-2:], (40, 12, 12))
 
     image, ids = read("kasthuri_24nm/raw.tif"), read("kasthuri_24nm/mito-ids.tif")
     known = read("kasthuri_24nm/known.tif") > 0
     labels = np.where(known, 2 * (ids > 0), UNKNOWN).astype(np.uint8)
-    save(out, "kasthuri", image, labels, (30, 24, 24))
+    save(out, "kasthuri_24nm", image[1:40:2], labels[1:40:2], (30, 24, 24))
+    for name, chosen in (("kasthuri", slice(0, 40, 6)), ("kasthuri_held", slice(41, 46, 4))):
+        save(out, name, doubled(image[chosen], 3), doubled(labels[chosen], 0), (30, 12, 12))
+
+    soft = read("vnc_larva3/stack1-mitochondria-00-09.tif")
+    mito = 2 * (soft > soft.max(axis=(1, 2), keepdims=True) / 2).astype(np.uint8)  # slices 1 and 7 are 0 and 1
+    save(out, "vnc_mito_5nm", vnc[1:8:3], mito[1:8:3], (50, 4.6, 4.6))
+    for size in (7, 12):
+        image, labels = shrunk(vnc, 4.6 / size), shrunk(mito // 2, 4.6 / size)
+        labels = (2 * (labels > 0.5)).astype(np.uint8)
+        image = np.rint(image).astype(np.uint8)
+        save(out, f"vnc_mito_{size}nm", image[:8], labels[:8], (50, size, size))
+        if size == 12:
+            save(out, "vnc_mito_held", image[8:], labels[8:], (50, size, size))
 
 
 if __name__ == "__main__":
