@@ -10,7 +10,7 @@ import tifffile
 import torch
 
 from napari_skipseg.devices import best_precision
-from napari_skipseg.errors import InputError, ModelError, SpecError
+from napari_skipseg.errors import FileError, InputError, ModelError, SpecError
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.intensity.signature import signature_distance
@@ -168,6 +168,15 @@ def test_before_the_first_step_there_is_nothing_to_keep(files, tmp_path):
     with pytest.raises(SpecError, match="has not begun, so there is nothing to keep yet: cancel it, or wait"):
         work.send(KeepBest())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_model_is_trained_by_one_process_at_a_time(files, tmp_path):
+    work = iter_train(settings_of(files, spec=UNetSpec(widths=(4, 8))), tmp_path, "cpu")
+    next(work)
+    with pytest.raises(FileError, match="being trained .* already"):
+        next(iter_train(settings_of(files, spec=UNetSpec(widths=(4, 8))), tmp_path, "cpu"))
+    assert next(work) is not None
+    work.close()
 
 
 def test_without_a_slice_held_out_a_model_has_no_scores(files, tmp_path):

@@ -20,6 +20,7 @@ from napari_skipseg.devices import Device, cpu_title, first_line, versions
 from napari_skipseg.errors import FileError, ModelError, SpecError
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.margin import iter_measure_margin
+from napari_skipseg.locks import FolderLock
 from napari_skipseg.models.catalog import check_free, describe_model, locate_model
 from napari_skipseg.models.description import Card, ModelDescription, ModelScores, TrainingRecord
 from napari_skipseg.models.folder import is_scored, read_description, write_scores
@@ -72,17 +73,19 @@ def iter_train(
         check_free(settings.name, folder)
     processes.share(settings)  # refused now, not after the images were read
     network = first_weights(settings)
-    compute = choose_compute(network, settings.precision, device_name, scratch / CHECKPOINT, processes)
-    command = yield Progress(0, settings.steps, f"reading the images; training on {compute.reason}")
-    if isinstance(command, KeepBest):
-        raise SpecError("The training has not begun, so there is nothing to keep yet: cancel it, or wait for a step.")
-    data = read_data(settings)
-    if data.findings:
-        yield ImageFindings(0, settings.steps, "reading the images", data.findings)
-    if not is_trained:
-        yield from _iter_fit_and_write(settings, data, network, target, scratch, compute, processes)
-    if processes.is_first:
-        if data.validation:
+    with checkpoint_folder(scratch, processes):
+        compute = choose_compute(network, settings.precision, device_name, scratch / CHECKPOINT, processes)
+        command = yield Progress(0, settings.steps, f"reading the images; training on {compute.reason}")
+        if isinstance(command, KeepBest):
+            raise SpecError(
+                "The training has not begun, so there is nothing to keep yet: cancel it, or wait for a step."
+            )
+        data = read_data(settings)
+        if data.findings:
+            yield ImageFindings(0, settings.steps, "reading the images", data.findings)
+        if not is_trained:
+            yield from _iter_fit_and_write(settings, data, network, target, scratch, compute, processes)
+        if processes.is_first and data.validation:
             names = tuple(label.name for label in settings.classes)
             scores_on = f"slices {settings.validate}, held out of training but used to choose the weights"
             if cuts_cells(data.validation, names):
@@ -91,7 +94,6 @@ def iter_train(
                 model = WholeImages(read_model(target), compute.device, "f32")
                 scores = yield from iter_score_held_out(model, data.validation, names, settings.spec.dimensions)
                 write_scores(target, ModelScores(scores, scores_on))
-        shutil.rmtree(scratch, ignore_errors=True)
     return target
 
 
@@ -105,7 +107,6 @@ def _iter_fit_and_write(
     processes: Processes,
 ) -> Generator[Progress, KeepBest | None, None]:
     """Yield as the network is fitted and its margin measured; the first process writes the model, without scores."""
-    make_scratch(scratch)
     with joined(processes, compute.device):
         state = yield from iter_fit(settings, data, network, scratch / CHECKPOINT, compute, processes)
     if not processes.is_first:
@@ -150,16 +151,36 @@ def keep_model_on_error(target: Path) -> Iterator[None]:
         ) from error
 
 
-def make_scratch(scratch: Path) -> None:
-    """Make the folder of the checkpoint.
+@contextlib.contextmanager
+def checkpoint_folder(folder: Path, processes: Processes) -> Iterator[None]:
+    """Make the folder of the checkpoint for one training at a time; remove it when the training has ended well.
 
     Raises:
-        FileError: it cannot be made.
+        FileError: it cannot be made, or another process trains the same model there.
     """
+    if not processes.is_first:
+        yield
+        return
+    name = folder.name.removesuffix(".training")
+    lock = FolderLock(
+        folder,
+        f"The model '{name}' is being trained in '{folder.parent}' already, by process {{holder}}: wait for its end, "
+        "or give this one another name.",
+    )
     try:
-        scratch.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.take()
     except OSError as error:
-        raise FileError(f"The folder '{scratch}' cannot be made: {error.strerror}. Choose another one.") from error
+        raise FileError(f"The folder '{folder}' cannot be made: {error.strerror}. Choose another one.") from error
+    try:
+        yield
+    except BaseException:
+        lock.release()
+        with contextlib.suppress(OSError):  # a checkpoint stays: the same command resumes from it
+            folder.rmdir()
+        raise
+    lock.release()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def first_weights(settings: TrainSettings) -> Network:

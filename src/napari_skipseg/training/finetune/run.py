@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,7 +67,7 @@ from napari_skipseg.training.progress import ComparisonReport, Finetuned, KeepBe
 from napari_skipseg.training.seen import with_signature
 from napari_skipseg.training.settings import FinetuneSettings, equals_written, settings_to_dict
 from napari_skipseg.training.taught_scale import TaughtScale, taught_scale
-from napari_skipseg.training.train import keep_model_on_error, make_scratch, thin_curve, waits_for_scores
+from napari_skipseg.training.train import checkpoint_folder, keep_model_on_error, thin_curve, waits_for_scores
 
 STEPS_FILE = "steps.txt"
 REHEARSED_HELD_OUT = 4
@@ -131,23 +130,23 @@ def iter_finetune(
         check_free(settings.name, folder)
     parent = parent or read_model(locate_model(settings.model))
     setup = yield from _iter_refusing_keep(_iter_prepare(settings, corrected, parent, processes))
-    if is_trained:
-        if not waits_for_scores(target, lambda record: record.learnt_from_sha256 == setup.sha256):
-            check_free(settings.name, folder)
-        compute = choose_compute(parent.network, settings.precision, device_name, None, processes)
-    else:
-        checkpoint = scratch / CHECKPOINT
-        if afresh and not belongs_to(checkpoint, lambda record: is_record_of(record, settings, setup.sha256)):
-            shutil.rmtree(scratch, ignore_errors=True)
-        compute = choose_compute(parent.network, settings.precision, device_name, checkpoint, processes)
-        make_scratch(scratch)
-        with joined(processes, compute.device):
-            pixels = yield from _iter_fit_and_write(setup, compute, target, scratch)
-    if not processes.is_first:
-        return Finetuned(target, ComparisonReport((), False, "Another process writes the model."))
-    with keep_model_on_error(target):
-        report = yield from _iter_score(setup, compute, target, pixels)
-    shutil.rmtree(scratch, ignore_errors=True)
+    with checkpoint_folder(scratch, processes):
+        if is_trained:
+            if not waits_for_scores(target, lambda record: record.learnt_from_sha256 == setup.sha256):
+                check_free(settings.name, folder)
+            compute = choose_compute(parent.network, settings.precision, device_name, None, processes)
+        else:
+            checkpoint = scratch / CHECKPOINT
+            if afresh and not belongs_to(checkpoint, lambda record: is_record_of(record, settings, setup.sha256)):
+                for left in (checkpoint, scratch / STEPS_FILE):
+                    left.unlink(missing_ok=True)
+            compute = choose_compute(parent.network, settings.precision, device_name, checkpoint, processes)
+            with joined(processes, compute.device):
+                pixels = yield from _iter_fit_and_write(setup, compute, target, scratch)
+        if not processes.is_first:
+            return Finetuned(target, ComparisonReport((), False, "Another process writes the model."))
+        with keep_model_on_error(target):
+            report = yield from _iter_score(setup, compute, target, pixels)
     return Finetuned(target, report)
 
 
