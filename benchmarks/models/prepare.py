@@ -41,6 +41,17 @@ def boundaries(ids: NDArray[np.integer], grow: int) -> NDArray[np.bool_]:
     return ndimage.binary_dilation(edge, cross, iterations=grow) if grow else edge
 
 
+def boundaries_3d(ids: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Return the voxels where ids change to one of the 6 neighbours, on both sides; id 0 is boundary too."""
+    edge = ids == 0
+    for axis in range(3):
+        changed = np.diff(ids.astype(np.int64), axis=axis) != 0
+        before, after = (np.moveaxis(edge, axis, 0)[part] for part in (slice(None, -1), slice(1, None)))
+        before |= np.moveaxis(changed, axis, 0)
+        after |= np.moveaxis(changed, axis, 0)
+    return edge
+
+
 def doubled(values: NDArray, order: int) -> NDArray:
     """Return slices enlarged twofold in y and x."""
     return ndimage.zoom(values, (1, 2, 2), order=order, mode="nearest", grid_mode=True)
@@ -77,7 +88,13 @@ def main(data: Path, out: Path) -> None:
         wide = ndimage.binary_dilation(doubled(edge.astype(np.uint8), 0) > 0, np.ones((1, 2, 2), bool))
         save(out, f"fib25_{plane}", doubled(image[chosen], 3), wide.astype(np.uint8), (10, 5, 5))
 
+    edge = boundaries_3d(ids).astype(np.uint8)
+    for name, part in (("fib25_3d", slice(0, 130)), ("fib25_3d_held", slice(130, None))):
+        save(out, name, raw[part], edge[part], (10, 10, 10))
+        write_ome_tiff(out / f"{name}_ids.tif", np.ascontiguousarray(ids[part]), Space("ZYX", (10, 10, 10), "nm"))
+
     gala, ids = read("gala_fibsem/train-image.tif"), read("gala_fibsem/train-gt.tif")
+    save(out, "gala_3d", gala, boundaries_3d(ids).astype(np.uint8), (10, 10, 10))
     edge = doubled(boundaries(ids, grow=0).astype(np.uint8), 0) > 0
     save(out, "gala", doubled(gala, 3), edge.astype(np.uint8), (10, 5, 5))
 
@@ -95,12 +112,14 @@ def main(data: Path, out: Path) -> None:
     known = read("kasthuri_24nm/known.tif") > 0
     labels = np.where(known, 2 * (ids > 0), UNKNOWN).astype(np.uint8)
     save(out, "kasthuri_24nm", image[1:40:2], labels[1:40:2], (30, 24, 24))
+    save(out, "kasthuri_24nm_held", image[41:46:4], labels[41:46:4], (30, 24, 24))
     for name, chosen in (("kasthuri", slice(0, 40, 6)), ("kasthuri_held", slice(41, 46, 4))):
         save(out, name, doubled(image[chosen], 3), doubled(labels[chosen], 0), (30, 12, 12))
 
     soft = read("vnc_larva3/stack1-mitochondria-00-09.tif")
     mito = 2 * (soft > soft.max(axis=(1, 2), keepdims=True) / 2).astype(np.uint8)  # slices 1 and 7 are 0 and 1
     save(out, "vnc_mito_5nm", vnc[1:8:3], mito[1:8:3], (50, 4.6, 4.6))
+    save(out, "vnc_mito_5nm_held", vnc[8:], mito[8:], (50, 4.6, 4.6))
     for size in (7, 12):
         image, labels = shrunk(vnc, 4.6 / size), shrunk(mito // 2, 4.6 / size)
         labels = (2 * (labels > 0.5)).astype(np.uint8)
