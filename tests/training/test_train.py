@@ -9,6 +9,7 @@ import pytest
 import tifffile
 import torch
 
+from napari_skipseg.api import segment
 from napari_skipseg.devices import best_precision
 from napari_skipseg.errors import FileError, InputError, ModelError, SpecError
 from napari_skipseg.images.files import write_ome_tiff
@@ -25,8 +26,10 @@ from napari_skipseg.models.folder import is_scored, read_description
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
+from napari_skipseg.scores.overlap import score_overlap
 from napari_skipseg.training import evaluate, train
 from napari_skipseg.training.evaluate import WholeImages, iter_score_held_out
+from napari_skipseg.training.finetune.rehearsal import rehearsal_samples_of
 from napari_skipseg.training.patches import read_data
 from napari_skipseg.training.progress import KeepBest
 from napari_skipseg.training.settings import Augmentation, TrainSettings, settings_from_json
@@ -173,7 +176,7 @@ def test_before_the_first_step_there_is_nothing_to_keep(files, tmp_path):
 def test_one_model_is_trained_by_one_process_at_a_time(files, tmp_path):
     work = iter_train(settings_of(files, spec=UNetSpec(widths=(4, 8))), tmp_path, "cpu")
     next(work)
-    with pytest.raises(FileError, match="being trained .* already"):
+    with pytest.raises(FileError, match=r"being trained .* already"):
         next(iter_train(settings_of(files, spec=UNetSpec(widths=(4, 8))), tmp_path, "cpu"))
     assert next(work) is not None
     work.close()
@@ -201,6 +204,48 @@ def test_several_classes_and_ignored_pixels(tmp_path):
     assert model.description.class_names == ("membrane", "mitochondrion")
     assert {"Dice membrane", "Dice mitochondrion"} <= model.description.card.scores.keys()
     assert model.network(torch.zeros(1, 1, 16, 16)).logits.shape == (1, 3, 16, 16)
+
+
+def dark_and_bright(seed):
+    """An image of noise with dark stripes (class 1) and bright squares (class 2), and its whole truth."""
+    generator = np.random.default_rng(seed)
+    truth = np.zeros((3, 64, 64), np.uint8)
+    for plane in truth:
+        plane[:, generator.integers(0, 60, 3)[:, None] + np.arange(4)] = 1
+        for y, x in generator.integers(0, 54, (3, 2)):
+            plane[y : y + 10, x : x + 10] = 2
+    image = np.array([120, 40, 200])[truth] + generator.normal(0, 10, truth.shape)
+    return image.clip(0, 255).astype(np.uint8), truth
+
+
+def test_classes_whose_labels_lie_on_different_images_are_all_learnt(tmp_path):
+    names = ("stripe", "square")
+    for number, name in enumerate(names):
+        image, truth = dark_and_bright(number)
+        shown = np.where(truth == number + 1, truth, 0)
+        for kind, values in (("image", image), ("labels", shown)):
+            tifffile.imwrite(tmp_path / f"{name}-{kind}.tif", values, metadata={"axes": "ZYX"}, ome=True)
+    settings = TrainSettings(
+        "both",
+        tuple(str(tmp_path / f"{name}-image.tif") for name in names),
+        tuple(str(tmp_path / f"{name}-labels.tif") for name in names),
+        tuple(ClassLabel(name, number + 1) for number, name in enumerate(names)),
+        judged=(("stripe",), ("square",)),
+        spec=UNetSpec(widths=(8, 16), out_channels=3),
+        patch=(48, 48),
+        steps=80,
+        learning_rate=1e-2,
+        validate="2,5",
+        augmentation=Augmentation(rotation=0, warp_sigma=0),
+    )
+    model = read_model(run_to_end(iter_train(settings, tmp_path / "out", "cpu")))
+    image, truth = dark_and_bright(9)
+    probability = segment(image, model).probability
+    for number, name in enumerate(names):
+        assert score_overlap(probability[number] > 0.5, truth == number + 1).dice > 0.8
+        assert model.description.card.scores[f"Dice {name}"] > 0.8  # of the one image that shows the class
+    sample = rehearsal_samples_of(tmp_path / "out" / "both", model.description)
+    assert {tuple(row) for row in sample.judged.tolist()} == {(True, False), (False, True)}
 
 
 def test_a_volume_is_trained_on_in_3d(tmp_path):

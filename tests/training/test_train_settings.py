@@ -16,6 +16,7 @@ from napari_skipseg.training.settings import (
 )
 
 MEMBRANE = {"name": "membrane", "label": 0}
+TWO = [{"name": "a", "label": 0}, {"name": "b", "label": 1}]
 GOOD = {"name": "mine", "images": ["a.tif"], "labels": ["b.tif"], "classes": [MEMBRANE]}
 
 
@@ -56,6 +57,10 @@ def test_settings_survive_json():
         ({"classes": [MEMBRANE, {"name": "other", "label": 0}]}, "label value of its own"),
         ({"classes": [MEMBRANE, {"name": "other", "label": 1}]}, "2 classes need a network of 3 output channels"),
         ({"spec": {"network": "unet", "out_channels": 2}}, "1 classes need a network of 1 output channels"),
+        ({"judged": [["membrane"]]}, "Only labels of several classes"),
+        ({"classes": TWO, "judged": [["a"], ["b"]]}, "'judged' has 2 lists of classes for 1 images"),
+        ({"classes": TWO, "judged": [[]]}, "show no class: name at least one of a, b"),
+        ({"classes": TWO, "judged": [["a", "cell"]]}, "show a, cell: name at least one of a, b"),
         ({"ignore": 0}, "both a class and the value to ignore"),
         ({"images": []}, "0 images and 1 label files"),
         ({"images": ["a.tif", "c.tif"]}, "2 images and 1 label files"),

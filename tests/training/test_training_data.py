@@ -100,7 +100,7 @@ def test_thin_classes_are_widened_over_the_background(settings_for, dimensions):
 def test_a_batch_is_the_same_at_the_same_step(settings_for):
     settings = settings_for([raw()], [truth()], batch=3)
     runs = read_data(settings).training
-    images, targets = draw_batch(runs, settings, step=4)
+    images, targets, _ = draw_batch(runs, settings, step=4)
     assert (images.shape, targets.shape) == ((3, 1, 16, 16), (3, 16, 16))
     assert draw_batch(runs, settings, step=4)[0].equal(images)
     assert not draw_batch(runs, settings, step=5)[0].equal(images)

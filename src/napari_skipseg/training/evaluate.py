@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -101,21 +102,24 @@ def iter_score_held_out(
     pieces = list(runs)  # what the network sees at once: a run of slices, in 2D each slice
     if dimensions == 2:
         pieces = [
-            LabelledImage(run.image[:, z : z + 1], run.target[z : z + 1])
+            replace(run, image=run.image[:, z : z + 1], target=run.target[z : z + 1])
             for run in runs
             for z in range(len(run.target))
         ]
     total = sum(network.count_tiles(piece.target.shape[-dimensions:]) for piece in pieces)
-    total += sum(len(piece.target) for piece in pieces) if has_cells else 0
+    total += sum(len(piece.target) for piece in pieces if has_cells and (not piece.judged or piece.judged[0]))
     done = 0
     for number, piece in enumerate(pieces):
         at = f"scoring what is held out, {number + 1} of {len(pieces)}"
-        cell = np.empty(piece.target.shape, np.float32) if has_cells else None
+        shows_cells = has_cells and (not piece.judged or piece.judged[0])
+        cell = np.empty(piece.target.shape, np.float32) if shows_cells else None
         image = piece.image if dimensions == 3 else piece.image[:, 0]
         for result in network.iter_tiles(image):
             target = piece.target[_in_piece(result.keep)]
             if (target >= 0).any():
                 for label, found in enumerate(overlaps.values(), start=1):
+                    if piece.judged and not piece.judged[label - 1]:
+                        continue
                     found.append(score_overlap(result.probability[label - 1] > 0.5, target == label, target >= 0))
             if cell is not None:
                 cell[_in_piece(result.keep)] = 1 - result.probability[0]

@@ -36,10 +36,12 @@ class LabelledImage:
     """A run of slices with their labels.
 
     image: (C, Z, Y, X) float32 in standard units. target: (Z, Y, X) int16: 0 = background, 1… = classes, -1 = ignored.
+    judged: of each class whether the target shows it; empty = all. Background may hold the classes that it does not.
     """
 
     image: NDArray[np.float32]
     target: NDArray[np.int16]
+    judged: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ def read_data(settings: TrainSettings) -> TrainingData:
     stacks: list[Stack] = []
     values: set[int] = set()
     findings: list[str] = []
-    for image_path, label_path in zip(settings.images, settings.labels, strict=True):
+    names = [label.name for label in settings.classes]
+    shown = settings.judged or (names,) * len(settings.images)
+    for image_path, label_path, judged in zip(settings.images, settings.labels, shown, strict=True):
         stack = read_stack(image_path, settings.axes or None, settings.voxel_size, settings.unit)
         stacks.append(stack)
         labels = read_stack(label_path, settings.label_axes or None, are_labels=True)
@@ -77,6 +81,7 @@ def read_data(settings: TrainSettings) -> TrainingData:
                 f"The labels '{labels.name}' are a JPEG, which has changed their values: save them as PNG."
             )
         labelled, found, notes = _read_pair(stack, labels, settings)
+        labelled = replace(labelled, judged=tuple(name in judged for name in names))
         values |= found
         findings += [f"{stack.name}: {finding}" for finding in (*stack.notes, *notes)]
         depth = labelled.target.shape[0]
@@ -168,7 +173,7 @@ def _runs(labelled: LabelledImage, wanted: list[bool]) -> list[LabelledImage]:
     """Return the runs of neighbouring slices that are wanted."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
     return [
-        LabelledImage(labelled.image[:, start:stop], labelled.target[start:stop])
+        LabelledImage(labelled.image[:, start:stop], labelled.target[start:stop], labelled.judged)
         for start, stop in edges.reshape(-1, 2).tolist()
     ]
 
@@ -194,9 +199,7 @@ def draw_sample(
 
     A 2D patch comes from one slice, a 3D one from a run of slices; runs are drawn by their size.
     """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-    sizes = torch.tensor([float(run.target.size) for run in runs])
-    run = runs[int(torch.multinomial(sizes, 1, generator=generator))]
+    run, generator = _choose_run(runs, seed, number)
     image, target = run.image, run.target
     if len(patch) == 2:
         z = int(torch.randint(0, target.shape[0], (), generator=generator))
@@ -209,6 +212,13 @@ def draw_sample(
             first + side / 2
         )  # on whole voxels, so that a patch that is not rotated or warped is not blurred either
     return cut_sample(image, target, tuple(middle), patch, options, generator)
+
+
+def _choose_run(runs: tuple[LabelledImage, ...], seed: int, number: int) -> tuple[LabelledImage, torch.Generator]:
+    """Return the run of which sample `number` is a part, and the generator of all else in that sample."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+    sizes = torch.tensor([float(run.target.size) for run in runs])
+    return runs[int(torch.multinomial(sizes, 1, generator=generator))], generator
 
 
 def cut_sample(
@@ -236,8 +246,15 @@ def cut_sample(
     return spoil_sections(options, vary_greys(options, pixels, generator), generator), labels
 
 
-def draw_batch(runs: tuple[LabelledImage, ...], settings: TrainSettings, step: int) -> tuple[Tensor, Tensor]:
-    """Return the batch of `step`: images (N, C, *patch) and targets (N, *patch)."""
+def draw_batch(runs: tuple[LabelledImage, ...], settings: TrainSettings, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the batch of `step`: images (N, C, *patch), targets (N, *patch) and the classes they show (N, classes)."""
     numbers = range(step * settings.batch, (step + 1) * settings.batch)
     drawn = [draw_sample(runs, settings.patch, settings.augmentation, settings.seed, n) for n in numbers]
-    return torch.stack([image for image, _ in drawn]), torch.stack([target for _, target in drawn])
+    judged = [judged_classes(_choose_run(runs, settings.seed, n)[0], len(settings.classes)) for n in numbers]
+    images, targets = (torch.stack(each) for each in zip(*drawn, strict=True))
+    return images, targets, torch.stack(judged)
+
+
+def judged_classes(run: LabelledImage, classes: int) -> Tensor:
+    """Return of each of `classes` whether the target of `run` shows it: bool, (classes,)."""
+    return torch.tensor(run.judged or (True,) * classes)

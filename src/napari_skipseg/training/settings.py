@@ -235,9 +235,10 @@ class FitSettings:
 class TrainSettings(FitSettings):
     """A whole training run.
 
-    classes: label values that stand for none of them are background. patch: (z, y, x) or (y, x) of a sample.
-    protocol: optimiser, rates and first weights by name; a learning_rate, weight_decay or warm_up given here replaces
-    the protocol's.
+    classes: label values that stand for none of them are background. judged: for each image the names of the classes
+    that its labels show; their background may hold the other classes. Empty if all labels show all classes. patch:
+    (z, y, x) or (y, x) of a sample. protocol: optimiser, rates and first weights by name; a learning_rate, weight_decay
+    or warm_up given here replaces the protocol's.
     """
 
     validate: Annotated[
@@ -260,6 +261,7 @@ class TrainSettings(FitSettings):
     learning_rate: Annotated[
         float | None, Option("Learning rate", "Highest learning rate; by default that of the protocol.", above=0)
     ] = None
+    judged: tuple[tuple[str, ...], ...] = ()
     ignore: Annotated[int | None, Option("Ignored value", "Label value of voxels that do not count.")] = None
     widen: Annotated[
         int,
@@ -295,6 +297,8 @@ class TrainSettings(FitSettings):
         values = [label.label for label in self.classes]
         if not values:
             raise SpecError("Name at least one class, each with a name and a label value of its own (NAME=VALUE).")
+        if self.judged:
+            self._check_judged({label.name for label in self.classes})
         if self.ignore is not None and self.ignore in values:
             raise SpecError(f"Label value {self.ignore} is both a class and the value to ignore.")
         if len(self.patch) != self.spec.dimensions or min(self.patch) < 8:
@@ -325,6 +329,20 @@ class TrainSettings(FitSettings):
             raise SpecError("One pixel is left of a batch at the network's deepest level: enlarge the patch or batch.")
         if not slices_to_hold_out(self.validate) and self.patience:
             raise SpecError("Patience needs slices held out to watch: name some with validate, such as 20-24.")
+
+    def _check_judged(self, names: set[str]) -> None:
+        if len(names) < 2:
+            raise SpecError("Only labels of several classes can show some of them: leave out 'judged'.")
+        if len(self.judged) != len(self.images):
+            raise SpecError(
+                f"'judged' has {len(self.judged)} lists of classes for {len(self.images)} images: give one for each."
+            )
+        for image, shown in zip(self.images, self.judged, strict=True):
+            if not shown or not set(shown) <= names:
+                raise SpecError(
+                    f"The labels of '{image}' are said to show {', '.join(shown) or 'no class'}: name at least one of "
+                    f"{', '.join(sorted(names))}."
+                )
 
     @property
     def training_protocol(self) -> Protocol:

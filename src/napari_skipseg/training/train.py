@@ -35,8 +35,8 @@ from napari_skipseg.training.distributed import ONE_PROCESS, Processes, joined
 from napari_skipseg.training.evaluate import CELLS_ARE_CUT, WholeImages, cuts_cells, iter_score_held_out
 from napari_skipseg.training.finetune.rehearsal import sample_of_training, sample_to_bytes
 from napari_skipseg.training.fit import initialise, iter_learn
-from napari_skipseg.training.losses import loss
-from napari_skipseg.training.patches import LabelledImage, TrainingData, draw_batch, read_data
+from napari_skipseg.training.losses import loss, merge_unknown
+from napari_skipseg.training.patches import LabelledImage, TrainingData, draw_batch, judged_classes, read_data
 from napari_skipseg.training.progress import KeepBest, ValidationPicture
 from napari_skipseg.training.seen import with_signature
 from napari_skipseg.training.settings import (
@@ -296,13 +296,18 @@ class TrainTask:
 
     def loss(self, network: Network, number: int) -> Tensor:
         """Return the loss of part `number` of all batches."""
-        images, targets = draw_batch(self.data.training, self.share, number)
+        images, targets, judged = draw_batch(self.data.training, self.share, number)
         logits = self.compute.logits(network, images)
-        return loss(self.settings.loss, logits, targets.to(logits.device), self.settings.class_weight)
+        return self._loss(logits, targets, judged)
+
+    def _loss(self, logits: Tensor, targets: Tensor, judged: Tensor) -> Tensor:
+        merged = merge_unknown(logits, judged.to(logits.device))
+        return loss(self.settings.loss, merged, targets.to(logits.device), self.settings.class_weight)
 
     def iter_validate(self, network: Network) -> Generator[tuple[int, int], None, Validation | None]:
         """Yield after each held-out patch; return their mean loss, Dice of all classes together, and a picture.
 
+        Of a class that a patch does not show, nothing counts.
         The picture shows the patch with the most voxels of a class.
         """
         patches = _validation_patches(self.data.validation, self.settings.spec.dimensions)
@@ -315,9 +320,10 @@ class TrainTask:
                 image, target = (torch.from_numpy(np.ascontiguousarray(each)) for each in (patch.image, patch.target))
                 logits = self.compute.logits(network, image[None])
                 truth = target[None].to(logits.device)
-                losses.append(float(loss(self.settings.loss, logits, truth, self.settings.class_weight)))
+                judged = judged_classes(patch, len(self.settings.classes))
+                losses.append(float(self._loss(logits, truth, judged[None])))
                 probability = class_probability(logits)
-                predicted = (probability > 0.5).any(dim=1) & (truth >= 0)
+                predicted = (probability[:, judged] > 0.5).any(dim=1) & (truth >= 0)
                 overlap += float((predicted & (truth > 0)).sum())
                 sizes += float(predicted.sum() + (truth > 0).sum())
                 found = int((target > 0).sum())
@@ -367,9 +373,12 @@ def _validation_patches(runs: tuple[LabelledImage, ...], dimensions: int) -> lis
         )
         image, target = run.image[(slice(None), slice(None), *middle)], run.target[(slice(None), *middle)]
         if dimensions == 2:
-            patches += [LabelledImage(image[:, z], target[z]) for z in range(len(target))]
+            patches += [replace(run, image=image[:, z], target=target[z]) for z in range(len(target))]
         else:
-            patches += [LabelledImage(image[(slice(None), *block)], target[block]) for block in _blocks(target.shape)]
+            patches += [
+                replace(run, image=image[(slice(None), *block)], target=target[block])
+                for block in _blocks(target.shape)
+            ]
     return patches
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from napari_skipseg.training.finetune.blocks import LabelledBlock
 from napari_skipseg.training.finetune.crops import CorrectionCrops
 from napari_skipseg.training.finetune.labels import ClassPlan
 from napari_skipseg.training.losses import IGNORED
-from napari_skipseg.training.patches import LabelledImage, TrainingData
+from napari_skipseg.training.patches import LabelledImage, TrainingData, judged_classes
 
 _PATCH = {2: (256, 256), 3: (32, 64, 64)}
 """Size of a patch by dimensions."""
@@ -37,6 +37,7 @@ _HELD_OUT = 0.2
 SYNTHETIC = {"membrane": (make_sample, (8, 256, 256)), "boundary": (make_isotropic_sample, (64, 128, 128))}
 """What replaces the data of a built-in model, by its first class, and how much of it."""
 
+Drawn = TypeVar("Drawn")
 Piece = tuple[NDArray[Any], NDArray[Any]]
 """An image (C, *space) in standard units and its target (*space)."""
 
@@ -126,10 +127,10 @@ def sample_from_bytes(content: bytes, description: ModelDescription) -> Rehearsa
 def sample_of_training(data: TrainingData, classes: int, dimensions: int, seed: int) -> RehearsalSamples:
     """Return samples of labelled slices; what was held out of training is held out in them too."""
     most = most_patches(data.training[0].image.shape[0], dimensions)
-    held = _draw(_tiles_of(data.validation, dimensions), round(_HELD_OUT * most), seed)
-    training = _draw(_tiles_of(data.training, dimensions), most - len(held), seed)
-    pieces = [*training, *held]
-    return _stack(pieces, [False] * len(training) + [True] * len(held), np.ones(classes, bool), dimensions)
+    held = _draw(_tiles_of(data.validation, dimensions, classes), round(_HELD_OUT * most), seed)
+    training = _draw(_tiles_of(data.training, dimensions, classes), most - len(held), seed)
+    pieces, judged = zip(*training, *held, strict=True)
+    return _stack(pieces, [False] * len(training) + [True] * len(held), np.stack(judged), dimensions)
 
 
 def sample_of_corrections(
@@ -176,6 +177,7 @@ def _choose(sample: RehearsalSamples, most: int, seed: int) -> RehearsalSamples:
 def _stack(
     pieces: Sequence[Piece], held_out: list[bool], judged: NDArray[np.bool_], dimensions: int, synthetic: bool = False
 ) -> RehearsalSamples:
+    """Return `pieces` as samples. judged: (classes,) of all of them, or (pieces, classes)."""
     count, patch = len(pieces), _PATCH[dimensions]
     images, targets = [], []
     for image, target in pieces:  # one that is smaller than a patch is mirrored, and nothing is known of what is added
@@ -185,14 +187,19 @@ def _stack(
     return RehearsalSamples(
         np.stack(images).astype(np.float16),
         np.stack(targets).astype(np.int8),
-        np.tile(judged, (count, 1)),
+        np.array(np.broadcast_to(judged, (count, judged.shape[-1]))),
         np.array(held_out, bool),
         np.full(count, synthetic),
     )
 
 
-def _tiles_of(runs: Iterable[LabelledImage], dimensions: int) -> list[Piece]:
-    return [piece for run in runs for piece in _tiles(run.image, run.target, dimensions)]
+def _tiles_of(runs: Iterable[LabelledImage], dimensions: int, classes: int) -> list[tuple[Piece, NDArray[np.bool_]]]:
+    """Return patches of `runs` side by side, each with the classes that its target shows."""
+    return [
+        (piece, judged_classes(run, classes).numpy())
+        for run in runs
+        for piece in _tiles(run.image, run.target, dimensions)
+    ]
 
 
 def _tiles(image: NDArray[Any], target: NDArray[Any], dimensions: int) -> Iterator[Piece]:
@@ -214,7 +221,7 @@ def _cut(image: NDArray[Any], target: NDArray[Any], patch: tuple[int, ...]) -> I
         yield image[(slice(None), *part)], target[part]
 
 
-def _draw(pieces: list[Piece], most: int, seed: int) -> list[Piece]:
+def _draw(pieces: list[Drawn], most: int, seed: int) -> list[Drawn]:
     order = np.random.default_rng(seed).permutation(len(pieces))[:most]
     return [pieces[number] for number in sorted(order.tolist())]
 
