@@ -63,6 +63,15 @@ def shrunk(values: NDArray, factor: float) -> NDArray[np.float32]:
     return np.stack([resize(plane.astype(np.float32), side, anti_aliasing=True) for plane in values])
 
 
+def shrunk_labels(labels: NDArray, factor: float) -> Array:
+    """Return labels made smaller by `factor` in y and x: each pixel is what covers most of it, nothing on a draw."""
+    shares = {label: shrunk(labels == label, factor) for label in range(1, int(labels.max()) + 1)}
+    result = np.zeros(next(iter(shares.values())).shape, np.uint8)
+    for label, share in shares.items():
+        result[share > 0.5] = label
+    return result
+
+
 def save(folder: Path, name: str, image: Array, labels: Array, voxel_size: tuple[float, float, float]) -> None:
     for ending, values in (("", image), ("_labels", labels)):
         write_ome_tiff(folder / f"{name}{ending}.tif", np.ascontiguousarray(values), Space("ZYX", voxel_size, "nm"))
@@ -75,10 +84,11 @@ def main(data: Path, out: Path) -> None:
 
     isbi, cells = read("isbi2012/train-volume-00-24.tif"), read("isbi2012/train-labels-00-24.tif")
     save(out, "isbi", isbi, (cells == 0).astype(np.uint8), (50, 4, 4))
+    save(out, "isbi_train", isbi[:20], (cells[:20] == 0).astype(np.uint8), (50, 4, 4))
 
     vnc = read("vnc_larva3/stack1-raw-00-09.tif")
-    membrane = read("vnc_larva3/stack1-membranes-00-09.tif") > 127
-    save(out, "vnc", vnc, membrane.astype(np.uint8), (50, 4.6, 4.6))
+    vnc_membrane = read("vnc_larva3/stack1-membranes-00-09.tif") > 127
+    save(out, "vnc", vnc, vnc_membrane.astype(np.uint8), (50, 4.6, 4.6))
 
     raw, ids = read("fib25_medulla/raw.tif"), read("fib25_medulla/neurons.tif")
     for plane, axes in (("xy", (0, 1, 2)), ("xz", (1, 0, 2)), ("yz", (2, 0, 1))):
@@ -120,10 +130,15 @@ def main(data: Path, out: Path) -> None:
     mito = 2 * (soft > soft.max(axis=(1, 2), keepdims=True) / 2).astype(np.uint8)  # slices 1 and 7 are 0 and 1
     save(out, "vnc_mito_5nm", vnc[1:8:3], mito[1:8:3], (50, 4.6, 4.6))
     save(out, "vnc_mito_5nm_held", vnc[8:], mito[8:], (50, 4.6, 4.6))
+    both = np.where(mito, 2, vnc_membrane).astype(np.uint8)
+    save(out, "vnc_both_5nm", vnc[1:8:3], both[1:8:3], (50, 4.6, 4.6))
+    image, labels = np.rint(shrunk(vnc, 4.6 / 7)).astype(np.uint8), shrunk_labels(both, 4.6 / 7)
+    save(out, "vnc_both_7nm", image[:8], labels[:8], (50, 7, 7))
+    save(out, "vnc_both_held", image[8:], labels[8:], (50, 7, 7))
+    image, labels = np.rint(shrunk(isbi, 4 / 7)).astype(np.uint8), shrunk_labels(cells == 0, 4 / 7)
+    save(out, "isbi_7nm", image[:20], labels[:20], (50, 7, 7))
     for size in (7, 12):
-        image, labels = shrunk(vnc, 4.6 / size), shrunk(mito // 2, 4.6 / size)
-        labels = (2 * (labels > 0.5)).astype(np.uint8)
-        image = np.rint(image).astype(np.uint8)
+        image, labels = np.rint(shrunk(vnc, 4.6 / size)).astype(np.uint8), shrunk_labels(mito, 4.6 / size)
         save(out, f"vnc_mito_{size}nm", image[:8], labels[:8], (50, size, size))
         if size == 12:
             save(out, "vnc_mito_held", image[8:], labels[8:], (50, size, size))
