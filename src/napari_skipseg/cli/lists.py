@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from napari_skipseg.cli.options import AsJson
+from napari_skipseg.models.description import Card
+from napari_skipseg.models.licenses import license_mark
 from napari_skipseg.terminal import echo_json, print_line, print_report, report_rows
 
 
@@ -74,11 +76,18 @@ def models(
             "network": f"{description.spec.dimensions}D {description.spec.network}",
             "skip": description.spec.skip,
             "classes": ", ".join(description.class_names),
+            "license": _marked_license(description.card),
             "summary": description.card.summary,
         }
         for key, description in found.items()
     ]
     report_rows(rows, as_json)
+
+
+def _marked_license(card: Card) -> str:
+    """Return the licence of a model, with a mark if it does not allow every use."""
+    mark = license_mark(card.license, card.terms)
+    return f"{card.license} ({mark})".strip() if mark else card.license
 
 
 def doctor(as_json: AsJson = False) -> None:
