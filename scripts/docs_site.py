@@ -1,4 +1,4 @@
-"""What mkdocs does beside its own work: it makes the pages that come from the package, and checks links into the repository.
+"""Hooks of mkdocs: they make the pages that come from the package, and check links into the repository.
 
 Made pages: the command line from typer's commands, the models from their cards, CHANGELOG.md and CONTRIBUTING.md. The
 decisions are put into the navigation in their order. A link to a file of the repository outside of `docs` becomes an
@@ -96,8 +96,8 @@ def command_line_page() -> str:
     lines = [
         "# The command line",
         "",
-        "Made from the program itself: `napari-skipseg COMMAND --help` shows the same. Every command ends with exit code 0,",
-        "or says in one sentence what is wrong and what to do. `--verbose` after any command adds the whole traceback.",
+        "Made from the program itself: `napari-skipseg COMMAND --help` shows the same. Every command ends with exit",
+        "code 0, or says in one sentence what is wrong and what to do. `--verbose` after any command adds the traceback.",
         "What the commands are for is in the how-to pages; what they write is in [results](results.md).",
         "",
     ]
@@ -120,14 +120,14 @@ def named_commands(group: Any, before: str = "") -> list[tuple[str, Any]]:
 def described(command: Any, usage: str) -> list[str]:
     """Return the help of a command as lines: what it does, how it is called, a table of arguments and options."""
     arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
-    options = [parameter for parameter in command.params if parameter.param_type_name == "option" and not parameter.hidden]
+    options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
     lines = [unwrapped(command.help or ""), ""]
     if hasattr(command, "commands"):
         return lines
     names = [shown_argument(argument) for argument in arguments]
     lines += ["```text", " ".join([usage, *names, *(["[OPTIONS]"] if options else [])]), "```", ""]
     rows = [(f"`{name}`", argument.help) for name, argument in zip(names, arguments, strict=True) if argument.help]
-    rows += [(option_names(option), option.help) for option in options if "--help" not in option.opts]
+    rows += [(option_names(option), option.help) for option in options if not option.hidden and option.name != "help"]
     if rows:
         lines += ["| argument or option | what it does |", "|---|---|"]
         lines += [f"| {name} | {cell(text or '')} |" for name, text in rows]
@@ -156,8 +156,8 @@ def models_page() -> str:
     lines = [
         "# The models",
         "",
-        "Made from the cards of the models that ship with the package. `napari-skipseg models NAME` shows the same card, and",
-        "so does the *Card* button in the panel. Nothing is downloaded when a model runs.",
+        "Made from the cards of the models that ship with the package. `napari-skipseg models NAME` shows the same",
+        "card, and so does the *Card* button in the panel. Nothing is downloaded when a model runs.",
         "",
         "| model | finds | network | use |",
         "|---|---|---|---|",
@@ -166,7 +166,11 @@ def models_page() -> str:
         mark = license_mark(model.card.license, model.card.terms) or "any"
         network = f"{model.spec.dimensions}D {model.spec.network}, skip `{model.spec.skip}`"
         lines.append(f"| [`{name}`](#{name}) | {cell(model.card.summary)} | {network} | {mark} |")
-    lines += ["", "Your own models lie beside them in the panel's list: [fine-tune one](correct-and-fine-tune.md) or", "[train one](how-to/train.md). A model that was fine-tuned keeps the licence of the model that it started from."]
+    lines += [
+        "",
+        "Your own models are in the same list: [fine-tune](correct-and-fine-tune.md) or [train](how-to/train.md) one.",
+        "A model that was fine-tuned keeps the licence of the model that it started from.",
+    ]
     for name, model in models.items():
         lines += ["", f"## {name}", "", model.card.summary, "", *card_table(model)]
     return "\n".join(lines) + "\n"

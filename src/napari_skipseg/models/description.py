@@ -51,10 +51,10 @@ class Card:
     summary: str = ""
     data: str = ""
     terms: str = ""
-    license: str = ""
     commands: tuple[str, ...] = ()
     scores: dict[str, float] = field(default_factory=dict)
     scores_on: str = ""
+    license: str = ""
 
 
 @dataclass(frozen=True)
