@@ -96,8 +96,8 @@ def command_line_page() -> str:
     lines = [
         "# The command line",
         "",
-        "Made from the program itself: `napari-skipseg COMMAND --help` shows the same. Every command ends with exit",
-        "code 0, or says in one sentence what is wrong and what to do. `--verbose` after any command adds the traceback.",
+        "Made from the program itself: `napari-skipseg COMMAND --help` shows the same. A command ends with exit",
+        "code 0, or says in one sentence what is wrong and what to do. `--verbose` after a command adds the traceback.",
         "What the commands are for is in the how-to pages; what they write is in [results](results.md).",
         "",
     ]
