@@ -1,4 +1,7 @@
-"""Run every check and test: style, types, arrows, manifest, examples, and last pytest, windows included."""
+"""Run every check and test: style, types, arrows, manifest, documentation, workflows, examples, and last pytest.
+
+--slow: with the slow tests. --no-tests: only the checks.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,27 @@ from pathlib import Path
 
 from machine import ROOT, has_display, has_virtual_screen, on_screen, program, say, screen_environment, stop
 
+
+def files(pattern: str) -> list[str]:
+    """Return the files of the checkout that match a pattern."""
+    return [str(file.relative_to(ROOT)) for file in sorted(ROOT.glob(pattern))]
+
+
+SCHEMA = ["check-jsonschema", "--builtin-schema"]
+SITE = "build/site"
 QUICK = (
     ("style", ["ruff", "check", "--output-format=concise", "."]),
     ("format", ["ruff", "format", "--check", "."]),
     ("types", ["mypy"]),
     ("arrows", ["lint-imports"]),
     ("manifest", ["npe2", "validate", "src/napari_skipseg/napari.yaml"]),
+    ("documentation", ["mkdocs", "build", "--strict", "--quiet", "--site-dir", SITE]),
+    ("security of workflows", ["zizmor", "--offline", "--no-progress", "--quiet", ".github"]),
+    ("workflows", [*SCHEMA, "vendor.github-workflows", *files(".github/workflows/*.yml")]),
+    ("issue forms", [*SCHEMA, "vendor.github-issue-forms", *files(".github/ISSUE_TEMPLATE/[!c]*.yml")]),
+    ("issue settings", [*SCHEMA, "vendor.github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"]),
+    ("dependabot", [*SCHEMA, "vendor.dependabot", ".github/dependabot.yml"]),
+    ("citation", [*SCHEMA, "vendor.citation-file-format", "CITATION.cff"]),
 )
 EXAMPLE_SECONDS = 300
 SHOWN_LINES = 40
@@ -31,17 +49,17 @@ FOR_WINDOWS_ONLY = ("napari", "napari-plugin-engine", "npe2", "zarr")
 """Plugins of pytest that only tests of windows need, or none; they import napari and Qt into every process, in 5 s."""
 
 
-def main(slow: bool) -> None:
+def main(slow: bool, has_tests: bool) -> None:
     """Run all of it, even after a failure; end with one sentence that names what failed."""
     checks = [(name, [program(command[0]), *command[1:]], ROOT) for name, command in QUICK]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ThreadPoolExecutor(CORES) as threads:
         checks += example_checks(Path(folder))
         passed = list(threads.map(lambda check: passes(*check), checks))
     failed = [name for (name, _, _), is_right in zip(checks, passed, strict=True) if not is_right]
-    if not (has_display() or has_virtual_screen()):
+    if has_tests and not (has_display() or has_virtual_screen()):
         say("Tests: no display and no xvfb-run here, so those in a window cannot run")
         failed.append("windows (install the packages xvfb and xauth)")
-    if not tests_pass(slow):
+    if has_tests and not tests_pass(slow):
         failed.append("tests")
     if failed:
         stop(f"Failed: {', '.join(failed)}. The lines above say why; 'make format' mends style and format.")
@@ -135,6 +153,6 @@ def window_tests(count: int) -> list[list[str]]:
 
 if __name__ == "__main__":
     try:
-        main("--slow" in sys.argv[1:])
+        main("--slow" in sys.argv[1:], "--no-tests" not in sys.argv[1:])
     except KeyboardInterrupt:
         sys.exit(130)

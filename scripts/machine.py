@@ -55,7 +55,7 @@ def on_screen(command: Sequence[str]) -> list[str]:
 
 def screen_environment() -> dict[str, str]:
     """Return the environment variables for a program with windows: one Qt for napari and for pytest-qt."""
-    environment = dict(os.environ, PYTHONUNBUFFERED="1")
+    environment = dict(os.environ, PYTHONUNBUFFERED="1", NO_MKDOCS_2_WARNING="1")
     environment.setdefault("QT_API", "pyqt6")
     environment.setdefault("PYTEST_QT_API", environment["QT_API"])
     if not has_display():

@@ -1,7 +1,7 @@
-"""Set the environment up: system packages, the virtual environment, this checkout with the extras named.
+"""Set the environment up: system packages, the virtual environment, this checkout with extras and dependency groups.
 
-`python scripts/setup.py EXTRA...` only looks when all is there: a stamp in the environment holds what was
-installed from what.
+`python scripts/setup.py NAME...` takes the names of extras and of dependency groups in pyproject.toml. If all is
+installed, it changes nothing: a stamp in the environment says what was installed from which files.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from typing import Any
 
 from machine import ROOT, VENV, program, say, stop
@@ -20,16 +21,21 @@ from system_packages import provide_system_packages
 STAMP = VENV / "napari-skipseg-setup.json"
 LOG = VENV / "napari-skipseg-setup.log"
 SHOWN_LINES = 10
-CONTAINED = {"test": {"all"}}
+NEEDED = {"dev": {"all"}, "test": {"all"}, "benchmark": {"openvino"}}
+"""The extras of the package that the tools of a dependency group need."""
+WITH_PYSIDE6 = {"all": {"openvino", "cluster", "pyside6"}}
+"""Extras in place of others if QT_API asks for PySide6."""
 
 
-def main(extras: list[str]) -> None:
-    """Leave an environment in which this checkout is installed, editable, with `extras`."""
+def main(names: list[str]) -> None:
+    """Leave an environment in which this checkout is installed, editable, with extras and groups of these names."""
     if os.name == "posix":
         provide_system_packages()
     version = make_environment()
-    have = installed_extras(version)
-    wanted = set(extras).union(*(CONTAINED.get(extra, set()) for extra in extras))
+    have = installed_names(version)
+    wanted = set(names).union(*(NEEDED.get(name, set()) for name in names))
+    if os.environ.get("QT_API", "").lower() == "pyside6":
+        wanted = set().union(*(WITH_PYSIDE6.get(name, {name}) for name in wanted))
     if wanted <= have:
         say(f"Environment: ready (Python {version} in {VENV})")
         return
@@ -90,12 +96,12 @@ def read_stamp() -> dict[str, Any]:
     return stamp
 
 
-def installed_extras(version: str) -> set[str]:
-    """Return the extras that the stamp vouches for: none if the files or the checkout are others now."""
+def installed_names(version: str) -> set[str]:
+    """Return the extras and groups that the stamp names: none if the files or the checkout are different now."""
     stamp = read_stamp()
     if stamp.get("made_from") != made_from(version) or not is_installed_from_here():
         return set()
-    return set(stamp["extras"])
+    return set(stamp["names"])
 
 
 def made_from(version: str) -> dict[str, str]:
@@ -116,14 +122,25 @@ def is_installed_from_here() -> bool:
     return urls == [ROOT.as_uri()]
 
 
-def install(extras: list[str], version: str) -> None:
-    """Install this checkout with extras by pip, held to constraints.txt; write the stamp at the end."""
-    wanted = f".[{','.join(extras)}]"
-    say(f"Packages: installing {wanted} (minutes the first time)")
+def group_packages(groups: dict[str, Any], name: str) -> list[str]:
+    """Return the requirements of a dependency group; pip reads groups itself only from 25.1 on."""
+    packages: list[str] = []
+    for entry in groups[name]:
+        packages += [entry] if isinstance(entry, str) else group_packages(groups, entry["include-group"])
+    return packages
+
+
+def install(names: list[str], version: str) -> None:
+    """Install this checkout with extras and groups by pip, held to constraints.txt; write the stamp at the end."""
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    extras = ",".join(name for name in names if name not in groups)
+    wanted = f".[{extras}]" if extras else "."
+    packages = [package for name in names if name in groups for package in group_packages(groups, name)]
+    say(f"Packages: installing {' '.join([wanted, *(name for name in names if name in groups)])} (minutes at first)")
     STAMP.unlink(missing_ok=True)
     began = time.monotonic()
     pip = [program("python"), "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
-    command = [*pip, "--progress-bar", "off", "-c", "constraints.txt", "-e", wanted]
+    command = [*pip, "--progress-bar", "off", "-c", "constraints.txt", "-e", wanted, *packages]
     with LOG.open("w", encoding="utf-8") as log:
         ended = subprocess.run(
             command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False
@@ -131,7 +148,7 @@ def install(extras: list[str], version: str) -> None:
     if ended.returncode:
         say("\n".join(LOG.read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN_LINES:]))
         stop(f"pip could not install the packages: mend what {LOG} says at its end and run this again.")
-    stamp = {"made_from": made_from(version), "extras": extras, "environment": str(VENV)}
+    stamp = {"made_from": made_from(version), "names": names, "environment": str(VENV)}
     STAMP.write_text(json.dumps(stamp) + "\n", encoding="utf-8")
     say(f"Packages: ready after {time.monotonic() - began:.0f} s")
 
@@ -140,4 +157,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:
-        stop("Stopped; run it again to go on.")
+        stop("Stopped; run it again to continue.")

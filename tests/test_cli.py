@@ -524,6 +524,9 @@ def test_models_are_listed_and_described(run: Run, library: Path) -> None:
     assert (rows["tiny"]["network"], rows["tiny-3d"]["network"]) == ("2D unet", "3D unet")
     assert (rows["tiny"]["skip"], rows["tiny"]["classes"]) == ("sat", "membrane")
     assert "tiny-3d" in run("models").out
+    assert rows["tiny"]["license"] == ""
+    assert rows["em-membrane"]["license"] == "LicenseRef-ISBI-2012 (non-commercial)"
+    assert rows["em-boundary-3d"]["license"] == "BSD-3-Clause"
     described = json.loads(run("models", "tiny", "--json").out)
     assert described["weights_sha256"] == read_description(library / "tiny").weights_sha256
     card = run("models", "tiny").out
@@ -540,6 +543,16 @@ def test_doctor_says_what_is_there(run: Run, library: Path) -> None:
     assert facts["your models"] == str(library)
     assert facts["torch version"] == torch.__version__.split("+")[0] or facts["torch version"] == torch.__version__
     assert "OpenVINO" in run("doctor").out
+
+
+def test_doctor_writes_a_report_for_an_issue(run: Run, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: library.parent)
+    text = run("doctor", "--report").out
+    assert text.startswith("<details>")
+    assert f"your models: ~{os.sep}{library.name}\n" in text
+    assert f"{MODELS_VARIABLE}: ~{os.sep}{library.name}\n" in text
+    assert str(library.parent) not in text
+    fails(run("doctor", "--report", "--json"), "--report", "--json")
 
 
 # ------------------------------------------------------------------------------------------------------------ score

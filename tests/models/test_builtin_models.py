@@ -2,12 +2,17 @@
 
 import hashlib
 import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
 
 import pytest
+from packaging.licenses import canonicalize_license_expression
 
 from napari_skipseg.models.catalog import BUILT_IN, DEFAULT_MODEL, find_models
 from napari_skipseg.models.description import card_as_text
 from napari_skipseg.models.folder import read_description
+from napari_skipseg.models.licenses import license_mark
 from napari_skipseg.networks.build import count_parameters
 from napari_skipseg.networks.specs import ResidualFCNSpec, UNetSpec
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
@@ -25,7 +30,7 @@ def test_a_built_in_model_is_complete(name):
     description = read_description(BUILT_IN / name)
     card = description.card
     assert description.name == name
-    assert all((card.summary, card.data, card.terms, card.commands, card.scores, card.scores_on))
+    assert all((card.summary, card.data, card.terms, card.license, card.commands, card.scores, card.scores_on))
     assert any("napari-skipseg train" in command for command in card.commands)
     assert all(0.5 < score <= 1 for score in card.scores.values())
     assert description.unit != ""
@@ -35,6 +40,42 @@ def test_a_built_in_model_is_complete(name):
         {"name": label.name, "label": label.label} for label in description.classes
     ]
     assert card.terms in card_as_text(description).replace("\n              ", "\n")
+
+
+@pytest.mark.parametrize("name", MEBIBYTES)
+def test_the_licence_of_a_built_in_model_lies_beside_it(name):
+    expression = read_description(BUILT_IN / name).card.license
+    text = (BUILT_IN / name / "LICENSE.txt").read_text(encoding="utf-8")
+    assert text.splitlines()[0] == expression
+    assert len(text) > 500
+
+
+def test_the_licence_of_the_package_is_that_of_all_it_contains():
+    """The code's own and one for each model: who installs the package must read in its metadata what it has."""
+    declared = metadata.metadata("napari-skipseg")["License-Expression"]
+    pyproject = Path(__file__).parents[2] / "pyproject.toml"
+    if pyproject.exists():  # an environment may have been made from an earlier state of the checkout
+        declared = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["license"]
+    models = {read_description(BUILT_IN / name).card.license for name in MEBIBYTES}
+    assert set(declared.split(" AND ")) == {"BSD-3-Clause"} | models
+    assert canonicalize_license_expression(declared) == declared
+
+
+@pytest.mark.parametrize(
+    ("expression", "terms", "mark"),
+    [
+        ("", "", ""),
+        ("MIT", "", ""),
+        ("BSD-3-Clause AND (MIT OR Apache-2.0)", "keep the notice", ""),
+        ("LicenseRef-ISBI-2012", "", "non-commercial"),
+        ("MIT AND CC-BY-NC-SA-4.0", "", "non-commercial"),
+        ("", "ask the authors", "terms unclear"),
+        ("LicenseRef-Unknown", "", "terms unclear"),
+        ("CC-BY-SA-4.0 OR MIT", "", "terms unclear"),
+    ],
+)
+def test_a_model_is_marked_unless_every_use_is_allowed(expression, terms, mark):
+    assert license_mark(expression, terms) == mark
 
 
 @pytest.mark.parametrize("name", MEBIBYTES)

@@ -23,7 +23,15 @@ FULL = ModelDescription(
     "cd34",
     (8.0, 4.5, 4.5),
     "nm",
-    card=Card("finds both", "a larva", "non-commercial", ("get data", "train it"), {"V_rand": 0.97912}, "slices 20-24"),
+    card=Card(
+        "finds both",
+        "a larva",
+        "cite them",
+        ("get data", "train it"),
+        {"V_rand": 0.97912},
+        "slices 20-24",
+        "CC-BY-NC-4.0",
+    ),
     training=TrainingRecord({}, {"training loss": ((10, 1.5), (500, -0.25))}, {}, "em-membrane"),
 )
 
@@ -36,13 +44,13 @@ def test_a_description_survives_json(description):
 def test_the_card_says_what_a_user_must_know():
     lines = card_as_text(FULL).splitlines()
     assert [line.split("  ")[0] for line in lines if not line.startswith(" ")] == [
-        "Model", "Summary", "Network", "Classes", "Input", "Voxel size", "Trained on", "Terms", "Scores", "Scores on",
-        "Commands", "Started from", "Margin", "SHA-256", "Curves",
+        "Model", "Summary", "Network", "Classes", "Input", "Voxel size", "Trained on", "Licence", "Terms", "Scores",
+        "Scores on", "Commands", "Started from", "Margin", "SHA-256", "Curves",
     ]  # fmt: skip
     text = "\n".join(lines)
     assert "3D unet, skip st" in text
     assert "1 = membrane, 2 = mitochondrion" in text
-    assert "non-commercial" in text
+    assert "CC-BY-NC-4.0 (non-commercial)" in text
     assert "8 × 4.5 × 4.5 nm (z, y, x)" in text
     assert "V_rand 0.9791" in text
     assert "training loss 1.500 → -0.250 (step 500)" in text
@@ -55,7 +63,7 @@ def test_the_values_of_a_card_stand_in_one_column():
 
 def test_what_is_not_known_is_not_mentioned():
     text = card_as_text(BARE)
-    assert not any(word in text for word in ("Terms", "Scores", "Curves", "Commands", "Started", "Summary"))
+    assert not any(word in text for word in ("Licence", "Terms", "Scores", "Curves", "Commands", "Started", "Summary"))
     assert text.endswith("ab12")
 
 

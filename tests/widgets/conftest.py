@@ -53,7 +53,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             weights_sha256="",
             voxel_size=(50.0, 4.0, 4.0),
             unit="nm",
-            card=Card("A tiny model", "made-up <numbers>", "free", ("train it",), {"V_rand": 0.5}, "nothing"),
+            card=Card("A tiny model", "made-up <numbers>", "free", ("train it",), {"V_rand": 0.5}, "nothing", "MIT"),
             training=TrainingRecord(curves={"loss": ((0, 1.0), (10, 0.5)), "V_rand": ((0, 0.1), (10, 0.5))}),
         )
         write_model(folder / name, described, build(described.spec))

@@ -95,7 +95,7 @@ def image(*shape: int) -> np.ndarray:
 def test_plots_start_with_the_model_of_the_segment_tab_and_hold_its_channels(open_tab):
     _, tab = open_tab()
     plots = tab.plots
-    assert (tab.model.currentText(), tab.network.text()) == ("em-membrane", "2D unet, skip sat")
+    assert (tab.model.currentText(), tab.network.text()) == ("em-membrane (non-commercial)", "2D unet, skip sat")
     assert [plots.gate.itemText(n) for n in range(plots.gate.count())] == ["long skip 1", "long skip 2", "long skip 3"]
     for gate in read_selection(BUILT_IN / "em-membrane"):
         choose(plots.gate, gate.place)

@@ -7,6 +7,9 @@ from typing import Annotated
 import typer
 
 from napari_skipseg.cli.options import AsJson
+from napari_skipseg.errors import InputError
+from napari_skipseg.models.description import Card
+from napari_skipseg.models.licenses import license_mark
 from napari_skipseg.terminal import echo_json, print_line, print_report, report_rows
 
 
@@ -74,6 +77,7 @@ def models(
             "network": f"{description.spec.dimensions}D {description.spec.network}",
             "skip": description.spec.skip,
             "classes": ", ".join(description.class_names),
+            "license": _marked_license(description.card),
             "summary": description.card.summary,
         }
         for key, description in found.items()
@@ -81,8 +85,29 @@ def models(
     report_rows(rows, as_json)
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine computes on, having tried it, why it is not the GPU, and all that a bug report needs."""
-    from napari_skipseg.inference.system_report import system_report
+def _marked_license(card: Card) -> str:
+    """Return the licence of a model, with a mark if it does not allow every use."""
+    mark = license_mark(card.license, card.terms)
+    return f"{card.license} ({mark})".strip() if mark else card.license
 
-    print_report(system_report(), as_json)
+
+def doctor(
+    as_json: AsJson = False,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Print Markdown to paste into an issue, without your name."),
+    ] = False,
+) -> None:
+    """Say what this machine computes on, having tried it, why it is not the GPU, and all that a bug report needs.
+
+    Raises:
+        InputError: two forms are asked for.
+    """
+    from napari_skipseg.inference.system_report import issue_text, system_report
+
+    if report and as_json:
+        raise InputError("--report prints Markdown and --json prints JSON: give one of them.")
+    if report:
+        print_line(issue_text(system_report()))
+    else:
+        print_report(system_report(), as_json)

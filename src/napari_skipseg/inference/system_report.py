@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import tempfile
 from importlib import metadata
+from pathlib import Path
 
 import psutil
 import torch
@@ -116,6 +118,17 @@ def system_report() -> dict[str, str]:
         **{f"{name} version": version for name in WINDOW_PACKAGES if (version := _version(name))},
     }
     return {name: value for name, value in facts.items() if value}
+
+
+def issue_text(facts: dict[str, str]) -> str:
+    """Return the report as Markdown for an issue, with the settings of the environment.
+
+    "~" stands for the home folder, whose name is usually the user's.
+    """
+    variables = {name: value for name, value in os.environ.items() if name.startswith(("NAPARI_", "QT_API"))}
+    lines = [f"{name}: {value}" for name, value in {**facts, **dict(sorted(variables.items()))}.items()]
+    text = "\n".join(lines).replace(str(Path.home()), "~")
+    return f"<details><summary>napari-skipseg doctor --report</summary>\n\n```text\n{text}\n```\n\n</details>"
 
 
 def _gib(count: int) -> str:

@@ -13,6 +13,7 @@ from napari_skipseg.errors import ModelError, SkipsegError
 from napari_skipseg.foreign_text import printable
 from napari_skipseg.images.intensity.padding import PaddingRule
 from napari_skipseg.images.intensity.signature import ImageSignature
+from napari_skipseg.models.licenses import license_mark
 from napari_skipseg.networks.specs import NetworkSpec, PixelHeadSpec, first_fault
 
 _FORMAT_VERSION = 1
@@ -40,7 +41,10 @@ class ClassLabel:
 
 @dataclass(frozen=True)
 class Card:
-    """What a user must know before trusting a model."""
+    """What a user must know before trusting a model.
+
+    terms: under which the weights may be used, in words. license: the same as an SPDX expression; "" if none is stated.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -50,6 +54,7 @@ class Card:
     commands: tuple[str, ...] = ()
     scores: dict[str, float] = field(default_factory=dict)
     scores_on: str = ""
+    license: str = ""
 
 
 @dataclass(frozen=True)
@@ -231,6 +236,7 @@ def card_facts(description: ModelDescription) -> dict[str, str]:
     spec, card, training = description.spec, description.card, description.training
     parent_weights = f" (SHA-256 {training.parent_sha256})" if training.parent_sha256 else ""
     sizes = " × ".join(f"{size:g}" for size in description.voxel_size[-spec.dimensions :])
+    mark = license_mark(card.license, card.terms)
     channels = f"{spec.in_channels} channel{'s' * (spec.in_channels > 1)}"
     facts = {
         "Network": f"{spec.dimensions}D {spec.network}, skip {spec.skip}",
@@ -240,6 +246,7 @@ def card_facts(description: ModelDescription) -> dict[str, str]:
         + ("constant areas left out" if description.padding == "auto" else "constant areas are tissue"),
         "Voxel size": f"{sizes} {description.unit} ({', '.join('zyx'[-spec.dimensions :])})",
         "Trained on": card.data,
+        "Licence": f"{card.license or 'none stated'} ({mark})" if mark else card.license,
         "Terms": card.terms,
         "Scores": ", ".join(f"{name} {value:.4f}" for name, value in card.scores.items()),
         "Scores on": card.scores_on,

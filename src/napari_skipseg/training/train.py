@@ -221,7 +221,7 @@ def describe_training(
         voxel_size=data.stack.space.voxel_size,
         unit=data.stack.space.unit,
         padding=settings.padding,
-        card=settings.card if parent is None or data.validation else inherit_scores(settings.card, parent),
+        card=_card_of(settings.card, parent, bool(data.validation)),
         training=TrainingRecord(
             settings=settings_to_dict(settings),
             curves={name: thin_curve(curve) for name, curve in state.curves.items()},
@@ -233,6 +233,18 @@ def describe_training(
             select_start=state.select_start,
         ),
     )
+
+
+def _card_of(card: Card, parent: ModelDescription | None, is_scored: bool) -> Card:
+    """Return the card of a model that started from `parent`, with the parent's terms if the card states none.
+
+    is_scored: whether the model gets scores of its own.
+    """
+    if parent is None:
+        return card
+    if not (card.terms or card.license):
+        card = replace(card, terms=parent.card.terms, license=parent.card.license)
+    return card if is_scored else inherit_scores(card, parent)
 
 
 def inherit_scores(card: Card, parent: ModelDescription) -> Card:

@@ -10,7 +10,7 @@ from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QApplication, QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QApplication, QFrame, QScrollArea, QTabWidget, QToolButton, QVBoxLayout, QWidget
 
 from napari_skipseg.errors import EngineError, FileError
 from napari_skipseg.jobs.client import Engine
@@ -19,6 +19,7 @@ from napari_skipseg.widgets.correct.tab import CorrectTab
 from napari_skipseg.widgets.finetune.tab import FinetuneTab
 from napari_skipseg.widgets.finetune.training_images import OpenCorrections
 from napari_skipseg.widgets.forms.engine_line import EngineLine
+from napari_skipseg.widgets.forms.help import open_page
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.progress_bar import ProgressLine
 from napari_skipseg.widgets.forms.worker import PacedSignal
@@ -55,6 +56,12 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.tabs.addTab(Scrolled(self.objects_tab), "Objects")
         self.tabs.addTab(Scrolled(self.batch_tab), "Batch")
         self.tabs.addTab(Scrolled(self.inspect_tab), "Inspect")
+        self.help_button = QToolButton()
+        self.help_button.setText("?")
+        self.help_button.setAccessibleName("Help")
+        self.help_button.setToolTip("Open the page of the documentation that explains this tab")
+        self.help_button.clicked.connect(lambda: open_page(self.tabs.tabText(self.tabs.currentIndex())))
+        self.tabs.setCornerWidget(self.help_button)
         self.batch_tab.form.wanted.connect(self.show_tab)
         self.segment_tab.objects_requested.connect(self.objects_tab.find_again)
         self.segment_tab.again_button.search_requested.connect(self._search_again)

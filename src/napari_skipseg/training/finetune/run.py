@@ -339,6 +339,7 @@ def _describe(setup: _Setup, network: Network, curves: Curves, compute: Compute)
         summary=f"{parent.name}, fine-tuned ({settings.reach}) to {taught}.",
         data=" ".join(filter(None, (learnt_from, setup.scale.note, f"Before that: {parent.card.data}"))),
         terms=parent.card.terms,
+        license=parent.card.license,
     )
     return replace(
         parent,

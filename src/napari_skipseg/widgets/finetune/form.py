@@ -30,6 +30,7 @@ from napari_skipseg.widgets.forms.fields import (
     mark_field,
     set_hint,
 )
+from napari_skipseg.widgets.forms.model_choices import model_choices
 from napari_skipseg.widgets.forms.option_rows import OptionRows
 from napari_skipseg.widgets.segment.form import describe_or_fault
 from napari_skipseg.wording import counted, in_words
@@ -122,8 +123,7 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
 
     def offer_models(self, chosen: str | None = None) -> None:
         """Offer the models, and choose one, by default the same as before."""
-        names = list(find_models())
-        self.model.offer([(name, name) for name in names], chosen or self.model.currentData())
+        self.model.offer(model_choices(), chosen or self.model.currentData())
         self._described = describe_or_fault(self.model.currentData(), _NO_MODEL)
         self.suggest_name()
 

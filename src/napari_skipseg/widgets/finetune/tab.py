@@ -277,7 +277,7 @@ class FinetuneTab(JobTab):
                 f"{self._made} is selected in the Segment tab, but not known to be better: look at the view."
             )
         else:
-            self.show_message(f"{self._made} is kept beside {self.form.model.currentText()}, which stays selected.")
+            self.show_message(f"{self._made} is kept beside {self.form.model.currentData()}, which stays selected.")
 
     def _on_trained(self, trained: Trained) -> None:
         name, self._unfinished = trained.folder.name, None

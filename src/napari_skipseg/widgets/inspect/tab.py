@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QPushButton, QVB
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.jobs.messages import Inspect
-from napari_skipseg.models.catalog import describe_model, find_models, locate_model
+from napari_skipseg.models.catalog import describe_model, locate_model
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.selection import GateSelection, read_selection
 from napari_skipseg.networks.specs import SELECTING
@@ -19,6 +19,7 @@ from napari_skipseg.studies.inspection import Inspection, choose_part
 from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
 from napari_skipseg.widgets.forms.fields import ConnectionGroup, FreshCombo, PlainLabel, mark_field, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
+from napari_skipseg.widgets.forms.model_choices import model_choices
 from napari_skipseg.widgets.inspect.gate_layers import (
     InspectedImage,
     describe_part,
@@ -103,8 +104,7 @@ class InspectTab(JobTab):
         self._read_model()
 
     def _offer_models(self) -> None:
-        names = list(find_models())
-        self.model.offer([(name, name) for name in names], self.model.currentData())
+        self.model.offer(model_choices(), self.model.currentData())
 
     def _read_model(self) -> None:
         """Read the chosen model and show it."""

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QHBoxLayout, QPush
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.space import Space
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.models.catalog import describe_model, find_models, locate_model
+from napari_skipseg.models.catalog import describe_model, locate_model
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.option_fields import option_fields
 from napari_skipseg.widgets.forms.fields import (
@@ -25,6 +25,7 @@ from napari_skipseg.widgets.forms.fields import (
     WrappedLine,
     mark_field,
 )
+from napari_skipseg.widgets.forms.model_choices import model_choices
 from napari_skipseg.widgets.forms.option_rows import OptionRows
 from napari_skipseg.widgets.layers.axes import axes_of, set_calibration, voxel_size_of
 from napari_skipseg.widgets.layers.kept_view import slice_again, view_kept
@@ -323,8 +324,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             self._form.setRowVisible(row, rescaling is not None)
 
     def _offer_models(self) -> None:
-        names = list(find_models())
-        self.model.offer([(name, name) for name in names], self.model.currentData())
+        self.model.offer(model_choices(), self.model.currentData())
 
     def show_recipe(self, recipe: Recipe, layer: Image, model: str) -> None:
         """Show what a recipe says of an image, in all fields that there are for it."""
@@ -343,7 +343,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
 
     def choose_model(self, name: str) -> None:
         """Choose a model by its name."""
-        self.model.offer([(each, each) for each in find_models()], name)
+        self.model.offer(model_choices(), name)
         self.check()
 
     def model_folder(self) -> Path:

@@ -1,0 +1,56 @@
+"""What a stranger installs: the wheel and the source archive, the description on PyPI, and the types."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CONSUMER = """
+import napari_skipseg as skipseg
+
+stack: skipseg.Stack = skipseg.read_stack("stack.tif")
+unit: str = stack.space.unit
+spec = skipseg.UNetSpec(widths=(8, 16), skip="sat")
+model = skipseg.load_model("em-membrane")
+shape: tuple[int, ...] = skipseg.segment(stack, model).probability.shape
+wrong: int = stack.space.unit
+"""
+
+
+@pytest.fixture(scope="module")
+def package() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("package", ROOT / "scripts" / "package.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_wheel_and_source_archive_are_complete_and_small(package: ModuleType, tmp_path: Path) -> None:
+    package.build(tmp_path)
+    assert package.find_faults(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "link",
+    ["docs/images/panel.png", "#install", "http://example.org", "https://napari-skipseg.github.io/napari-skipseg/no/"],
+)
+def test_a_link_that_leads_nowhere_is_found(package: ModuleType, link: str) -> None:
+    assert len(package.link_faults(f"See [this]({link}).")) == 1
+    assert len(package.link_faults(f'<img src="{link}">')) == 1
+
+
+def test_the_types_of_the_package_are_seen_by_those_who_use_it(tmp_path: Path) -> None:
+    (tmp_path / "consumer.py").write_text(CONSUMER, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "consumer.py"]
+    checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    (error,) = checked.stdout.splitlines()
+    assert error.startswith("consumer.py:9:")
+    assert "[assignment]" in error

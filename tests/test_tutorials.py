@@ -1,0 +1,48 @@
+"""The tutorials of the site do what they say: each command and each block of Python is run, in order, in one folder."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command_line import Ran, runner
+
+from napari_skipseg.models.catalog import MODELS_VARIABLE
+
+TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
+BLOCK = re.compile(r"(?:<!-- exit code (\d) -->\n)?```(bash|python)\n(.*?)```", re.DOTALL)
+RESULTS = {
+    "first-stack": ("results/em-sample_binary.tif", "results/em-sample_objects.csv"),
+    "folder-at-night": ("morning/*/report.html", "morning/*/wednesday/em-sample_objects.csv"),
+    "own-organelle": ("strokes.tif", "mito/em-sample_probability.tif"),
+    "write-a-network": ("inside/channels.png", "inside/features.png", "inside/updates.png"),
+}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Ran]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
+    return runner(monkeypatch, capsys)
+
+
+def test_every_tutorial_is_run() -> None:
+    assert {page.stem for page in TUTORIALS.glob("*.md")} == RESULTS.keys()
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_tutorial_works_as_it_is_written(name: str, run: Callable[..., Ran], tmp_path: Path) -> None:
+    names: dict[str, object] = {}
+    for code, language, text in BLOCK.findall((TUTORIALS / f"{name}.md").read_text(encoding="utf-8")):
+        if language == "python":
+            exec(compile(text, name, "exec"), names)
+            continue
+        for line in text.splitlines():
+            program, *arguments = shlex.split(line)
+            ran = run(*arguments)
+            assert (program, ran.code) == ("napari-skipseg", int(code or 0)), f"{line}\n{ran.out}\n{ran.err}"
+    for pattern in RESULTS[name]:
+        assert len(list(tmp_path.glob(pattern))) == 1, pattern
