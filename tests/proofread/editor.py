@@ -13,7 +13,7 @@ import numpy as np
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.proofread.edits import Delete, EditRefused, Merge, Split, Voxel
+from napari_skipseg.proofread.edits import Delete, EditRefusedError, Merge, Split, Voxel
 from napari_skipseg.proofread.regions import iter_regions_of_labels
 from napari_skipseg.proofread.session import EditSession
 from napari_skipseg.proofread.store import EditStore, edits_record, folder_of
@@ -48,7 +48,7 @@ def act(session: EditSession, chance: np.random.Generator) -> str:
             session.do(Delete((one,)))
         elif (session.undo() if what == "undo" else session.redo()) is None:
             return ""
-    except EditRefused:
+    except EditRefusedError:
         return ""
     return str(what)
 

@@ -13,7 +13,7 @@ from napari_skipseg.proofread.edits import (
     Confirm,
     Delete,
     Edit,
-    EditRefused,
+    EditRefusedError,
     Erase,
     FillHoles,
     Grow,
@@ -152,7 +152,7 @@ def test_holes_are_filled_in_the_volume_or_in_each_slice(slices: bool, filled: i
     objects = labelled(labels)
     apply_edit(objects, FillHoles((0, 0, 0, 0), slices))
     assert sizes(objects) == {4: 243}
-    with pytest.raises(EditRefused, match="no holes"):
+    with pytest.raises(EditRefusedError, match="no holes"):
         apply_edit(objects, FillHoles((0, 0, 0, 0), slices))
     assert filled == int((labels == 0).sum())
 
@@ -163,7 +163,7 @@ def test_parts_that_do_not_touch_become_objects_and_the_largest_keeps_its_number
     objects = labelled(labels)
     apply_edit(objects, Separate((0, 0, 0, 0)))
     assert sizes(objects) == {9: 160, 10: 48, 11: 3}
-    with pytest.raises(EditRefused, match="one connected part"):
+    with pytest.raises(EditRefusedError, match="one connected part"):
         apply_edit(objects, Separate((0, 0, 0, 7)))
 
 
@@ -204,7 +204,7 @@ LOCKED = (
 def test_a_locked_object_is_never_changed(row: ObjectsUnderEdit, edit: Edit) -> None:
     apply_edit(row, Lock((cell(1),)))
     before = labels_of(row)
-    with pytest.raises(EditRefused, match="lock"):
+    with pytest.raises(EditRefusedError, match="lock"):
         apply_edit(row, edit)
     np.testing.assert_array_equal(labels_of(row), before)
     apply_edit(row, Lock((cell(1),), locked=False))
@@ -234,7 +234,7 @@ def test_what_makes_no_sense_is_refused_in_a_sentence_and_changes_nothing(
     row: ObjectsUnderEdit, edit: Edit, why: str
 ) -> None:
     before, count = labels_of(row), row.region_count
-    with pytest.raises(EditRefused, match=why) as raised:
+    with pytest.raises(EditRefusedError, match=why) as raised:
         apply_edit(row, edit)
     assert str(raised.value).endswith(".")
     np.testing.assert_array_equal(labels_of(row), before)
@@ -243,20 +243,20 @@ def test_what_makes_no_sense_is_refused_in_a_sentence_and_changes_nothing(
 
 def test_times_and_slices_of_their_own_are_not_merged() -> None:
     series = found(np.stack([row_of_cells(), row_of_cells()]))
-    with pytest.raises(EditRefused, match="different times"):
+    with pytest.raises(EditRefusedError, match="different times"):
         apply_edit(series, Merge((cell(0), cell(0, t=1))))
     apply_edit(series, Merge((cell(0, t=1), cell(3, t=1))))
     assert series.object_at(cell(0)) != series.object_at(cell(3))
     assert series.object_at(cell(0, t=1)) == series.object_at(cell(3, t=1))
     slices = found(row_of_cells(), ObjectOptions("cells", threshold=0.3, merge=0.5, planes="slices"))
-    with pytest.raises(EditRefused, match="different slices"):
+    with pytest.raises(EditRefusedError, match="different slices"):
         apply_edit(slices, Merge((cell(0), cell(0, z=2))))
-    with pytest.raises(EditRefused, match="different objects"):
+    with pytest.raises(EditRefusedError, match="different objects"):
         apply_edit(slices, Split(((cell(1),), (cell(2, z=2),))))
 
 
 def test_labels_of_another_program_grow_no_regions(plain: ObjectsUnderEdit) -> None:
-    with pytest.raises(EditRefused, match="without a probability"):
+    with pytest.raises(EditRefusedError, match="without a probability"):
         apply_edit(plain, Grow(cell(0), 0.5))
 
 
@@ -273,7 +273,7 @@ def test_undoing_all_edits_goes_back_through_each_state_and_redoing_is_the_same(
         assert edit_from_dict(edit_to_dict(edit)) == edit
         try:
             changes.append(apply_edit(objects, edit))
-        except EditRefused:
+        except EditRefusedError:
             np.testing.assert_array_equal(labels_of(objects), states[-1][0])
             assert state(objects)[1] == states[-1][1]
             continue
@@ -300,9 +300,7 @@ def test_undoing_all_edits_goes_back_through_each_state_and_redoing_is_the_same(
 
 
 def test_cells_are_the_row_without_edits(row: ObjectsUnderEdit) -> None:
-    from napari_skipseg.objects.find import find_objects_in_array
     from napari_skipseg.images.space import Space
+    from napari_skipseg.objects.find import find_objects_in_array
 
-    np.testing.assert_array_equal(
-        labels_of(row), find_objects_in_array(row_of_cells(), Space("ZYX"), options=CELLS)
-    )
+    np.testing.assert_array_equal(labels_of(row), find_objects_in_array(row_of_cells(), Space("ZYX"), options=CELLS))

@@ -16,7 +16,7 @@ from napari_skipseg.objects.find import find_objects_in_array
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.proofread.apply import apply_edit
-from napari_skipseg.proofread.edits import Edit, EditRefused, Merge, Split
+from napari_skipseg.proofread.edits import Edit, EditRefusedError, Merge, Split
 from napari_skipseg.proofread.exchange import EditsFile, LabelsTarget, iter_apply_to_file
 from napari_skipseg.proofread.hierarchy import merge_tree
 from napari_skipseg.proofread.regions import iter_regions_of_probability
@@ -38,7 +38,7 @@ def test_edits_in_blocks_give_the_labels_of_memory(options: ObjectOptions, tmp_p
         edit = random_edit(whole, chance)
         try:
             apply_edit(whole, edit)
-        except EditRefused:
+        except EditRefusedError:
             continue
         edits.append(edit)
         apply_edit(parts, edit)
@@ -58,7 +58,7 @@ def test_labels_in_a_store_are_edited_chunk_by_chunk_as_in_memory(tmp_path: Path
         edit = random_edit(objects, chance)
         try:
             apply_edit(objects, edit)
-        except EditRefused:
+        except EditRefusedError:
             continue
         edits.append(edit)
     file = EditsFile(edits_record(memory), tuple(edits))

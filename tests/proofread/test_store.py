@@ -1,4 +1,4 @@
-"""The journal of edits: small, on disk within a second, undone and redone over restarts and kills, never of another image."""
+"""The journal of edits: small, on disk within a second, the same after restarts and kills, never of another image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from napari_skipseg.corrections.journal import journals
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.proofread.edits import MOST_SEEDS, Delete, EditRefused, Merge, Split, thin_out
+from napari_skipseg.proofread.edits import MOST_SEEDS, Delete, EditRefusedError, Merge, Split, thin_out
 from napari_skipseg.proofread.exchange import read_edits_file, write_edits
 from napari_skipseg.proofread.session import EditSession
 from napari_skipseg.proofread.store import EditStore, check_same_image, edits_record, find_edits, folder_of, read_edits
@@ -72,7 +72,7 @@ def test_random_edits_are_the_same_after_each_restart() -> None:
                 session.redo()
             else:
                 session.do(random_edit(session.objects, chance))
-        except EditRefused:
+        except EditRefusedError:
             continue
         done += 1
         if done % 15 == 0:
@@ -221,9 +221,16 @@ def test_edits_go_out_into_a_file_and_in_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", '{"format": "napari-skipseg edits 1"}', '{"format": "napari-skipseg edits 1", "of": 1, "edits": []}',
-     "\0\0", "[" * 100_000],
-)  # fmt: skip
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": "napari-skipseg edits 1"}',
+        '{"format": "napari-skipseg edits 1", "of": 1, "edits": []}',
+        "\0\0",
+        "[" * 100_000,
+    ],
+)
 def test_a_file_that_holds_no_edits_is_a_sentence(content: str, tmp_path: Path) -> None:
     path = tmp_path / "edits.json"
     path.write_text(content)
@@ -285,7 +292,9 @@ def kill_often(kills: int, longest: float) -> None:
         acts, killed = edit_and_kill(seed, chance.uniform(0.0, longest))
         done, _, _ = read_edits(folder)
         numbers = tuple(each.number for each in done)
-        found = [place for place, (_, count, facts) in enumerate(acts) if (count, facts) == (len(numbers), hash(numbers))]
+        found = [
+            place for place, (_, count, facts) in enumerate(acts) if (count, facts) == (len(numbers), hash(numbers))
+        ]
         pause = 3 * max(np.diff([*(moment for moment, _, _ in acts), killed]), default=0.0)
         old = [place for place, (moment, _, _) in enumerate(acts) if moment < killed - 1 - pause]
         # the last act may be on disk although it was not printed any more
@@ -301,7 +310,7 @@ def kill_often(kills: int, longest: float) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 @pytest.mark.timeout(600)
 def test_kills_lose_no_edit_older_than_a_second() -> None:
-    kill_often(5, 1.5)
+    kill_often(20, 1.5)
 
 
 @pytest.mark.slow

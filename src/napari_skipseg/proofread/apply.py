@@ -1,8 +1,9 @@
-"""Apply edits to objects. Each edit either makes sense as a whole, or is refused with a sentence and changes nothing."""
+"""Apply edits to objects. An edit makes sense as a whole, or it is refused with a sentence and changes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import assert_never
 
 import cc3d
@@ -16,7 +17,7 @@ from napari_skipseg.proofread.edits import (
     Confirm,
     Delete,
     Edit,
-    EditRefused,
+    EditRefusedError,
     Erase,
     FillHoles,
     Grow,
@@ -40,7 +41,7 @@ def apply_edit(objects: ObjectsUnderEdit, edit: Edit) -> Change:
     """Apply an edit, and return what it changed.
 
     Raises:
-        EditRefused: the edit does not make sense for these objects; they are unchanged.
+        EditRefusedError: the edit does not make sense for these objects; they are unchanged.
     """
     recorder = ChangeRecorder(objects, edit)
     try:
@@ -68,11 +69,13 @@ def apply_edit(objects: ObjectsUnderEdit, edit: Edit) -> Change:
             case Confirm():
                 one, other = (objects.region_at(voxel) for voxel in edit.at)
                 if 0 in (one, other) or one == other:
-                    raise EditRefused(f"There are no two regions at {_place(edit.at[0])} and {_place(edit.at[1])}.")
+                    raise EditRefusedError(
+                        f"There are no two regions at {_place(edit.at[0])} and {_place(edit.at[1])}."
+                    )
                 objects.confirmed = (*objects.confirmed, (one, other))
             case _:
                 assert_never(edit)
-    except EditRefused:
+    except EditRefusedError:
         objects.undo(recorder.finish())
         raise
     return recorder.finish()
@@ -85,19 +88,19 @@ def _place(voxel: Voxel) -> str:
 def _check_unlocked(objects: ObjectsUnderEdit, labels: Iterable[int]) -> None:
     locked = sorted(objects.locked.intersection(labels))
     if locked:
-        raise EditRefused(f"Object {locked[0]} is locked: unlock it first.")
+        raise EditRefusedError(f"Object {locked[0]} is locked: unlock it first.")
 
 
 def _objects_at(objects: ObjectsUnderEdit, at: Sequence[Voxel], locked_too: bool = False) -> list[int]:
     """Return the distinct objects at voxels, in the order of the voxels.
 
     Raises:
-        EditRefused: there is none at a voxel, or one is locked.
+        EditRefusedError: there is none at a voxel, or one is locked.
     """
     labels = [objects.object_at(voxel) for voxel in at]
     if 0 in labels or not labels:
         where = _place(at[labels.index(0)]) if labels else "any voxel"
-        raise EditRefused(f"There is no object at {where}.")
+        raise EditRefusedError(f"There is no object at {where}.")
     if not locked_too:
         _check_unlocked(objects, labels)
     return list(dict.fromkeys(labels))
@@ -106,11 +109,11 @@ def _objects_at(objects: ObjectsUnderEdit, at: Sequence[Voxel], locked_too: bool
 def _merge(objects: ObjectsUnderEdit, edit: Merge, recorder: ChangeRecorder) -> None:
     labels = _objects_at(objects, edit.at)
     if len(labels) < 2:
-        raise EditRefused(f"Only one object is at these voxels ({labels[0]}): there is nothing to merge.")
+        raise EditRefusedError(f"Only one object is at these voxels ({labels[0]}): there is nothing to merge.")
     if len({voxel[0] for voxel in edit.at}) > 1:
-        raise EditRefused("These objects are of different times: only objects of one time can be merged.")
+        raise EditRefusedError("These objects are of different times: only objects of one time can be merged.")
     if not objects.regions.are_linked and len({voxel[1] for voxel in edit.at}) > 1:
-        raise EditRefused("These objects are of different slices, and objects are of each slice on its own.")
+        raise EditRefusedError("These objects are of different slices, and objects are of each slice on its own.")
     for label in labels[1:]:
         recorder.assign(objects.regions_of(label), labels[0])
 
@@ -119,18 +122,20 @@ def region_to_grow(objects: ObjectsUnderEdit, edit: Grow) -> NDArray[np.int64]:
     """Return the regions that `Grow` makes an object of.
 
     Raises:
-        EditRefused: there is no hierarchy, no region, or the object is there already.
+        EditRefusedError: there is no hierarchy, no region, or the object is there already.
     """
     tree, region = objects.tree, objects.region_at(edit.at)
     if tree is None:
-        raise EditRefused("These labels come without a probability, so there is no region to grow: paint an object.")
+        raise EditRefusedError(
+            "These labels come without a probability, so there is no region to grow: paint an object."
+        )
     if not 0 < region <= tree.count:
-        raise EditRefused(f"There is no region at {_place(edit.at)}: click inside, or paint an object.")
+        raise EditRefusedError(f"There is no region at {_place(edit.at)}: click inside, or paint an object.")
     found: NDArray[np.int64] = np.sort(tree.leaves(tree.climb(region - 1, edit.level))) + 1
     labels = np.unique(objects.object_of[found])
     _check_unlocked(objects, labels.tolist())
     if len(labels) == 1 and labels[0] > 0 and len(objects.regions_of(int(labels[0]))) == len(found):
-        raise EditRefused(f"This region is object {labels[0]} already.")
+        raise EditRefusedError(f"This region is object {labels[0]} already.")
     return found
 
 
@@ -142,7 +147,7 @@ def _spacing(objects: ObjectsUnderEdit) -> tuple[float, float, float]:
 
 def _split(objects: ObjectsUnderEdit, edit: Split, recorder: ChangeRecorder) -> None:
     if not 2 <= len(edit.sides) <= MOST_SIDES or not all(edit.sides):
-        raise EditRefused("A split needs at least one voxel on each of two sides.")
+        raise EditRefusedError("A split needs at least one voxel on each of two sides.")
     label, sides = _object_to_split(objects, edit)
     regions = objects.regions_of(label)
     time, box = objects.box_of(regions)
@@ -173,18 +178,18 @@ def _object_to_split(objects: ObjectsUnderEdit, edit: Split) -> tuple[int, list[
     shared = set.intersection(*(set(each) for each in labels)) - {0}
     if not shared:
         if any(not any(each) for each in labels):
-            raise EditRefused("One side lies outside of all objects: this would split nothing.")
-        raise EditRefused("The two sides lie in different objects: this would split nothing.")
+            raise EditRefusedError("One side lies outside of all objects: this would split nothing.")
+        raise EditRefusedError("The two sides lie in different objects: this would split nothing.")
     label = max(shared, key=lambda each: (sum(side.count(each) for side in labels), -each))
     _check_unlocked(objects, [label])
     sides = [
         [voxel for voxel, there in zip(side, found, strict=True) if there == label]
         for side, found in zip(edit.sides, labels, strict=True)
     ]
-    if len(set(sum(sides, []))) < sum(len(set(side)) for side in sides):
-        raise EditRefused("The two sides share a voxel: this would split nothing.")
+    if len(set(chain.from_iterable(sides))) < sum(len(set(side)) for side in sides):
+        raise EditRefusedError("The two sides share a voxel: this would split nothing.")
     if not objects.regions.are_linked and len({voxel[1] for side in sides for voxel in side}) > 1:
-        raise EditRefused("The two sides lie in different slices: this would split nothing.")
+        raise EditRefusedError("The two sides lie in different slices: this would split nothing.")
     return label, sides
 
 
@@ -219,7 +224,9 @@ def _contacts(
         inside = place[objects.edge_ends]
         kept = np.flatnonzero((inside >= 0).all(axis=1))
         ends = inside[kept]
-        strengths = edge_strengths(graph.nodes, Edges(*(column[kept] for column in graph.edges)), objects.regions.options)
+        strengths = edge_strengths(
+            graph.nodes, Edges(*(column[kept] for column in graph.edges)), objects.regions.options
+        )
     known = len(objects.regions.objects) - 1
     if (regions > known).any():
         labels = np.append(place, -1)[objects.read_regions(time, box)] + 1
@@ -253,7 +260,7 @@ def _set_mask(objects: ObjectsUnderEdit, edit: Paint | Erase, recorder: ChangeRe
     if not 0 <= time < lengths[0] or any(
         side.start < 0 or side.stop > length for side, length in zip(sides, lengths[1:], strict=True)
     ):
-        raise EditRefused("What was painted lies outside of this image.")
+        raise EditRefusedError("What was painted lies outside of this image.")
     label = 0
     if isinstance(edit, Paint):
         label = objects.new_object() if edit.into is None else _objects_at(objects, [edit.into])[0]
@@ -263,7 +270,7 @@ def _set_mask(objects: ObjectsUnderEdit, edit: Paint | Erase, recorder: ChangeRe
     if objects.locked:
         mask &= ~np.isin(there, list(objects.locked))
     if not mask.any():
-        raise EditRefused("No voxel would change: locked objects stay as they are.")
+        raise EditRefusedError("No voxel would change: locked objects stay as they are.")
     recorder.set_voxels(time, box, mask, label)
 
 
@@ -278,7 +285,7 @@ def _fill_holes(objects: ObjectsUnderEdit, edit: FillHoles, recorder: ChangeReco
         filled = binary_fill_holes(mask)
     holes = filled & (there == 0)
     if not holes.any():
-        raise EditRefused(f"Object {label} has no holes.")
+        raise EditRefusedError(f"Object {label} has no holes.")
     recorder.set_voxels(time, box, holes, label)
 
 
@@ -290,7 +297,7 @@ def _separate(objects: ObjectsUnderEdit, edit: Separate, recorder: ChangeRecorde
     parts = _parts(mask, objects.regions.are_linked)
     sizes = np.bincount(parts.reshape(-1))[1:]
     if len(sizes) < 2:
-        raise EditRefused(f"Object {label} is one connected part: there is nothing to separate.")
+        raise EditRefusedError(f"Object {label} is one connected part: there is nothing to separate.")
     # A region that lies in one part goes with it as a whole, so that its contacts stay known.
     pairs = np.unique(np.stack([regions[mask], parts[mask]]), axis=1)
     found, counts = np.unique(pairs[0], return_counts=True)
@@ -322,7 +329,7 @@ def _renumber(objects: ObjectsUnderEdit, recorder: ChangeRecorder) -> None:
     present = present[present > 0]
     wanted = np.arange(1, len(present) + 1)
     if np.array_equal(present, wanted):
-        raise EditRefused("The objects are numbered 1, 2, … already.")
+        raise EditRefusedError("The objects are numbered 1, 2, … already.")
     new_of = np.zeros(int(present.max()) + 1, np.uint32)
     new_of[present] = wanted
     regions = np.flatnonzero(objects.object_of[: objects.region_count + 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,9 @@ def cut_graph(
 
 
 @compiled
-def _cut(order: NDArray[np.int64], ends: NDArray[np.int64], sides: NDArray[np.int64], parent: NDArray[np.int64]) -> None:
+def _cut(
+    order: NDArray[np.int64], ends: NDArray[np.int64], sides: NDArray[np.int64], parent: NDArray[np.int64]
+) -> None:
     for edge in order:
         one, other = ends[edge, 0], ends[edge, 1]
         while parent[one] != one:
@@ -138,7 +141,7 @@ def sides_of_line(
     """
     found: tuple[list[tuple[int, int]], list[tuple[int, int]]] = [], []
     rows, columns = plane.shape
-    for start, end in zip(line[:-1], line[1:], strict=True):
+    for start, end in pairwise(line):
         step = end - start
         length = float(np.hypot(*step))
         if length == 0:

@@ -102,7 +102,8 @@ def _contacts(objects: ObjectsUnderEdit, sizes: NDArray[np.int64], most: int) ->
 def _joins(objects: ObjectsUnderEdit, sizes: NDArray[np.int64], most: int) -> list[Doubt]:
     """Return the doubts about places at which an object was joined of two parts."""
     tree, regions = objects.tree, objects.regions
-    assert tree is not None and regions.graph is not None
+    assert tree is not None
+    assert regions.graph is not None
     total = np.concatenate([[0], np.cumsum(sizes[tree.order])])
     inside = np.flatnonzero(tree.children[:, 0] >= 0)
     one, other = tree.children[inside].T

@@ -29,7 +29,7 @@ _CODEC: Any = Zstd(level=3)
 _CONFIG = ConfigDict(extra="forbid")
 
 
-class EditRefused(InputError):
+class EditRefusedError(InputError):
     """An edit does not make sense for these objects."""
 
 
@@ -177,7 +177,7 @@ def unpack_mask(edit: Paint | Erase) -> NDArray[np.bool_]:
     """Return the mask of an edit, shape (z, y, x).
 
     Raises:
-        EditRefused: it is damaged.
+        EditRefusedError: it is damaged.
     """
     count = edit.shape[0] * edit.shape[1] * edit.shape[2]
     try:
@@ -186,7 +186,7 @@ def unpack_mask(edit: Paint | Erase) -> NDArray[np.bool_]:
         bits = np.frombuffer(_CODEC.decode(base64.b64decode(edit.mask)), np.uint8)
         return np.unpackbits(bits, count=count).astype(np.bool_).reshape(edit.shape)
     except (ValueError, RuntimeError) as error:
-        raise EditRefused("The mask of this edit is damaged: import the edits from a sound file.") from error
+        raise EditRefusedError("The mask of this edit is damaged: import the edits from a sound file.") from error
 
 
 def thin_out(voxels: Sequence[Voxel], most: int = MOST_SEEDS) -> tuple[Voxel, ...]:

@@ -79,7 +79,9 @@ def read_edits_file(path: str | os.PathLike[str]) -> EditsFile:
             raise ValueError("another format")
         return EditsFile(_RECORD.validate_python(found["of"]), tuple(map(edit_from_dict, found["edits"])))
     except (ValueError, KeyError, TypeError, RecursionError, ValidationError, SkipsegError) as error:
-        raise FileError(f"'{path}' holds no edits of objects: export them with `napari-skipseg edits export`.") from error
+        raise FileError(
+            f"'{path}' holds no edits of objects: export them with `napari-skipseg edits export`."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,7 @@ def iter_write_labels(objects: ObjectsUnderEdit, target: LabelsTarget) -> Genera
     recipe = {**target.recipe, "layer": "labels"}
     if target.path.suffix.lower() == ".zarr":
         chunks = tuple({"T": 1, **dict(zip("ZYX", CHUNK, strict=True))}[axis] for axis in axes)
-        layout = Layout(
-            labels.shape, space.with_axes(axes), "uint32", chunks=chunks, kind="labels", description=recipe
-        )
+        layout = Layout(labels.shape, space.with_axes(axes), "uint32", chunks=chunks, kind="labels", description=recipe)
         yield from iter_write_ome_zarr(target.path, labels, layout)
     else:
         yield Progress(0, 1, f"writing {target.path.name}")

@@ -131,7 +131,7 @@ def _merge(
                 continue
             far = ends[moved, 1 - side]
             key = min(kept, far) * count + max(kept, far)
-            into = known[key] if key in known else -1
+            into = known[key] if key in known else -1  # noqa: SIM401  # numba gives an optional number for `get`
             if into >= 0 and alive[into]:
                 alive[moved] = False
                 total[into] += total[moved]

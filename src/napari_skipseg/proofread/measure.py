@@ -38,7 +38,7 @@ def measure_changed(
     """Return the table with the rows of changed objects measured anew; it equals the table of all objects.
 
     Raises:
-        EditRefused: the box of a changed object is too large.
+        EditRefusedError: the box of a changed object is too large.
     """
     labels = table.column("label")
     kept = ~np.isin(labels, list(changed))

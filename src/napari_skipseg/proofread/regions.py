@@ -7,7 +7,7 @@ program have one region per object, and no graph.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Regions:
     boxes: NDArray[np.int32]
     space: Space
     graph: RegionGraph | None = None
-    options: ObjectOptions = ObjectOptions()
+    options: ObjectOptions = field(default_factory=ObjectOptions)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

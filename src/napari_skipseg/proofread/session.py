@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from napari_skipseg.proofread.apply import apply_edit
-from napari_skipseg.proofread.edits import Edit, EditRefused
+from napari_skipseg.proofread.edits import Edit, EditRefusedError
 from napari_skipseg.proofread.regions import Regions
 from napari_skipseg.proofread.state import Change, ObjectsUnderEdit
 from napari_skipseg.proofread.store import EditStore, JournalledEdit
@@ -27,7 +27,7 @@ def apply_edits(objects: ObjectsUnderEdit, edits: Iterable[Edit]) -> tuple[list[
     for number, edit in enumerate(edits, start=1):
         try:
             changes.append(apply_edit(objects, edit))
-        except EditRefused as error:
+        except EditRefusedError as error:
             refused.append(RefusedEdit(number, edit, str(error)))
     return changes, refused
 
@@ -46,7 +46,7 @@ class EditSession:
         for number, each in enumerate(store.done, start=1):
             try:
                 self._done.append((each, apply_edit(self.objects, each.edit)))
-            except EditRefused as error:
+            except EditRefusedError as error:
                 self.refused.append(RefusedEdit(number, each.edit, str(error)))
 
     @property
@@ -68,7 +68,7 @@ class EditSession:
         """Apply an edit, and write it to the journal.
 
         Raises:
-            EditRefused: the edit does not make sense; nothing changed.
+            EditRefusedError: the edit does not make sense; nothing changed.
         """
         change = apply_edit(self.objects, edit)
         self._done.append((self.store.add(edit), change))
@@ -87,7 +87,7 @@ class EditSession:
         """Do the edit again that was undone last, and return what it changed; None if there is none.
 
         Raises:
-            EditRefused: it does not make sense for these objects.
+            EditRefusedError: it does not make sense for these objects.
         """
         if not self.store.undone:
             return None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.images.stack import LazyArray
 from napari_skipseg.objects.blocks import WithoutAxes
-from napari_skipseg.proofread.edits import Edit, EditRefused, Voxel
+from napari_skipseg.proofread.edits import Edit, EditRefusedError, Voxel
 from napari_skipseg.proofread.hierarchy import MergeTree, merge_tree
 from napari_skipseg.proofread.regions import Regions, add_boxes
 
@@ -84,9 +84,7 @@ class ChangedVoxels:
 
 def _overlaps(box: Box) -> Iterator[tuple[tuple[int, int, int], tuple[slice, ...], tuple[slice, ...]]]:
     """Yield the number of each chunk that overlaps a box, the overlap in the chunk, and in the box."""
-    spans = [
-        range(side.start // length, -(-side.stop // length)) for side, length in zip(box, _CHUNK, strict=True)
-    ]
+    spans = [range(side.start // length, -(-side.stop // length)) for side, length in zip(box, _CHUNK, strict=True)]
     for z, y, x in product(*spans):
         inside, there = [], []
         for place, side, length in zip((z, y, x), box, _CHUNK, strict=True):
@@ -166,13 +164,15 @@ class ObjectsUnderEdit:
         """Return the time of some regions, and the box around them.
 
         Raises:
-            EditRefused: the box is too large to be looked at.
+            EditRefusedError: the box is too large to be looked at.
         """
         boxes = self.boxes[regions]
         low, high = boxes[:, 1::2].min(axis=0), boxes[:, 2::2].max(axis=0)
         if int(np.prod((high - low).astype(np.int64))) > LARGEST_BOX:
             sides = " × ".join(str(side) for side in high - low)
-            raise EditRefused(f"The object's box of {sides} voxels is too large for this edit: split it first by a line.")
+            raise EditRefusedError(
+                f"The object's box of {sides} voxels is too large for this edit: split it first by a line."
+            )
         z, y, x = (slice(int(first), int(stop)) for first, stop in zip(low, high, strict=True))
         return int(boxes[0, 0]), (z, y, x)
 

@@ -1,4 +1,4 @@
-"""The layers of proofreading, and the mouse over them: clicks and lines as voxels, and the outline of what would change."""
+"""The layers of proofreading and the mouse over them: clicks and lines as voxels, the outline of what would change."""
 
 from __future__ import annotations
 
@@ -48,9 +48,8 @@ class Preview(LazyArray):
 class ProofreadLayers(QObject):  # type: ignore[misc]
     """The layer of the edited objects, and the outline over it.
 
-    clicked: a voxel of the layer, and whether Shift was held. drawn: the voxels of a line. moved: the voxels of the line
-    so far. scrolled: the wheel turned over the layer, while `takes_wheel`. draws_lines: a drag draws instead of moving
-    the view.
+    clicked: a voxel of the image, and whether Shift was held. moved: the voxels of a line so far. drawn: those of the
+    whole line, and Shift. scrolled: the wheel turned over the layer, while `takes_wheel`.
     """
 
     clicked = Signal(tuple, bool)
@@ -133,7 +132,7 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
         return at.get("T", 0), at.get("Z", 0), at.get("Y", 0), at.get("X", 0)
 
     def _voxel_of(self, event: Any) -> Voxel | None:
-        """Return the voxel under the mouse: in the slice, or the first object that a ray meets; None if it meets none."""
+        """Return the voxel under the mouse: of the slice, or of the first object along the ray; None without any."""
         if len(event.dims_displayed) < 3:
             return self.to_voxel(voxel_at(self._viewer, self.layer, event.position))
         start, end = self.layer.get_ray_intersections(

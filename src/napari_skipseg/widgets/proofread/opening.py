@@ -27,7 +27,7 @@ from napari_skipseg.proofread.regions import IN_MEMORY
 from napari_skipseg.proofread.session import EditSession
 from napari_skipseg.proofread.store import EditStore, edits_record, folder_of
 from napari_skipseg.widgets.layers.axes import axes_of
-from napari_skipseg.widgets.layers.results import KEY, data_of, is_result, stack_of_layer
+from napari_skipseg.widgets.layers.results import KEY, data_of, stack_of_layer
 from napari_skipseg.widgets.objects.layers import ShownObjects
 from napari_skipseg.widgets.objects.sources import PREVIEW, find_measured, recipe_of_layer, stack_to_search
 

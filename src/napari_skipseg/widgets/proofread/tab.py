@@ -19,7 +19,7 @@ from napari_skipseg.inference.prediction import file_name
 from napari_skipseg.inference.saving import check_replaceable
 from napari_skipseg.objects.table import ObjectTable
 from napari_skipseg.proofread.doubts import Doubt, rank_doubts
-from napari_skipseg.proofread.edits import Confirm, Delete, Edit, EditRefused, FillHoles, Lock, Separate, Voxel
+from napari_skipseg.proofread.edits import Confirm, Delete, Edit, EditRefusedError, FillHoles, Lock, Separate, Voxel
 from napari_skipseg.proofread.exchange import LabelsTarget, iter_write_labels
 from napari_skipseg.proofread.measure import measure_changed
 from napari_skipseg.proofread.state import Change
@@ -73,7 +73,9 @@ class ProofreadAction:
 TOOLS: dict[ToolName, ProofreadAction] = {
     "select": ProofreadAction("S", "Select", "Click an object to select it"),
     "merge": ProofreadAction("J", "Merge", "Click two objects, or draw a line across several"),
-    "split": ProofreadAction("K", "Split", "Draw a line through an object, or click one side and Shift-click the other"),
+    "split": ProofreadAction(
+        "K", "Split", "Draw a line through an object, or click one side and Shift-click the other"
+    ),
     "grow": ProofreadAction("G", "Grow", "Click a region: the wheel lets it grow along the hierarchy of merges"),
 }
 ACTIONS = {
@@ -294,7 +296,7 @@ class ProofreadTab(JobTab):
         """Let the tool choose, and do the edit if it is complete; show why it is refused."""
         try:
             is_complete = choose()
-        except EditRefused as error:
+        except EditRefusedError as error:
             self._refuse(error)
             return
         if is_complete:
@@ -332,18 +334,19 @@ class ProofreadTab(JobTab):
         def read(index: tuple[int | slice, ...]) -> NDArray[Any]:
             try:
                 return pending.sides_at(index)
-            except EditRefused:  # napari reads whenever it draws: the reason is shown when the edit is done
+            except EditRefusedError:  # napari reads whenever it draws: the reason is shown when the edit is done
                 return np.zeros_like(opened.session.objects.labels()[index])
 
         layers.takes_wheel = pending.tool == "grow" and pending.edit is not None
         text = pending.describe()
         layers.outline_with(read if text else None)
         if self.doubt is not None:
-            text = f"{self.doubt.reason} {'A merges, C leaves' if self.doubt.kind == 'merge?' else 'A splits, C leaves'} it."
+            act = "merges" if self.doubt.kind == "merge?" else "splits"
+            text = f"{self.doubt.reason} A {act} it, C leaves it."
         self.reason.say(text)
         self.check()
 
-    def _refuse(self, error: EditRefused) -> None:
+    def _refuse(self, error: EditRefusedError) -> None:
         if self.pending is not None:
             self.pending.clear()
         self._show_pending()
@@ -367,7 +370,7 @@ class ProofreadTab(JobTab):
             return False
         try:
             change = self.opened.session.do(edit)
-        except EditRefused as error:
+        except EditRefusedError as error:
             self._refuse(error)
             return False
         self._show_change(change)
@@ -398,7 +401,7 @@ class ProofreadTab(JobTab):
             return
         try:
             change = self.opened.session.redo()
-        except EditRefused as error:
+        except EditRefusedError as error:
             self._refuse(error)
             return
         if change is None:
@@ -453,7 +456,11 @@ class ProofreadTab(JobTab):
         objects = self.opened.session.objects
         labels = [objects.object_at(voxel) for voxel in doubt.at]
         regions = {objects.region_at(voxel) for voxel in doubt.at}
-        if 0 in labels or objects.locked.intersection(labels) or any(regions == set(pair) for pair in objects.confirmed):
+        if (
+            0 in labels
+            or objects.locked.intersection(labels)
+            or any(regions == set(pair) for pair in objects.confirmed)
+        ):
             return False
         return (labels[0] == labels[1]) == (doubt.kind == "split?")
 

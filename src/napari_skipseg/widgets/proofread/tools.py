@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from napari_skipseg.proofread.apply import apply_edit, region_to_grow
 from napari_skipseg.proofread.cut import sides_of_line
 from napari_skipseg.proofread.doubts import Doubt
-from napari_skipseg.proofread.edits import Edit, EditRefused, Grow, Merge, Split, Voxel, thin_out
+from napari_skipseg.proofread.edits import Edit, EditRefusedError, Grow, Merge, Split, Voxel, thin_out
 from napari_skipseg.proofread.state import ObjectsUnderEdit
 
 ToolName = Literal["select", "merge", "split", "grow"]
@@ -23,7 +24,7 @@ MOST_MERGED = 40
 def along(line: Sequence[Voxel]) -> list[Voxel]:
     """Return the voxels along a line that the mouse gave as corners."""
     found: list[Voxel] = [line[0]]
-    for start, end in zip(line[:-1], line[1:], strict=True):
+    for start, end in pairwise(line):
         count = max(1, int(np.abs(np.subtract(end, start)).max()))
         for part in range(1, count + 1):
             t, z, y, x = (round(a + (b - a) * part / count) for a, b in zip(start, end, strict=True))
@@ -44,14 +45,16 @@ def split_along(objects: ObjectsUnderEdit, line: Sequence[Voxel]) -> Split:
     """Return the split of the object that a line crosses, into its two sides; the line lies in one slice.
 
     Raises:
-        EditRefused: it crosses no object, or goes through slices.
+        EditRefusedError: it crosses no object, or goes through slices.
     """
     if len({voxel[:2] for voxel in line}) > 1:
-        raise EditRefused("A line that splits lies in one slice: turn the view to slices along Z, or click both sides.")
+        raise EditRefusedError(
+            "A line that splits lies in one slice: turn the view to slices along Z, or click both sides."
+        )
     time, z = line[0][:2]
     labels = [label for voxel in along(line) if (label := objects.object_at(voxel))]
     if not labels:
-        raise EditRefused("The line crosses no object.")
+        raise EditRefusedError("The line crosses no object.")
     label = max(set(labels), key=labels.count)
     _, (_, rows, columns) = objects.box_of(objects.regions_of(label))
     plane = objects.read_objects(time, (slice(z, z + 1), rows, columns))[0] == label
@@ -62,7 +65,7 @@ def split_along(objects: ObjectsUnderEdit, line: Sequence[Voxel]) -> Split:
         inside = [(time, z, int(y), int(x)) for y, x in pixels + corner]
         sides.append(thin_out([voxel for voxel in inside if objects.object_at(voxel) == label]))
     if not all(sides):
-        raise EditRefused("The object lies on one side of the line only: draw the line through it.")
+        raise EditRefusedError("The object lies on one side of the line only: draw the line through it.")
     shared = set(sides[0]) & set(sides[1])
     return Split(tuple(tuple(voxel for voxel in side if voxel not in shared) for side in sides))
 
@@ -90,12 +93,12 @@ class PendingEdit:
         """Choose a voxel; return whether the edit can be done at once.
 
         Raises:
-            EditRefused: there is nothing at the voxel.
+            EditRefusedError: there is nothing at the voxel.
         """
         objects = self._objects
         if self.tool == "merge":
             if not objects.object_at(voxel):
-                raise EditRefused("There is no object here: click an object.")
+                raise EditRefusedError("There is no object here: click an object.")
             self._chosen = one_in_each_object(objects, [*self._chosen, voxel])
             self.edit = Merge(tuple(self._chosen)) if len(self._chosen) > 1 else None
             return self.edit is not None
@@ -106,7 +109,7 @@ class PendingEdit:
             tree, region = objects.tree, objects.region_at(voxel)
             if tree is None or not 0 < region <= tree.count:
                 region_to_grow(objects, Grow(voxel, 0.0))
-                raise EditRefused("What was painted or cut does not grow: click beside it.")
+                raise EditRefusedError("What was painted or cut does not grow: click beside it.")
             levels = [float(tree.level[node]) for node in tree.steps(region - 1)]
             self._steps, self._chosen = sorted(set(levels)), [voxel]
             # the object as it was found, if the region belongs to one, is where a user would begin
@@ -118,13 +121,13 @@ class PendingEdit:
         """Choose what a line crosses; return whether the edit can be done at once.
 
         Raises:
-            EditRefused: it crosses nothing to merge or split.
+            EditRefusedError: it crosses nothing to merge or split.
         """
         if self.tool == "merge":
             self._chosen = one_in_each_object(self._objects, along(line))
             if len(self._chosen) < 2:
                 self._chosen = []
-                raise EditRefused("The line crosses fewer than two objects: there is nothing to merge.")
+                raise EditRefusedError("The line crosses fewer than two objects: there is nothing to merge.")
             self.edit = Merge(tuple(self._chosen))
             return True
         if self.tool == "split":
@@ -166,7 +169,7 @@ class PendingEdit:
         """Return what would be changed at an index of the image: 1 and 2 are both sides of a split or a contact.
 
         Raises:
-            EditRefused: the edit does not make sense.
+            EditRefusedError: the edit does not make sense.
         """
         objects, edit = self._objects, self.edit
         labels = objects.labels()
