@@ -9,8 +9,8 @@ import typer
 
 from napari_skipseg.cli.batch import batch
 from napari_skipseg.cli.corrections import app as corrections
-from napari_skipseg.cli.edits import app as edits
 from napari_skipseg.cli.demo import demo
+from napari_skipseg.cli.edits import app as edits
 from napari_skipseg.cli.finetune import finetune
 from napari_skipseg.cli.lists import doctor, models, networks
 from napari_skipseg.cli.objects import objects

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QTimer
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QButtonGroup, QFileDialog, QGridLayout, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.prediction import file_name
 from napari_skipseg.inference.saving import check_replaceable
-from napari_skipseg.objects.table import ObjectTable
 from napari_skipseg.proofread.doubts import Doubt, rank_doubts
 from napari_skipseg.proofread.edits import Confirm, Delete, Edit, EditRefusedError, FillHoles, Lock, Separate, Voxel
 from napari_skipseg.proofread.exchange import LabelsTarget, iter_write_labels
-from napari_skipseg.proofread.measure import measure_changed
 from napari_skipseg.proofread.state import Change
 from napari_skipseg.widgets.correct.uncertain_regions import go_to
 from napari_skipseg.widgets.forms.engine_line import EngineLine
@@ -35,11 +31,11 @@ from napari_skipseg.widgets.forms.fields import (
     set_hint,
 )
 from napari_skipseg.widgets.forms.job_tab import JobTab
-from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
 from napari_skipseg.widgets.objects.export import FILTERS, TIFF, ZARR, table_beside, with_ending
 from napari_skipseg.widgets.objects.layers import ShownObjects
-from napari_skipseg.widgets.objects.table import ObjectsTable
+from napari_skipseg.widgets.proofread.actions import ACTIONS, TOOLS
 from napari_skipseg.widgets.proofread.canvas import ProofreadLayers
+from napari_skipseg.widgets.proofread.edited_table import EditedObjectsTable
 from napari_skipseg.widgets.proofread.opening import (
     OpenedObjects,
     iter_open,
@@ -55,41 +51,8 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
 _NOTHING = Missing("Find objects in the Objects tab first, or open labels.")
-_MEASURED_AFTER = 400
-"""Milliseconds without an edit before changed objects are measured."""
 _AROUND = 48
 """Voxels around a doubt that are shown, along Y and X."""
-
-
-@dataclass(frozen=True)
-class ProofreadAction:
-    """A key, the text of its button, and its tooltip."""
-
-    key: str
-    text: str
-    hint: str
-
-
-TOOLS: dict[ToolName, ProofreadAction] = {
-    "select": ProofreadAction("S", "Select", "Click an object to select it"),
-    "merge": ProofreadAction("J", "Merge", "Click two objects, or draw a line across several"),
-    "split": ProofreadAction(
-        "K", "Split", "Draw a line through an object, or click one side and Shift-click the other"
-    ),
-    "grow": ProofreadAction("G", "Grow", "Click a region: the wheel lets it grow along the hierarchy of merges"),
-}
-ACTIONS = {
-    "accept": ProofreadAction("A", "Do it", "Do what is outlined"),
-    "confirm": ProofreadAction("C", "It is right", "Leave this place as it is, and remember that it is right"),
-    "next": ProofreadAction("N", "Next doubt", "Go to the next decision that may be wrong"),
-    "undo": ProofreadAction("U", "Undo", "Undo the last edit, also one of an earlier session"),
-    "redo": ProofreadAction("Shift-U", "Redo", "Do again what was undone last"),
-    "delete": ProofreadAction("D", "Delete", "Delete the selected object"),
-    "fill": ProofreadAction("H", "Fill holes", "Fill the holes of the selected object"),
-    "separate": ProofreadAction("T", "Separate", "Make objects of the parts of the selected object that do not touch"),
-    "lock": ProofreadAction("O", "Lock", "Lock the selected object against edits, or unlock it"),
-}
-"""napari does not use any of these keys while a Labels layer is active."""
 
 
 class ProofreadTab(JobTab):
@@ -107,20 +70,13 @@ class ProofreadTab(JobTab):
         self.doubt: Doubt | None = None
         self._doubts: list[Doubt] = []
         self._selected: Voxel | None = None
-        self._changed: set[int] = set()
-        self._measuring: Any = None
-        self.table_data: ObjectTable | None = None
         self.links = ConnectionGroup()
         self.choice, self.open_button, self.close_button = FreshCombo(), QPushButton("Proofread"), QPushButton("Close")
         self.choice.setToolTip("Objects that were found, or labels of any program")
         self.tool_buttons = {name: QPushButton(f"{tool.text} ({tool.key})") for name, tool in TOOLS.items()}
         self.buttons = {name: QPushButton(f"{action.text} ({action.key})") for name, action in ACTIONS.items()}
-        self.save_button, self.table = QPushButton("Save…"), ObjectsTable()
+        self.save_button, self.table = QPushButton("Save…"), EditedObjectsTable()
         self.reason, self.editor = MessageLine(), QWidget()
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(_MEASURED_AFTER)
-        self._soon.timeout.connect(self._measure)
         self._lay_out()
         self._connect()
         self.check()
@@ -223,7 +179,7 @@ class ProofreadTab(JobTab):
             self.show_message(f"'{opened.source.layer.name}' was removed meanwhile.")
             return
         self.opened, self.pending = opened, PendingEdit(opened.session.objects)
-        self._doubts, self.doubt, self.table_data = list(opened.doubts), None, opened.table
+        self._doubts, self.doubt = list(opened.doubts), None
         layers = self.layers = ProofreadLayers(self._viewer, opened)
         layers.clicked.connect(self._on_clicked)
         layers.moved.connect(self._on_moved)
@@ -233,7 +189,7 @@ class ProofreadTab(JobTab):
             layers.layer.bind_key(tool.key, _without_layer(partial(self.choose_tool, name)), overwrite=True)
         for name, action in ACTIONS.items():
             layers.layer.bind_key(action.key, _without_layer(self._actions()[name]), overwrite=True)
-        self.table.show_table(opened.table)
+        self.table.open(opened)
         self.choose_tool("select")
         session = opened.session
         parts = [counted(len(opened.table), "object"), counted(len(session.changes), "edit")]
@@ -251,13 +207,11 @@ class ProofreadTab(JobTab):
         """Release the edits, which are on disk, and remove the layers."""
         opened, layers = self.opened, self.layers
         self.opened = self.layers = self.pending = self.doubt = None
-        self._soon.stop()
-        self._changed.clear()
         if layers is not None:
             layers.remove()
         if opened is not None and not opened.session.close():
             self.fail(opened.session.store.fault or "Some edits are not on disk: free some space, and try again.")
-        self.table.show_table(None)
+        self.table.open(None)
         self.check()
 
     def release(self) -> None:
@@ -380,8 +334,7 @@ class ProofreadTab(JobTab):
         self._drop_pending()
         if self.layers is not None and change.box:
             self.layers.refresh()
-        self._changed |= set(change.objects)
-        self._soon.start()
+        self.table.update_objects(change.objects)
         if self.opened is not None and self.opened.session.store.fault:
             self.reason.say(self.opened.session.store.fault, FAULT_COLOR)
 
@@ -475,9 +428,9 @@ class ProofreadTab(JobTab):
 
     def _on_row_chosen(self, row: int) -> None:
         """Go to an object of the table, and select it."""
-        if self.opened is None or self.layers is None or self.table_data is None:
+        if self.opened is None or self.layers is None:
             return
-        objects, label = self.opened.session.objects, int(self.table_data.column("label")[row])
+        objects, label = self.opened.session.objects, int(self.table.data.column("label")[row])
         time, box = objects.box_of(objects.regions_of(label))
         inside = np.argwhere(objects.read_objects(time, box) == label)
         z, y, x = (int(at) + side.start for at, side in zip(inside[len(inside) // 2], box, strict=True))
@@ -491,30 +444,6 @@ class ProofreadTab(JobTab):
             [sides.get(axis, (0, 1)) for axis in self.layers.axes],
         )
 
-    def _measure(self) -> None:
-        """Measure the changed objects in a thread; the table follows."""
-        opened, table = self.opened, self.table_data
-        if opened is None or table is None or not self._changed:
-            return
-        if self._measuring is not None:
-            self._soon.start()
-            return
-        changed, self._changed = self._changed, set()
-
-        def work() -> Any:
-            return measure_changed(opened.session.objects, table, changed, opened.measured)
-            yield  # a generator, as all work is
-
-        def show(outcome: WorkOutcome) -> None:
-            if self.opened is opened and not outcome.fault:
-                self.table_data = outcome.value
-                self.table.show_table(outcome.value)
-
-        def end() -> None:
-            self._measuring = None
-
-        self._measuring = start_work(self, work, "Measuring", lambda _: None, show, end, is_quiet=True)
-
     def save(self) -> None:
         """Ask for a file, and write the edited objects and their measurements."""
         opened = self.opened
@@ -524,13 +453,12 @@ class ProofreadTab(JobTab):
         chosen, kind = QFileDialog.getSaveFileName(self, "Save proofread objects", start, FILTERS)
         if not chosen:
             return
-        file = with_ending(Path(chosen), ZARR if "Zarr" in kind else TIFF)
+        file, table = with_ending(Path(chosen), ZARR if "Zarr" in kind else TIFF), self.table.measure_now()
 
         def work() -> Any:
             check_replaceable([file], "ome-zarr" if file.name.endswith(ZARR) else "tiff")
             yield from iter_write_labels(opened.session.objects, LabelsTarget(file))
-            if self.table_data is not None:
-                self.table_data.write_csv(table_beside(file))
+            table.write_csv(table_beside(file))
             return file
 
         self.start(work, "Saving", lambda file: self.show_message(f"Saved {file.name} in {file.parent}."))
