@@ -73,7 +73,7 @@ def test_labels_in_a_store_are_edited_chunk_by_chunk_as_in_memory(tmp_path: Path
 def test_the_hierarchy_cut_at_the_threshold_gives_the_cells(merge: float) -> None:
     options = ObjectOptions("cells", threshold=0.5, merge=merge)
     those = regions(bumpy((12, 60, 60), 1), options)
-    tree = merge_tree(those.graph, options)
+    tree = merge_tree(those)
     groups = np.array([tree.climb(leaf, np.nextafter(merge, 0)) for leaf in range(tree.count)])
     pairs = np.unique(np.stack([those.objects[1:], groups]), axis=1)
     assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1] > 3

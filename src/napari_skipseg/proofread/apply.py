@@ -139,12 +139,6 @@ def region_to_grow(objects: ObjectsUnderEdit, edit: Grow) -> NDArray[np.int64]:
     return found
 
 
-def _spacing(objects: ObjectsUnderEdit) -> tuple[float, float, float]:
-    """Return the sides of a voxel in units of its side along X, 0 along Z if objects are of each slice on its own."""
-    z, y, x = objects.regions.space.voxel_size
-    return (z / x if objects.regions.are_linked else 0.0), y / x, 1.0
-
-
 def _split(objects: ObjectsUnderEdit, edit: Split, recorder: ChangeRecorder) -> None:
     if not 2 <= len(edit.sides) <= MOST_SIDES or not all(edit.sides):
         raise EditRefusedError("A split needs at least one voxel on each of two sides.")
@@ -202,7 +196,7 @@ def _cut_one(
     corner = np.array([side.start for side in box])
     order = sorted(seeds)
     places = [np.array([voxel[1:] for voxel in seeds[side]], np.int64) - corner for side in order]
-    parts = cut_region(mask, places, _spacing(objects), objects.regions.are_linked)
+    parts = cut_region(mask, places, objects.regions.spacing, objects.regions.are_linked)
     recorder.assign(np.array([region]), 0)  # it has no voxels any more, so it must not link its neighbours
     new = {recorder.set_voxels(time, box, parts == part, label): side for part, side in enumerate(order)}
     objects.cut_from |= dict.fromkeys(new, region)

@@ -10,9 +10,8 @@ from numba import types
 from numba.typed import Dict
 from numpy.typing import NDArray
 
-from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.region_graph import RegionGraph
-from napari_skipseg.proofread.regions import contact_strengths
+from napari_skipseg.objects.find import join_markers
+from napari_skipseg.proofread.regions import Regions, contact_strengths
 from napari_skipseg.scores.table import compiled
 
 
@@ -52,13 +51,18 @@ class MergeTree:
         return nodes
 
 
-def merge_tree(graph: RegionGraph, options: ObjectOptions) -> MergeTree:
-    """Return the hierarchy: the contact that separates least is merged first.
+def merge_tree(regions: Regions) -> MergeTree:
+    """Return the hierarchy of regions with a graph: the contact that separates least is merged first.
 
-    Of cells, a merged contact has the mean over all of its voxels, as when cells are found: cut at `options.merge` the
-    tree gives the cells. Of other objects, it is as strong as the weaker of its two parts.
+    Regions of one marker merge at level 0. Of cells, a merged contact has the mean over all of its voxels, as when
+    cells are found: cut at `options.merge` the tree gives the cells. Of other objects, it is as strong as the weaker
+    of its two parts.
     """
+    graph, options = regions.graph, regions.options
+    assert graph is not None
     count = len(graph.nodes.size)
+    times, depth, rows, columns = regions.shape
+    markers = join_markers(graph, options, regions.spacing, (times * depth, rows, columns)).places
     if options.method == "components":
         edges = graph.edges._replace(one=graph.edges.one[:0], other=graph.edges.other[:0])
         strengths, contacts = np.empty(0), np.empty(0, np.int64)
@@ -67,7 +71,9 @@ def merge_tree(graph: RegionGraph, options: ObjectOptions) -> MergeTree:
         contacts = edges.contacts.astype(np.int64)
     one, other = edges.one.astype(np.int64), edges.other.astype(np.int64)
     totals = strengths * contacts
-    parent, level, children, used = _merge(count, one, other, strengths, totals, contacts, options.method == "cells")
+    same = markers[one] == markers[other]
+    is_mean = options.method == "cells"
+    parent, level, children, used = _merge(count, one, other, strengths, totals, contacts, same, is_mean)
     order, low, high = _order(count, parent[:used], children[:used])
     return MergeTree(count, parent[:used], level[:used], children[:used], order, low, high)
 
@@ -83,13 +89,14 @@ def _merge(
     strengths: NDArray[np.float64],
     totals: NDArray[np.float64],
     contacts: NDArray[np.int64],
+    same: NDArray[np.bool_],
     is_mean: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], int]:
     most = max(1, 2 * count)
     parent, level = np.full(most, -1), np.zeros(most)
     children = np.full((most, 2), -1)
     ends = np.empty((one.size, 2), np.int64)
-    total, number, strength = totals.copy(), contacts.copy(), strengths.copy()
+    total, number, strength = totals.copy(), contacts.copy(), np.where(same, -1.0, strengths)
     alive = np.ones(one.size, np.bool_)
     # Linked lists of the edges of each group. Merging two groups puts the shorter list into the longer one.
     first, degree = np.full(count, -1), np.zeros(count, np.int64)
@@ -137,7 +144,10 @@ def _merge(
                 total[into] += total[moved]
                 number[into] += number[moved]
                 before = strength[into]
-                strength[into] = total[into] / number[into] if is_mean else min(before, strength[moved])
+                if is_mean and before >= 0 and strength[moved] >= 0:
+                    strength[into] = total[into] / number[into]
+                else:  # a contact within a marker stays one
+                    strength[into] = min(before, strength[moved])
                 if strength[into] != before:
                     heapq.heappush(heap, (strength[into], into, 0, strength[into]))
             else:

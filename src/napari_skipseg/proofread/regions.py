@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import LazyArray, Stack
+from napari_skipseg.objects.block_regions import VoxelSpacing, relabel
 from napari_skipseg.objects.classes import ClassImage, probability_of_class, read_block
 from napari_skipseg.objects.find import objects_of_regions, regions_of_all_times, spacing_of
 from napari_skipseg.objects.find_in_blocks import iter_find_regions
@@ -61,6 +62,12 @@ class Regions:
         return t, z, y, x
 
     @property
+    def spacing(self) -> VoxelSpacing:
+        """The sides of a voxel in units of its side along X, 0 along Z if objects are of each slice on its own."""
+        z, y, x = self.space.voxel_size
+        return (z / x if self.are_linked else 0.0), y / x, 1.0
+
+    @property
     def are_linked(self) -> bool:
         """Whether objects go through the slices, and are not of each slice on its own."""
         return self.options.planes == "volume"
@@ -86,6 +93,9 @@ def iter_regions_of_probability(
         chosen, spacing = probability_of_class(image, options), spacing_of(image.stack, options)
         flat, graph = regions_of_all_times(chosen, options, spacing)
         objects = objects_of_regions(graph, options, spacing, (flat.shape[0], flat.shape[1], flat.shape[2]))
+        if options.method == "components":  # numbered in the order of their first voxels, as blocks are
+            graph, places = graph.joined(np.arange(len(graph.nodes.size)))
+            flat, objects = relabel(flat, places.astype(np.uint32) + np.uint32(1)), objects[np.argsort(places)]
         labels = flat.reshape(chosen.shape)
     boxes = yield from _iter_boxes(labels, len(objects))
     return Regions(labels, _with_none(objects), boxes, space, graph, options)

@@ -120,8 +120,7 @@ class ObjectsUnderEdit:
     @cached_property
     def tree(self) -> MergeTree | None:
         """The hierarchy of merges of the regions, None for labels of another program."""
-        graph = self.regions.graph
-        return None if graph is None else merge_tree(graph, self.regions.options)
+        return None if self.regions.graph is None else merge_tree(self.regions)
 
     @cached_property
     def edge_ends(self) -> NDArray[np.int64]:

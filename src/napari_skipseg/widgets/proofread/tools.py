@@ -113,7 +113,9 @@ class PendingEdit:
             levels = [float(tree.level[node]) for node in tree.steps(region - 1)]
             self._steps, self._chosen = sorted(set(levels)), [voxel]
             # the object as it was found, if the region belongs to one, is where a user would begin
-            self._step = max(0, int(np.searchsorted(self._steps, objects.regions.options.merge)) - 1)
+            options = objects.regions.options
+            found_at = options.merge if options.method == "cells" else 0.0
+            self._step = max(0, int(np.searchsorted(self._steps, found_at)) - 1)
             self.edit = Grow(voxel, self._steps[self._step])
         return False
 
