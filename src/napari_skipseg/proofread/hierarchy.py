@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
@@ -69,95 +70,115 @@ def merge_tree(regions: Regions) -> MergeTree:
     else:
         edges, strengths = graph.edges, contact_strengths(graph, options)
         contacts = edges.contacts.astype(np.int64)
-    one, other = edges.one.astype(np.int64), edges.other.astype(np.int64)
-    totals = strengths * contacts
-    same = markers[one] == markers[other]
-    is_mean = options.method == "cells"
-    parent, level, children, used = _merge(count, one, other, strengths, totals, contacts, same, is_mean)
+    ends = np.stack([edges.one, edges.other], axis=1).astype(np.int64)
+    same = markers[ends[:, 0]] == markers[ends[:, 1]]
+    totals, is_mean = strengths * contacts, options.method == "cells"
+    parent, level, children, used = _merge(count, ends, np.where(same, -1.0, strengths), totals, contacts, is_mean)
     order, low, high = _order(count, parent[:used], children[:used])
     return MergeTree(count, parent[:used], level[:used], children[:used], order, low, high)
 
 
-_PAIR = types.UniTuple(types.int64, 2)
+class _Links(NamedTuple):
+    """The contacts of groups while these are merged, one entry each, and linked lists of the contacts of each group.
+
+    strength: -1 within a marker. first, following: `2 * contact + side`, -1 at the end of a list. degree: lengths.
+    """
+
+    ends: NDArray[np.int64]
+    strength: NDArray[np.float64]
+    total: NDArray[np.float64]
+    number: NDArray[np.int64]
+    alive: NDArray[np.bool_]
+    first: NDArray[np.int64]
+    degree: NDArray[np.int64]
+    following: NDArray[np.int64]
 
 
 @compiled
 def _merge(
     count: int,
-    one: NDArray[np.int64],
-    other: NDArray[np.int64],
-    strengths: NDArray[np.float64],
+    ends: NDArray[np.int64],
+    strength: NDArray[np.float64],
     totals: NDArray[np.float64],
     contacts: NDArray[np.int64],
-    same: NDArray[np.bool_],
     is_mean: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], int]:
-    most = max(1, 2 * count)
+    most, edges = max(1, 2 * count), len(strength)
     parent, level = np.full(most, -1), np.zeros(most)
     children = np.full((most, 2), -1)
-    ends = np.empty((one.size, 2), np.int64)
-    total, number, strength = totals.copy(), contacts.copy(), np.where(same, -1.0, strengths)
-    alive = np.ones(one.size, np.bool_)
-    # Linked lists of the edges of each group. Merging two groups puts the shorter list into the longer one.
-    first, degree = np.full(count, -1), np.zeros(count, np.int64)
-    following = np.full((one.size, 2), -1)
+    links = _Links(
+        ends.copy(),
+        strength.copy(),
+        totals.copy(),
+        contacts.copy(),
+        np.ones(edges, np.bool_),
+        np.full(count, -1),
+        np.zeros(count, np.int64),
+        np.full((edges, 2), -1),
+    )
     known = Dict.empty(types.int64, types.int64)
-    heap = [(0.0, 0, 0, 0.0)]
+    heap = [(0.0, 0)]
     heap.pop()
-    for edge in range(one.size):
-        ends[edge, 0], ends[edge, 1] = one[edge], other[edge]
+    for edge in range(edges):
         for side in range(2):
             node = ends[edge, side]
-            following[edge, side] = first[node]
-            first[node] = 2 * edge + side
-            degree[node] += 1
-        known[min(one[edge], other[edge]) * count + max(one[edge], other[edge])] = edge
-        heap.append((strength[edge], edge, 0, strength[edge]))
+            links.following[edge, side] = links.first[node]
+            links.first[node] = 2 * edge + side
+            links.degree[node] += 1
+        known[min(ends[edge, 0], ends[edge, 1]) * count + max(ends[edge, 0], ends[edge, 1])] = edge
+        heap.append((strength[edge], edge))
     heapq.heapify(heap)
     name = np.arange(count)  # of the node of the tree that a group is
     used = count
     while len(heap) > 0:
-        _, edge, _, valid = heapq.heappop(heap)
-        if not alive[edge] or strength[edge] != valid:
+        valid, edge = heapq.heappop(heap)
+        if not links.alive[edge] or links.strength[edge] != valid:
             continue
-        kept, gone = ends[edge, 0], ends[edge, 1]
-        if degree[kept] < degree[gone]:
+        # the shorter list goes into the longer one, so that few contacts are moved
+        kept, gone = links.ends[edge, 0], links.ends[edge, 1]
+        if links.degree[kept] < links.degree[gone]:
             kept, gone = gone, kept
-        alive[edge] = False
-        level[used] = max(strength[edge], level[name[kept]], level[name[gone]])
-        # the child with the smaller number first, so that the tree does not depend on the lists
+        links.alive[edge] = False
+        level[used] = max(valid, level[name[kept]], level[name[gone]])
         children[used, 0], children[used, 1] = min(name[kept], name[gone]), max(name[kept], name[gone])
         parent[name[kept]] = parent[name[gone]] = used
         name[kept] = used
         used += 1
-        link = first[gone]
-        while link >= 0:
-            moved, side = link // 2, link % 2
-            link = following[moved, side]
-            if not alive[moved]:
-                continue
-            far = ends[moved, 1 - side]
-            key = min(kept, far) * count + max(kept, far)
-            into = known[key] if key in known else -1  # noqa: SIM401  # numba gives an optional number for `get`
-            if into >= 0 and alive[into]:
-                alive[moved] = False
-                total[into] += total[moved]
-                number[into] += number[moved]
-                before = strength[into]
-                if is_mean and before >= 0 and strength[moved] >= 0:
-                    strength[into] = total[into] / number[into]
-                else:  # a contact within a marker stays one
-                    strength[into] = min(before, strength[moved])
-                if strength[into] != before:
-                    heapq.heappush(heap, (strength[into], into, 0, strength[into]))
-            else:
-                ends[moved, side] = kept
-                following[moved, side] = first[kept]
-                first[kept] = 2 * moved + side
-                degree[kept] += 1
-                known[key] = moved
-        first[gone] = -1
+        _move(links, known, heap, gone, kept, count, is_mean)
     return parent, level, children, used
+
+
+@compiled
+def _move(links: _Links, known: Any, heap: Any, gone: int, kept: int, count: int, is_mean: bool) -> None:
+    """Give the contacts of one group to another; two contacts of the same pair become one."""
+    ends, strength, total, number, alive, first, degree, following = links
+    link = first[gone]
+    while link >= 0:
+        moved, side = link // 2, link % 2
+        link = following[moved, side]
+        if not alive[moved]:
+            continue
+        far = ends[moved, 1 - side]
+        key = min(kept, far) * count + max(kept, far)
+        into = known[key] if key in known else -1  # noqa: SIM401  # numba gives an optional number for `get`
+        if into >= 0 and alive[into]:
+            alive[moved] = False
+            total[into] += total[moved]
+            number[into] += number[moved]
+            before = strength[into]
+            if is_mean and before >= 0 and strength[moved] >= 0:
+                strength[into] = total[into] / number[into]
+            else:
+                strength[into] = min(before, strength[moved])
+            if strength[into] != before:
+                heapq.heappush(heap, (strength[into], into))
+        else:
+            ends[moved, side] = kept
+            following[moved, side] = first[kept]
+            first[kept] = 2 * moved + side
+            degree[kept] += 1
+            known[key] = moved
+    first[gone] = -1
 
 
 @compiled
