@@ -17,7 +17,7 @@ from searching import with_search
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.measure import measure_objects
-from napari_skipseg.proofread.edits import Confirm, Delete, FillHoles, Grow, Lock, Merge, Split
+from napari_skipseg.proofread.edits import Confirm, Delete, Erase, FillHoles, Grow, Lock, Merge, Paint, Split
 from napari_skipseg.proofread.store import find_edits
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR
 from napari_skipseg.widgets.panel import wait_for
@@ -343,3 +343,41 @@ def test_an_edit_is_shown_within_a_tenth_of_a_second(open_labels) -> None:
         tab.do(Merge(((0, 0, 100 + row, 100), (0, 0, 116 + 16 * row, 200))))
         times.append(time.perf_counter() - begun)
     assert float(np.median(times)) < 0.1
+
+
+def test_a_new_object_is_painted_and_erased_with_naparis_brush(open_cells) -> None:
+    _, _, tab, hand = open_cells()
+    before = np.asarray(tab.layers.layer.data)
+    hand.press(Qt.Key.Key_M)
+    tab.layers.layer.brush_size = 6
+    hand.drag((10, 20), (10, 40))
+    after = np.asarray(tab.layers.layer.data)
+    label = int(after[1, 10, 30])
+    assert label not in before
+    assert len(np.unique(after)) == 4
+    changed = after != before
+    assert (after[changed] == label).all()
+    assert changed[1, 9:12, 22:38].all()
+    assert not changed[0].any()
+    assert not changed[2].any()
+    hand.press(Qt.Key.Key_E)
+    hand.drag((10, 20), (10, 26))
+    assert not np.asarray(tab.layers.layer.data)[1, 10, 20:26].any()
+    assert [type(edit) for edit in edits(tab)] == [Paint, Erase]
+    hand.press(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    np.testing.assert_array_equal(np.asarray(tab.layers.layer.data), after)
+    hand.press(Qt.Key.Key_U)
+    np.testing.assert_array_equal(np.asarray(tab.layers.layer.data), before)
+
+
+def test_a_locked_object_is_not_painted_over(open_cells) -> None:
+    _, _, tab, hand = open_cells()
+    before = np.asarray(tab.layers.layer.data)
+    hand.press(Qt.Key.Key_S)
+    hand.click(cell(0))
+    hand.press(Qt.Key.Key_O)
+    hand.press(Qt.Key.Key_M)
+    hand.drag((10, 8), (10, 20))
+    assert "locked" in tab.reason.text()
+    np.testing.assert_array_equal(np.asarray(tab.layers.layer.data), before)
+    np.testing.assert_array_equal(tab.layers.layer._slice.image.raw, before[1])

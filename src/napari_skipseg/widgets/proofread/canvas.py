@@ -15,6 +15,7 @@ from napari_skipseg.widgets.layers.placement import RepeatedSlices, place_over, 
 from napari_skipseg.widgets.layers.results import KEY
 from napari_skipseg.widgets.objects.layers import CLICK
 from napari_skipseg.widgets.objects.sources import without_wrapper
+from napari_skipseg.widgets.proofread.brush import PaintableLabels, edits_of_stroke
 from napari_skipseg.widgets.proofread.opening import PROOFREAD, OpenedObjects
 
 if TYPE_CHECKING:
@@ -49,13 +50,15 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
     """The layer of the edited objects, and the outline over it.
 
     clicked: a voxel of the image, and whether Shift was held. moved: the voxels of a line so far. drawn: those of the
-    whole line, and Shift. scrolled: the wheel turned over the layer, while `takes_wheel`.
+    whole line, and Shift. scrolled: the wheel turned over the layer, while `takes_wheel`. painted: edits of a stroke of
+    napari's brush.
     """
 
     clicked = Signal(tuple, bool)
     moved = Signal(list)
     drawn = Signal(list, bool)
     scrolled = Signal(int)
+    painted = Signal(list)
 
     def __init__(self, viewer: ViewerModel, opened: OpenedObjects) -> None:
         super().__init__()
@@ -63,11 +66,13 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
 
         self._viewer, self.source = viewer, opened.source
         self.takes_wheel = False
-        objects = opened.session.objects
+        objects = self._objects = opened.session.objects
         name, over, axes = opened.source.layer.name, opened.source.over, opened.source.axes
         self._channel = axes.find("C")
         self.axes = axes if self._channel > 0 else axes.replace("C", "")
-        labels = self._over_channels(objects.labels())
+        # along a channel axis between the others the labels are repeated, and cannot be painted
+        self.brush = PaintableLabels(objects.labels()) if self._channel <= 0 else None
+        labels = self._over_channels(objects.labels()) if self.brush is None else self.brush
         self.preview = Preview(objects.labels().shape)
         place = place_over(over, (1,) * len(axes), (0,) * len(axes), dropped=int(self._channel == 0))
         metadata = {KEY: {"role": PROOFREAD}}
@@ -86,7 +91,8 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
             )
         )
         self.outline.contour = 2
-        self.layer.editable = self.outline.editable = False
+        self.layer.editable, self.outline.editable = self.brush is not None, False
+        self.layer.events.paint.connect(self._on_paint)
         self.layer.mouse_drag_callbacks.append(self._on_drag)
         self.layer.mouse_wheel_callbacks.append(self._on_wheel)
         opened.source.layer.visible = False
@@ -104,7 +110,8 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
         return RepeatedSlices(data, self._channel, int(self.source.stack.length("C")))
 
     def draw_lines(self, on: bool) -> None:
-        """Draw a line with a drag instead of moving the view."""
+        """Draw a line with a drag instead of moving the view; napari's brush is put away."""
+        self.layer.mode = "pan_zoom"
         self.layer.mouse_pan = not on
 
     def refresh(self) -> None:
@@ -149,7 +156,7 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
         return None
 
     def _on_drag(self, layer: Labels, event: Any) -> Generator[None, None, None]:
-        if event.button != 1:
+        if event.button != 1 or layer.mode != "pan_zoom":
             return
         begun, shift = np.asarray(event.pos), "Shift" in event.modifiers
         voxel = self._voxel_of(event)
@@ -167,6 +174,11 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
         elif not layer.mouse_pan and len(line) > 1:
             self.drawn.emit(line, shift)
 
+    def _on_paint(self, event: Any) -> None:
+        stroke = None if self.brush is None else self.brush.take_stroke()
+        if stroke is not None:
+            self.painted.emit(edits_of_stroke(self._objects, self.axes, *stroke))
+
     def _on_wheel(self, layer: Labels, event: Any) -> None:
         if self.takes_wheel and not event.modifiers:
             event.handled = True  # else the camera zooms too
@@ -174,6 +186,7 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
 
     def remove(self) -> None:
         """Remove both layers, and show the objects again as they were found."""
+        self.layer.events.paint.disconnect(self._on_paint)
         for layer in (self.outline, self.layer):
             if layer in self._viewer.layers:
                 self._viewer.layers.remove(layer)

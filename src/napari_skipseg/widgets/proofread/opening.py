@@ -14,6 +14,7 @@ from napari_skipseg.images.formats import USUAL_DEPTH, Depth
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.recipes.recipe import objects_recipe_from_dict
+from napari_skipseg.inference.saving import check_replaceable
 from napari_skipseg.jobs.workspace import remove_folder
 from napari_skipseg.objects.classes import ClassImage, tells_of_padding
 from napari_skipseg.objects.measure import iter_measure
@@ -21,15 +22,17 @@ from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.table import ObjectTable
 from napari_skipseg.progress import Progress
 from napari_skipseg.proofread.doubts import Doubt, rank_doubts
-from napari_skipseg.proofread.exchange import iter_regions
+from napari_skipseg.proofread.exchange import LabelsTarget, iter_regions, iter_write_labels
 from napari_skipseg.proofread.measure import MeasuredImages, measured_images
 from napari_skipseg.proofread.regions import IN_MEMORY
 from napari_skipseg.proofread.session import EditSession
 from napari_skipseg.proofread.store import EditStore, edits_record, folder_of
 from napari_skipseg.widgets.layers.axes import axes_of
 from napari_skipseg.widgets.layers.results import KEY, data_of, stack_of_layer
+from napari_skipseg.widgets.objects.export import ZARR, table_beside
 from napari_skipseg.widgets.objects.layers import ShownObjects
 from napari_skipseg.widgets.objects.sources import PREVIEW, find_measured, recipe_of_layer, stack_to_search
+from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -134,3 +137,29 @@ def iter_open(source: ProofreadSource) -> Generator[Progress, None, OpenedObject
     except BaseException:
         store.close()
         raise
+
+
+def describe_opened(opened: OpenedObjects) -> str:
+    """Return how many objects, edits and doubts there are, and which stored edits made no sense."""
+    session = opened.session
+    parts = [counted(len(opened.table), "object"), counted(len(session.changes), "edit")]
+    parts += [counted(len(opened.doubts), "doubt")] if opened.doubts else []
+    if not session.refused:
+        return f"{', '.join(parts)}."
+    first = session.refused[0]
+    return (
+        f"{', '.join(parts)}. {counted(len(session.refused), 'edit')} made no sense for these objects, and will be tried "
+        f"again with other options; the first one ({first.edit.kind}): {first.reason}"
+    )
+
+
+def iter_save_edited(opened: OpenedObjects, table: ObjectTable, file: Path) -> Generator[Progress, None, Path]:
+    """Yield while the edited labels are written, and their measurements beside them; return the file of labels.
+
+    Raises:
+        FileError: they cannot be written, or something different has this name.
+    """
+    check_replaceable([file], "ome-zarr" if file.name.endswith(ZARR) else "tiff")
+    yield from iter_write_labels(opened.session.objects, LabelsTarget(file))
+    table.write_csv(table_beside(file))
+    return file

@@ -14,10 +14,8 @@ from qtpy.QtWidgets import QButtonGroup, QFileDialog, QGridLayout, QHBoxLayout, 
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.prediction import file_name
-from napari_skipseg.inference.saving import check_replaceable
 from napari_skipseg.proofread.doubts import Doubt, rank_doubts
 from napari_skipseg.proofread.edits import Confirm, Delete, Edit, EditRefusedError, FillHoles, Lock, Separate, Voxel
-from napari_skipseg.proofread.exchange import LabelsTarget, iter_write_labels
 from napari_skipseg.proofread.state import Change
 from napari_skipseg.widgets.correct.uncertain_regions import go_to
 from napari_skipseg.widgets.forms.engine_line import EngineLine
@@ -31,20 +29,21 @@ from napari_skipseg.widgets.forms.fields import (
     set_hint,
 )
 from napari_skipseg.widgets.forms.job_tab import JobTab
-from napari_skipseg.widgets.objects.export import FILTERS, TIFF, ZARR, table_beside, with_ending
+from napari_skipseg.widgets.objects.export import FILTERS, TIFF, ZARR, with_ending
 from napari_skipseg.widgets.objects.layers import ShownObjects
 from napari_skipseg.widgets.proofread.actions import ACTIONS, TOOLS
 from napari_skipseg.widgets.proofread.canvas import ProofreadLayers
 from napari_skipseg.widgets.proofread.edited_table import EditedObjectsTable
 from napari_skipseg.widgets.proofread.opening import (
     OpenedObjects,
+    describe_opened,
     iter_open,
+    iter_save_edited,
     layers_to_proofread,
     source_of_layer,
 )
 from napari_skipseg.widgets.proofread.tools import PendingEdit, ToolName
 from napari_skipseg.widgets.segment.tab import PRIMARY
-from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -134,6 +133,7 @@ class ProofreadTab(JobTab):
             "next": self.next_doubt,
             "undo": self.undo,
             "redo": self.redo,
+            "new": self.paint_new,
             "delete": lambda: self._do_selected(lambda voxel: Delete((voxel,))),
             "fill": lambda: self._do_selected(self._fill_holes),
             "separate": lambda: self._do_selected(Separate),
@@ -178,6 +178,8 @@ class ProofreadTab(JobTab):
             opened.session.close()
             self.show_message(f"'{opened.source.layer.name}' was removed meanwhile.")
             return
+        from app_model.types import KeyCode, KeyMod
+
         self.opened, self.pending = opened, PendingEdit(opened.session.objects)
         self._doubts, self.doubt = list(opened.doubts), None
         layers = self.layers = ProofreadLayers(self._viewer, opened)
@@ -185,23 +187,18 @@ class ProofreadTab(JobTab):
         layers.moved.connect(self._on_moved)
         layers.drawn.connect(self._on_drawn)
         layers.scrolled.connect(self._on_scrolled)
+        layers.painted.connect(self._on_painted)
         for name, tool in TOOLS.items():
             layers.layer.bind_key(tool.key, _without_layer(partial(self.choose_tool, name)), overwrite=True)
         for name, action in ACTIONS.items():
             layers.layer.bind_key(action.key, _without_layer(self._actions()[name]), overwrite=True)
+        # napari's own undo knows strokes only, and would write over later edits
+        control_z = KeyMod.CtrlCmd | KeyCode.KeyZ
+        layers.layer.bind_key(control_z, _without_layer(self.undo), overwrite=True)
+        layers.layer.bind_key(KeyMod.Shift | control_z, _without_layer(self.redo), overwrite=True)
         self.table.open(opened)
         self.choose_tool("select")
-        session = opened.session
-        parts = [counted(len(opened.table), "object"), counted(len(session.changes), "edit")]
-        parts += [counted(len(opened.doubts), "doubt")] if opened.doubts else []
-        text, color = f"{', '.join(parts)}.", "transparent"
-        if session.refused:
-            first = session.refused[0]
-            text += (
-                f" {counted(len(session.refused), 'edit')} no longer made sense and wait for other options; the first "
-                f"one ({first.edit.kind}): {first.reason}"
-            )
-        self.show_message(text, color)
+        self.show_message(describe_opened(opened))
 
     def close_session(self) -> None:
         """Release the edits, which are on disk, and remove the layers."""
@@ -426,6 +423,20 @@ class ProofreadTab(JobTab):
         ]
         go_to(self._viewer, self.layers.layer, center, box)
 
+    def paint_new(self) -> None:
+        """Take napari's brush with a number that no object has."""
+        if self.opened is not None and self.layers is not None and self.layers.brush is not None:
+            self._drop_pending()
+            self.layers.layer.selected_label = self.opened.session.objects.next_object
+            self.layers.layer.mode = "paint"
+            self.reason.say("Paint the new object; E erases, S puts the brush away.")
+
+    def _on_painted(self, edits: list[Edit]) -> None:
+        for edit in edits:
+            self.do(edit)
+        if self.layers is not None:
+            self.layers.refresh()  # a refused edit leaves nothing of the stroke
+
     def _on_row_chosen(self, row: int) -> None:
         """Go to an object of the table, and select it."""
         if self.opened is None or self.layers is None:
@@ -455,12 +466,7 @@ class ProofreadTab(JobTab):
             return
         file, table = with_ending(Path(chosen), ZARR if "Zarr" in kind else TIFF), self.table.measure_now()
 
-        def work() -> Any:
-            check_replaceable([file], "ome-zarr" if file.name.endswith(ZARR) else "tiff")
-            yield from iter_write_labels(opened.session.objects, LabelsTarget(file))
-            table.write_csv(table_beside(file))
-            return file
-
+        work = partial(iter_save_edited, opened, table, file)
         self.start(work, "Saving", lambda file: self.show_message(f"Saved {file.name} in {file.parent}."))
 
     def check(self) -> None:
