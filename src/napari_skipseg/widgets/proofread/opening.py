@@ -148,7 +148,7 @@ def describe_opened(opened: OpenedObjects) -> str:
         return f"{', '.join(parts)}."
     first = session.refused[0]
     return (
-        f"{', '.join(parts)}. {counted(len(session.refused), 'edit')} made no sense for these objects, and will be tried "
+        f"{', '.join(parts)}. {counted(len(session.refused), 'edit')} made no sense here, and will be tried "
         f"again with other options; the first one ({first.edit.kind}): {first.reason}"
     )
 

@@ -245,6 +245,8 @@ class ProofreadTab(JobTab):
 
     def _choose(self, choose: Callable[[], bool]) -> None:
         """Let the tool choose, and do the edit if it is complete; show why it is refused."""
+        if self.doubt is not None:
+            self._drop_pending()
         try:
             is_complete = choose()
         except EditRefusedError as error:
