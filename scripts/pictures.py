@@ -17,6 +17,7 @@ from qtpy.QtWidgets import QApplication, QWidget
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.synthetic.sample import make_sample
+from napari_skipseg.proofread.store import EDITS_VARIABLE
 from napari_skipseg.widgets.batch.form import CHOICES_VARIABLE
 from napari_skipseg.widgets.panel import PATIENCE, SIZE, wait_for
 
@@ -60,6 +61,21 @@ def find_objects(viewer: napari.Viewer, panel: QWidget) -> None:
     tab.table.sortByColumn(2, Qt.SortOrder.DescendingOrder)
     tab.table.chosen.emit(int(areas.argmax()))
     viewer.reset_view()
+    viewer.status = "Ready"
+
+
+def proofread(viewer: napari.Viewer, panel: QWidget) -> None:
+    """Proofread the objects, and outline the split of a cell that may be two."""
+    tab = panel.proofread_tab
+    open_tab(panel, "Proofread")
+    wait(tab.open_button.isEnabled)
+    tab.open_button.click()
+    wait(lambda: not tab.is_running)
+    if tab.opened is None:
+        sys.exit(tab.message.text())
+    tab.next_doubt()
+    while tab.doubt is not None and tab.doubt.kind != "split?":
+        tab.next_doubt()
     viewer.status = "Ready"
 
 
@@ -155,6 +171,12 @@ def main() -> None:
     find_objects(viewer, panel)
     wait_for(lambda: False, 0.5)
     shoot("objects.png")
+    with tempfile.TemporaryDirectory(prefix="edits-") as folder:
+        os.environ[EDITS_VARIABLE] = folder
+        proofread(viewer, panel)
+        wait_for(lambda: False, 0.5)
+        shoot("proofread.png")
+        panel.proofread_tab.close_session()
     inspect(viewer, panel)
     shoot("inspect.png")
     with tempfile.TemporaryDirectory(prefix="em-") as folder:

@@ -33,6 +33,7 @@ from napari_skipseg.training.settings import FinetuneSettings
 
 if TYPE_CHECKING:
     from napari_skipseg.batch.run import BatchResult
+    from napari_skipseg.proofread.edits import Edit
 
 Options = TypeVar("Options", SegmentOptions, ObjectOptions)
 
@@ -117,17 +118,23 @@ def run_recipe(
 
 
 def find_objects(
-    probability: Image | Prediction, axes: str = "", class_names: Sequence[str] = (), **options: Any
+    probability: Image | Prediction,
+    axes: str = "",
+    class_names: Sequence[str] = (),
+    edits: str | PathLike[str] | Sequence[Edit] = (),
+    **options: Any,
 ) -> NDArray[np.uint32]:
     """Return the objects in `probability` as labels, 0 = none: components, parted objects or cells.
 
     Shape: (*space) or (T, *space), without channels. probability: what `segment` gave, a stack, an array or the path of
     a file; it and the labels must fit into memory (`iter_find_objects` needs a block). axes: as for `segment`.
-    class_names: of its channels, where it does not say them. options: fields of `ObjectOptions`, such as
-    method="cells".
+    class_names: of its channels, where it does not say them. edits: a file of `napari-skipseg edits export`, or edits
+    as values; those that make no sense for these objects are left out, with an `ImageWarning` each. options: fields of
+    `ObjectOptions`, such as method="cells".
 
     Raises:
-        SkipsegError: there is no such class, an option is impossible, or the values are no probabilities.
+        SkipsegError: there is no such class, an option is impossible, the values are no probabilities, or the edits are
+            of another image.
     """
     from napari_skipseg.objects.classes import ClassImage, tells_of_padding
     from napari_skipseg.objects.files import read_probability
@@ -141,7 +148,24 @@ def find_objects(
     else:
         image = ClassImage(_stack_of(probability, axes))
     image = replace(image, class_names=tuple(class_names)) if class_names else image
-    return ObjectSearch(image).find(_made(ObjectOptions, options))
+    chosen = _made(ObjectOptions, options)
+    if not isinstance(edits, str | PathLike) and not edits:
+        return ObjectSearch(image).find(chosen)
+    from napari_skipseg.proofread.exchange import iter_regions, read_edits_file
+    from napari_skipseg.proofread.session import apply_edits
+    from napari_skipseg.proofread.state import ObjectsUnderEdit
+    from napari_skipseg.proofread.store import check_same_image, edits_record
+
+    if isinstance(edits, str | PathLike):
+        found = read_edits_file(edits)
+        check_same_image(edits_record(image.stack, chosen.class_name), found.record)
+        edits = found.edits
+    objects = ObjectsUnderEdit(run_to_end(iter_regions(image, chosen)))
+    for refused in apply_edits(objects, edits)[1]:
+        warnings.warn(
+            f"Edit {refused.number} ({refused.edit.kind}) was left out: {refused.reason}", ImageWarning, stacklevel=2
+        )
+    return np.asarray(objects.labels()[...])
 
 
 def run_batch(

@@ -10,6 +10,7 @@ import typer
 from napari_skipseg.cli.batch import batch
 from napari_skipseg.cli.corrections import app as corrections
 from napari_skipseg.cli.demo import demo
+from napari_skipseg.cli.edits import app as edits
 from napari_skipseg.cli.finetune import finetune
 from napari_skipseg.cli.lists import doctor, models, networks
 from napari_skipseg.cli.objects import objects
@@ -32,6 +33,7 @@ app = typer.Typer(
 for command in (segment, objects, batch, run, train, finetune, score, networks, models, doctor, sample, demo):
     app.command()(command)
 app.add_typer(corrections, name="corrections")
+app.add_typer(edits, name="edits")
 app.add_typer(study, name="study")
 
 

@@ -56,9 +56,10 @@ class Journal:
     on_written: called by that thread after each batch with the bytes written under the current number.
     """
 
-    def __init__(self, folder: Path, on_written: Callable[[int], None]) -> None:
+    def __init__(self, folder: Path, on_written: Callable[[int], None], content: str = "corrections") -> None:
+        """Begin a new file. content: what is written, for the message of `fault`."""
         self.fault = ""
-        self._folder, self._on_written = folder, on_written
+        self._folder, self._on_written, self._content = folder, on_written, content
         self._number = max((_number(file) for file in journals(folder)), default=0) + 1
         self._attempt, self._bytes = 0, 0
         self._open: tuple[int, BinaryIO] | None = None
@@ -158,7 +159,7 @@ class Journal:
             # the entries may be half in this file: it is read up to there, and the next file has all of them
             self._close_file()
             self._attempt += 1
-            return damage_of_journal(self._folder, error)
+            return damage_of_journal(self._folder, error, self._content)
         return ""
 
     def _file(self, number: int) -> BinaryIO:
@@ -189,11 +190,11 @@ def _sync(handle: BinaryIO) -> None:
     os.fsync(handle.fileno())
 
 
-def damage_of_journal(folder: Path, error: Exception) -> str:
-    """Return the message for a disk that does not accept corrections."""
+def damage_of_journal(folder: Path, error: Exception, content: str = "corrections") -> str:
+    """Return the message for a disk that does not accept corrections, or other content of a journal."""
     reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or "there is too little memory"
     return (
-        f"The corrections cannot be written to '{folder}' ({reason}): free some space there; they stay in memory, and "
+        f"The {content} cannot be written to '{folder}' ({reason}): free some space there; they stay in memory, and "
         "are written as soon as that is possible."
     )
 

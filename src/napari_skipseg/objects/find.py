@@ -71,7 +71,7 @@ class ObjectSearch:
         spacing, whole = spacing_of(stack, options), (time * depth, rows, columns)
         causes: tuple[Any, ...] = (chosen.channel, chosen.value, options.method, options.threshold, options.seeds)
         causes += (options.planes, options.fill_holes, smoothing_radius(options))
-        labels, graph = self._once("regions", causes, lambda: _regions_of_all_times(chosen, options, spacing))
+        labels, graph = self._once("regions", causes, lambda: regions_of_all_times(chosen, options, spacing))
         causes += (options.seed_distance,)
         marked = self._once("markers", causes, lambda: join_markers(graph, options, spacing, whole))
         causes += (options.merge,)
@@ -114,7 +114,15 @@ def join_cells(marked: JoinedGraph, options: ObjectOptions) -> JoinedGraph:
     return JoinedGraph(graph, places[marked.places])
 
 
-def _regions_of_all_times(
+def objects_of_regions(
+    graph: RegionGraph, options: ObjectOptions, spacing: VoxelSpacing, whole: tuple[int, int, int]
+) -> NDArray[np.uint32]:
+    """Return the number of each node's object, 0 = none. graph: of regions without noise. whole: shape of the image."""
+    merged = join_cells(join_markers(graph, options, spacing, whole), options)
+    return number_objects(merged.graph, options)[merged.places]
+
+
+def regions_of_all_times(
     chosen: ClassProbability, options: ObjectOptions, spacing: VoxelSpacing
 ) -> tuple[NDArray[np.uint32], RegionGraph]:
     """Return the regions of all times, as labels, shape (T·Z, Y, X), and as one graph."""

@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from napari_skipseg.devices import giving_back_memory, versions
 from napari_skipseg.durable import draft_folder
 from napari_skipseg.images.faults import file_errors_as
@@ -30,9 +33,10 @@ from napari_skipseg.objects.blocks import (
     plan_blocks,
 )
 from napari_skipseg.objects.classes import ClassImage, ClassProbability, ScaledProbability, probability_of_class
-from napari_skipseg.objects.find import spacing_of
+from napari_skipseg.objects.find import objects_of_regions, spacing_of
 from napari_skipseg.objects.merge_blocks import RegionGraphMerger
 from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.region_graph import RegionGraph
 from napari_skipseg.progress import Progress
 
 FINDING = "finding objects"
@@ -88,16 +92,8 @@ def iter_find_objects(
             target.folder.mkdir(parents=True, exist_ok=True)
             folder = target.kept or leaving.enter_context(draft_folder(target.folder)) / "found"
         search = _search_of(image, options, target, folder, block)
-        merger = RegionGraphMerger(options, search.spacing, image.stack.name)
-        blocks, known = list(search.blocks()), search.cache.numbers()
-        done = len(known)
-        yield BlockSearch(done, len(blocks), FINDING)
-        for each, regions in _iter_regions(search, blocks, known, merger):
-            merger.add(regions, each.window)
-            del regions
-            done += each.number not in known
-            yield BlockSearch(done, len(blocks), FINDING)
-        numbers = merger.settle(blocks[0].window.whole)
+        merger = yield from _iter_merge(search)
+        numbers = merger.settle(search.whole)
         objects = RelabelledArray(search.cache.labels, search.grid, numbers, merger.firsts)
         axes = "".join(axis for axis in "TZYX" if axis in image.stack.space.axes)
         array, space = WithoutAxes(objects, axes), image.stack.space.with_axes(axes)
@@ -111,6 +107,35 @@ def iter_find_objects(
             write_ome_tiff(target.file, array, space, description=recipe, title=image.stack.title)
             yield Progress(1, 1, f"writing {target.file.name}")
     return SearchResult(target.file, int(numbers.max(initial=0)))
+
+
+@dataclass(frozen=True, eq=False)
+class RegionsInBlocks:
+    """The regions that objects are made of: basins, or components.
+
+    labels: region 1, 2, … at each voxel, a lazy view of shape (T, Z, Y, X). graph: region n is the node n - 1.
+    objects: the number of each node's object.
+    """
+
+    labels: Any
+    graph: RegionGraph
+    objects: NDArray[np.uint32]
+
+
+def iter_find_regions(
+    image: ClassImage, options: ObjectOptions, folder: Path, block: tuple[int, int, int] | None = None
+) -> Generator[Progress, None, RegionsInBlocks]:
+    """Yield block by block; return the regions of an image. Their labels lie in `folder`, which must stay.
+
+    Raises:
+        FileError, InputError: as `iter_find_objects`.
+    """
+    with giving_back_memory():
+        search = _search_of(image, options, ObjectsTarget(folder, "regions"), folder, block)
+        merger = yield from _iter_merge(search)
+        graph, places = merger.settle_regions(search.whole)
+        labels = RelabelledArray(search.cache.labels, search.grid, places + np.uint32(1), merger.firsts)
+        return RegionsInBlocks(labels, graph, objects_of_regions(graph, options, search.spacing, search.whole))
 
 
 def iter_find_blocks(
@@ -143,6 +168,12 @@ class _Search(NamedTuple):
     grid: BlockGrid
     cache: BlockCache
 
+    @property
+    def whole(self) -> tuple[int, int, int]:
+        """The shape of the image, its times one after the other along the first axis."""
+        times, depth, rows, columns = self.grid.shape
+        return times * depth, rows, columns
+
     def blocks(self) -> Iterator[ObjectBlock]:
         return plan_blocks(self.grid, self.options, self.spacing)
 
@@ -174,6 +205,20 @@ def _search_of(
     ours = versions().get("napari-skipseg", "")  # other packages may differ between machines that share a search
     made_of = {"recipe": target.recipe, "objects": asdict(options), "class": place, "version": ours}
     return _Search(chosen, options, spacing_of(image.stack, options), grid, BlockCache(folder, grid, made_of))
+
+
+def _iter_merge(search: _Search) -> Generator[Progress, None, RegionGraphMerger]:
+    """Yield block by block; return the graph of all blocks."""
+    merger = RegionGraphMerger(search.options, search.spacing, search.chosen.stack.name)
+    blocks, known = list(search.blocks()), search.cache.numbers()
+    done = len(known)
+    yield BlockSearch(done, len(blocks), FINDING)
+    for each, regions in _iter_regions(search, blocks, known, merger):
+        merger.add(regions, each.window)
+        del regions
+        done += each.number not in known
+        yield BlockSearch(done, len(blocks), FINDING)
+    return merger
 
 
 def _iter_regions(

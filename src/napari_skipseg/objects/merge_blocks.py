@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import InputError
 from napari_skipseg.objects.block_regions import BlockFaceContacts, BlockRegions, VoxelSpacing
 from napari_skipseg.objects.elevation import marker_depth, mask_threshold
-from napari_skipseg.objects.find import join_cells, join_markers
+from napari_skipseg.objects.find import objects_of_regions
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.region_graph import (
     MarkerRules,
@@ -19,7 +19,6 @@ from napari_skipseg.objects.region_graph import (
     join_edges,
     join_maxima,
     join_parts,
-    number_objects,
     shift_graph,
 )
 from napari_skipseg.objects.watershed import Edges, Nodes, WatershedWindow, region_contacts
@@ -139,15 +138,21 @@ class RegionGraphMerger:
 
     def settle(self, whole: tuple[int, int, int]) -> NDArray[np.uint32]:
         """Return the number of each label's object, from label 1 on. whole: the shape of the image."""
+        graph, places = self.settle_regions(whole)
+        return objects_of_regions(graph, self._options, self._spacing, whole)[places]
+
+    def settle_regions(self, whole: tuple[int, int, int]) -> tuple[RegionGraph, NDArray[np.uint32]]:
+        """Return the graph of the whole image without noise, and the node of each label, from label 1 on.
+
+        whole: the shape of the image.
+        """
         self.join()
         options, graph, self._joined = self._options, self._joined, empty_graph()
-        steps = np.arange(len(graph.nodes.size))
-        if options.method != "components":
-            noise = MarkerRules(mask_threshold(options), marker_depth(options), 0.0)
-            graph, steps = join_maxima(graph, noise, self._spacing, whole)
-        merged = join_cells(join_markers(graph, options, self._spacing, whole), options)
-        numbers: NDArray[np.uint32] = number_objects(merged.graph, options)[merged.places][steps]
-        return numbers[self._places]
+        if options.method == "components":
+            return graph, self._places
+        noise = MarkerRules(mask_threshold(options), marker_depth(options), 0.0)
+        graph, steps = join_maxima(graph, noise, self._spacing, whole)
+        return graph, steps.astype(np.uint32)[self._places]
 
     def join(self) -> None:
         """Join all nodes that are one region by the pairs so far."""

@@ -25,6 +25,7 @@ from napari_skipseg.widgets.forms.progress_bar import ProgressLine
 from napari_skipseg.widgets.forms.worker import PacedSignal
 from napari_skipseg.widgets.inspect.tab import InspectTab
 from napari_skipseg.widgets.objects.tab import ObjectsTab
+from napari_skipseg.widgets.proofread.tab import ProofreadTab
 from napari_skipseg.widgets.segment.state import SegmentState
 from napari_skipseg.widgets.segment.tab import SegmentTab
 
@@ -45,6 +46,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         segment, correct = _state_of(self.segment_tab), _corrections_of(self.correct_tab)
         self.finetune_tab = FinetuneTab(viewer, engine, line, segment, correct)
         self.objects_tab = ObjectsTab(viewer, engine, line, segment)
+        self.proofread_tab = ProofreadTab(viewer, line, self.objects_tab.on_show)
         self.batch_tab = BatchTab(viewer, engine, line, segment.read, self.objects_tab.form.read_for)
         self.inspect_tab = InspectTab(viewer, engine, line, segment)
         self._connect_tabs()
@@ -54,6 +56,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.tabs.addTab(Scrolled(self.correct_tab), "Correct")
         self.tabs.addTab(Scrolled(self.finetune_tab), "Fine-tune")
         self.tabs.addTab(Scrolled(self.objects_tab), "Objects")
+        self.tabs.addTab(Scrolled(self.proofread_tab), "Proofread")
         self.tabs.addTab(Scrolled(self.batch_tab), "Batch")
         self.tabs.addTab(Scrolled(self.inspect_tab), "Inspect")
         self.help_button = QToolButton()
@@ -86,6 +89,8 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
             self.objects_tab.links.cut,
             self.objects_tab.mark.cut,
             self.objects_tab.source_links.cut,
+            self.proofread_tab.links.cut,
+            self.proofread_tab.release,
         )
         self.destroyed.connect(lambda: [end() for end in ends])
         self._closing = QTimer(self)

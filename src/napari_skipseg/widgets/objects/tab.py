@@ -125,6 +125,10 @@ class ObjectsOnShow(JobTab):
             return self._selected
         return None if self._source is None else self._shown.get(str(self._source.layer.unique_id))
 
+    def on_show(self) -> list[ShownObjects]:
+        """Return all objects whose layers are in the viewer."""
+        return [shown for shown in self._shown.values() if shown.layer in self._viewer.layers]
+
     def _on_layer_selected(self, event: Any = None) -> None:
         active = self._viewer.layers.selection.active
         chosen = next((shown for shown in self._shown.values() if without_wrapper(active) == shown.layer), None)

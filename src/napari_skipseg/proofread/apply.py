@@ -1,0 +1,332 @@
+"""Apply edits to objects. An edit makes sense as a whole, or it is refused with a sentence and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import assert_never
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
+
+from napari_skipseg.objects.watershed import Edges, WatershedWindow, region_contacts
+from napari_skipseg.proofread.cut import cut_graph, cut_region
+from napari_skipseg.proofread.edits import (
+    Confirm,
+    Delete,
+    Edit,
+    EditRefusedError,
+    Erase,
+    FillHoles,
+    Grow,
+    Lock,
+    Merge,
+    Paint,
+    Renumber,
+    Separate,
+    Split,
+    Voxel,
+    unpack_mask,
+)
+from napari_skipseg.proofread.regions import edge_strengths
+from napari_skipseg.proofread.state import Box, Change, ChangeRecorder, ObjectsUnderEdit
+
+MOST_SIDES = 100
+"""Sides of a split."""
+
+
+def apply_edit(objects: ObjectsUnderEdit, edit: Edit) -> Change:
+    """Apply an edit, and return what it changed.
+
+    Raises:
+        EditRefusedError: the edit does not make sense for these objects; they are unchanged.
+    """
+    recorder = ChangeRecorder(objects, edit)
+    try:
+        match edit:
+            case Merge():
+                _merge(objects, edit, recorder)
+            case Split():
+                _split(objects, edit, recorder)
+            case Delete():
+                for label in _objects_at(objects, edit.at):
+                    recorder.assign(objects.regions_of(label), 0)
+            case Grow():
+                recorder.assign(region_to_grow(objects, edit), objects.new_object())
+            case Paint() | Erase():
+                _set_mask(objects, edit, recorder)
+            case FillHoles():
+                _fill_holes(objects, edit, recorder)
+            case Separate():
+                _separate(objects, edit, recorder)
+            case Renumber():
+                _renumber(objects, recorder)
+            case Lock():
+                labels = _objects_at(objects, edit.at, locked_too=True)
+                objects.locked = objects.locked.union(labels) if edit.locked else objects.locked.difference(labels)
+            case Confirm():
+                one, other = (objects.region_at(voxel) for voxel in edit.at)
+                if 0 in (one, other) or one == other:
+                    raise EditRefusedError(
+                        f"There are no two regions at {_place(edit.at[0])} and {_place(edit.at[1])}."
+                    )
+                objects.confirmed = (*objects.confirmed, (one, other))
+            case _:
+                assert_never(edit)
+    except EditRefusedError:
+        objects.undo(recorder.finish())
+        raise
+    return recorder.finish()
+
+
+def _place(voxel: Voxel) -> str:
+    return f"({', '.join(map(str, voxel[1:]))})" if voxel[0] == 0 else f"({', '.join(map(str, voxel))})"
+
+
+def _check_unlocked(objects: ObjectsUnderEdit, labels: Iterable[int]) -> None:
+    locked = sorted(objects.locked.intersection(labels))
+    if locked:
+        raise EditRefusedError(f"Object {locked[0]} is locked: unlock it first.")
+
+
+def _objects_at(objects: ObjectsUnderEdit, at: Sequence[Voxel], locked_too: bool = False) -> list[int]:
+    """Return the distinct objects at voxels, in the order of the voxels.
+
+    Raises:
+        EditRefusedError: there is none at a voxel, or one is locked.
+    """
+    labels = [objects.object_at(voxel) for voxel in at]
+    if 0 in labels or not labels:
+        where = _place(at[labels.index(0)]) if labels else "any voxel"
+        raise EditRefusedError(f"There is no object at {where}.")
+    if not locked_too:
+        _check_unlocked(objects, labels)
+    return list(dict.fromkeys(labels))
+
+
+def _merge(objects: ObjectsUnderEdit, edit: Merge, recorder: ChangeRecorder) -> None:
+    labels = _objects_at(objects, edit.at)
+    if len(labels) < 2:
+        raise EditRefusedError(f"Only one object is at these voxels ({labels[0]}): there is nothing to merge.")
+    if len({voxel[0] for voxel in edit.at}) > 1:
+        raise EditRefusedError("These objects are of different times: only objects of one time can be merged.")
+    if not objects.regions.are_linked and len({voxel[1] for voxel in edit.at}) > 1:
+        raise EditRefusedError("These objects are of different slices, and objects are of each slice on its own.")
+    for label in labels[1:]:
+        recorder.assign(objects.regions_of(label), labels[0])
+
+
+def region_to_grow(objects: ObjectsUnderEdit, edit: Grow) -> NDArray[np.int64]:
+    """Return the regions that `Grow` makes an object of.
+
+    Raises:
+        EditRefusedError: there is no hierarchy, no region, or the object is there already.
+    """
+    tree, region = objects.tree, objects.region_at(edit.at)
+    if tree is None:
+        raise EditRefusedError(
+            "These labels come without a probability, so there is no region to grow: paint an object."
+        )
+    if not 0 < region <= tree.count:
+        raise EditRefusedError(f"There is no region at {_place(edit.at)}: click inside, or paint an object.")
+    found: NDArray[np.int64] = np.sort(tree.leaves(tree.climb(region - 1, edit.level))) + 1
+    labels = np.unique(objects.object_of[found])
+    _check_unlocked(objects, labels.tolist())
+    if len(labels) == 1 and labels[0] > 0 and len(objects.regions_of(int(labels[0]))) == len(found):
+        raise EditRefusedError(f"This region is object {labels[0]} already.")
+    return found
+
+
+def _split(objects: ObjectsUnderEdit, edit: Split, recorder: ChangeRecorder) -> None:
+    if not 2 <= len(edit.sides) <= MOST_SIDES or not all(edit.sides):
+        raise EditRefusedError("A split needs at least one voxel on each of two sides.")
+    label, sides = _object_to_split(objects, edit)
+    regions = objects.regions_of(label)
+    time, box = objects.box_of(regions)
+    side_of = {}
+    seeds: dict[int, dict[int, list[Voxel]]] = {}
+    for side, voxels in enumerate(sides):
+        for voxel in voxels:
+            seeds.setdefault(objects.region_at(voxel), {}).setdefault(side, []).append(voxel)
+    for region, found in seeds.items():
+        if len(found) == 1:
+            side_of[region] = next(iter(found))
+        else:  # the region holds seeds of two sides: its voxels are cut, and become a region for each side
+            side_of |= _cut_one(objects, region, found, label, recorder)
+    regions = objects.regions_of(label)
+    number = {int(region): place for place, region in enumerate(regions)}
+    start = np.full(len(regions), -1)
+    for region, side in side_of.items():
+        start[number[region]] = side
+    ends, strengths = _contacts(objects, regions, time, box)
+    found_sides = cut_graph(len(regions), ends, strengths, start)
+    for side in range(1, len(sides)):
+        recorder.assign(regions[found_sides == side], objects.new_object())
+
+
+def _object_to_split(objects: ObjectsUnderEdit, edit: Split) -> tuple[int, list[list[Voxel]]]:
+    """Return the object that is split, and the voxels of each side in it."""
+    labels = [[objects.object_at(voxel) for voxel in side] for side in edit.sides]
+    shared = set.intersection(*(set(each) for each in labels)) - {0}
+    if not shared:
+        if any(not any(each) for each in labels):
+            raise EditRefusedError("One side lies outside of all objects: this would split nothing.")
+        raise EditRefusedError("The two sides lie in different objects: this would split nothing.")
+    label = max(shared, key=lambda each: (sum(side.count(each) for side in labels), -each))
+    _check_unlocked(objects, [label])
+    sides = [
+        [voxel for voxel, there in zip(side, found, strict=True) if there == label]
+        for side, found in zip(edit.sides, labels, strict=True)
+    ]
+    if len(set(chain.from_iterable(sides))) < sum(len(set(side)) for side in sides):
+        raise EditRefusedError("The two sides share a voxel: this would split nothing.")
+    if not objects.regions.are_linked and len({voxel[1] for side in sides for voxel in side}) > 1:
+        raise EditRefusedError("The two sides lie in different slices: this would split nothing.")
+    return label, sides
+
+
+def _cut_one(
+    objects: ObjectsUnderEdit, region: int, seeds: dict[int, list[Voxel]], label: int, recorder: ChangeRecorder
+) -> dict[int, int]:
+    """Cut the voxels of a region; return the side of each of the new regions."""
+    time, box = objects.box_of(np.array([region]))
+    mask = objects.read_regions(time, box) == region
+    corner = np.array([side.start for side in box])
+    order = sorted(seeds)
+    places = [np.array([voxel[1:] for voxel in seeds[side]], np.int64) - corner for side in order]
+    parts = cut_region(mask, places, objects.regions.spacing, objects.regions.are_linked)
+    recorder.assign(np.array([region]), 0)  # it has no voxels any more, so it must not link its neighbours
+    new = {recorder.set_voxels(time, box, parts == part, label): side for part, side in enumerate(order)}
+    objects.cut_from |= dict.fromkeys(new, region)
+    return new
+
+
+def _contacts(
+    objects: ObjectsUnderEdit, regions: NDArray[np.int64], time: int, box: Box
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the contacts between the regions of one object, as places in `regions`, and their strengths.
+
+    Between regions of the graph these are known. If the object has painted or cut regions, its voxels are looked at: a
+    part of a region has the contacts of that region, and what was painted has weak ones.
+    """
+    place = np.full(objects.region_count + 1, -1)
+    place[regions] = np.arange(len(regions))
+    graph, ends, strengths = objects.regions.graph, np.empty((0, 2), np.int64), np.empty(0)
+    if graph is not None:
+        inside = place[objects.edge_ends]
+        kept = np.flatnonzero((inside >= 0).all(axis=1))
+        ends = inside[kept]
+        strengths = edge_strengths(
+            graph.nodes, Edges(*(column[kept] for column in graph.edges)), objects.regions.options
+        )
+    known = len(objects.regions.objects) - 1
+    if (regions > known).any():
+        labels = np.append(place, -1)[objects.read_regions(time, box)] + 1
+        shape = (labels.shape[0], labels.shape[1], labels.shape[2])
+        window = WatershedWindow((0, 0, 0), shape, shape, shape[0], objects.regions.are_linked)
+        empty = np.zeros(shape, np.float32)
+        found = region_contacts(labels.astype(np.uint32), empty, empty.astype(np.uint16), window)
+        pairs = np.stack([found.one, found.other], axis=1).astype(np.int64) - 1
+        pairs = pairs[(regions[pairs] > known).any(axis=1)]
+        ends = np.concatenate([ends, pairs])
+        weak = [_known_strength(objects, *regions[pair].tolist()) for pair in pairs]
+        strengths = np.concatenate([strengths, np.array(weak, np.float64)])
+    return ends, strengths
+
+
+def _known_strength(objects: ObjectsUnderEdit, one: int, other: int) -> float:
+    """Return the strength of the contact of two regions of which one is new: as before it was cut, 0 if painted."""
+    one, other = objects.cut_from.get(one, one), objects.cut_from.get(other, other)
+    graph = objects.regions.graph
+    if graph is None or one == other:
+        return 0.0
+    row = np.flatnonzero((objects.edge_ends == sorted((one, other))).all(axis=1))[:1]
+    found = edge_strengths(graph.nodes, Edges(*(column[row] for column in graph.edges)), objects.regions.options)
+    return float(found[0]) if len(found) else 0.0
+
+
+def _set_mask(objects: ObjectsUnderEdit, edit: Paint | Erase, recorder: ChangeRecorder) -> None:
+    mask, (time, *corner) = unpack_mask(edit), edit.corner
+    sides = [slice(first, first + length) for first, length in zip(corner, edit.shape, strict=True)]
+    lengths = objects.shape
+    if not 0 <= time < lengths[0] or any(
+        side.start < 0 or side.stop > length for side, length in zip(sides, lengths[1:], strict=True)
+    ):
+        raise EditRefusedError("What was painted lies outside of this image.")
+    label = 0
+    if isinstance(edit, Paint):
+        label = objects.new_object() if edit.into is None else _objects_at(objects, [edit.into])[0]
+    box = sides[0], sides[1], sides[2]
+    there = objects.read_objects(time, box)
+    mask = mask & (there != label)
+    if objects.locked:
+        mask &= ~np.isin(there, list(objects.locked))
+    if not mask.any():
+        raise EditRefusedError("No voxel would change: locked objects stay as they are.")
+    recorder.set_voxels(time, box, mask, label)
+
+
+def _fill_holes(objects: ObjectsUnderEdit, edit: FillHoles, recorder: ChangeRecorder) -> None:
+    (label,) = _objects_at(objects, [edit.at])
+    time, box = objects.box_of(objects.regions_of(label))
+    there = objects.read_objects(time, box)
+    mask = there == label
+    if edit.slices or not objects.regions.are_linked or mask.shape[0] == 1:
+        filled = np.stack([binary_fill_holes(plane) for plane in mask])
+    else:
+        filled = binary_fill_holes(mask)
+    holes = filled & (there == 0)
+    if not holes.any():
+        raise EditRefusedError(f"Object {label} has no holes.")
+    recorder.set_voxels(time, box, holes, label)
+
+
+def _separate(objects: ObjectsUnderEdit, edit: Separate, recorder: ChangeRecorder) -> None:
+    (label,) = _objects_at(objects, [edit.at])
+    time, box = objects.box_of(objects.regions_of(label))
+    regions = objects.read_regions(time, box)
+    mask = objects.object_of.take(regions) == label
+    parts = _parts(mask, objects.regions.are_linked)
+    sizes = np.bincount(parts.reshape(-1))[1:]
+    if len(sizes) < 2:
+        raise EditRefusedError(f"Object {label} is one connected part: there is nothing to separate.")
+    # A region that lies in one part goes with it as a whole, so that its contacts stay known.
+    pairs = np.unique(np.stack([regions[mask], parts[mask]]), axis=1)
+    found, counts = np.unique(pairs[0], return_counts=True)
+    whole = np.isin(pairs[0], found[counts == 1])
+    order = np.argsort(-sizes, kind="stable") + 1
+    for part in order[1:]:
+        new = objects.new_object()
+        own = pairs[0, whole & (pairs[1] == part)]
+        recorder.assign(own.astype(np.int64), new)
+        rest = (parts == part) & ~np.isin(regions, own)
+        if rest.any():
+            recorder.set_voxels(time, box, rest, new)
+
+
+def _parts(mask: NDArray[np.bool_], are_linked: bool) -> NDArray[np.int64]:
+    """Return the parts of an object that touch by their faces, 1, 2, …."""
+    if are_linked and mask.shape[0] > 1:
+        return np.asarray(cc3d.connected_components(np.ascontiguousarray(mask), connectivity=6), np.int64)
+    parts, count = np.zeros(mask.shape, np.int64), 0
+    for plane, filled in zip(parts, mask, strict=True):
+        found = np.asarray(cc3d.connected_components(np.ascontiguousarray(filled), connectivity=4), np.int64)
+        plane[:] = np.where(found > 0, found + count, 0)
+        count += int(found.max(initial=0))
+    return parts
+
+
+def _renumber(objects: ObjectsUnderEdit, recorder: ChangeRecorder) -> None:
+    present = np.unique(objects.object_of[: objects.region_count + 1])
+    present = present[present > 0]
+    wanted = np.arange(1, len(present) + 1)
+    if np.array_equal(present, wanted):
+        raise EditRefusedError("The objects are numbered 1, 2, … already.")
+    new_of = np.zeros(int(present.max()) + 1, np.uint32)
+    new_of[present] = wanted
+    regions = np.flatnonzero(objects.object_of[: objects.region_count + 1])
+    recorder.replace(regions, new_of[objects.object_of[regions]])
+    objects.locked = frozenset(int(new_of[label]) for label in objects.locked if label < len(new_of))
+    objects.next_object = len(present) + 1

@@ -1,0 +1,207 @@
+"""The hierarchy of merges of a graph: which regions join at which strength, down to one object per connected part."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import types
+from numba.typed import Dict
+from numpy.typing import NDArray
+
+from napari_skipseg.objects.find import join_markers
+from napari_skipseg.proofread.regions import Regions, contact_strengths
+from napari_skipseg.scores.table import compiled
+
+
+@dataclass(frozen=True, eq=False)
+class MergeTree:
+    """A binary tree over `count` regions (leaves 0 … count - 1); each merge is a node behind them.
+
+    parent: of each node, -1 at a root. level: the strength of the contact of each merge, 0 at leaves. It never falls on
+    the way up. children: (nodes, 2), -1 at leaves. order, low, high: the leaves below a node are
+    `order[low[node]:high[node]]`.
+    """
+
+    count: int
+    parent: NDArray[np.int64]
+    level: NDArray[np.float64]
+    children: NDArray[np.int64]
+    order: NDArray[np.int64]
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+
+    def leaves(self, node: int) -> NDArray[np.int64]:
+        """Return the regions below a node."""
+        return self.order[self.low[node] : self.high[node]]
+
+    def climb(self, leaf: int, level: float) -> int:
+        """Return the highest node above a region with at most this level."""
+        node = leaf
+        while self.parent[node] >= 0 and self.level[self.parent[node]] <= level:
+            node = int(self.parent[node])
+        return node
+
+    def steps(self, leaf: int) -> list[int]:
+        """Return the nodes from a region up to its root."""
+        nodes = [leaf]
+        while self.parent[nodes[-1]] >= 0:
+            nodes.append(int(self.parent[nodes[-1]]))
+        return nodes
+
+
+def merge_tree(regions: Regions) -> MergeTree:
+    """Return the hierarchy of regions with a graph: the contact that separates least is merged first.
+
+    Regions of one marker merge at level 0. Of cells, a merged contact has the mean over all of its voxels, as when
+    cells are found: cut at `options.merge` the tree gives the cells. Of other objects, it is as strong as the weaker
+    of its two parts.
+    """
+    graph, options = regions.graph, regions.options
+    assert graph is not None
+    count = len(graph.nodes.size)
+    times, depth, rows, columns = regions.shape
+    markers = join_markers(graph, options, regions.spacing, (times * depth, rows, columns)).places
+    if options.method == "components":
+        edges = graph.edges._replace(one=graph.edges.one[:0], other=graph.edges.other[:0])
+        strengths, contacts = np.empty(0), np.empty(0, np.int64)
+    else:
+        edges, strengths = graph.edges, contact_strengths(graph, options)
+        contacts = edges.contacts.astype(np.int64)
+    ends = np.stack([edges.one, edges.other], axis=1).astype(np.int64)
+    same = markers[ends[:, 0]] == markers[ends[:, 1]]
+    totals, is_mean = strengths * contacts, options.method == "cells"
+    parent, level, children, used = _merge(count, ends, np.where(same, -1.0, strengths), totals, contacts, is_mean)
+    order, low, high = _order(count, parent[:used], children[:used])
+    return MergeTree(count, parent[:used], level[:used], children[:used], order, low, high)
+
+
+class _Links(NamedTuple):
+    """The contacts of groups while these are merged, one entry each, and linked lists of the contacts of each group.
+
+    strength: -1 within a marker. first, following: `2 * contact + side`, -1 at the end of a list. degree: lengths.
+    """
+
+    ends: NDArray[np.int64]
+    strength: NDArray[np.float64]
+    total: NDArray[np.float64]
+    number: NDArray[np.int64]
+    alive: NDArray[np.bool_]
+    first: NDArray[np.int64]
+    degree: NDArray[np.int64]
+    following: NDArray[np.int64]
+
+
+@compiled
+def _merge(
+    count: int,
+    ends: NDArray[np.int64],
+    strength: NDArray[np.float64],
+    totals: NDArray[np.float64],
+    contacts: NDArray[np.int64],
+    is_mean: bool,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], int]:
+    most, edges = max(1, 2 * count), len(strength)
+    parent, level = np.full(most, -1), np.zeros(most)
+    children = np.full((most, 2), -1)
+    links = _Links(
+        ends.copy(),
+        strength.copy(),
+        totals.copy(),
+        contacts.copy(),
+        np.ones(edges, np.bool_),
+        np.full(count, -1),
+        np.zeros(count, np.int64),
+        np.full((edges, 2), -1),
+    )
+    known = Dict.empty(types.int64, types.int64)
+    heap = [(0.0, 0)]
+    heap.pop()
+    for edge in range(edges):
+        for side in range(2):
+            node = ends[edge, side]
+            links.following[edge, side] = links.first[node]
+            links.first[node] = 2 * edge + side
+            links.degree[node] += 1
+        known[min(ends[edge, 0], ends[edge, 1]) * count + max(ends[edge, 0], ends[edge, 1])] = edge
+        heap.append((strength[edge], edge))
+    heapq.heapify(heap)
+    name = np.arange(count)  # of the node of the tree that a group is
+    used = count
+    while len(heap) > 0:
+        valid, edge = heapq.heappop(heap)
+        if not links.alive[edge] or links.strength[edge] != valid:
+            continue
+        # the shorter list goes into the longer one, so that few contacts are moved
+        kept, gone = links.ends[edge, 0], links.ends[edge, 1]
+        if links.degree[kept] < links.degree[gone]:
+            kept, gone = gone, kept
+        links.alive[edge] = False
+        level[used] = max(valid, level[name[kept]], level[name[gone]])
+        children[used, 0], children[used, 1] = min(name[kept], name[gone]), max(name[kept], name[gone])
+        parent[name[kept]] = parent[name[gone]] = used
+        name[kept] = used
+        used += 1
+        _move(links, known, heap, gone, kept, count, is_mean)
+    return parent, level, children, used
+
+
+@compiled
+def _move(links: _Links, known: Any, heap: Any, gone: int, kept: int, count: int, is_mean: bool) -> None:
+    """Give the contacts of one group to another; two contacts of the same pair become one."""
+    ends, strength, total, number, alive, first, degree, following = links
+    link = first[gone]
+    while link >= 0:
+        moved, side = link // 2, link % 2
+        link = following[moved, side]
+        if not alive[moved]:
+            continue
+        far = ends[moved, 1 - side]
+        key = min(kept, far) * count + max(kept, far)
+        into = known[key] if key in known else -1  # noqa: SIM401  # numba gives an optional number for `get`
+        if into >= 0 and alive[into]:
+            alive[moved] = False
+            total[into] += total[moved]
+            number[into] += number[moved]
+            before = strength[into]
+            if is_mean and before >= 0 and strength[moved] >= 0:
+                strength[into] = total[into] / number[into]
+            else:
+                strength[into] = min(before, strength[moved])
+            if strength[into] != before:
+                heapq.heappush(heap, (strength[into], into))
+        else:
+            ends[moved, side] = kept
+            following[moved, side] = first[kept]
+            first[kept] = 2 * moved + side
+            degree[kept] += 1
+            known[key] = moved
+    first[gone] = -1
+
+
+@compiled
+def _order(
+    count: int, parent: NDArray[np.int64], children: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    nodes = parent.size
+    size = np.zeros(nodes, np.int64)
+    for node in range(nodes):
+        if node < count:
+            size[node] = 1
+        if parent[node] >= 0:
+            size[parent[node]] += size[node]
+    low, high, order = np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.empty(count, np.int64)
+    begin = 0
+    for node in range(nodes - 1, -1, -1):  # parents have higher numbers than their children
+        if parent[node] < 0:
+            low[node] = begin
+            begin += size[node]
+        high[node] = low[node] + size[node]
+        if node >= count:
+            low[children[node, 0]] = low[node]
+            low[children[node, 1]] = low[node] + size[children[node, 0]]
+        else:
+            order[low[node]] = node
+    return order, low, high

@@ -1,0 +1,498 @@
+"""The Proofread tab: merges, splits and other edits of objects, with undo, and the next doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import QButtonGroup, QFileDialog, QGridLayout, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.inference.prediction import file_name
+from napari_skipseg.proofread.doubts import Doubt, rank_doubts
+from napari_skipseg.proofread.edits import Confirm, Delete, Edit, EditRefusedError, FillHoles, Lock, Separate, Voxel
+from napari_skipseg.proofread.state import Change
+from napari_skipseg.widgets.correct.uncertain_regions import go_to
+from napari_skipseg.widgets.forms.engine_line import EngineLine
+from napari_skipseg.widgets.forms.fields import (
+    FAULT_COLOR,
+    ConnectionGroup,
+    FreshCombo,
+    MessageLine,
+    Missing,
+    PlainLabel,
+    set_hint,
+)
+from napari_skipseg.widgets.forms.job_tab import JobTab
+from napari_skipseg.widgets.objects.export import FILTERS, TIFF, ZARR, with_ending
+from napari_skipseg.widgets.objects.layers import ShownObjects
+from napari_skipseg.widgets.proofread.actions import ACTIONS, TOOLS
+from napari_skipseg.widgets.proofread.canvas import ProofreadLayers
+from napari_skipseg.widgets.proofread.edited_table import EditedObjectsTable
+from napari_skipseg.widgets.proofread.opening import (
+    OpenedObjects,
+    describe_opened,
+    iter_open,
+    iter_save_edited,
+    layers_to_proofread,
+    source_of_layer,
+)
+from napari_skipseg.widgets.proofread.tools import PendingEdit, ToolName
+from napari_skipseg.widgets.segment.tab import PRIMARY
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
+_NOTHING = Missing("Find objects in the Objects tab first, or open labels.")
+_AROUND = 48
+"""Voxels around a doubt that are shown, along Y and X."""
+
+
+class ProofreadTab(JobTab):
+    """Opens objects, shows them in a layer of their own, and edits them by mouse and keys.
+
+    shown: returns the objects that the Objects tab shows.
+    """
+
+    def __init__(self, viewer: ViewerModel, line: EngineLine, shown: Callable[[], Sequence[ShownObjects]]) -> None:
+        super().__init__(line)
+        self._viewer, self._shown = viewer, shown
+        self.opened: OpenedObjects | None = None
+        self.layers: ProofreadLayers | None = None
+        self.pending: PendingEdit | None = None
+        self.doubt: Doubt | None = None
+        self._doubts: list[Doubt] = []
+        self._selected: Voxel | None = None
+        self.links = ConnectionGroup()
+        self.choice, self.open_button, self.close_button = FreshCombo(), QPushButton("Proofread"), QPushButton("Close")
+        self.choice.setToolTip("Objects that were found, or labels of any program")
+        self.tool_buttons = {name: QPushButton(f"{tool.text} ({tool.key})") for name, tool in TOOLS.items()}
+        self.buttons = {name: QPushButton(f"{action.text} ({action.key})") for name, action in ACTIONS.items()}
+        self.save_button, self.table = QPushButton("Save…"), EditedObjectsTable()
+        self.reason, self.editor = MessageLine(), QWidget()
+        self._lay_out()
+        self._connect()
+        self.check()
+
+    def _lay_out(self) -> None:
+        self.open_button.setStyleSheet(PRIMARY)
+        self.open_button.setMinimumHeight(30)
+        column, chosen = QVBoxLayout(self), QHBoxLayout()
+        column.setContentsMargins(10, 10, 10, 10)
+        column.setSpacing(6)
+        chosen.addWidget(PlainLabel("Objects"))
+        chosen.addWidget(self.choice, 1)
+        column.addLayout(chosen)
+        buttons = QHBoxLayout()
+        for button in (self.open_button, self.close_button, self.cancel_button):
+            buttons.addWidget(button, 1)
+        column.addLayout(buttons)
+        for widget in (self.progress, self.progress_text, self.message):
+            column.addWidget(widget)
+        inner, grid = QVBoxLayout(self.editor), QGridLayout()
+        inner.setContentsMargins(0, 0, 0, 0)
+        group = QButtonGroup(self)
+        for place, (name, button) in enumerate(self.tool_buttons.items()):
+            button.setCheckable(True)
+            group.addButton(button)
+            set_hint(button, f"{TOOLS[name].hint} (key: {TOOLS[name].key})")
+            grid.addWidget(button, place // 2, place % 2)
+        for place, (name, button) in enumerate(self.buttons.items(), start=len(self.tool_buttons)):
+            set_hint(button, f"{ACTIONS[name].hint} (key: {ACTIONS[name].key})")
+            grid.addWidget(button, place // 2, place % 2)
+        inner.addLayout(grid)
+        inner.addWidget(self.reason)
+        inner.addWidget(self.table, 1)
+        inner.addWidget(self.save_button)
+        column.addWidget(self.editor, 1)
+        column.addStretch(0)
+
+    def _connect(self) -> None:
+        self.open_button.clicked.connect(self.open)
+        self.close_button.clicked.connect(self.close_session)
+        self.choice.opening.connect(self._offer)
+        self.save_button.clicked.connect(self.save)
+        self.table.chosen.connect(self._on_row_chosen)
+        for name, button in self.tool_buttons.items():
+            button.clicked.connect(partial(self.choose_tool, name))
+        for name, button in self.buttons.items():
+            button.clicked.connect(self._actions()[name])
+        for event in (self._viewer.layers.events.inserted, self._viewer.layers.events.removed):
+            self.links.tie(event, self._on_layers_changed)
+
+    def _actions(self) -> dict[str, Callable[[], None]]:
+        return {
+            "accept": self.accept,
+            "confirm": self.confirm,
+            "next": self.next_doubt,
+            "undo": self.undo,
+            "redo": self.redo,
+            "new": self.paint_new,
+            "delete": lambda: self._do_selected(lambda voxel: Delete((voxel,))),
+            "fill": lambda: self._do_selected(self._fill_holes),
+            "separate": lambda: self._do_selected(Separate),
+            "lock": self.lock,
+        }
+
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
+        """Offer the layers that there are now."""
+        super().showEvent(event)
+        self._offer()
+
+    def _offer(self) -> None:
+        layers = layers_to_proofread(self._viewer)
+        chosen = self.choice.currentData()
+        found = [each.layer for each in self._shown()]
+        if chosen not in layers:
+            chosen = next((layer for layer in layers if layer in found), layers[0] if layers else None)
+        self.choice.offer([(layer.name, layer) for layer in layers], chosen)
+        self.check()
+
+    def _on_layers_changed(self, event: Any = None) -> None:
+        if self.layers is not None and not self.layers.is_shown:
+            self.close_session()
+        if self.isVisible():
+            self._offer()
+
+    def open(self) -> None:
+        """Open the chosen objects with their stored edits, and show them in a layer of their own."""
+        layer: Layer | None = self.choice.currentData()
+        if layer is None or self.is_running:
+            return
+        self.close_session()
+        try:
+            source = source_of_layer(self._viewer, layer, self._shown())
+        except SkipsegError as error:
+            self.fail(str(error))
+            return
+        self.start(partial(iter_open, source), f"Opening {layer.name}", self._on_opened)
+
+    def _on_opened(self, opened: OpenedObjects) -> None:
+        if opened.source.layer not in self._viewer.layers:
+            opened.session.close()
+            self.show_message(f"'{opened.source.layer.name}' was removed meanwhile.")
+            return
+        from app_model.types import KeyCode, KeyMod
+
+        self.opened, self.pending = opened, PendingEdit(opened.session.objects)
+        self._doubts, self.doubt = list(opened.doubts), None
+        layers = self.layers = ProofreadLayers(self._viewer, opened)
+        layers.clicked.connect(self._on_clicked)
+        layers.moved.connect(self._on_moved)
+        layers.drawn.connect(self._on_drawn)
+        layers.scrolled.connect(self._on_scrolled)
+        layers.painted.connect(self._on_painted)
+        for name, tool in TOOLS.items():
+            layers.layer.bind_key(tool.key, _without_layer(partial(self.choose_tool, name)), overwrite=True)
+        for name, action in ACTIONS.items():
+            layers.layer.bind_key(action.key, _without_layer(self._actions()[name]), overwrite=True)
+        # napari's own undo knows strokes only, and would write over later edits
+        control_z = KeyMod.CtrlCmd | KeyCode.KeyZ
+        layers.layer.bind_key(control_z, _without_layer(self.undo), overwrite=True)
+        layers.layer.bind_key(KeyMod.Shift | control_z, _without_layer(self.redo), overwrite=True)
+        self.table.open(opened)
+        self.choose_tool("select")
+        self.show_message(describe_opened(opened))
+
+    def close_session(self) -> None:
+        """Release the edits, which are on disk, and remove the layers."""
+        opened, layers = self.opened, self.layers
+        self.opened = self.layers = self.pending = self.doubt = None
+        if layers is not None:
+            layers.remove()
+        if opened is not None and not opened.session.close():
+            self.fail(opened.session.store.fault or "Some edits are not on disk: free some space, and try again.")
+        self.table.open(None)
+        self.check()
+
+    def release(self) -> None:
+        """Write all edits to disk and release them; the widgets may be gone already."""
+        if self.opened is not None:
+            self.opened.session.close()
+
+    def choose_tool(self, name: ToolName, *_: object) -> None:
+        """Take another tool; what was chosen is dropped."""
+        if self.pending is None or self.layers is None:
+            return
+        self.pending.tool = name
+        self.tool_buttons[name].setChecked(True)
+        self.layers.draw_lines(name in ("merge", "split"))
+        self._drop_pending()
+
+    def _drop_pending(self) -> None:
+        self.doubt = None
+        if self.pending is not None:
+            self.pending.clear()
+        self._show_pending()
+
+    def _on_clicked(self, voxel: Voxel, shift: bool) -> None:
+        if self.pending is None or self.opened is None:
+            return
+        if self.pending.tool == "select":
+            self._select(voxel)
+            return
+        self._choose(partial(self.pending.click, voxel, shift))
+
+    def _on_drawn(self, line: list[Voxel], shift: bool) -> None:
+        if self.pending is not None:
+            self._choose(partial(self.pending.draw, line))
+
+    def _choose(self, choose: Callable[[], bool]) -> None:
+        """Let the tool choose, and do the edit if it is complete; show why it is refused."""
+        if self.doubt is not None:
+            self._drop_pending()
+        try:
+            is_complete = choose()
+        except EditRefusedError as error:
+            self._refuse(error)
+            return
+        if is_complete:
+            self.accept()
+        else:
+            self._show_pending()
+
+    def _on_moved(self, line: list[Voxel]) -> None:
+        if self.pending is not None:
+            self.pending.cross(line)
+            self._show_pending()
+
+    def _on_scrolled(self, steps: int) -> None:
+        if self.pending is not None:
+            self.pending.climb(steps)
+            self._show_pending()
+
+    def _select(self, voxel: Voxel) -> None:
+        """Select the object at a voxel."""
+        if self.opened is None or self.layers is None:
+            return
+        label = self.opened.session.objects.object_at(voxel)
+        self._selected = voxel if label else None
+        if label:
+            self.layers.layer.selected_label = label
+            self.table.select_label(label)
+        self.check()
+
+    def _show_pending(self) -> None:
+        """Outline what would be changed, and say what comes next."""
+        pending, layers, opened = self.pending, self.layers, self.opened
+        if pending is None or layers is None or opened is None:
+            return
+
+        def read(index: tuple[int | slice, ...]) -> NDArray[Any]:
+            try:
+                return pending.sides_at(index)
+            except EditRefusedError:  # napari reads whenever it draws: the reason is shown when the edit is done
+                return np.zeros_like(opened.session.objects.labels()[index])
+
+        layers.takes_wheel = pending.tool == "grow" and pending.edit is not None
+        text = pending.describe()
+        layers.outline_with(read if text else None)
+        if self.doubt is not None:
+            act = "merges" if self.doubt.kind == "merge?" else "splits"
+            text = f"{self.doubt.reason} A {act} it, C leaves it."
+        self.reason.say(text)
+        self.check()
+
+    def _refuse(self, error: EditRefusedError) -> None:
+        if self.pending is not None:
+            self.pending.clear()
+        self._show_pending()
+        self.reason.say(str(error), FAULT_COLOR)
+
+    def accept(self) -> None:
+        """Do what is outlined."""
+        if self.pending is not None and self.pending.edit is not None:
+            was_doubt = self.doubt is not None
+            if self.do(self.pending.edit) and was_doubt:
+                self.next_doubt()
+
+    def confirm(self) -> None:
+        """Remember that the decision on show is right, and go to the next one."""
+        if self.doubt is not None and self.do(Confirm(self.doubt.at)):
+            self.next_doubt()
+
+    def do(self, edit: Edit) -> bool:
+        """Do an edit and show it; return whether it made sense."""
+        if self.opened is None:
+            return False
+        try:
+            change = self.opened.session.do(edit)
+        except EditRefusedError as error:
+            self._refuse(error)
+            return False
+        self._show_change(change)
+        return True
+
+    def _show_change(self, change: Change) -> None:
+        self._drop_pending()
+        if self.layers is not None and change.box:
+            self.layers.refresh()
+        self.table.update_objects(change.objects)
+        if self.opened is not None and self.opened.session.store.fault:
+            self.reason.say(self.opened.session.store.fault, FAULT_COLOR)
+
+    def undo(self) -> None:
+        """Undo the last edit."""
+        if self.opened is not None:
+            change = self.opened.session.undo()
+            if change is None:
+                self.reason.say("There is nothing to undo.")
+                return
+            self._show_change(change)
+            self.reason.say(f"Undone: {change.edit.kind}.")
+
+    def redo(self) -> None:
+        """Do again what was undone last."""
+        if self.opened is None:
+            return
+        try:
+            change = self.opened.session.redo()
+        except EditRefusedError as error:
+            self._refuse(error)
+            return
+        if change is None:
+            self.reason.say("There is nothing to do again.")
+            return
+        self._show_change(change)
+        self.reason.say(f"Done again: {change.edit.kind}.")
+
+    def _do_selected(self, make: Callable[[Voxel], Edit]) -> None:
+        """Do an edit of the selected object."""
+        if self._selected is None:
+            self.reason.say("Select an object first: press S and click it.", FAULT_COLOR)
+        else:
+            self.do(make(self._selected))
+
+    def _fill_holes(self, voxel: Voxel) -> Edit:
+        return FillHoles(voxel)
+
+    def lock(self) -> None:
+        """Lock the selected object, or unlock it."""
+        if self.opened is None:
+            return
+        objects = self.opened.session.objects
+        is_locked = self._selected is not None and objects.object_at(self._selected) in objects.locked
+        self._do_selected(lambda voxel: Lock((voxel,), not is_locked))
+        if self._selected is not None:
+            label = objects.object_at(self._selected)
+            self.reason.say(f"Object {label} is {'locked' if label in objects.locked else 'unlocked'}.")
+
+    def next_doubt(self) -> None:
+        """Go to the next decision that may be wrong, and outline both of its sides."""
+        if self.opened is None or self.pending is None or self.layers is None:
+            return
+        objects = self.opened.session.objects
+        for is_fresh in (False, True):
+            if is_fresh:  # edits make other doubts
+                self._doubts = rank_doubts(objects)
+            while self._doubts:
+                doubt = self._doubts.pop(0)
+                if self._is_open(doubt):
+                    self.pending.propose(doubt)
+                    self.doubt = doubt
+                    self._go_to(doubt)
+                    self._show_pending()
+                    return
+        self._drop_pending()
+        self.reason.say("There is no doubt left: all decisions are confirmed, or far from the threshold.")
+
+    def _is_open(self, doubt: Doubt) -> bool:
+        """Return whether a doubt is still there."""
+        assert self.opened is not None
+        objects = self.opened.session.objects
+        labels = [objects.object_at(voxel) for voxel in doubt.at]
+        regions = {objects.region_at(voxel) for voxel in doubt.at}
+        if (
+            0 in labels
+            or objects.locked.intersection(labels)
+            or any(regions == set(pair) for pair in objects.confirmed)
+        ):
+            return False
+        return (labels[0] == labels[1]) == (doubt.kind == "split?")
+
+    def _go_to(self, doubt: Doubt) -> None:
+        assert self.layers is not None
+        center = self.layers.to_layer(doubt.center)
+        box = [
+            (at - _AROUND, at + _AROUND) if axis in "YX" else (at, at + 1)
+            for at, axis in zip(center, self.layers.axes, strict=True)
+        ]
+        go_to(self._viewer, self.layers.layer, center, box)
+
+    def paint_new(self) -> None:
+        """Take napari's brush with a number that no object has."""
+        if self.opened is not None and self.layers is not None and self.layers.brush is not None:
+            self._drop_pending()
+            self.layers.layer.selected_label = self.opened.session.objects.next_object
+            self.layers.layer.mode = "paint"
+            self.reason.say("Paint the new object; E erases, S puts the brush away.")
+
+    def _on_painted(self, edits: list[Edit]) -> None:
+        for edit in edits:
+            self.do(edit)
+        if self.layers is not None:
+            self.layers.refresh()  # a refused edit leaves nothing of the stroke
+
+    def _on_row_chosen(self, row: int) -> None:
+        """Go to an object of the table, and select it."""
+        if self.opened is None or self.layers is None:
+            return
+        objects, label = self.opened.session.objects, int(self.table.data.column("label")[row])
+        time, box = objects.box_of(objects.regions_of(label))
+        inside = np.argwhere(objects.read_objects(time, box) == label)
+        z, y, x = (int(at) + side.start for at, side in zip(inside[len(inside) // 2], box, strict=True))
+        sides = {"T": (time, time + 1), **{a: (s.start, s.stop) for a, s in zip("ZYX", box, strict=True)}}
+        voxel = (time, z, y, x)
+        self._select(voxel)
+        go_to(
+            self._viewer,
+            self.layers.layer,
+            self.layers.to_layer(voxel),
+            [sides.get(axis, (0, 1)) for axis in self.layers.axes],
+        )
+
+    def save(self) -> None:
+        """Ask for a file, and write the edited objects and their measurements."""
+        opened = self.opened
+        if opened is None or self.is_running:
+            return
+        start = f"{file_name(opened.source.layer.name)}_proofread{TIFF}"
+        chosen, kind = QFileDialog.getSaveFileName(self, "Save proofread objects", start, FILTERS)
+        if not chosen:
+            return
+        file, table = with_ending(Path(chosen), ZARR if "Zarr" in kind else TIFF), self.table.measure_now()
+
+        work = partial(iter_save_edited, opened, table, file)
+        self.start(work, "Saving", lambda file: self.show_message(f"Saved {file.name} in {file.parent}."))
+
+    def check(self) -> None:
+        """Enable what can be done now."""
+        super().check()
+        opened, running = self.opened, self.is_running
+        fault = "" if self.choice.count() else _NOTHING
+        self.open_button.setVisible(opened is None and not running)
+        self.open_button.setEnabled(not fault)
+        self.close_button.setVisible(opened is not None)
+        self.choice.setEnabled(opened is None and not running)
+        self.editor.setVisible(opened is not None)
+        if opened is not None and self.pending is not None:
+            self.buttons["undo"].setEnabled(opened.session.can_undo)
+            self.buttons["redo"].setEnabled(opened.session.can_redo)
+            self.buttons["accept"].setEnabled(self.pending.edit is not None)
+            self.buttons["confirm"].setEnabled(self.doubt is not None)
+            self.save_button.setEnabled(not running)
+            has_graph = opened.session.objects.regions.graph is not None
+            self.tool_buttons["grow"].setEnabled(has_graph)
+            self.buttons["next"].setEnabled(has_graph)
+        self.explain(fault)
+
+
+def _without_layer(act: Callable[[], None]) -> Callable[[Any], None]:
+    # napari passes the layer
+    return lambda layer: act()

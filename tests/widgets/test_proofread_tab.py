@@ -1,0 +1,383 @@
+"""The Proofread tab in a real window, by mouse and keys: merges, splits, growing, doubts, undo, the table, restarts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hand import LEFT, Hand, settle
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
+from qtpy.QtWidgets import QApplication, QFileDialog
+from searching import with_search
+
+from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.objects.measure import measure_objects
+from napari_skipseg.proofread.edits import Confirm, Delete, Erase, FillHoles, Grow, Lock, Merge, Paint, Split
+from napari_skipseg.proofread.store import find_edits
+from napari_skipseg.widgets.forms.fields import FAULT_COLOR
+from napari_skipseg.widgets.panel import wait_for
+
+pytestmark = pytest.mark.gui
+
+SIDE = 30
+"""Pixels of a cell."""
+STRENGTHS = (0.9, 0.42, 0.7)
+"""Of the boundaries between the four cells of the row: the second is weaker than cells are merged below, 0.5."""
+
+
+def row_of_cells() -> np.ndarray:
+    boundary = np.zeros((3, 40, SIDE * 4), np.float32)
+    for number, strength in enumerate(STRENGTHS, start=1):
+        boundary[..., SIDE * number] = strength
+    return boundary
+
+
+def cell(number: int) -> tuple[int, int]:
+    """The middle of a cell, in a slice."""
+    return 20, SIDE * number + SIDE // 2
+
+
+@pytest.fixture(autouse=True)
+def edits_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAPARI_SKIPSEG_EDITS", str(tmp_path / "edits"))
+
+
+@pytest.fixture
+def engine(engine, tmp_path: Path):
+    """The engine without a process, which also finds objects."""
+    return with_search(engine, tmp_path)
+
+
+def start(qtbot, panel):
+    """Press Proofread and wait for the layers; return the tab."""
+    tab = panel.proofread_tab
+    panel.show_tab("Proofread")
+    settle()
+    qtbot.mouseClick(tab.open_button, LEFT)
+    qtbot.waitUntil(lambda: not tab.is_running)
+    assert tab.opened is not None, tab.message.text()
+    wait_for(lambda: False, 0.3)
+    return tab
+
+
+@pytest.fixture
+def open_cells(open_panel: Callable, qtbot):
+    """Open a probability, find its cells and proofread them; give (viewer, panel, tab, hand)."""
+
+    def open_it():
+        viewer, panel = open_panel()
+        viewer.add_image(row_of_cells(), name="boundary", scale=(40, 5, 5), units="nm", contrast_limits=(0, 1))
+        panel.show_tab("Objects")
+        wait_for(lambda: False, 0.3)
+        objects = panel.objects_tab
+        for field, value in ((objects.form.method, "cells"),):
+            field.setCurrentIndex(field.findData(value))
+            field.activated.emit(field.currentIndex())
+        objects.form.threshold.setValue(0.3)
+        qtbot.mouseClick(objects.find_button, LEFT)
+        qtbot.waitUntil(lambda: not objects.is_running and objects.result() is not None)
+        tab = start(qtbot, panel)
+        viewer.reset_view()
+        wait_for(lambda: False, 0.3)
+        return viewer, panel, tab, Hand(viewer, panel)
+
+    return open_it
+
+
+@pytest.fixture
+def open_labels(open_panel: Callable, qtbot):
+    """Open labels of another program and proofread them; give (viewer, panel, tab, hand)."""
+
+    def open_it(labels: np.ndarray):
+        viewer, panel = open_panel()
+        viewer.add_labels(labels, name="labels")
+        tab = start(qtbot, panel)
+        viewer.reset_view()
+        wait_for(lambda: False, 0.3)
+        return viewer, panel, tab, Hand(viewer, panel)
+
+    return open_it
+
+
+def at(tab, *cells: int) -> list[int]:
+    labels = tab.layers.layer.data
+    return [int(labels[(1, *cell(number))]) for number in cells]
+
+
+def edits(tab) -> list[object]:
+    return [each.edit for each in tab.opened.session.store.done]
+
+
+def outlined(tab) -> np.ndarray:
+    return np.asarray(tab.layers.outline.data[1])
+
+
+def scroll(hand: Hand, voxel: tuple[int, int], steps: int) -> None:
+    place = hand._at(voxel, hand.viewer.layers[0])
+    where = QPointF(place)
+    event = QWheelEvent(
+        where,
+        hand.canvas.mapToGlobal(where),
+        QPoint(),
+        QPoint(0, 120 * steps),
+        Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.NoModifier,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
+    )
+    QApplication.sendEvent(hand.canvas, event)
+    settle()
+
+
+def test_two_clicks_merge_and_keys_undo_and_redo(open_cells) -> None:
+    viewer, _, tab, hand = open_cells()
+    found = viewer.layers["boundary objects"]
+    assert not found.visible
+    before = at(tab, 0, 1, 2, 3)
+    assert before[1] == before[2]
+    assert len(set(before)) == 3
+    hand.press(Qt.Key.Key_J)
+    hand.click(cell(0))
+    assert tab.reason.text() == "Click the object to merge it with."
+    np.testing.assert_array_equal(outlined(tab) > 0, np.asarray(tab.layers.layer.data[1]) == before[0])
+    hand.click(cell(3))
+    assert at(tab, 0, 3) == [before[0], before[0]]
+    assert isinstance(edits(tab)[0], Merge)
+    assert not outlined(tab).any()
+    hand.press(Qt.Key.Key_U)
+    assert at(tab, 0, 1, 2, 3) == before
+    hand.press(Qt.Key.Key_U, Qt.KeyboardModifier.ShiftModifier)
+    assert at(tab, 0, 3) == [before[0], before[0]]
+    np.testing.assert_array_equal(np.unique(found.data), [1, 2, 3])  # what was found stays as it is
+
+
+def test_a_line_merges_all_that_it_crosses_and_the_view_stays(open_cells) -> None:
+    viewer, _, tab, hand = open_cells()
+    camera = tuple(viewer.scene.camera.center) if hasattr(viewer, "scene") else tuple(viewer.camera.center)
+    hand.press(Qt.Key.Key_J)
+    hand.drag(cell(0), (22, 40), (18, 70), cell(3))
+    assert len(set(at(tab, 0, 1, 2, 3))) == 1
+    (edit,) = edits(tab)
+    assert isinstance(edit, Merge)
+    assert len(edit.at) == 3
+    now = tuple(viewer.scene.camera.center) if hasattr(viewer, "scene") else tuple(viewer.camera.center)
+    assert now == camera
+
+
+def test_a_line_through_an_object_splits_it_along_the_contact(open_cells) -> None:
+    _, _, tab, hand = open_cells()
+    before = at(tab, 1, 2)
+    hand.press(Qt.Key.Key_K)
+    hand.drag((2, 2 * SIDE + 3), (20, 2 * SIDE - 2), (38, 2 * SIDE + 2))
+    assert at(tab, 1, 2) == before, "nothing is split before it was seen"
+    sides = outlined(tab)
+    assert {int(sides[cell(1)]), int(sides[cell(2)])} == {1, 2}
+    assert int(sides[cell(0)]) == int(sides[cell(3)]) == 0
+    hand.press(Qt.Key.Key_A)
+    after = at(tab, 1, 2)
+    assert after[0] != after[1]
+    labels = np.asarray(tab.layers.layer.data)
+    inside = labels[:, :, SIDE + 2 : 2 * SIDE - 1]
+    assert (inside == after[0]).all()  # the cut is the contact, in all slices, not the line
+    assert isinstance(edits(tab)[0], Split)
+
+
+def test_both_sides_of_a_split_are_clicked(open_cells, qtbot) -> None:
+    _, _, tab, hand = open_cells()
+    qtbot.mouseClick(tab.tool_buttons["split"], LEFT)
+    hand.click(cell(1))
+    assert tab.reason.text() == "Shift-click the other side."
+    tab.layers.clicked.emit((0, 1, *cell(2)), True)
+    hand.press(Qt.Key.Key_A)
+    assert at(tab, 1)[0] != at(tab, 2)[0]
+
+
+def test_the_wheel_grows_a_region_and_does_not_zoom(open_cells) -> None:
+    viewer, _, tab, hand = open_cells()
+    camera = getattr(viewer, "scene", viewer).camera
+    zoom = camera.zoom
+    hand.press(Qt.Key.Key_G)
+    hand.click(cell(2))
+    assert {int(outlined(tab)[cell(number)]) for number in (1, 2)} == {1}, "it begins with the object as it was found"
+    scroll(hand, cell(2), 1)
+    np.testing.assert_array_equal([outlined(tab)[cell(number)] for number in range(4)], [0, 1, 1, 1])
+    assert "0.70" in tab.reason.text()
+    assert camera.zoom == zoom
+    scroll(hand, cell(2), -1)
+    scroll(hand, cell(2), -1)
+    np.testing.assert_array_equal([outlined(tab)[cell(number)] for number in range(4)], [0, 0, 1, 0])
+    scroll(hand, cell(2), 1)
+    scroll(hand, cell(2), 1)
+    hand.press(Qt.Key.Key_A)
+    assert len(set(at(tab, 1, 2, 3))) == 1
+    assert isinstance(edits(tab)[0], Grow)
+    scroll(hand, cell(2), 1)
+    assert camera.zoom != zoom, "without a region the wheel zooms"
+
+
+def test_doubts_come_one_after_the_other_and_decisions_are_remembered(open_cells, qtbot) -> None:
+    viewer, panel, tab, hand = open_cells()
+    hand.press(Qt.Key.Key_N)
+    first = tab.doubt
+    assert first is not None
+    assert first.kind == "split?", "0.42 lies nearest to 0.5"
+    assert "0.42" in tab.reason.text()
+    assert set(np.unique(outlined(tab))) == {0, 1, 2}
+    hand.press(Qt.Key.Key_C)
+    assert edits(tab) == [Confirm(first.at)]
+    assert tab.doubt.kind == "merge?"
+    assert "0.70" in tab.reason.text()
+    hand.press(Qt.Key.Key_A)
+    assert at(tab, 2) == at(tab, 3)
+    labels = {(each.kind, "0.42" in each.reason) for each in tab._doubts}
+    assert ("split?", True) not in labels
+    qtbot.mouseClick(tab.close_button, LEFT)
+    again = start(qtbot, panel)
+    assert at(again, 2) == at(again, 3)
+    assert all("0.42" not in doubt.reason for doubt in again.opened.doubts)
+    assert "2 edits" in again.message.text()
+    assert viewer.layers.selection.active == again.layers.layer
+
+
+def test_the_table_follows_the_edits_and_is_that_of_the_whole(open_cells, qtbot) -> None:
+    _, _, tab, hand = open_cells()
+    assert tab.table.rows.rowCount() == 3
+    hand.press(Qt.Key.Key_J)
+    hand.drag(cell(0), cell(1))
+    qtbot.waitUntil(lambda: tab.table.rows.rowCount() == 2)
+    hand.press(Qt.Key.Key_S)
+    hand.click(cell(3))
+    hand.press(Qt.Key.Key_D)
+    qtbot.waitUntil(lambda: tab.table.rows.rowCount() == 1)
+    hand.press(Qt.Key.Key_U)
+    qtbot.waitUntil(lambda: tab.table.rows.rowCount() == 2)
+    objects = tab.opened.session.objects
+    labels = Stack(np.asarray(objects.labels()), objects.regions.space)
+    expected = measure_objects(labels, None, tab.opened.measured.probability)
+    assert tab.table.data.names == expected.names
+    for name in expected.names:
+        np.testing.assert_allclose(tab.table.data.column(name), expected.column(name), rtol=1e-9, err_msg=name)
+
+
+def test_labels_of_another_program_are_edited_all_the_same(open_labels, tmp_path: Path, monkeypatch, qtbot) -> None:
+    labels = np.zeros((40, 90), np.uint16)
+    labels[5:35, 5:35], labels[5:35, 40:85] = 4, 700
+    labels[15:20, 15:20] = 0
+    viewer, _, tab, hand = open_labels(labels)
+    assert not tab.tool_buttons["grow"].isEnabled()
+    assert not tab.buttons["next"].isEnabled()
+    hand.press(Qt.Key.Key_D)
+    assert "Select an object first" in tab.reason.text()
+    hand.click((8, 8))
+    assert tab.layers.layer.selected_label == 4
+    hand.press(Qt.Key.Key_H)
+    now = np.asarray(tab.layers.layer.data)
+    assert (now[5:35, 5:35] == 4).all()
+    hand.press(Qt.Key.Key_O)
+    assert "locked" in tab.reason.text()
+    hand.press(Qt.Key.Key_D)
+    assert "Object 4 is locked" in tab.reason.text()
+    assert FAULT_COLOR in tab.reason.styleSheet()
+    hand.press(Qt.Key.Key_K)
+    hand.drag((2, 62), (38, 62))
+    hand.press(Qt.Key.Key_A)
+    now = np.asarray(tab.layers.layer.data)
+    assert now[20, 45] != now[20, 80]
+    assert [type(edit) for edit in edits(tab)] == [FillHoles, Lock, Split]
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "out.tif"), "OME-TIFF (*.tif)"))
+    qtbot.mouseClick(tab.save_button, LEFT)
+    qtbot.waitUntil(lambda: not tab.is_running)
+    assert "Saved out.tif" in tab.message.text()
+    np.testing.assert_array_equal(read_stack(tmp_path / "out.tif", are_labels=True).data[...], now)
+    rows = (tmp_path / "out.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3
+    np.testing.assert_array_equal(np.unique(viewer.layers["labels"].data), [0, 4, 700])
+
+
+def test_a_click_in_the_3d_view_picks_the_object_in_front(open_cells) -> None:
+    viewer, _, tab, hand = open_cells()
+    before = at(tab, 0, 3)
+    viewer.dims.ndisplay = 3
+    viewer.reset_view()
+    wait_for(lambda: False, 0.5)
+    hand.press(Qt.Key.Key_S)
+    middle = QPoint(hand.canvas.width() // 2, hand.canvas.height() // 2)
+    from qtpy.QtTest import QTest
+
+    QTest.mousePress(hand.canvas, LEFT, Qt.KeyboardModifier.NoModifier, middle)
+    QTest.mouseRelease(hand.canvas, LEFT, Qt.KeyboardModifier.NoModifier, middle)
+    settle()
+    assert tab.layers.layer.selected_label in at(tab, 1, 2)
+    hand.press(Qt.Key.Key_D)
+    assert at(tab, 1, 2) == [0, 0]
+    assert at(tab, 0, 3) == before
+    assert isinstance(edits(tab)[0], Delete)
+
+
+def test_a_removed_layer_closes_the_edits_which_stay_on_disk(open_cells, qtbot) -> None:
+    viewer, panel, tab, hand = open_cells()
+    hand.press(Qt.Key.Key_J)
+    hand.drag(cell(0), cell(1))
+    viewer.layers.remove(tab.layers.layer)
+    settle()
+    assert tab.opened is None
+    (stored,) = find_edits()
+    assert (stored.count, stored.is_open) == (1, False)
+    assert "boundary preview of the edit" not in viewer.layers
+    again = start(qtbot, panel)
+    assert at(again, 0) == at(again, 1)
+
+
+def test_an_edit_is_shown_within_a_tenth_of_a_second(open_labels) -> None:
+    numbers = np.arange(1, 64 * 64 + 1, dtype=np.uint32).reshape(64, 64)
+    _, _, tab, _ = open_labels(numbers.repeat(16, 0).repeat(16, 1))
+    tab.choose_tool("merge")
+    times = []
+    for row in range(10):
+        begun = time.perf_counter()
+        tab.do(Merge(((0, 0, 100 + row, 100), (0, 0, 116 + 16 * row, 200))))
+        times.append(time.perf_counter() - begun)
+    assert float(np.median(times)) < 0.1
+
+
+def test_a_new_object_is_painted_and_erased_with_naparis_brush(open_cells) -> None:
+    _, _, tab, hand = open_cells()
+    before = np.asarray(tab.layers.layer.data)
+    hand.press(Qt.Key.Key_M)
+    tab.layers.layer.brush_size = 6
+    hand.drag((10, 20), (10, 40))
+    after = np.asarray(tab.layers.layer.data)
+    label = int(after[1, 10, 30])
+    assert label not in before
+    assert len(np.unique(after)) == 4
+    changed = after != before
+    assert (after[changed] == label).all()
+    assert changed[1, 9:12, 22:38].all()
+    assert not changed[0].any()
+    assert not changed[2].any()
+    hand.press(Qt.Key.Key_E)
+    hand.drag((10, 20), (10, 26))
+    assert not np.asarray(tab.layers.layer.data)[1, 10, 20:26].any()
+    assert [type(edit) for edit in edits(tab)] == [Paint, Erase]
+    hand.press(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    np.testing.assert_array_equal(np.asarray(tab.layers.layer.data), after)
+    hand.press(Qt.Key.Key_U)
+    np.testing.assert_array_equal(np.asarray(tab.layers.layer.data), before)
+
+
+def test_a_locked_object_is_not_painted_over(open_cells) -> None:
+    _, _, tab, hand = open_cells()
+    before = np.asarray(tab.layers.layer.data)
+    hand.press(Qt.Key.Key_S)
+    hand.click(cell(0))
+    hand.press(Qt.Key.Key_O)
+    hand.press(Qt.Key.Key_M)
+    hand.drag((10, 8), (10, 20))
+    assert "locked" in tab.reason.text()
+    np.testing.assert_array_equal(np.asarray(tab.layers.layer.data), before)
+    np.testing.assert_array_equal(tab.layers.layer._slice.image.raw, before[1])
