@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import runpy
-import subprocess
-import sys
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,14 +11,15 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from run_python import run_python
+from tiny_models import write_tiny
 
 import napari_skipseg as skipseg
 from napari_skipseg.errors import SpecError
 from napari_skipseg.images.space import Space
 from napari_skipseg.inference.backends import choose
 from napari_skipseg.models.catalog import MODELS_VARIABLE
-from napari_skipseg.models.description import ClassLabel, ModelDescription
-from napari_skipseg.models.model import Model, write_model
+from napari_skipseg.models.model import Model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 RNG = np.random.default_rng(2)
@@ -30,11 +28,8 @@ RNG = np.random.default_rng(2)
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    spec = skipseg.UNetSpec(widths=(4, 8))
-    torch.manual_seed(0)
-    description = ModelDescription("tiny", spec, (ClassLabel("membrane", 0),), margin=12, weights_sha256="")
     for name in ("tiny", "em-membrane"):  # the built-in model, where there is one, goes before the second
-        write_model(folder / name, replace(description, name=name), skipseg.build(spec))
+        write_tiny(folder / name)
     return folder
 
 
@@ -59,8 +54,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "import sys, napari_skipseg; "
         "print([n for n in ('torch', 'openvino', 'numpy', 'napari', 'qtpy', 'dask') if n in sys.modules])"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True)
-    assert ended.stdout.strip() == "[]"
+    assert run_python(code).stdout == "[]\n"
 
 
 def test_array_stack_and_file_give_the_same(model: Model, tmp_path: Path) -> None:

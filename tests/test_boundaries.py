@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grimp
 import pytest
+from run_python import run_python
 
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "napari_skipseg"
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -158,8 +159,7 @@ def test_all_but_the_networks_weights_and_worker_load_without_torch() -> None:
 def test_the_help_of_the_command_line_loads_nothing_heavy() -> None:
     heavy = ("torch", "scipy", "zarr", "tifffile", "numba", "dask", "napari_skipseg.images.files")
     code = f"import sys\nfrom napari_skipseg import cli\nprint([name for name in {heavy} if name in sys.modules])"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout == "[]\n"
+    assert run_python(code).stdout == "[]\n"
 
 
 def test_gui_never_loads_torch() -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from command_line import Command, Ran, runner
 from numpy.typing import NDArray
 from run_files import files_in, whole
 from safetensors import safe_open
+from tiny_models import write_tiny
 
 from napari_skipseg import api
 from napari_skipseg.images.faults import file_errors_as
@@ -32,11 +33,8 @@ from napari_skipseg.images.zarr import writer
 from napari_skipseg.inference.backends import choose
 from napari_skipseg.inference.prediction import to_uint8
 from napari_skipseg.models.catalog import MODELS_VARIABLE
-from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.folder import read_description
-from napari_skipseg.models.model import write_model
-from napari_skipseg.networks.build import build
-from napari_skipseg.networks.specs import SKIPS, UNetSpec
+from napari_skipseg.networks.specs import SKIPS
 from napari_skipseg.scores.isbi import score_isbi
 from napari_skipseg.scores.overlap import score_overlap
 from napari_skipseg.stopping import MESSAGE
@@ -52,21 +50,9 @@ NO_SIZE = "Note: The voxel size of"
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two tiny models, 2D and 3D, of random weights."""
     folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    for name, dimensions in (("tiny", 2), ("tiny-3d", 3)):
-        spec = UNetSpec(dimensions=dimensions, widths=(4, 8))
-        description = ModelDescription(name, spec, (ClassLabel("membrane", 0),), margin=12, weights_sha256="")
-        write_model(folder / name, description, build(spec))
+    write_tiny(folder / "tiny")
+    write_tiny(folder / "tiny-3d", 3)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a network is fastest on one thread, and gives the same weights in every process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

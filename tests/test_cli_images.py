@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-import torch
 from command_line import Ran, runner
+from tiny_models import write_tiny
 
 from napari_skipseg.corrections.subject import subject_of
 from napari_skipseg.errors import FileError, InputError
@@ -26,9 +26,8 @@ from napari_skipseg.jobs import preparation
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.messages import Segment
 from napari_skipseg.models.catalog import MODELS_VARIABLE
-from napari_skipseg.models.description import ClassLabel, ModelDescription
-from napari_skipseg.models.model import read_model, write_model
-from napari_skipseg.networks.build import build
+from napari_skipseg.models.description import ClassLabel
+from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training.finetune.labels import read_corrected
@@ -43,23 +42,14 @@ TRAIN: dict[str, Any] = {"spec": UNetSpec(widths=(2, 4)), "patch": (16, 16)}
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    spec = UNetSpec(widths=(4, 8))
-    described = ModelDescription(
-        "tiny", spec, (ClassLabel("membrane", 0),), margin=12, weights_sha256="", voxel_size=(50, 4, 4), unit="nm"
-    )
-    write_model(folder / "tiny", described, build(spec))
+    write_tiny(folder / "tiny", voxel_size=(50, 4, 4), unit="nm")
     return folder
 
 
 @pytest.fixture(autouse=True)
-def quickly(library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quickly(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MODELS_VARIABLE, str(library))
     monkeypatch.setattr(choose, "has_openvino", lambda: False)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

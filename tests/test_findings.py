@@ -9,14 +9,11 @@ import numpy as np
 import pytest
 import tifffile
 from scipy import ndimage
+from tiny_models import write_tiny
 
 import napari_skipseg as skipseg
 from napari_skipseg.cli.segment import segment
 from napari_skipseg.models.catalog import MODELS_VARIABLE
-from napari_skipseg.models.description import ClassLabel, ModelDescription
-from napari_skipseg.models.model import write_model
-from napari_skipseg.networks.build import build
-from napari_skipseg.networks.specs import UNetSpec
 
 
 @pytest.fixture
@@ -34,13 +31,7 @@ def framed(tmp_path: Path) -> Path:
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
-    spec = UNetSpec(widths=(4, 8))
-    write_model(
-        tmp_path / "models" / "tiny",
-        ModelDescription("tiny", spec, (ClassLabel("membrane", 0),), 8, ""),
-        build(spec),
-    )
-    return "tiny"
+    return write_tiny(tmp_path / "models" / "tiny").name
 
 
 def test_the_shell_says_what_was_left_out(

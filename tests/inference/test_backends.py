@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from identity import make_model
+from run_python import run_python
 from torch import nn
 
 from napari_skipseg.devices import UNTESTED, ChosenPrecision, Device, has_openvino
@@ -39,8 +40,6 @@ from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import Model, read_model, write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import DI2INSpec, ResidualFCNSpec, Stage, TiramisuSpec, UNetSpec, VNetSpec
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 RNG = np.random.default_rng(3)
 CPU = Device("cpu", "CPU", "for the test")
@@ -574,10 +573,7 @@ print(set(shapes), tried, connections, "telemetry loaded:", bool(sys.modules.get
 
 
 def test_no_backend_asks_anything_of_the_network(tmp_path: Path) -> None:
-    given = [str(Path(__file__).parent), str(tmp_path / "model"), str(has_openvino())]
-    ended = subprocess.run(
-        [sys.executable, "-c", NO_NETWORK, *given], capture_output=True, text=True, timeout=240, check=False
-    )
+    ended = run_python(NO_NETWORK, Path(__file__).parent, tmp_path / "model", has_openvino())
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip() == "{(1, 1, 32, 32)} [] [] telemetry loaded: False"
 

@@ -25,8 +25,6 @@ from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 if os.name == "nt":
     pytest.skip("Windows has no /proc to see what was synced", allow_module_level=True)
 

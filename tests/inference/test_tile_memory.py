@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 
 import pytest
 import torch
 from identity import make_model
+from run_python import run_python
 
 from napari_skipseg.devices import has_openvino
 from napari_skipseg.inference.backends.folding import ready_for_inference
@@ -120,8 +120,7 @@ print((peak - before) / tile_bytes(model, images.shape[2:], 1, backend.precision
 def test_a_process_grows_by_what_was_said_and_no_more_than_the_factor(name: str, side: int, backend: str) -> None:
     if backend == "openvino" and not has_openvino():
         pytest.skip("OpenVINO is not installed")
-    command = [sys.executable, "-c", GROWTH, name, str(side), backend]
-    growth = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    growth = float(run_python(GROWTH, name, side, backend).stdout)
     assert 0.5 < growth < FACTORS["cpu"]
 
 
@@ -133,5 +132,4 @@ def test_counting_loads_no_compiler() -> None:
         "tile_bytes(read_model(locate_model('em-membrane')), (64, 64), 1, 'bf16')\n"
         "print('torch._dynamo' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+    assert run_python(source).stdout == "False\n"

@@ -38,8 +38,6 @@ from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 RNG = np.random.default_rng(5)
 CELLS = RNG.integers(0, 256, (2, 520, 300)).astype(np.uint8)
 PLACE = ((50.0, 4.0, 8.0), "nm", (100.0, 20.0, 30.0))

@@ -7,22 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
+from tiny_models import write_tiny
 
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.models.description import ClassLabel, ModelDescription
-from napari_skipseg.models.model import write_model
-from napari_skipseg.networks.build import build
-from napari_skipseg.networks.specs import UNetSpec
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    spec = UNetSpec(widths=(4, 8))
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    write_model(folder, ModelDescription("tiny", spec, (ClassLabel("membrane", 0),), 8, ""), build(spec))
-    return folder
+    return write_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="module")

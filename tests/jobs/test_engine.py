@@ -6,7 +6,6 @@ import gc
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from run_python import run_python
 from small_stacks import make_stack
 
 from napari_skipseg.devices import choose_device
@@ -312,7 +312,7 @@ def test_forgotten_engine_takes_its_process_and_folder_along(temporary: Path, mo
 
 def test_client_never_imports_torch() -> None:
     code = "import sys, napari_skipseg.jobs.client; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert run_python(code).returncode == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
@@ -333,8 +333,7 @@ def test_engine_ends_with_a_viewer_that_was_killed_and_its_folder_is_swept(
         "        sys.stdout.write(f'{engine.pid}\\n'); sys.stdout.flush()\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    environment = {**os.environ, "TMPDIR": str(temporary)}
-    ended = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=False)
+    ended = run_python(code, TMPDIR=str(temporary))
     deadline = time.monotonic() + 120
     while psutil.pid_exists(int(ended.stdout)):
         assert time.monotonic() < deadline
