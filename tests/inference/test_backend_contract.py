@@ -494,8 +494,7 @@ def test_the_gpu_segments_in_the_precision_of_its_generation_and_the_recipe_name
     assert "GPU" not in plain.recipe["versions"]
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("capability", [(8, 0), (7, 5)])
+@pytest.mark.parametrize(("options", "capability"), list(zip(OPTIONS, [(8, 0), (7, 5)] * 2, strict=True)))
 def test_overflow_goes_on_in_f32_on_the_gpu(
     options: str, capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -514,8 +513,7 @@ def test_overflow_goes_on_in_f32_on_the_gpu(
     assert np.isfinite(found.probability).all()
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("error", [SHORT[0], TOO_LARGE[0]], ids=brief)
+@pytest.mark.parametrize(("options", "error"), list(zip(OPTIONS, [SHORT[0], TOO_LARGE[0]] * 2, strict=True)))
 def test_short_memory_on_the_gpu_is_met_with_smaller_tiles(options: str, error: Exception) -> None:
     def narrow(images: torch.Tensor) -> None:
         if images.shape[0] * images.shape[-1] * images.shape[-2] > 36 * 36:
