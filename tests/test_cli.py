@@ -34,7 +34,6 @@ from napari_skipseg.inference.backends import choose
 from napari_skipseg.inference.prediction import to_uint8
 from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.folder import read_description
-from napari_skipseg.networks.specs import SKIPS
 from napari_skipseg.scores.isbi import score_isbi
 from napari_skipseg.scores.overlap import score_overlap
 from napari_skipseg.stopping import MESSAGE
@@ -419,7 +418,7 @@ STOPPED = f"Error: {MESSAGE}"
 LONGER = ["--model", "tiny", "--device", "cpu", "--average", 8, "--attention", "--format", "ome-zarr"]
 
 
-SLICES = 60
+SLICES = 36
 """So many that a signal finds some of them still to be done, on a busy machine too."""
 
 
@@ -495,14 +494,6 @@ def test_a_fresh_process_does_the_same(tmp_path: Path, library: Path, image: Pat
 
 
 # ------------------------------------------------------------------------------------------- networks, models, doctor
-
-
-def test_networks_name_their_parameters(run: Run) -> None:
-    rows = json.loads(run("networks", "residual-fcn", "--json").out)
-    assert {"name", "dimensions", "skip", "trainable_parameters"} <= rows[0].keys()
-    found = {(row["name"], row["dimensions"], row["skip"]): row["trainable_parameters"] for row in rows}
-    assert found["residual-fcn", 2, "sum"] == 11_451_745
-    assert {skip for _, dimensions, skip in found if dimensions == 3} == set(SKIPS)
 
 
 def test_models_are_listed_and_described(run: Run, library: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from command_line import Ran, runner
+from made_images import write_positions, write_slices
 from tiny_models import write_tiny
 
 from napari_skipseg.corrections.subject import subject_of
@@ -59,23 +60,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def positions(tmp_path: Path) -> Path:
-    with tifffile.TiffWriter(tmp_path / "positions.ome.tif", ome=True) as writer:
-        for number in range(2):
-            told = {"axes": "ZYX", "Name": f"Pos{number}"}
-            writer.write(np.roll(STACK, 9 * number, axis=2), photometric="minisblack", metadata=told)
-    return tmp_path / "positions.ome.tif"
-
-
-def write_slices(folder: Path, values: np.ndarray = STACK) -> Path:
-    folder.mkdir()
-    for number, plane in zip((1, 9, 10), values, strict=True):
-        tifffile.imwrite(folder / f"s_{number}.tif", plane, photometric="minisblack")
-    return folder
+    return write_positions(tmp_path / "positions.ome.tif", STACK, np.roll(STACK, 9, axis=2))
 
 
 @pytest.fixture
 def sections(tmp_path: Path) -> Path:
-    return write_slices(tmp_path / "sections")
+    return write_slices(tmp_path / "sections", STACK)
 
 
 SEGMENT = ("--model", "tiny", "--device", "cpu", "--tile", "32")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from scipy import ndimage
+from made_images import tissue
 from tiny_models import write_tiny
 
 import napari_skipseg as skipseg
@@ -19,12 +19,9 @@ from napari_skipseg.models.catalog import MODELS_VARIABLE
 @pytest.fixture
 def framed(tmp_path: Path) -> Path:
     """A file with a stack in a black frame."""
-    random = np.random.default_rng(0)
-    smooth = ndimage.gaussian_filter(random.normal(size=(2, 96, 96)), (0, 4, 4))
-    values = (128 + 35 * smooth / smooth.std() + random.normal(0, 8, smooth.shape)).clip(40, 215).astype(np.uint8)
     file = tmp_path / "images" / "framed.tif"
     file.parent.mkdir()
-    tifffile.imwrite(file, np.pad(values, ((0, 0), (24, 24), (24, 24))), metadata={"axes": "ZYX"})
+    tifffile.imwrite(file, np.pad(tissue(2, 96, 96), ((0, 0), (24, 24), (24, 24))), metadata={"axes": "ZYX"})
     return file
 
 

@@ -1,16 +1,15 @@
 """The command `finetune`: the table of the old model against the new one, and one sentence where it cannot be."""
 
 import json
-import signal
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import tifffile
+from command_line import runner
 from tiny_models import write_tiny
 
 import napari_skipseg as skipseg
-from napari_skipseg import cli
 from napari_skipseg.cli.finetune import _iter_noted, _what_is_saved
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
@@ -37,23 +36,14 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
     return tmp_path
 
 
 @pytest.fixture
 def run(folder, monkeypatch, capsys):
-    def run(*more):
-        given = ("--model", "tiny", "--name", "new", "--images", "image.tif", "--labels", "labels.tif")
-        quick = ("--steps", "2", "--patch", "32,32", "--augment", "none", "--device", "cpu")
-        monkeypatch.setattr(sys, "argv", ["napari-skipseg", "finetune", *given, *quick, *more])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capsys.readouterr()
-        return int(ended.value.code or 0), shown.out, shown.err
-
-    return run
+    given = ("--model", "tiny", "--name", "new", "--images", "image.tif", "--labels", "labels.tif")
+    quick = ("--steps", "2", "--patch", "32,32", "--augment", "none", "--device", "cpu")
+    return partial(runner(monkeypatch, capsys), "finetune", *given, *quick)
 
 
 def test_a_new_class_becomes_a_new_model_and_a_table(run, folder):
