@@ -111,7 +111,7 @@ def test_a_plan_of_all_images_names_each_and_adds_them_up_and_notes_are_said_onc
     assert [line for line in lines if line.startswith("positions_")] == ["positions_0 Pos0", "positions_1 Pos1"]
     assert sum(line.startswith("device") for line in lines) == 2
     assert "for 2 images" in next(line for line in lines if line.startswith("total time"))
-    write_slices(tmp_path / "gap")
+    write_slices(tmp_path / "gap", STACK)
     done = run("segment", tmp_path / "gap", tmp_path / "out", *SEGMENT, "--as-stack", "--plan")
     assert (done.out + done.err).count("are missing between") == 1
     assert "total" not in done.out

@@ -115,7 +115,7 @@ def test_folders_of_slices_are_stacks_with_truths_that_are_folders_too(tmp_path:
     assert all("missing" in row.note for row in result.rows)
     assert read_stack(result.folder / "b.1_probability.tif").shape == STACK.shape
     assert set(states(run(settings)).values()) == {"skipped"}
-    tifffile.imwrite(tmp_path / "in" / "a" / "s_2.tif", STACK[0], photometric="minisblack")
+    tifffile.imwrite(tmp_path / "in" / "a" / "s_9.tif", STACK[0], photometric="minisblack")
     assert states(run(settings)) == {"a": "done", "b.1": "skipped"}
     relatives = [relative for relative, _, _ in found(tmp_path / "in", tmp_path, tiny, as_stack=True, recursive=True)]
     assert relatives == ["a", "b.1", "deep/c"]
@@ -127,7 +127,7 @@ def test_one_folder_of_slices_is_one_stack_and_its_truth_may_be_one(tmp_path: Pa
     folder = write_slices(tmp_path / "sections", STACK)
     truth = write_slices(tmp_path / "truth", (STACK > 128).astype(np.uint8))
     assert found(folder, tmp_path, tiny, as_stack=True) == [("sections", "sections", str(folder))]
-    assert [relative for relative, _, _ in found(folder, tmp_path, tiny)] == ["s_1.tif", "s_10.tif", "s_2.tif"]
+    assert [relative for relative, _, _ in found(folder, tmp_path, tiny)] == ["s_1.tif", "s_10.tif", "s_9.tif"]
     result = run(settings_for(folder, tmp_path / "out", tiny, as_stack=True, truth=str(truth)))
     assert states(result) == {"sections": "done"}
     assert result.rows[0].scores
@@ -136,10 +136,10 @@ def test_one_folder_of_slices_is_one_stack_and_its_truth_may_be_one(tmp_path: Pa
 def test_a_folder_that_is_no_stack_fails_in_its_row_and_others_go_on(tmp_path: Path, tiny: Path) -> None:
     write_slices(tmp_path / "in" / "good", STACK)
     write_slices(tmp_path / "in" / "bad", STACK)
-    tifffile.imwrite(tmp_path / "in" / "bad" / "s_2.tif", STACK[0, :20], photometric="minisblack")
+    tifffile.imwrite(tmp_path / "in" / "bad" / "s_9.tif", STACK[0, :20], photometric="minisblack")
     result = run(settings_for(tmp_path / "in", tmp_path / "out", tiny, as_stack=True))
     assert states(result) == {"bad": "failed", "good": "done"}
-    assert "s_2.tif" in result.rows[0].reason
+    assert "s_9.tif" in result.rows[0].reason
 
 
 def test_what_is_no_folder_of_slices_is_told(tmp_path: Path, tiny: Path) -> None:
