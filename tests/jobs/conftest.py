@@ -1,4 +1,4 @@
-"""A tiny model, a small stack, and an engine that is warm for a whole module."""
+"""A tiny model, and one engine for all tests of this folder: each start of one takes 2 s of a core."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The temporary folder of engines that start in this module."""
+    """The temporary folder of engines."""
     before = tempfile.tempdir
     folder = tmp_path_factory.mktemp("temporary")
     tempfile.tempdir = str(folder)
@@ -27,7 +27,7 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     tempfile.tempdir = before
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def engine(temporary: Path) -> Iterator[Engine]:
     with Engine() as engine:
         yield engine
