@@ -247,8 +247,11 @@ def test_averages_on_the_gpu_are_those_of_the_cpu_with_one_upload_and_one_wait(
         np.testing.assert_allclose(here, there, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", [make_model(), residual()], ids=["channels", "values"])
-def test_samples_on_the_gpu_are_averaged_there_with_the_same_masks(gpu: PretendedGpu, model: Model) -> None:
+@pytest.mark.parametrize("make", [make_model, residual], ids=["channels", "values"])
+def test_samples_on_the_gpu_are_averaged_there_with_the_same_masks(
+    gpu: PretendedGpu, make: Callable[[], Model]
+) -> None:
+    model = make()
     images, places = images_of(3, 16, 16), [(0, 0), (1, 4), (2, 0)]
     options = SegmentOptions("cpu", samples=5, dropout=0.4, seed=3)
     found, wanted = (
