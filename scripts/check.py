@@ -1,4 +1,4 @@
-"""Run every check and test: style, types, arrows, manifest, documentation, workflows, examples, and last pytest.
+"""Run every check and test: style, types, arrows, manifest, documentation, workflows, and last pytest.
 
 --slow: with the slow tests. --no-tests: only the checks.
 """
@@ -38,7 +38,7 @@ QUICK = (
     ("dependabot", [*SCHEMA, "vendor.dependabot", ".github/dependabot.yml"]),
     ("citation", [*SCHEMA, "vendor.citation-file-format", "CITATION.cff"]),
 )
-EXAMPLE_SECONDS = 300
+CHECK_SECONDS = 300
 SHOWN_LINES = 40
 CORES = os.cpu_count() or 1
 MOST_WORKERS = 8
@@ -51,11 +51,9 @@ FOR_WINDOWS_ONLY = ("napari", "napari-plugin-engine", "npe2", "zarr")
 
 def main(slow: bool, has_tests: bool) -> None:
     """Run all of it, even after a failure; end with one sentence that names what failed."""
-    checks = [(name, [program(command[0]), *command[1:]], ROOT) for name, command in QUICK]
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ThreadPoolExecutor(CORES) as threads:
-        checks += example_checks(Path(folder))
-        passed = list(threads.map(lambda check: passes(*check), checks))
-    failed = [name for (name, _, _), is_right in zip(checks, passed, strict=True) if not is_right]
+    with ThreadPoolExecutor(CORES) as threads:
+        passed = list(threads.map(lambda check: passes(*check), QUICK))
+    failed = [name for (name, _), is_right in zip(QUICK, passed, strict=True) if not is_right]
     if has_tests and not (has_display() or has_virtual_screen()):
         say("Tests: no display and no xvfb-run here, so those in a window cannot run")
         failed.append("windows (install the packages xvfb and xauth)")
@@ -65,40 +63,30 @@ def main(slow: bool, has_tests: bool) -> None:
         stop(f"Failed: {', '.join(failed)}. The lines above say why; 'make format' mends style and format.")
 
 
-def passes(name: str, command: list[str], folder: Path) -> bool:
+def passes(name: str, command: list[str]) -> bool:
     """Tell whether a command succeeds, in one line; if it does not, show the end of what it wrote."""
     began = time.monotonic()
     try:
         ended = subprocess.run(
-            command,
-            cwd=folder,
+            [program(command[0]), *command[1:]],
+            cwd=ROOT,
             env=screen_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=EXAMPLE_SECONDS,
+            timeout=CHECK_SECONDS,
             check=False,
         )
         failure = "" if ended.returncode == 0 else ended.stdout.rstrip() or f"exit code {ended.returncode}"
     except subprocess.TimeoutExpired:
-        failure = f"It did not end within {EXAMPLE_SECONDS} s."
+        failure = f"It did not end within {CHECK_SECONDS} s."
     except OSError as error:
         failure = str(error)
     end = f"Check: {name} {'failed' if failure else 'passed'} ({time.monotonic() - began:.1f} s)"
     say("\n".join([*failure.splitlines()[-SHOWN_LINES:], end]))
     return not failure
-
-
-def example_checks(folder: Path) -> list[tuple[str, list[str], Path]]:
-    """Return a check for each example, which runs it in an empty folder of its own."""
-    found = []
-    for script in sorted((ROOT / "examples").glob("*.py")):
-        place = folder / script.stem
-        place.mkdir()
-        found.append((f"examples/{script.name}", on_screen([program("python"), str(script)]), place))
-    return found
 
 
 def tests_pass(slow: bool) -> bool:
@@ -114,7 +102,7 @@ def tests_pass(slow: bool) -> bool:
     pytest = [program("python"), "-m", "pytest", "--durations=20", "-m", marks, "-p", "no:cacheprovider"]
     others = [f"--ignore={WINDOWS}", "-n", str(min(CORES, MOST_WORKERS)), "--dist", "loadfile"]
     others += [f"-pno:{plugin}" for plugin in FOR_WINDOWS_ONLY]
-    environment = screen_environment() | {"OMP_NUM_THREADS": "1"}
+    environment = screen_environment()
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of the many processes compiles the sources again
     with ExitStack() as stack:
         windows = []

@@ -84,11 +84,8 @@ class Command:
 
 
 def _run_command(arguments: tuple[str, ...], environment: dict[str, str], folder: Path) -> None:
-    import torch
-
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    torch.set_num_threads(1)
     sys.argv = ["napari-skipseg", *arguments]
     with (
         (folder / "out").open("w", encoding="utf-8") as out,

@@ -9,6 +9,10 @@ import pytest
 
 from napari_skipseg import durable
 
+# Torch reads it when it is imported. Networks as small as those of the tests are fastest on one thread, and give the
+# same bytes in every process.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

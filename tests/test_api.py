@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import runpy
-import subprocess
 import sys
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,15 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from run_python import run_python
+from tiny_models import write_tiny
 
 import napari_skipseg as skipseg
 from napari_skipseg.errors import SpecError
 from napari_skipseg.images.space import Space
 from napari_skipseg.inference.backends import choose
 from napari_skipseg.models.catalog import MODELS_VARIABLE
-from napari_skipseg.models.description import ClassLabel, ModelDescription
-from napari_skipseg.models.model import Model, write_model
+from napari_skipseg.models.model import Model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 RNG = np.random.default_rng(2)
@@ -30,11 +29,8 @@ RNG = np.random.default_rng(2)
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    spec = skipseg.UNetSpec(widths=(4, 8))
-    torch.manual_seed(0)
-    description = ModelDescription("tiny", spec, (ClassLabel("membrane", 0),), margin=12, weights_sha256="")
     for name in ("tiny", "em-membrane"):  # the built-in model, where there is one, goes before the second
-        write_model(folder / name, replace(description, name=name), skipseg.build(spec))
+        write_tiny(folder / name)
     return folder
 
 
@@ -59,8 +55,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "import sys, napari_skipseg; "
         "print([n for n in ('torch', 'openvino', 'numpy', 'napari', 'qtpy', 'dask') if n in sys.modules])"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True)
-    assert ended.stdout.strip() == "[]"
+    assert run_python(code).stdout == "[]\n"
 
 
 def test_array_stack_and_file_give_the_same(model: Model, tmp_path: Path) -> None:
@@ -146,15 +141,22 @@ def test_own_models_are_found_by_name_and_by_folder(model: Model, library: Path)
         skipseg.load_model("tinny")
 
 
-def test_the_examples_run(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runpy.run_path(str(EXAMPLES / "segment_a_stack.py"))["main"](tmp_path)
-    assert {file.name for file in tmp_path.glob("*.tif")} > {"sample_probability.tif", "sample_binary.tif"}
-    runpy.run_path(str(EXAMPLES / "segment_a_large_file.py"))["main"](tmp_path / "large")
-    runpy.run_path(str(EXAMPLES / "score_against_truth.py"))["main"]()
-    shown = capsys.readouterr().out
-    assert "large_uncertainty.ome.zarr: (2, 256, 256), voxels of (50.0, 4.0, 4.0) nm" in shown
-    assert "membrane covers" in shown
-    assert "V_rand" in shown
+SHOWN = {
+    "segment_a_stack.py": "sample_binary.tif",
+    "segment_a_large_file.py": "_uncertainty.ome.zarr: (2, 256, 256), voxels of (50.0, 4.0, 4.0) nm",
+    "score_against_truth.py": "V_rand",
+    "train_a_network.py": "held-out V_rand",
+}
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_an_example_runs(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], example: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [example])
+    runpy.run_path(str(EXAMPLES / example), run_name="__main__")
+    assert SHOWN[example] in capsys.readouterr().out
 
 
 def test_an_option_that_is_misspelt_is_one_sentence(model: Model) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import grimp
 import pytest
+from run_python import run_python
 
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "napari_skipseg"
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -49,7 +49,7 @@ LINES_OF_A_FUNCTION = 60
 IMPORT_ALL = """
 import importlib, json, sys
 
-asked = json.loads(sys.stdin.read())
+asked = json.loads(sys.argv[1])
 
 
 class Wall:
@@ -65,8 +65,8 @@ for name in asked["modules"]:
         importlib.import_module(name)
     except Exception as error:
         troubles[name] = f"{type(error).__name__}: {error}"
-    if asked["without"] in sys.modules:
-        troubles[name] = f"imports {asked['without']}"
+    if "torch" in sys.modules and name in asked["light"]:
+        troubles[name] = "imports torch"
         break
 print("\\n" + json.dumps(troubles))
 """
@@ -92,17 +92,10 @@ def may_import_torch(module: str) -> bool:
     return is_within(module, MAY_IMPORT_TORCH) and module not in LOADS_WITHOUT_TORCH
 
 
-def troubles_of_importing(modules: list[str], blocked: tuple[str, ...] = (), without: str = "") -> dict[str, str]:
-    """Return what fails when each is imported in a fresh process, up to the first that loads `without`."""
-    ended = subprocess.run(
-        [sys.executable, "-c", IMPORT_ALL],
-        input=json.dumps({"modules": modules, "blocked": blocked, "without": without}),
-        env=dict(os.environ, QT_QPA_PLATFORM="offscreen", QT_API=os.environ.get("QT_API", "pyqt6")),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+def troubles_of_importing(light: list[str], heavy: list[str], blocked: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return what fails if each is imported in a fresh process, up to the first light one that loads torch."""
+    asked = json.dumps({"modules": [*light, *heavy], "light": light, "blocked": blocked})
+    ended = run_python(IMPORT_ALL, asked, QT_QPA_PLATFORM="offscreen", QT_API=os.environ.get("QT_API", "pyqt6"))
     assert ended.returncode == 0, ended.stderr
     found: dict[str, str] = json.loads(ended.stdout.splitlines()[-1])
     return found
@@ -110,12 +103,16 @@ def troubles_of_importing(modules: list[str], blocked: tuple[str, ...] = (), wit
 
 @functools.cache
 def nodes() -> list[tuple[Path, ast.AST]]:
-    """Return each node of the sources with its file; to parse them takes seconds, so it is done once."""
-    return [
-        (path.relative_to(SOURCE), node)
-        for path in FILES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    ]
+    """Return each node of the sources with its file."""
+    gc.disable()  # it would look at 400,000 nodes again and again: 5 s instead of 1
+    try:
+        return [
+            (path.relative_to(SOURCE), node)
+            for path in FILES
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        ]
+    finally:
+        gc.enable()
 
 
 def imported_names(node: ast.AST) -> list[str]:
@@ -145,28 +142,23 @@ def test_the_package_is_found() -> None:
     assert {"napari_skipseg", "napari_skipseg.errors", "napari_skipseg.networks.specs"} <= set(MODULES)
 
 
-def test_engine_loads_where_no_gui_is_installed() -> None:
+def test_the_engine_loads_where_no_gui_is_installed_and_all_but_networks_weights_and_worker_without_torch() -> None:
     engine = [name for name in MODULES if not is_gui(name)]
-    assert troubles_of_importing(engine, blocked=GUI) == {}
-
-
-def test_all_but_the_networks_weights_and_worker_load_without_torch() -> None:
-    light = [name for name in MODULES if not is_gui(name) and not may_import_torch(name)]
-    assert troubles_of_importing(light, without="torch") == {}
+    light = [name for name in engine if not may_import_torch(name)]
+    assert troubles_of_importing(light, [name for name in engine if name not in light], blocked=GUI) == {}
 
 
 def test_the_help_of_the_command_line_loads_nothing_heavy() -> None:
     heavy = ("torch", "scipy", "zarr", "tifffile", "numba", "dask", "napari_skipseg.images.files")
     code = f"import sys\nfrom napari_skipseg import cli\nprint([name for name in {heavy} if name in sys.modules])"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout == "[]\n"
+    assert run_python(code).stdout == "[]\n"
 
 
 def test_gui_never_loads_torch() -> None:
     if not all(importlib.util.find_spec(name) for name in ("napari", "qtpy")):
         pytest.skip("napari is not installed")
     gui = [name for name in MODULES if is_gui(name)]
-    assert troubles_of_importing(gui, without="torch") == {}
+    assert troubles_of_importing(gui, []) == {}
 
 
 def test_only_widgets_name_a_gui_package() -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-import torch
 from command_line import Ran, runner
+from made_images import write_positions, write_slices
+from tiny_models import write_tiny
 
 from napari_skipseg.corrections.subject import subject_of
 from napari_skipseg.errors import FileError, InputError
@@ -26,9 +27,8 @@ from napari_skipseg.jobs import preparation
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.messages import Segment
 from napari_skipseg.models.catalog import MODELS_VARIABLE
-from napari_skipseg.models.description import ClassLabel, ModelDescription
-from napari_skipseg.models.model import read_model, write_model
-from napari_skipseg.networks.build import build
+from napari_skipseg.models.description import ClassLabel
+from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training.finetune.labels import read_corrected
@@ -43,23 +43,14 @@ TRAIN: dict[str, Any] = {"spec": UNetSpec(widths=(2, 4)), "patch": (16, 16)}
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    spec = UNetSpec(widths=(4, 8))
-    described = ModelDescription(
-        "tiny", spec, (ClassLabel("membrane", 0),), margin=12, weights_sha256="", voxel_size=(50, 4, 4), unit="nm"
-    )
-    write_model(folder / "tiny", described, build(spec))
+    write_tiny(folder / "tiny", voxel_size=(50, 4, 4), unit="nm")
     return folder
 
 
 @pytest.fixture(autouse=True)
-def quickly(library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quickly(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MODELS_VARIABLE, str(library))
     monkeypatch.setattr(choose, "has_openvino", lambda: False)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -69,23 +60,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def positions(tmp_path: Path) -> Path:
-    with tifffile.TiffWriter(tmp_path / "positions.ome.tif", ome=True) as writer:
-        for number in range(2):
-            told = {"axes": "ZYX", "Name": f"Pos{number}"}
-            writer.write(np.roll(STACK, 9 * number, axis=2), photometric="minisblack", metadata=told)
-    return tmp_path / "positions.ome.tif"
-
-
-def write_slices(folder: Path, values: np.ndarray = STACK) -> Path:
-    folder.mkdir()
-    for number, plane in zip((1, 9, 10), values, strict=True):
-        tifffile.imwrite(folder / f"s_{number}.tif", plane, photometric="minisblack")
-    return folder
+    return write_positions(tmp_path / "positions.ome.tif", STACK, np.roll(STACK, 9, axis=2))
 
 
 @pytest.fixture
 def sections(tmp_path: Path) -> Path:
-    return write_slices(tmp_path / "sections")
+    return write_slices(tmp_path / "sections", STACK)
 
 
 SEGMENT = ("--model", "tiny", "--device", "cpu", "--tile", "32")
@@ -131,7 +111,7 @@ def test_a_plan_of_all_images_names_each_and_adds_them_up_and_notes_are_said_onc
     assert [line for line in lines if line.startswith("positions_")] == ["positions_0 Pos0", "positions_1 Pos1"]
     assert sum(line.startswith("device") for line in lines) == 2
     assert "for 2 images" in next(line for line in lines if line.startswith("total time"))
-    write_slices(tmp_path / "gap")
+    write_slices(tmp_path / "gap", STACK)
     done = run("segment", tmp_path / "gap", tmp_path / "out", *SEGMENT, "--as-stack", "--plan")
     assert (done.out + done.err).count("are missing between") == 1
     assert "total" not in done.out

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from command_line import Ran, runner
 from run_files import files_in
+from tiny_models import write_tiny
 
 import napari_skipseg as skipseg
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
@@ -19,10 +19,6 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.inference.backends import choose
 from napari_skipseg.inference.recipes import repeat
 from napari_skipseg.models.catalog import MODELS_VARIABLE
-from napari_skipseg.models.description import ClassLabel, ModelDescription
-from napari_skipseg.models.model import write_model
-from napari_skipseg.networks.build import build
-from napari_skipseg.networks.specs import UNetSpec
 
 PLACE = ((50.0, 4.0, 4.0), "nm")
 
@@ -37,23 +33,16 @@ def grey(seed: int = 4) -> np.ndarray:
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "models"
-    torch.manual_seed(0)
-    spec = UNetSpec(dimensions=2, widths=(4, 8))
-    description = ModelDescription("tiny", spec, (ClassLabel("membrane", 0),), margin=8, weights_sha256="")
-    write_model(folder / "tiny", description, build(spec))
+    write_tiny(folder / "tiny")
     monkeypatch.setenv(MODELS_VARIABLE, str(folder))
     return folder
 
 
 @pytest.fixture(autouse=True)
-def only_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Which is ready sooner than OpenVINO, and for so small a network fastest on one thread."""
+def only_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch is ready sooner than OpenVINO."""
     for module in (choose, repeat):
         monkeypatch.setattr(module, "has_openvino", lambda: False)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -8,39 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from scipy import ndimage
+from made_images import tissue
+from tiny_models import write_tiny
 
 import napari_skipseg as skipseg
 from napari_skipseg.cli.segment import segment
 from napari_skipseg.models.catalog import MODELS_VARIABLE
-from napari_skipseg.models.description import ClassLabel, ModelDescription
-from napari_skipseg.models.model import write_model
-from napari_skipseg.networks.build import build
-from napari_skipseg.networks.specs import UNetSpec
 
 
 @pytest.fixture
 def framed(tmp_path: Path) -> Path:
     """A file with a stack in a black frame."""
-    random = np.random.default_rng(0)
-    smooth = ndimage.gaussian_filter(random.normal(size=(2, 96, 96)), (0, 4, 4))
-    values = (128 + 35 * smooth / smooth.std() + random.normal(0, 8, smooth.shape)).clip(40, 215).astype(np.uint8)
     file = tmp_path / "images" / "framed.tif"
     file.parent.mkdir()
-    tifffile.imwrite(file, np.pad(values, ((0, 0), (24, 24), (24, 24))), metadata={"axes": "ZYX"})
+    tifffile.imwrite(file, np.pad(tissue(2, 96, 96), ((0, 0), (24, 24), (24, 24))), metadata={"axes": "ZYX"})
     return file
 
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
-    spec = UNetSpec(widths=(4, 8))
-    write_model(
-        tmp_path / "models" / "tiny",
-        ModelDescription("tiny", spec, (ClassLabel("membrane", 0),), 8, ""),
-        build(spec),
-    )
-    return "tiny"
+    return write_tiny(tmp_path / "models" / "tiny").name
 
 
 def test_the_shell_says_what_was_left_out(

@@ -1,25 +1,20 @@
 """The command `finetune`: the table of the old model against the new one, and one sentence where it cannot be."""
 
 import json
-import signal
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import tifffile
-import torch
+from command_line import runner
+from tiny_models import write_tiny
 
 import napari_skipseg as skipseg
-from napari_skipseg import cli
 from napari_skipseg.cli.finetune import _iter_noted, _what_is_saved
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.models.catalog import MODELS_VARIABLE
-from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.folder import read_description
-from napari_skipseg.models.model import write_model
-from napari_skipseg.networks.build import build
-from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.training.finetune.labels import read_corrected
 from napari_skipseg.training.finetune.run import iter_finetune
@@ -32,10 +27,7 @@ RNG = np.random.default_rng(0)
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with a tiny model, an image and its labels."""
-    torch.manual_seed(0)
-    spec = UNetSpec(widths=(4, 8))
-    description = ModelDescription("tiny", spec, (ClassLabel("membrane", 0),), margin=8, weights_sha256="")
-    write_model(tmp_path / "models" / "tiny", description, build(spec))
+    write_tiny(tmp_path / "models" / "tiny")
     labels = np.ones((2, 128, 128), np.uint8)
     labels[:, ::16], labels[:, 60:64] = 2, 0
     image = (RNG.normal(100, 10, labels.shape) + 60 * (labels == 2)).astype(np.uint8)
@@ -44,23 +36,14 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
     return tmp_path
 
 
 @pytest.fixture
 def run(folder, monkeypatch, capsys):
-    def run(*more):
-        given = ("--model", "tiny", "--name", "new", "--images", "image.tif", "--labels", "labels.tif")
-        quick = ("--steps", "2", "--patch", "32,32", "--augment", "none", "--device", "cpu")
-        monkeypatch.setattr(sys, "argv", ["napari-skipseg", "finetune", *given, *quick, *more])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capsys.readouterr()
-        return int(ended.value.code or 0), shown.out, shown.err
-
-    return run
+    given = ("--model", "tiny", "--name", "new", "--images", "image.tif", "--labels", "labels.tif")
+    quick = ("--steps", "2", "--patch", "32,32", "--augment", "none", "--device", "cpu")
+    return partial(runner(monkeypatch, capsys), "finetune", *given, *quick)
 
 
 def test_a_new_class_becomes_a_new_model_and_a_table(run, folder):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from run_python import run_python
 
 from napari_skipseg import devices
 from napari_skipseg.devices import free_memory
@@ -41,9 +41,7 @@ def test_without_control_groups_it_is_what_the_machine_has_left(groups: Path) ->
 def test_a_limit_of_the_process_counts_less_what_it_holds(groups: Path) -> None:
     ask = "import resource, psutil, torch; from napari_skipseg.devices import free_memory; held = psutil.Process()"
     limit = "most = held.memory_info().vms + 300 * 2**20; resource.setrlimit(resource.RLIMIT_AS, (most, most))"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{ask}; {limit}; print(free_memory('cpu'))"], capture_output=True, text=True, check=True
-    )
+    done = run_python(f"{ask}; {limit}; print(free_memory('cpu'))")
     assert 200 * MIB < int(done.stdout) <= 300 * MIB
 
 

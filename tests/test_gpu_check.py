@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from tiny_models import write_tiny
 
-from napari_skipseg.models.description import ClassLabel, ModelDescription
-from napari_skipseg.models.model import write_model
-from napari_skipseg.networks.build import build
-from napari_skipseg.networks.specs import UNetSpec
+from napari_skipseg.inference.backends import choose
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "gpu_check.py"
 
@@ -35,11 +32,9 @@ def reported(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_what_needs_no_gpu_passes_on_the_cpu(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    spec = UNetSpec(widths=(4, 8))
-    described = ModelDescription("em-membrane", spec, (ClassLabel("membrane", 0),), margin=8, weights_sha256="")
-    write_model(tmp_path / "tiny", described, build(spec))
-    monkeypatch.setattr(script, "find_models", lambda: {"em-membrane": tmp_path / "tiny"})  # the real one takes 10 s
+    monkeypatch.setattr(choose, "has_openvino", lambda: False)  # torch is ready sooner
+    tiny = write_tiny(tmp_path / "em-membrane")
+    monkeypatch.setattr(script, "find_models", lambda: {"em-membrane": tiny})  # the real one takes 10 s
     names = ["machine", "recipe_is_clean", "batches_agree", "averages", "memory_factor", "gpu_tests"]
     assert script.main(["--device", "cpu", "--quick", "--out", str(tmp_path), "--only", *names]) == 0
     found = reported(tmp_path)

@@ -121,7 +121,6 @@ def run_and_die(settings: BatchSettings, seconds: float) -> int:
 
 
 def _run_until(settings: BatchSettings, seconds: float) -> None:
-    torch.set_num_threads(1)
     threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
     with (
         mock.patch("napari_skipseg.inference.backends.choose.has_openvino", return_value=False),

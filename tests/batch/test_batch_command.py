@@ -8,15 +8,14 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import typer
 from batch_folders import write_image
+from command_line import Ran, runner
 from rich.console import Console
 
 import napari_skipseg as skipseg
-from napari_skipseg import cli
 from napari_skipseg.batch.settings import batch_settings_from_json
 from napari_skipseg.batch.table import BatchOpened, BatchRow, BatchWaits, FileChanged
 from napari_skipseg.cli.batch_table import _Lines, _LiveTable
@@ -24,26 +23,11 @@ from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.terminal import run_shown
 
 
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def command(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-
-    def command(*arguments: object) -> Ran:
-        given = ["batch", *map(str, arguments), "--model", str(tiny), "--device", "cpu"]
-        monkeypatch.setattr(sys, "argv", ["napari-skipseg", *given])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capsys.readouterr()
-        return Ran(int(ended.value.code or 0), shown.out, shown.err)
-
-    return command
+    run = runner(monkeypatch, capsys)
+    return lambda *arguments: run("batch", *arguments, "--model", tiny, "--device", "cpu")
 
 
 def test_a_folder_is_segmented_and_told_of(tmp_path: Path, command: Callable[..., Ran]) -> None:

@@ -10,28 +10,14 @@ import pytest
 import tifffile
 import zarr
 from batch_folders import run, settings_for, states, write_image
+from made_images import write_positions, write_slices
 
 from napari_skipseg.batch.inputs import find_inputs
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import read_stack
 
 STACK = np.random.default_rng(0).integers(0, 256, (3, 40, 40), np.uint8)
-
-
-def write_positions(file: Path, images: int = 2) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tifffile.TiffWriter(file, ome=True) as writer:
-        for number in range(images):
-            told = {"axes": "ZYX", "Name": f"Pos{number}"}
-            writer.write(np.roll(STACK, number, axis=1), photometric="minisblack", metadata=told)
-    return file
-
-
-def write_slices(folder: Path, values: np.ndarray = STACK) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, plane in zip((1, 2, 10), values, strict=True):
-        tifffile.imwrite(folder / f"s_{number}.tif", plane, photometric="minisblack")
-    return folder
+POSITIONS = (STACK, np.roll(STACK, 1, axis=1))
 
 
 def found(inputs: object, tmp_path: Path, tiny: Path, **more: object) -> list[tuple[str, str, str]]:
@@ -43,7 +29,7 @@ def found(inputs: object, tmp_path: Path, tiny: Path, **more: object) -> list[tu
 
 
 def test_every_image_of_a_file_is_a_row_and_their_results_have_names_of_their_own(tmp_path: Path, tiny: Path) -> None:
-    path = write_positions(tmp_path / "in" / "positions.ome.tif")
+    path = write_positions(tmp_path / "in" / "positions.ome.tif", *POSITIONS)
     write_image(tmp_path / "in" / "one.tif")
     result = run(settings_for(tmp_path / "in", tmp_path / "out", tiny))
     assert states(result) == dict.fromkeys(("one.tif", "positions.ome.tif#0", "positions.ome.tif#1"), "done")
@@ -63,7 +49,7 @@ def test_every_image_of_a_file_is_a_row_and_their_results_have_names_of_their_ow
 
 
 def test_names_that_clash_with_those_of_images_keep_their_endings(tmp_path: Path, tiny: Path) -> None:
-    write_positions(tmp_path / "in" / "a.ome.tif")
+    write_positions(tmp_path / "in" / "a.ome.tif", *POSITIONS)
     write_image(tmp_path / "in" / "a_1.tif")
     names = [name for _, name, _ in found(tmp_path / "in", tmp_path, tiny)]
     assert names == ["a_0", "a.ome.tif#1", "a_1.tif"]
@@ -83,7 +69,7 @@ def test_the_images_of_a_store_are_rows_by_their_paths(tmp_path: Path, tiny: Pat
 
 
 def test_the_truth_of_an_image_has_its_number(tmp_path: Path, tiny: Path) -> None:
-    write_positions(tmp_path / "in" / "p.ome.tif")
+    write_positions(tmp_path / "in" / "p.ome.tif", *POSITIONS)
     with tifffile.TiffWriter(tmp_path / "truth.ome.tif", ome=True) as writer:
         for _ in range(2):
             writer.write((STACK > 128).astype(np.uint8), photometric="minisblack", metadata={"axes": "ZYX"})
@@ -118,7 +104,7 @@ def test_a_set_of_files_that_hold_one_image_is_one_row(tmp_path: Path, tiny: Pat
 
 def test_folders_of_slices_are_stacks_with_truths_that_are_folders_too(tmp_path: Path, tiny: Path) -> None:
     for name in ("a", "b.1", "deep/c"):
-        write_slices(tmp_path / "in" / name)
+        write_slices(tmp_path / "in" / name, STACK)
         write_slices(tmp_path / "truth" / name, (STACK > 128).astype(np.uint8))
     (tmp_path / "in" / "empty").mkdir()
     (tmp_path / "in" / "a" / "Thumbs.db").write_text("no image")
@@ -129,7 +115,7 @@ def test_folders_of_slices_are_stacks_with_truths_that_are_folders_too(tmp_path:
     assert all("missing" in row.note for row in result.rows)
     assert read_stack(result.folder / "b.1_probability.tif").shape == STACK.shape
     assert set(states(run(settings)).values()) == {"skipped"}
-    tifffile.imwrite(tmp_path / "in" / "a" / "s_2.tif", STACK[0], photometric="minisblack")
+    tifffile.imwrite(tmp_path / "in" / "a" / "s_9.tif", STACK[0], photometric="minisblack")
     assert states(run(settings)) == {"a": "done", "b.1": "skipped"}
     relatives = [relative for relative, _, _ in found(tmp_path / "in", tmp_path, tiny, as_stack=True, recursive=True)]
     assert relatives == ["a", "b.1", "deep/c"]
@@ -138,22 +124,22 @@ def test_folders_of_slices_are_stacks_with_truths_that_are_folders_too(tmp_path:
 
 
 def test_one_folder_of_slices_is_one_stack_and_its_truth_may_be_one(tmp_path: Path, tiny: Path) -> None:
-    folder = write_slices(tmp_path / "sections")
+    folder = write_slices(tmp_path / "sections", STACK)
     truth = write_slices(tmp_path / "truth", (STACK > 128).astype(np.uint8))
     assert found(folder, tmp_path, tiny, as_stack=True) == [("sections", "sections", str(folder))]
-    assert [relative for relative, _, _ in found(folder, tmp_path, tiny)] == ["s_1.tif", "s_10.tif", "s_2.tif"]
+    assert [relative for relative, _, _ in found(folder, tmp_path, tiny)] == ["s_1.tif", "s_10.tif", "s_9.tif"]
     result = run(settings_for(folder, tmp_path / "out", tiny, as_stack=True, truth=str(truth)))
     assert states(result) == {"sections": "done"}
     assert result.rows[0].scores
 
 
 def test_a_folder_that_is_no_stack_fails_in_its_row_and_others_go_on(tmp_path: Path, tiny: Path) -> None:
-    write_slices(tmp_path / "in" / "good")
-    write_slices(tmp_path / "in" / "bad")
-    tifffile.imwrite(tmp_path / "in" / "bad" / "s_2.tif", STACK[0, :20], photometric="minisblack")
+    write_slices(tmp_path / "in" / "good", STACK)
+    write_slices(tmp_path / "in" / "bad", STACK)
+    tifffile.imwrite(tmp_path / "in" / "bad" / "s_9.tif", STACK[0, :20], photometric="minisblack")
     result = run(settings_for(tmp_path / "in", tmp_path / "out", tiny, as_stack=True))
     assert states(result) == {"bad": "failed", "good": "done"}
-    assert "s_2.tif" in result.rows[0].reason
+    assert "s_9.tif" in result.rows[0].reason
 
 
 def test_what_is_no_folder_of_slices_is_told(tmp_path: Path, tiny: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-import torch
 from batch_folders import PROCESSES, results_in, run, settings_for, states, write_image
 
 from napari_skipseg.batch import run_file as entry_module
@@ -56,7 +55,6 @@ def end_at(settings: BatchSettings, how: str) -> int:
 
 
 def _run_to_its_end(settings: BatchSettings, how: str) -> None:
-    torch.set_num_threads(1)
     read = entry_module.read_input
 
     def open_it(asked: BatchSettings, entry: BatchInput) -> Any:

@@ -52,10 +52,10 @@ def isotropic(shape=(24, 128, 160)):
 
 
 STACKS = {
-    "serial sections": sections(),
-    "isotropic": isotropic(),
-    "16 bits": (sections().astype(np.uint16) * 100 + 300),
-    "float": isotropic().astype(np.float32) / 255,
+    "serial sections": sections,
+    "isotropic": isotropic,
+    "16 bits": lambda: sections().astype(np.uint16) * 100 + 300,
+    "float": lambda: isotropic().astype(np.float32) / 255,
 }
 
 
@@ -81,7 +81,7 @@ def noise(values, share):
 
 @pytest.fixture(params=STACKS)
 def stack(request):
-    return STACKS[request.param]
+    return STACKS[request.param]()
 
 
 def test_an_undisturbed_stack_has_no_faults(stack):

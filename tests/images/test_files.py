@@ -4,15 +4,14 @@ import csv
 import errno
 import json
 import os
-import subprocess
 import sys
-import textwrap
 import tracemalloc
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from run_python import run_python
 
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
@@ -31,13 +30,6 @@ def random(shape, dtype="uint8", seed=0):
 def imwrite(path, values, photometric="minisblack", **options):
     """Write by tifffile, which would take three planes for RGB if not told otherwise."""
     tifffile.imwrite(path, values, photometric=photometric, **options)
-
-
-def run(source, *arguments):
-    """Run a script in a process of its own and return what it printed."""
-    command = [sys.executable, "-c", textwrap.dedent(source), *map(str, arguments)]
-    alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=alone, timeout=240, check=False)
 
 
 # --- round trips -----------------------------------------------------------------------------------------------------
@@ -447,7 +439,7 @@ def lines_of(path):
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory by setrlimit")
 def test_real_and_hostile_files_are_read_exactly_or_refused_in_seconds_and_little_memory(data_folder):
     rows = lines_of(data_folder / "formats" / "manifest.csv")
-    done = run(READ_ALL, data_folder / "formats")
+    done = run_python(READ_ALL, data_folder / "formats")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -511,7 +503,7 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_nothing(tmp_path):
         noise = np.random.default_rng(0).integers(0, 255, (20, 200, 200), "uint8")
         write_ome_tiff(sys.argv[1], noise, Space("ZYX", (50, 4, 4), "nm"))
     """
-    done = run(script, tmp_path / "a.tif")
+    done = run_python(script, tmp_path / "a.tif")
     assert "FileError: " in done.stderr
     assert "is larger than the file system allows: choose another disk." in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -532,7 +524,7 @@ def test_a_killed_write_leaves_no_file_under_the_final_name_and_can_be_repeated(
                 return np.zeros((40, 50), "uint8")
         write_ome_tiff(sys.argv[1], Deadly(), Space("ZYX", (50, 4, 4), "nm"))
     """
-    assert run(script, tmp_path / "a.tif").returncode == -9
+    assert run_python(script, tmp_path / "a.tif").returncode == -9
     assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
     write(tmp_path / "a.tif")
     assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]

@@ -4,14 +4,12 @@ The TIFFs have a manifest and a test of their own in `test_files`.
 """
 
 import json
-import os
-import subprocess
 import sys
-import textwrap
 
 import mrcfile
 import numpy as np
 import pytest
+from run_python import run_python
 
 READ_ALL = """
     import json, resource, sys, time
@@ -41,9 +39,7 @@ READ_ALL = """
 @pytest.fixture(scope="module")
 def found(data_folder):
     """What the child process made of each file: a list of facts, or the sentence."""
-    command = [sys.executable, "-c", textwrap.dedent(READ_ALL), str(data_folder / "formats")]
-    alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=alone, timeout=240, check=False)
+    done = run_python(READ_ALL, data_folder / "formats")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = [json.loads(line) for line in done.stdout.splitlines()]

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
-import textwrap
 
 import numpy as np
 import pytest
 import tifffile
+from run_python import run_python
 from several import smooth
 
 from napari_skipseg.errors import FileError
@@ -250,9 +249,7 @@ READ = """
 
 def read_in_a_process(*paths):
     """Return what opening files said, "" where they were read; below 2 s each and 512 MiB."""
-    command = [sys.executable, "-c", textwrap.dedent(READ), *map(str, paths)]
-    alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=alone, timeout=240, check=False)
+    done = run_python(READ, *paths)
     assert done.returncode == 0, done.stderr
     found, peak = json.loads(done.stdout)
     assert peak < 512 * 1024

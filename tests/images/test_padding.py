@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_images import tissue
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -23,14 +24,6 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 
 Values = NDArray[Any]
-
-
-def tissue(*shape: int, seed: int = 0) -> Values:
-    """Grey values like those of EM: structures of some pixels, with noise; 40 to 215."""
-    random = np.random.default_rng(seed)
-    smooth = ndimage.gaussian_filter(random.normal(size=shape), (0,) * (len(shape) - 2) + (4, 4))
-    values = 128 + 35 * smooth / smooth.std() + random.normal(0, 8, shape)
-    return values.clip(40, 215).astype(np.uint8)
 
 
 def nuclei(*shape: int, radius: int = 9, count: int = 20, seed: int = 0) -> Values:

@@ -3,14 +3,13 @@
 import errno
 import json
 import os
-import subprocess
 import sys
-import textwrap
 import threading
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from run_python import run_python
 
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import holds_labels, read_levels, read_recipe, read_stack
@@ -32,12 +31,6 @@ def layout(shape=(4, 700, 600), axes="ZYX", dtype="uint8", **options):
 
 def content(folder):
     return {f.relative_to(folder).as_posix(): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
-
-
-def run(source, *arguments):
-    command = [sys.executable, "-c", textwrap.dedent(source), *map(str, arguments)]
-    alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=alone, timeout=240, check=False)
 
 
 # --- what is written is read -----------------------------------------------------------------------------------------
@@ -249,15 +242,15 @@ KILLED = """
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_a_killed_run_goes_on_where_it_stopped_and_ends_with_the_same_bytes(tmp_path):
-    assert run(KILLED, tmp_path / "whole.zarr", "live").returncode == 0
-    assert run(KILLED, tmp_path / "a.zarr", "kill").returncode == -9
+    assert run_python(KILLED, tmp_path / "whole.zarr", "live").returncode == 0
+    assert run_python(KILLED, tmp_path / "a.zarr", "kill").returncode == -9
     left = content(tmp_path / "a.zarr")
     assert any(name.endswith(".part") for name in left)
     whole = content(tmp_path / "whole.zarr")
     half = {name: data for name, data in left.items() if not name.endswith((".part", "zarr.json"))}
     assert 0 < len(half) < 12
     assert all(whole[name] == data for name, data in half.items())
-    done = run(KILLED, tmp_path / "a.zarr", "live")
+    done = run_python(KILLED, tmp_path / "a.zarr", "live")
     assert done.returncode == 0, done.stderr
     found = content(tmp_path / "a.zarr")
     assert {name: data for name, data in found.items() if name != "zarr.json"} == {
@@ -282,7 +275,7 @@ def test_a_disk_that_fills_up_gets_a_sentence_and_what_was_written_stays_valid(t
         noise = np.random.default_rng(0).integers(0, 255, (3, 700, 600), "uint8")
         writer.write((slice(1, 4), slice(0, 700), slice(0, 600)), noise)
     """
-    done = run(script, tmp_path / "a.zarr")
+    done = run_python(script, tmp_path / "a.zarr")
     assert "FileError: " in done.stderr
     assert "is larger than the file system allows: choose another disk." in done.stderr
     assert sorted(np.asarray(read_stack(tmp_path / "a.zarr").data).mean((1, 2)).tolist()) == [0, 0, 0, 1]
@@ -394,7 +387,7 @@ def test_memory_does_not_grow_with_the_image(tmp_path, kind, small, large):
     for number, length in enumerate((small, large)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        done = run(PEAK, folder, kind, length)
+        done = run_python(PEAK, folder, kind, length)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout))
     assert peaks[1] < 1.1 * peaks[0] + 32  # MiB

@@ -41,8 +41,6 @@ from napari_skipseg.models.model import Model
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
 from napari_skipseg.progress import run_to_end
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 RNG = np.random.default_rng(11)
 CPU = Device("cpu", "CPU", "for the test")
 GPU = Device("cuda", "Some GPU", "for the test")
@@ -249,8 +247,11 @@ def test_averages_on_the_gpu_are_those_of_the_cpu_with_one_upload_and_one_wait(
         np.testing.assert_allclose(here, there, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", [make_model(), residual()], ids=["channels", "values"])
-def test_samples_on_the_gpu_are_averaged_there_with_the_same_masks(gpu: PretendedGpu, model: Model) -> None:
+@pytest.mark.parametrize("make", [make_model, residual], ids=["channels", "values"])
+def test_samples_on_the_gpu_are_averaged_there_with_the_same_masks(
+    gpu: PretendedGpu, make: Callable[[], Model]
+) -> None:
+    model = make()
     images, places = images_of(3, 16, 16), [(0, 0), (1, 4), (2, 0)]
     options = SegmentOptions("cpu", samples=5, dropout=0.4, seed=3)
     found, wanted = (
@@ -496,8 +497,7 @@ def test_the_gpu_segments_in_the_precision_of_its_generation_and_the_recipe_name
     assert "GPU" not in plain.recipe["versions"]
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("capability", [(8, 0), (7, 5)])
+@pytest.mark.parametrize(("options", "capability"), list(zip(OPTIONS, [(8, 0), (7, 5)] * 2, strict=True)))
 def test_overflow_goes_on_in_f32_on_the_gpu(
     options: str, capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -516,8 +516,7 @@ def test_overflow_goes_on_in_f32_on_the_gpu(
     assert np.isfinite(found.probability).all()
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("error", [SHORT[0], TOO_LARGE[0]], ids=brief)
+@pytest.mark.parametrize(("options", "error"), list(zip(OPTIONS, [SHORT[0], TOO_LARGE[0]] * 2, strict=True)))
 def test_short_memory_on_the_gpu_is_met_with_smaller_tiles(options: str, error: Exception) -> None:
     def narrow(images: torch.Tensor) -> None:
         if images.shape[0] * images.shape[-1] * images.shape[-2] > 36 * 36:

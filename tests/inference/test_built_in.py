@@ -15,7 +15,7 @@ from napari_skipseg.scores.overlap import score_overlap
 
 
 def test_em_membrane_segments_the_sample() -> None:
-    sample = make_sample((3, 512, 512), seed=1)
+    sample = make_sample((2, 320, 320), seed=1)
     prediction = segment(sample.stack, load_model("em-membrane"), device="cpu")
     assert prediction.class_names == ("membrane",)
     overlap = score_overlap(np.asarray(prediction.binary(0.5)), sample.membrane)

@@ -31,8 +31,6 @@ from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
 from napari_skipseg.progress import run_to_end
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 RNG = np.random.default_rng(5)
 CPU = Device("cpu", "CPU", "for the test")
 

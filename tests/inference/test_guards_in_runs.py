@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,15 @@ from napari_skipseg.models.model import Model, write_model
 from napari_skipseg.progress import ImageFindings, run_to_end
 
 Values = NDArray[Any]
-SAMPLE = make_sample((6, 256, 256), 1).stack.data
 
 
-def dark_lines() -> Values:
+@cache
+def sample() -> Values:
+    return make_sample((6, 256, 256), 1).stack.data
+
+
+@cache
+def cells() -> Values:
     """Bright cells with dark membranes between them: of its negative nothing is dark."""
     generator = np.random.default_rng(0)
     field = ndimage.gaussian_filter(generator.normal(size=(6, 256, 256)), (0.5, 8, 8))
@@ -54,15 +60,12 @@ def dark_lines() -> Values:
     return (170 - 130 * lines + generator.normal(0, 6, field.shape)).clip(0, 255).astype(np.uint8)
 
 
-CELLS = dark_lines()
-
-
 def disturbed() -> Values:
     """A stack with a black slice, a shifted one, and one at a tenth of its contrast."""
-    values = SAMPLE.copy()
+    values = sample().copy()
     values[1] = 0
     values[3] = ((values[3] - 128.0) * 0.1 + 128).astype(np.uint8)
-    values[4] = np.roll(SAMPLE[4], (60, -40), (0, 1))
+    values[4] = np.roll(sample()[4], (60, -40), (0, 1))
     return values
 
 
@@ -106,22 +109,22 @@ def test_all_three_faults_are_found_and_in_the_recipe() -> None:
 
 
 def test_an_undisturbed_image_has_no_findings() -> None:
-    prediction, found = run(CELLS, signed(make_model(margin=4), CELLS), finds_dark)
+    prediction, found = run(cells(), signed(make_model(margin=4), cells()), finds_dark)
     assert prediction.recipe["findings"] == ()
     assert found == []
 
 
 def test_an_inverted_image_is_told_and_offered() -> None:
-    model = signed(make_model(margin=4), CELLS)
-    prediction, (found,) = run(255 - CELLS, model, finds_dark)
+    model = signed(make_model(margin=4), cells())
+    prediction, (found,) = run(255 - cells(), model, finds_dark)
     assert found.seems_inverted
     assert "--invert" in " ".join(prediction.recipe["findings"])
 
 
 def test_the_negative_of_an_inverted_image_gives_what_the_image_gives() -> None:
-    model = signed(make_model(margin=4), CELLS)
-    upright, _ = run(CELLS, model, finds_dark)
-    turned, found = run(255 - CELLS, model, finds_dark, invert=True)
+    model = signed(make_model(margin=4), cells())
+    upright, _ = run(cells(), model, finds_dark)
+    turned, found = run(255 - cells(), model, finds_dark, invert=True)
     np.testing.assert_array_equal(turned.probability, upright.probability)
     assert found == []
     assert turned.recipe["normalization"]["inverted"]
@@ -129,21 +132,21 @@ def test_the_negative_of_an_inverted_image_gives_what_the_image_gives() -> None:
 
 
 def test_inverting_an_image_that_is_right_is_told() -> None:
-    prediction, _ = run(CELLS, signed(make_model(margin=4), CELLS), finds_dark, invert=True)
+    prediction, _ = run(cells(), signed(make_model(margin=4), cells()), finds_dark, invert=True)
     assert "without inverting" in " ".join(prediction.recipe["findings"])
 
 
 def test_an_image_of_another_kind_is_told_and_the_network_not_asked() -> None:
-    noise = np.random.default_rng(0).normal(120, 30, SAMPLE.shape).clip(0, 255).astype(np.uint8)
-    prediction, (found,) = run(noise, signed(make_model(margin=4), SAMPLE), finds_dark)
+    noise = np.random.default_rng(0).normal(120, 30, sample().shape).clip(0, 255).astype(np.uint8)
+    prediction, (found,) = run(noise, signed(make_model(margin=4), sample()), finds_dark)
     assert "unlike" in " ".join(prediction.recipe["findings"])
     assert not found.seems_inverted
 
 
 def test_the_kind_is_judged_at_the_scale_that_the_network_sees() -> None:
-    model = signed(make_model(margin=4), SAMPLE)
+    model = signed(make_model(margin=4), sample())
     model = Model(replace(model.description, voxel_size=(50.0, 4.0, 4.0), unit="nm"), model.network)
-    fine = ndimage.zoom(SAMPLE[:2, :128, :128].astype(np.float32), (1, 5, 5), order=1)
+    fine = ndimage.zoom(sample()[:2, :128, :128].astype(np.float32), (1, 5, 5), order=1)
     stack = Stack(fine, Space("ZYX", (50.0, 0.8, 0.8), "nm"), name="it")
 
     def told(rescale: bool) -> str:
@@ -163,47 +166,47 @@ def examined(values: Values, model: Model) -> ImageExamination:
 @pytest.mark.parametrize("border", [20, 64, 150])
 @pytest.mark.parametrize("value", [0, 100, 255])
 def test_a_frame_does_not_make_an_image_unlike(border: int, value: int) -> None:
-    framed = np.pad(CELLS, ((0, 0), (border, border), (border, border)), constant_values=value)
-    found = examined(framed, signed(make_model(margin=4), CELLS))
+    framed = np.pad(cells(), ((0, 0), (border, border), (border, border)), constant_values=value)
+    found = examined(framed, signed(make_model(margin=4), cells()))
     assert (found.findings, found.unlike) == ((), "")
 
 
 @pytest.mark.parametrize("share", [0.0001, 0.001, 0.01])
 def test_hot_pixels_are_no_fault_of_a_slice(share: float) -> None:
-    spoilt = CELLS.astype(np.uint16) + 300
+    spoilt = cells().astype(np.uint16) + 300
     spoilt[np.random.default_rng(4).random(spoilt.shape) < share] = 65535
-    found = examined(spoilt, signed(make_model(margin=4), CELLS))
+    found = examined(spoilt, signed(make_model(margin=4), cells()))
     assert (found.findings, found.unlike) == ((), "")
 
 
 @pytest.mark.parametrize("box", [(6, 128, 128), (1, 160, 160), (3, 64, 64)])
 def test_a_small_part_of_an_image_is_not_unlike_the_whole(box: tuple[int, int, int]) -> None:
-    model = signed(make_model(margin=4), SAMPLE)
+    model = signed(make_model(margin=4), sample())
     for y, x in ((0, 0), (60, 90), (96, 30)):
-        part = SAMPLE[: box[0], y : y + box[1], x : x + box[2]]
+        part = sample()[: box[0], y : y + box[1], x : x + box[2]]
         assert examined(part, model).unlike == ""
 
 
 @pytest.mark.parametrize("border", [0, 40, 90])
 def test_an_inverted_image_in_a_frame_is_recognised(border: int) -> None:
-    framed = np.pad(255 - CELLS, ((0, 0), (border, border), (border, border)))
-    _, found = run(framed, signed(make_model(margin=4), CELLS), finds_dark)
+    framed = np.pad(255 - cells(), ((0, 0), (border, border), (border, border)))
+    _, found = run(framed, signed(make_model(margin=4), cells()), finds_dark)
     assert [each.seems_inverted for each in found] == [True]
 
 
 def test_the_network_decides_on_an_unlike_image_whose_negative_is_nearer() -> None:
-    model = signed(make_model(margin=4), CELLS)
-    large = ndimage.zoom(CELLS[:4, :105, :105], (1, 3, 3), order=1)
+    model = signed(make_model(margin=4), cells())
+    large = ndimage.zoom(cells()[:4, :105, :105], (1, 3, 3), order=1)
     assert examined(large, model).unlike
     assert examined(255 - large, model).asks_network
     assert not examined(large, model).asks_network
 
 
 def test_the_network_is_not_asked_about_an_image_as_in_its_training() -> None:
-    model = signed(make_model(margin=4), CELLS)
-    assert not examined(CELLS, model).asks_network
-    assert examined(255 - CELLS, model).asks_network
-    assert examined(CELLS, make_model(margin=4)).asks_network  # nothing is known of its training
+    model = signed(make_model(margin=4), cells())
+    assert not examined(cells(), model).asks_network
+    assert examined(255 - cells(), model).asks_network
+    assert examined(cells(), make_model(margin=4)).asks_network  # nothing is known of its training
 
 
 class Counted:
@@ -218,11 +221,11 @@ class Counted:
 
 
 def test_a_small_stack_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = Counted(CELLS)
-    model = signed(make_model(margin=4), CELLS)
+    data = Counted(cells())
+    model = signed(make_model(margin=4), cells())
     greys = run_to_end(iter_measure_for(Stack(data, Space("ZYX")), model.description, SegmentOptions("cpu")))
     assert data.reads == 1
-    monkeypatch.setattr(guards, "READ_ONCE", CELLS.nbytes - 1)
+    monkeypatch.setattr(guards, "READ_ONCE", cells().nbytes - 1)
     assert run_to_end(iter_measure_for(Stack(data, Space("ZYX")), model.description, SegmentOptions("cpu"))) == greys
     assert data.reads > 10
 
@@ -234,20 +237,20 @@ def test_a_preview_and_a_tiny_image_ask_nothing() -> None:
         made.append(shape)
         return FindsDark(model, shape)
 
-    model = signed(make_model(margin=4), SAMPLE)
+    model = signed(make_model(margin=4), sample())
     run_to_end(
         iter_predict(
-            Stack(SAMPLE[:1], Space("ZYX")), model, SegmentOptions("cpu", tile=64), None, counting, preview=True
+            Stack(sample()[:1], Space("ZYX")), model, SegmentOptions("cpu", tile=64), None, counting, preview=True
         )
     )
     run_to_end(
-        iter_predict(Stack(SAMPLE[:, :60, :60], Space("ZYX")), model, SegmentOptions("cpu", tile=32), None, counting)
+        iter_predict(Stack(sample()[:, :60, :60], Space("ZYX")), model, SegmentOptions("cpu", tile=32), None, counting)
     )
     assert made == [(64, 64), (32, 32)]
 
 
 def test_patches_are_read_as_the_network_sees_them_without_padding() -> None:
-    framed = np.pad(SAMPLE, ((0, 0), (300, 0), (0, 0)))
+    framed = np.pad(sample(), ((0, 0), (300, 0), (0, 0)))
     stack = Stack(framed, Space("ZYX"))
     grid = probe_grid(stack, make_model(margin=4).description, {"Y": stack.length("Y"), "X": stack.length("X")})
     assert grid is not None
@@ -258,8 +261,10 @@ def test_patches_are_read_as_the_network_sees_them_without_padding() -> None:
 
 
 def test_a_plan_tells_it_before_the_run(tmp_path: Path) -> None:
-    model = signed(make_model(margin=4), CELLS)
-    work = iter_plan(Stack(255 - CELLS, Space("ZYX")), model, SegmentOptions("cpu"), tmp_path, backend_maker=finds_dark)
+    model = signed(make_model(margin=4), cells())
+    work = iter_plan(
+        Stack(255 - cells(), Space("ZYX")), model, SegmentOptions("cpu"), tmp_path, backend_maker=finds_dark
+    )
     plan = run_to_end(work)
     assert plan.seems_inverted
     assert "--invert" in " ".join(plan.describe().values())
@@ -320,9 +325,9 @@ def test_python_is_warned_of_faulty_slices() -> None:
 @pytest.mark.parametrize("name", ["em-membrane", "em-membrane-residual"])
 def test_the_built_in_models_know_their_kind_and_an_inverted_one(name: str) -> None:
     model = load_model(name)
-    assert skipseg.segment(SAMPLE, model, attention=False).recipe["findings"] == ()
+    assert skipseg.segment(sample(), model, attention=False).recipe["findings"] == ()
     with pytest.warns(ImageWarning, match="--invert"):
-        skipseg.segment(255 - SAMPLE, model, attention=False)
+        skipseg.segment(255 - sample(), model, attention=False)
 
 
 @pytest.mark.data
@@ -349,14 +354,14 @@ class TornAt:
 
 
 def test_a_slice_that_cannot_be_read_is_left_to_the_run() -> None:
-    stack = Stack(TornAt(SAMPLE, 5), Space("ZYX"), name="it")
+    stack = Stack(TornAt(sample(), 5), Space("ZYX"), name="it")
     lengths = {"Y": 256, "X": 256}
-    model = signed(make_model(margin=4), SAMPLE)
-    examined = run_to_end(iter_examine_image(stack, model.description, lengths, measure(Stack(SAMPLE, Space("ZYX")))))
+    model = signed(make_model(margin=4), sample())
+    examined = run_to_end(iter_examine_image(stack, model.description, lengths, measure(Stack(sample(), Space("ZYX")))))
     assert (examined.findings, examined.unlike) == ((), "")
     grid = probe_grid(stack, model.description, lengths)
     assert grid is not None
-    assert read_probes(stack, grid, measure(Stack(SAMPLE, Space("ZYX")))) is not None
+    assert read_probes(stack, grid, measure(Stack(sample(), Space("ZYX")))) is not None
 
 
 def test_an_empty_slice_is_no_fault_where_constant_areas_are_tissue() -> None:

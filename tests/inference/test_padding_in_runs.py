@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from identity import identity, make_model
+from made_images import tissue
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -29,12 +30,6 @@ from napari_skipseg.objects.files import read_probability
 from napari_skipseg.progress import ImageFindings, run_to_end
 
 Values = NDArray[Any]
-
-
-def tissue(*shape: int) -> Values:
-    random = np.random.default_rng(0)
-    smooth = ndimage.gaussian_filter(random.normal(size=shape), (0,) * (len(shape) - 2) + (4, 4))
-    return (128 + 35 * smooth / smooth.std() + random.normal(0, 8, shape)).clip(40, 215).astype(np.uint8)
 
 
 def padded() -> tuple[Values, Values]:

@@ -25,8 +25,6 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 RNG = np.random.default_rng(6)
 CPU = Device("cpu", "CPU", "for the test")
 

@@ -256,12 +256,11 @@ def test_results_are_the_same_bytes_in_whatever_order_tiles_come(maker: Maker, d
     model = make_model(dimensions, (3, 4), margin=4)
     plain, regions = filled(stack, model, maker, batch, 24, [])
     assert len(regions) > 10
-    for _ in range(2):
-        again, others = filled(stack, model, maker, batch, 24, anywhere(len(regions)))
-        assert others != regions
-        assert sorted(others) == sorted(regions)
-        for name, values in plain.items():
-            np.testing.assert_array_equal(again[name], values)
+    again, others = filled(stack, model, maker, batch, 24, anywhere(len(regions)))
+    assert others != regions
+    assert sorted(others) == sorted(regions)
+    for name, values in plain.items():
+        np.testing.assert_array_equal(again[name], values)
 
 
 @pytest.mark.parametrize("batch", [1, 4])

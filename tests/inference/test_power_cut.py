@@ -25,8 +25,6 @@ from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 if os.name == "nt":
     pytest.skip("Windows has no /proc to see what was synced", allow_module_level=True)
 
@@ -107,8 +105,7 @@ def test_no_unit_is_noted_before_its_chunks_and_what_describes_them_are_on_disk(
     assert all(seen)
 
 
-@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
-@pytest.mark.parametrize("tiles", [1, 9, 17])
+@pytest.mark.parametrize(("tiles", "form"), [(1, "tiff"), (9, "ome-zarr"), (17, "tiff"), (17, "ome-zarr")])
 def test_a_power_cut_at_any_time_costs_no_more_than_what_was_not_on_disk(
     cells: Path, tmp_path: Path, whole_run: Any, monkeypatch: pytest.MonkeyPatch, form: str, tiles: int
 ) -> None:
@@ -142,8 +139,7 @@ def flipped(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [empty, halved, zeroed, flipped])
-@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
-@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize(("form", "place"), [("tiff", 0), ("ome-zarr", -1)])
 def test_a_chunk_that_the_journal_calls_done_and_is_damaged_is_computed_again(
     cells: Path, tmp_path: Path, whole_run: Any, form: str, damage: Any, place: int
 ) -> None:
@@ -156,8 +152,7 @@ def test_a_chunk_that_the_journal_calls_done_and_is_damaged_is_computed_again(
     assert files_in(tmp_path / "out") == whole_run[form]
 
 
-@pytest.mark.parametrize("damage", [halved, zeroed, flipped])
-@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
+@pytest.mark.parametrize(("damage", "form"), [(halved, "tiff"), (zeroed, "ome-zarr"), (flipped, "tiff")])
 def test_a_chunk_that_is_found_damaged_at_the_end_is_computed_again(
     cells: Path, tmp_path: Path, whole_run: Any, form: str, damage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,14 +68,10 @@ RECIPE = Recipe(
 
 
 @pytest.fixture(autouse=True)
-def only_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Which is ready sooner than OpenVINO, and for so small a network fastest on one thread."""
+def only_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch is ready sooner than OpenVINO."""
     for module in (choose, repeat):
         monkeypatch.setattr(module, "has_openvino", lambda: False)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -90,11 +90,12 @@ def interpolate_back(values: NDArray[np.float32], size: tuple[int, int, int]) ->
     return across.transpose(1, 0, 2)
 
 
-@pytest.mark.parametrize("voxel", [2.0, 2.56, 5.48, 8.0, 14.0])
-@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize(
+    ("dimensions", "voxel"), [(2, 2.0), (2, 2.56), (2, 5.48), (2, 8.0), (2, 14.0), (3, 2.56), (3, 5.48), (3, 14.0)]
+)
 def test_tiled_equals_whole(dimensions: int, voxel: float) -> None:
     model = at(make_model(dimensions, (3, 4), margin=16), 4.0, 4.0, 4.0)
-    shape = [round(length * 4 / voxel) for length in {2: (130, 110), 3: (60, 40, 30)}[dimensions]]
+    shape = [round(length * 4 / voxel) for length in {2: (130, 110), 3: (60, 36, 30)}[dimensions]]
     stack = Stack(cells(*shape), Space("ZYX"[-dimensions:], (voxel,) * 3, "nm"))
     whole, tiled = in_float32(stack, model, tile=4096), in_float32(stack, model, tile=48 if dimensions == 2 else 52)
     assert tiled.recipe["tile"] != whole.recipe["tile"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from identity import make_model
+from run_python import run_python
 
 from napari_skipseg.devices import has_openvino
 from napari_skipseg.inference.backends.folding import ready_for_inference
@@ -35,22 +37,22 @@ def count_pass(model: Model, shape: tuple[int, ...], batch: int, precision: str,
         return meter.peak, weights + FLOAT * sum(tensor.numel() for tensor in (image, *outputs))
 
 
-@pytest.mark.parametrize("precision", ["f32", "bf16", "f16"])
 @pytest.mark.parametrize(
-    ("model", "shape", "batch"),
+    ("maker", "shape", "batch", "precision"),
     [
-        (make_model(), (64, 64), 1),
-        (make_model(), (64, 96), 3),
-        (make_model(3, (4, 6, 8)), (24, 32, 24), 1),
-        (make_model(in_channels=3, classes=("a", "b", "c")), (48, 48), 2),
-        (make_model(skip="additive"), (48, 48), 1),
-        (make(ResidualFCNSpec()), (96, 96), 1),
+        (make_model, (64, 64), 1, "f32"),
+        (make_model, (64, 96), 3, "f16"),
+        (partial(make_model, 3, (4, 6, 8)), (24, 32, 24), 1, "bf16"),
+        (partial(make_model, in_channels=3, classes=("a", "b", "c")), (48, 48), 2, "f32"),
+        (partial(make_model, skip="additive"), (48, 48), 1, "bf16"),
+        (partial(make, ResidualFCNSpec()), (96, 96), 1, "bf16"),
     ],
     ids=["2D", "batch", "3D", "classes", "additive", "residual"],
 )
 def test_a_tile_takes_to_the_byte_what_a_real_pass_takes(
-    model: Model, shape: tuple[int, ...], batch: int, precision: str
+    maker: Callable[[], Model], shape: tuple[int, ...], batch: int, precision: str
 ) -> None:
+    model = maker()
     peak, besides = count_pass(model, shape, batch, precision, "cpu")
     assert tile_bytes(model, shape, batch, precision) == peak + besides
     assert peak > FLOAT * batch * math.prod(shape)
@@ -120,18 +122,5 @@ print((peak - before) / tile_bytes(model, images.shape[2:], 1, backend.precision
 def test_a_process_grows_by_what_was_said_and_no_more_than_the_factor(name: str, side: int, backend: str) -> None:
     if backend == "openvino" and not has_openvino():
         pytest.skip("OpenVINO is not installed")
-    command = [sys.executable, "-c", GROWTH, name, str(side), backend]
-    growth = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    growth = float(run_python(GROWTH, name, side, backend).stdout)
     assert 0.5 < growth < FACTORS["cpu"]
-
-
-def test_counting_loads_no_compiler() -> None:
-    source = (
-        "import sys; from napari_skipseg.inference.memory import tile_bytes\n"
-        "from napari_skipseg.models.catalog import locate_model\n"
-        "from napari_skipseg.models.model import read_model\n"
-        "tile_bytes(read_model(locate_model('em-membrane')), (64, 64), 1, 'bf16')\n"
-        "print('torch._dynamo' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

@@ -38,8 +38,6 @@ from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 RNG = np.random.default_rng(5)
 CELLS = RNG.integers(0, 256, (2, 520, 300)).astype(np.uint8)
 PLACE = ((50.0, 4.0, 8.0), "nm", (100.0, 20.0, 30.0))
@@ -481,8 +479,18 @@ def test_files_of_others_in_the_folder_of_a_run_are_kept(cells: Path, tmp_path: 
     assert [*files_in(tmp_path / "cells.unfinished")] == ["drafts/chapter 1.txt"]
 
 
-@pytest.mark.parametrize("name", ["two words", "d.v2", "Zellkörper_細胞", "a [1]+(b)", "x_binary", "-x", "%d"])
-@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("two words", "tiff"),
+        ("d.v2", "ome-zarr"),
+        ("Zellkörper_細胞", "tiff"),
+        ("a [1]+(b)", "ome-zarr"),
+        ("x_binary", "tiff"),
+        ("-x", "ome-zarr"),
+        ("%d", "tiff"),
+    ],
+)
 def test_any_name_will_do(tmp_path: Path, name: str, form: Any) -> None:
     write_ome_tiff(tmp_path / f"{name}.ome.tif", CELLS[0, :60, :70], Space("YX", *PLACE))
     stack = read_stack(tmp_path / f"{name}.ome.tif")

@@ -1,4 +1,4 @@
-"""A tiny model, a small stack, and an engine that is warm for a whole module."""
+"""A tiny model, and one engine for all tests of this folder: each start of one takes 2 s of a core."""
 
 from __future__ import annotations
 
@@ -7,27 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
+from tiny_models import write_tiny
 
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.models.description import ClassLabel, ModelDescription
-from napari_skipseg.models.model import write_model
-from napari_skipseg.networks.build import build
-from napari_skipseg.networks.specs import UNetSpec
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    spec = UNetSpec(widths=(4, 8))
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    write_model(folder, ModelDescription("tiny", spec, (ClassLabel("membrane", 0),), 8, ""), build(spec))
-    return folder
+    return write_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The temporary folder of engines that start in this module."""
+    """The temporary folder of engines."""
     before = tempfile.tempdir
     folder = tmp_path_factory.mktemp("temporary")
     tempfile.tempdir = str(folder)
@@ -35,7 +27,7 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     tempfile.tempdir = before
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def engine(temporary: Path) -> Iterator[Engine]:
     with Engine() as engine:
         yield engine

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,13 @@ from napari_skipseg.jobs import workspace
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.messages import Segment
 from napari_skipseg.progress import run_to_end
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The temporary folder of engines in a test."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
 
 
 def test_full_disk_is_one_sentence_and_leaves_nothing(

@@ -89,10 +89,11 @@ OPTIONS = {
 }
 SPECS = EVERY_SKIP | OPTIONS
 FOLDING = {name: spec for name, spec in SPECS.items() if any(skip in MAPPING for skip in spec.skips)}
+WITH_WEIGHTS = {name: spec for name, spec in EVERY_SKIP.items() if spec.dimensions == 2} | OPTIONS
 QUICK_IN_OPENVINO = {
     *(f"{name}-{2 + number % 2}d-{('org', 'sum')[number % 2]}" for number, name in enumerate(NETWORK_NAMES)),
     *(f"{name}-{3 - number % 2}d-sat" for number, name in enumerate(NETWORK_NAMES)),
-    *(f"{name}-{2 + number % 2}d-additive" for number, name in enumerate(NETWORK_NAMES)),
+    *(f"{name}-{2 + number}d-additive" for number, name in enumerate(NETWORK_NAMES[:2])),
 }
 IN_OPENVINO = [
     pytest.param(spec, id=name, marks=[] if name in QUICK_IN_OPENVINO else pytest.mark.slow)
@@ -136,16 +137,13 @@ def test_any_odd_size_comes_out_as_it_went_in(spec, network):
         assert all(a.min() >= 0 and a.max() <= 1 for a in output.attentions)
 
 
-def test_there_is_one_attention_map_per_map_of_an_attending_skip_finest_first(spec, network):
+def test_stride_parameters_and_attention_maps_are_known_without_making_the_network(spec, network):
+    assert network.stride == spec.stride == 2**spec.levels
+    assert count_parameters(spec) == count_trainable(network)
     skips = spec.level_skips or [spec.skip] * spec.levels
     maps = {"at": spec.gate_maps, "sat": spec.gate_maps, "additive": 1}
     expected = [2**level for level, skip in enumerate(skips) for _ in range(maps.get(skip, 0))]
     assert list(network.attention_strides) == list(spec.attention_strides) == expected
-
-
-def test_stride_and_parameters_are_known_without_making_the_network(spec, network):
-    assert network.stride == spec.stride == 2**spec.levels
-    assert count_parameters(spec) == count_trainable(network)
 
 
 def test_gradients_reach_every_parameter(spec, network, awaken):
@@ -211,6 +209,7 @@ def test_the_specification_survives_json(spec):
     assert spec_from_dict(json.loads(json.dumps(spec_to_dict(spec)))) == spec
 
 
+@pytest.mark.parametrize("spec", WITH_WEIGHTS.values(), ids=WITH_WEIGHTS.keys(), indirect=True)
 def test_weights_survive_the_folder(spec, network, awaken, tmp_path):
     before = {name: tensor.clone() for name, tensor in awaken(network).state_dict().items()}
     classes = tuple(ClassLabel(f"class {n}", n) for n in range(1, max(2, spec.out_channels)))

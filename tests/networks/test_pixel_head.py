@@ -143,8 +143,7 @@ def test_a_model_with_a_pixel_head_survives_its_folder(pixel_head, awaken, tmp_p
 
 
 @pytest.mark.skipif(not has_openvino(), reason="OpenVINO is not installed")
-@pytest.mark.parametrize("dimensions", [2, 3])
-@pytest.mark.parametrize("size", [16, 21])
+@pytest.mark.parametrize(("dimensions", "size"), [(2, 21), (3, 16)])
 def test_openvino_and_torch_agree(dimensions, size, pixel_head, awaken):
     spec = replace(SMALL[0], dimensions=dimensions, out_channels=3)
     network = taught(spec, pixel_head, awaken)

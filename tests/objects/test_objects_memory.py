@@ -1,11 +1,11 @@
 """The memory that objects of a large volume take: that of a few blocks, and not of the volume."""
 
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 from made import bumpy
+from run_python import run_python
 
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
@@ -45,8 +45,6 @@ def test_a_volume_takes_the_memory_of_blocks(method, tmp_path):
     for number, corner in enumerate(np.ndindex(*(length // side for length, side in zip(SHAPE, BLOCK, strict=True)))):
         place = tuple(slice(at * side, (at + 1) * side) for at, side in zip(corner, BLOCK, strict=True))
         writer.write(place, np.roll(part, 16 * number, axis=2))
-    command = [sys.executable, "-c", MEASURED, str(tmp_path), method]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    count, peak = map(int, ended.stdout.split())
+    count, peak = map(int, run_python(MEASURED, tmp_path, method).stdout.split())
     assert count > 20
     assert peak < MOST, f"{peak} MiB"

@@ -8,7 +8,6 @@ import matplotlib.image
 import numpy as np
 import pytest
 import tifffile
-import torch
 from typer.testing import CliRunner
 
 from napari_skipseg.cli import app
@@ -34,14 +33,6 @@ from napari_skipseg.training.settings import TrainSettings, settings_to_dict
 
 SPEC = ResidualFCNSpec(width=4, stages=(Stage("simple", 4, 1),), across=Stage("simple", 4, 2))
 NAMES = ["small-long-short", "small-short", "small-long"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

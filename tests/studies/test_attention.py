@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_models import NETWORKS, grey_stack, make
+from study_models import NETWORKS, grey_stack, make
 
 from napari_skipseg.errors import InputError, ModelError
 from napari_skipseg.images.files import read_recipe, read_stack

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_models import NETWORKS, grey_stack, make, write
+from study_models import NETWORKS, grey_stack, make, write
 
 from napari_skipseg.errors import FileError, InputError, ModelError
 from napari_skipseg.networks.gates import Gate

@@ -45,7 +45,7 @@ def settings_of(**options):
 
 def torchrun(*arguments):
     """Run a program in two processes; return what ended."""
-    environment = {key: value for key, value in os.environ.items() if key not in STARTED} | {"OMP_NUM_THREADS": "1"}
+    environment = {key: value for key, value in os.environ.items() if key not in STARTED}
     two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.run(
         [*two, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=240, check=False

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from made_images import tissue
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.space import Space
@@ -28,12 +28,6 @@ from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
 BORDER = 40
 PARENT = ModelDescription("old", UNetSpec(widths=(4, 8)), (ClassLabel("membrane", 0),), 4, "")
 SETTINGS = FinetuneSettings("new", ("a.tif",), ("b.tif",), (ClassLabel("lumen", 2),), model="old")
-
-
-def tissue(*shape: int) -> NDArray[Any]:
-    random = np.random.default_rng(0)
-    smooth = ndimage.gaussian_filter(random.normal(size=shape), (0,) * (len(shape) - 2) + (4, 4))
-    return (128 + 35 * smooth / smooth.std() + random.normal(0, 8, shape)).clip(40, 215).astype(np.uint8)
 
 
 INNER = tissue(3, 128, 128)

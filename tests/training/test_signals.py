@@ -1,11 +1,10 @@
 """SIGTERM at any moment of a training from the shell: the same command goes on and ends with the same model."""
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
+from run_python import run_python
 
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
@@ -52,10 +51,7 @@ def test_a_training_that_gets_a_signal_at_each_of_its_moments_ends_with_the_same
 
     def train(out, moment=""):
         command = ["train", str(tmp_path / "settings.json"), "--out", str(tmp_path / out), "--device", "cpu"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [sys.executable, "-c", RUN, moment, *command], capture_output=True, text=True, env=environment, timeout=200
-        )
+        return run_python(RUN, moment, *command)
 
     assert train("straight").returncode == 0
     for moment in MOMENTS:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 from hand import segment
+from made_images import write_positions, write_slices
 from napari.components import ViewerModel
 from npe2 import PluginManager
 from PIL import Image as Picture
@@ -26,19 +27,12 @@ STACK = np.random.default_rng(0).integers(0, 256, (5, 30, 40), np.uint8)
 
 @pytest.fixture
 def sections(tmp_path: Path) -> Path:
-    (tmp_path / "sections").mkdir()
-    for number, plane in zip((1, 2, 9, 10, 11), STACK, strict=True):
-        tifffile.imwrite(tmp_path / "sections" / f"s_{number}.tif", plane, photometric="minisblack")
-    return tmp_path / "sections"
+    return write_slices(tmp_path / "sections", STACK, (1, 2, 9, 10, 11))
 
 
 @pytest.fixture
 def positions(tmp_path: Path) -> Path:
-    with tifffile.TiffWriter(tmp_path / "positions.ome.tif", ome=True) as writer:
-        for number in range(3):
-            told = {"axes": "ZYX", "Name": f"Pos{number}"}
-            writer.write(STACK + np.uint8(number), photometric="minisblack", metadata=told)
-    return tmp_path / "positions.ome.tif"
+    return write_positions(tmp_path / "positions.ome.tif", *(STACK + np.uint8(number) for number in range(3)))
 
 
 @pytest.fixture
