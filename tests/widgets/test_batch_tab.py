@@ -114,7 +114,7 @@ def open_tab(open_panel, batching, folder, monkeypatch):
     def open_it(with_engine=None, chosen=True):
         viewer, panel = open_panel(with_engine)
         panel.show_tab("Batch")
-        panel.batch_tab.pace.pause = 0.02
+        panel.batch_tab.paced_progress.pause = 0.02
         wait_for(lambda: False, 0.3)
         if chosen:
             panel.batch_tab.form.inputs.text.setText(str(folder / "in"))

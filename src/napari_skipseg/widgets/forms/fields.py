@@ -33,6 +33,22 @@ PLAIN_STYLE = "plain_style"
 """The Qt property of a field with its style without a fault."""
 
 
+BUTTON_HEIGHT = 30
+_PRIMARY_STYLE = """
+QPushButton:enabled { background-color: #3f66c8; color: white; font-weight: 600; }
+QPushButton:enabled:hover { background-color: #4f78dc; }
+"""
+
+
+class PrimaryButton(QPushButton):  # type: ignore[misc]
+    """The button that starts what a tab is for."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.setStyleSheet(_PRIMARY_STYLE)
+        self.setMinimumHeight(BUTTON_HEIGHT)
+
+
 class Missing(str):
     """A fault that disables a button but is no mistake, such as an image still to be opened: it has no alarm colour."""
 

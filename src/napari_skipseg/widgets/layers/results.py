@@ -16,12 +16,7 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers.axes import is_rgb, origin_of, voxel_size_of
 from napari_skipseg.widgets.layers.files import file_of, notes_of_stack
 from napari_skipseg.widgets.layers.placement import CutArray, Placement, RepeatedSlices, place_at, place_over
-from napari_skipseg.widgets.layers.result_looks import (
-    HIDDEN_MAP,
-    PROBABILITY_LOOKS,
-    choose_colors,
-    label_colors,
-)
+from napari_skipseg.widgets.layers.result_looks import HIDDEN_MAP, PROBABILITY_LOOKS, choose_colors, label_colors
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
