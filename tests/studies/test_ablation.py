@@ -258,7 +258,7 @@ def test_unfit_images_are_one_sentence_before_any_training(settings, tmp_path):
 def test_other_settings_do_not_mix_with_what_is_there(done, settings):
     folder, _, _ = done
     before = (folder / "ablation.csv").read_bytes()
-    with pytest.raises(SpecError, match="holds an ablation with other settings: choose another folder"):
+    with pytest.raises(SpecError, match="contains an ablation with different settings"):
         run_to_end(iter_ablation(replace(settings, seed=1), folder, "cpu"))
     assert (folder / "ablation.csv").read_bytes() == before
 
