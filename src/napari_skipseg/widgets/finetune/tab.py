@@ -13,7 +13,7 @@ from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
 
 from napari_skipseg.errors import SkipsegError
-from napari_skipseg.jobs.messages import Finetune, PlanLesson, Train
+from napari_skipseg.jobs.messages import Finetune, PlanFinetuning, Train
 from napari_skipseg.models.catalog import user_folder
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.progress import (
@@ -366,7 +366,7 @@ class FinetuneTab(JobTab):
 
         def ask() -> Generator[Progress, None, TrainingSummary]:
             images = yield from open_all()
-            return (yield from self._engine.run(PlanLesson(settings, tuple(images), device)))
+            return (yield from self._engine.run(PlanFinetuning(settings, tuple(images), device)))
 
         self.summary_line.pace = self._pace.get(settings.reach, 1.0)
         self.summary_line.update_for((settings, self._images.version(), device), ask)
