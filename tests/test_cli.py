@@ -389,7 +389,7 @@ def _telling(fault: Callable[..., None]) -> Callable[..., None]:
 
 def test_an_out_dir_that_is_a_file_is_left_alone(run: Run, image: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("notes")
-    fails(run("segment", image, tmp_path / "out", "--model", "tiny"), "choose another folder")
+    fails(run("segment", image, tmp_path / "out", "--model", "tiny"), "choose a different folder")
     assert (tmp_path / "out").read_text() == "notes"
 
 

@@ -176,7 +176,7 @@ def test_images_of_one_name_from_elsewhere_are_refused_and_a_copy_is_skipped(
     shutil.copy2(three / "b.tif", tmp_path / "other" / "b.tif")
     second = run(settings_for(tmp_path / "other", tmp_path / "out", tiny))
     assert states(second) == {"a.tif": "failed", "b.tif": "skipped"}
-    assert "results of another image of this name" in second.rows[0].reason
+    assert "results of a different image with this name" in second.rows[0].reason
     assert results_in(first.folder) == before
     assert states(run(settings_for(three, tmp_path / "out", tiny))) == {"a.tif": "skipped", "b.tif": "skipped"}
 

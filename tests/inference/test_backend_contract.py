@@ -491,7 +491,7 @@ def test_the_gpu_segments_in_the_precision_of_its_generation_and_the_recipe_name
         assert found.recipe["notes"] == ()
         assert found.recipe["versions"]["GPU"] == "Pretended GPU"
         assert {"CUDA", "cuDNN"} <= found.recipe["versions"].keys()
-        if options != "samples":  # these draw other masks on another device
+        if options != "samples":  # these draw other masks on a different device
             assert np.abs(found.probability - plain.probability).mean() < tolerance
     assert "GPU" not in plain.recipe["versions"]
 

@@ -463,7 +463,7 @@ def test_a_pinned_backend_is_taken_even_where_another_is_faster(pinned: BackendC
 def test_what_is_pinned_and_cannot_be_had_is_said_so(pinned: BackendChoice) -> None:
     with pytest.raises(DeviceError) as caught:
         make_backend(make_model(), CPU, (32, 32), pinned)
-    said = f"This run was begun with {pinned.name} in {pinned.precision}, which cannot be had here: begin it anew."
+    said = f"This run was begun with {pinned.name} in {pinned.precision}, which cannot be had here: begin it again."
     assert str(caught.value) == said
 
 
@@ -474,7 +474,7 @@ def test_pinned_openvino_that_is_not_installed_is_not_replaced(monkeypatch: pyte
     monkeypatch.setattr(openvino_backend, "_openvino", missing)
     monkeypatch.setattr(choose, "has_openvino", lambda: False)
     openvino_backend._core.cache_clear()
-    with pytest.raises(DeviceError, match="begun with openvino in f32, which cannot be had here: begin it anew"):
+    with pytest.raises(DeviceError, match="begun with openvino in f32, which cannot be had here: begin it again"):
         make_backend(make_model(), CPU, (32, 32), BackendChoice("openvino", "f32"))
     assert make_backend(make_model(), CPU, (32, 32)).name == "torch"
 

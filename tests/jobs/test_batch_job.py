@@ -209,7 +209,7 @@ def test_a_retry_that_is_killed_at_its_very_end_is_no_failure(
 
     result = run_to_end(work, kill_when_done)
     assert states(result) == {"a.tif": "skipped", "b.tif": "skipped", "broken.tif": "skipped"}
-    assert sum(isinstance(progress, BatchOpened) for progress in heard) == 2, "the engine went on anew"
+    assert sum(isinstance(progress, BatchOpened) for progress in heard) == 2, "the engine went on again"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")

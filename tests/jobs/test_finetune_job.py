@@ -223,7 +223,7 @@ def test_labels_too_large_for_a_file_and_a_folder_that_cannot_be_made_are_refuse
     settings = TrainSettings(
         "x", ("em",), ("huge",), (ClassLabel("a", 1),), spec=UNetSpec(widths=(4, 8)), patch=(32, 32)
     )
-    with pytest.raises(InputError, match="'huge' holds labels above"):
+    with pytest.raises(InputError, match="'huge' contains labels above"):
         run_to_end(engine.run(Train(settings, tmp_path, "cpu", {"em": make_stack((2, 40, 40)), "huge": huge})))
     (tmp_path / "file").write_text("")
     stacks = {"em": make_stack((2, 40, 40)), "huge": make_stack((2, 40, 40))}

@@ -149,7 +149,7 @@ def test_losses_far_above_those_of_training_are_cut_off_and_it_is_said_so():
     axis = draw_curves([calm]).axes[0]
     assert (axis.get_ylim(), axis.get_ylabel()) == (pytest.approx((0, 1.05)), "loss")
     axis = draw_curves([calm, wild]).axes[0]
-    assert (axis.get_ylim(), axis.get_ylabel()) == (pytest.approx((0, 1.6)), "loss (what is higher is cut off)")
+    assert (axis.get_ylim(), axis.get_ylabel()) == (pytest.approx((0, 1.6)), "loss (higher values are cut off)")
 
 
 def test_losses_below_0_as_dice_is_are_in_the_picture():

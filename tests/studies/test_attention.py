@@ -113,7 +113,7 @@ def test_models_that_do_not_attend_or_come_twice_are_refused(tmp_path):
         run_to_end(iter_attention(stack, [SAT, plain], tmp_path / "out"))
     with pytest.raises(InputError, match="'sat' is named 2 times"):
         run_to_end(iter_attention(stack, [SAT, SAT], tmp_path / "out"))
-    with pytest.raises(InputError, match="no model to look at"):
+    with pytest.raises(InputError, match="There is no model"):
         run_to_end(iter_attention(stack, [], tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

@@ -197,7 +197,7 @@ class ProgressTable:
         self.rows[row.relative] = row
         reached = self._reached.get(row.relative, 0)
         steps = int(row.fraction * _STEPS)
-        self._reached[row.relative] = max(reached, steps) if row.state == "running" else steps  # objects count anew
+        self._reached[row.relative] = max(reached, steps) if row.state == "running" else steps  # objects start at 0
         self._steps += self._reached[row.relative] - reached
         self._ended += (row.state in FINISHED) - (before.state in FINISHED)
         self._failed += (row.state == "failed") - (before.state == "failed")

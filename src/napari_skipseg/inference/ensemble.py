@@ -82,7 +82,7 @@ class DropoutBackend(TorchBackend):
 
         An image's are the same ones whenever the arguments are the same on the same device, whatever runs beside it.
         What drops whole channels drops the same ones in every tile of a sample: another choice would show as an edge
-        between tiles. What drops single values draws anew in each tile.
+        between tiles. What drops single values draws again in each tile.
         """
         self._channels.manual_seed(_mix(seed, 0, sample))
         self._values = [torch.Generator(self._device).manual_seed(_mix(seed, 1, sample, *place)) for place in places]
@@ -91,7 +91,7 @@ class DropoutBackend(TorchBackend):
         """Return the output for `images` (N, C, *space) with the masks drawn for them.
 
         Raises:
-            ValueError: masks were drawn for another number of images.
+            ValueError: masks were drawn for a different number of images.
         """
         if len(images) != len(self._values):
             raise ValueError(f"masks were drawn for {len(self._values)} images, not for {len(images)}")

@@ -45,7 +45,7 @@ class RunPlan:
         if self.disk > LITTLE * self.disk_free:
             found.append(
                 f"The results take up to {in_bytes(self.disk)} of disk, and {in_bytes(self.disk_free)} are free: free "
-                "some space, or choose a folder on another disk."
+                "some space, or choose a folder on a different disk."
             )
         if self.memory > LITTLE * self.memory_free:
             found.append(

@@ -65,7 +65,7 @@ TRIES = 4
 SEED = 1
 
 IN_WORDS = {
-    "grey values": "its grey values are distributed in another way",
+    "grey values": "its grey values are distributed in a different way",
     "sizes": "its structures are of other sizes, or there is more or less noise",
     "edges": "its edges are sharper and rarer, or softer",
     "evenness": "it changes more from place to place",

@@ -53,11 +53,11 @@ class RunFolder:
     """The folder of one run, begun or continued; a context manager that releases it, and removes it where it is of
     no use: nothing was done, or all is finished.
 
-    key: what the run is of, as JSON; a run of another key is not continued. restart: throw away what is there.
+    key: what the run is of, as JSON; a run of a different key is not continued. restart: throw away what is there.
     lasting: whether the run can be continued at all; where not, nothing of it is kept.
 
     Raises:
-        FileError: another process is at work on it, it holds a run of another key, or nothing can be written.
+        FileError: another process is at work on it, it contains a run of a different key, or nothing can be written.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class RunFolder:
         self._made = [place for place in (folder, *folder.parents) if not place.exists()]
         nearest = next(place for place in (folder, *folder.parents) if place.exists())
         if not nearest.is_dir():
-            raise FileError(f"'{nearest}' is a file: choose another folder.")
+            raise FileError(f"'{nearest}' is a file: choose a different folder.")
         with file_errors_as(self.path):
             refuse_link(self.path)
         self._lock = FolderLock(
@@ -99,8 +99,8 @@ class RunFolder:
         elif facts["key"] != self._key:
             differs = [name for name in {**self._key, **facts["key"]} if facts["key"].get(name) != self._key.get(name)]
             raise FileError(
-                f"'{self.path}' holds an unfinished run that differs in {', '.join(differs)}: finish it first with the "
-                "command that began it, or throw it away (in a shell with --restart)."
+                f"'{self.path}' contains an unfinished run that differs in {', '.join(differs)}: finish it first with "
+                "the command that began it, or throw it away (in a shell with --restart)."
             )
         else:
             self.recipe, self.changes, self._moving = facts["recipe"], facts["changes"], facts["moving"]
@@ -204,7 +204,7 @@ class RunFolder:
         self._journal.flush()
 
     def forget(self, numbers: Collection[int]) -> None:
-        """Have units done anew, as their results are damaged.
+        """Have units done again, as their results are damaged.
 
         Raises:
             FileError: nothing can be written.

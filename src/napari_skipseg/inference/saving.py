@@ -177,7 +177,7 @@ def check_replaceable(targets: Iterable[Path], form: Format) -> None:
     """
     for target in targets:
         if target.exists() and not _is_ours(target, form):
-            raise FileError(f"'{target}' is there already and not ours: choose another folder, or remove it.")
+            raise FileError(f"'{target}' is there already and not ours: choose a different folder, or remove it.")
 
 
 def _is_ours(target: Path, form: Format) -> bool:
@@ -192,7 +192,7 @@ def _is_ours(target: Path, form: Format) -> bool:
 
 
 def _is_sidecar(target: Path) -> bool:
-    """Return whether a file holds a recipe, or the times of a run."""
+    """Return whether a file contains a recipe, or the times of a run."""
     try:
         told = json.loads(target.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -215,7 +215,9 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
                 scratch = leaving.enter_context(draft_folder(folder))
             except OSError as error:
                 reason = error.strerror or error
-                raise FileError(f"Nothing can be written to '{folder}' ({reason}): choose another folder.") from error
+                raise FileError(
+                    f"Nothing can be written to '{folder}' ({reason}): choose a different folder."
+                ) from error
             yield scratch
     finally:
         for place in made:
@@ -232,7 +234,7 @@ def plain_name(file_name: str) -> str:
 
 
 def _recipe_of(prediction: Prediction, threshold: float, dtype: Depth, form: Format) -> dict[str, Any]:
-    """Return the recipe of a prediction as it is saved: at another threshold, it may be, than it was asked for."""
+    """Return the recipe of a prediction as it is saved: at another threshold, it may be, than it was requested."""
     options = {**prediction.recipe.get("options", {}), "threshold": threshold}
     told: dict[str, Any] = json.loads(
         json.dumps(prediction.recipe | {"options": options, "depth": dtype, "form": form})

@@ -58,7 +58,7 @@ def lengths_seen_by_network(stack: Stack, description: ModelDescription, seen: s
     """Return the lengths along `seen` of the grid that the network sees.
 
     Raises:
-        InputError: a rescaling is asked for and a voxel size is not known, or the two are too far apart; none is asked
+        InputError: a rescaling is requested and a voxel size is not known, or the two are too far apart; none is asked
             for, and a 2D network would see voxels of unlike sides along the three axes.
     """
     if not rescale:

@@ -36,7 +36,7 @@ CHANGING = ("backend", "precision", "notes")
 CHECKED = 2**30
 """Voxels of the last units that are decoded before a run continues (about a second): a power cut can damage them."""
 MENDED = 3
-"""How often units whose chunks turn out to be damaged are done anew, before the disk is to blame."""
+"""How often units whose chunks turn out to be damaged are done again, before the disk is to blame."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def iter_segment(
 
     Tiles go to OME-Zarr stores in `<name>.unfinished` beside the results. What was stopped, killed or failed after its
     first tile stays there, and the same call continues with it, with the tile, backend and precision that it began
-    with; its results are then the same bytes. A stack that lies in no file is always begun anew, and nothing of it
+    with; its results are then the same bytes. A stack that lies in no file is always begun again, and nothing of it
     stays.
 
     pinned: of the recipe of a run that is repeated, what is to be taken again: side, batch and device, and where they
@@ -135,7 +135,7 @@ def _prepare(
 
 
 def _note(run: Run, store: ZarrStore, place: RunFolder, unit: TileUnit) -> None:
-    _note_changes(run, place)  # first: no unit is noted that another backend computed than the run's facts say
+    _note_changes(run, place)  # first: no unit is noted that a different backend computed than the run's facts say
     place.note(unit.number, store.take_unsynced())
 
 
@@ -164,7 +164,7 @@ def _check_input(stack: Stack, place: RunFolder, before: dict[str, Any] | None) 
 def _iter_finish(
     run: Run, store: ZarrStore, place: RunFolder, target: FolderTarget
 ) -> Generator[Progress, Focus | None, list[Path]]:
-    """Yield while what the stores hold becomes the files asked for; units of damaged chunks are done anew. Return the
+    """Yield while what the stores hold becomes the files requested; units of damaged chunks are done again. Return the
     files, still in the run's folder; stores are on disk."""
     for tries_left in reversed(range(MENDED)):
         try:

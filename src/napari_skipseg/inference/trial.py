@@ -109,7 +109,7 @@ def iter_trial(run: Run, folder: Path, depth: Depth | None, form: Format) -> Gen
     depth: None stands for the viewer's results, float32 files in `folder`.
 
     Raises:
-        InputError: the image holds values that cannot be used.
+        InputError: the image contains values that cannot be used.
     """
     yield Progress(0, 1, _MEASURING)
     reading = _read(run)
@@ -306,7 +306,8 @@ def iter_plan(
 
 
 def _memory(run: Run, on_gpu: int) -> int:
-    """Return what the process takes: what it holds now, a tile in the network, and tiles that wait on either side."""
+    """Return what the process takes: what it contains now, a tile in the network, and tiles that wait on either
+    side."""
     classes = len(run.model.description.class_names)
     channels = run.model.description.spec.in_channels
     tile = run.batch * math.prod(run.grid.tiles.size) * _FLOAT

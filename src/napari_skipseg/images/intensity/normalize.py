@@ -155,7 +155,7 @@ def iter_measure_greys(
     bounds = find_bounds([window.values for window in windows], masks)
     kept = _kept(windows, masks, bounds) if is_padded or bounds != GreyBounds() else values
     if not kept.size:
-        raise InputError(f"'{stack.name}' holds nothing but constant areas: there is nothing to segment.")
+        raise InputError(f"'{stack.name}' contains nothing but constant areas: there is nothing to segment.")
     kept = _without_letters(kept, found)
     limits = (bounds.low, bounds.high)
     if is_padded:  # where tissue was blended with padding, a value may lie far beyond all of the tissue
@@ -200,7 +200,7 @@ def _check_finite(windows: Sequence[SampleWindow], name: str, padding: PaddingRu
         first = next(window for window, count in zip(windows, counts, strict=True) if count)
         where = f", the first in slice {first.ranges['Z'][0]} (counted from 0)" if "Z" in first.ranges else ""
         number = counted(sum(counts), "NaN or infinite value")
-        raise InputError(f"'{name}' holds {number} in what was looked at{where}: {REPLACED}")
+        raise InputError(f"'{name}' contains {number} in what was looked at{where}: {REPLACED}")
 
 
 def _find_padding(stack: Stack, windows: list[SampleWindow]) -> tuple[float | None, ...]:
@@ -315,7 +315,7 @@ def check_values(values: NDArray[Any], name: str) -> None:
         raise InputError(f"'{name}' is constant (every value is {lowest}): there is nothing to segment.")
     if not ((values != lowest) & (values != highest)).any():  # np.isin takes ten times as long
         raise InputError(
-            f"'{name}' holds only two values ({lowest} and {highest}): it looks like a mask of labels. "
+            f"'{name}' contains only two values ({lowest} and {highest}): it looks like a mask of labels. "
             "Choose the raw image."
         )
 

@@ -263,7 +263,7 @@ class _Moments:
         return math.sqrt(max(self.squares / self.count - self.mean**2, 0.0))
 
     def distance_from(self, place: float) -> float:
-        """Return the root mean square distance from another place than the centre, which lies at 0."""
+        """Return the root mean square distance from a different place than the centre, which lies at 0."""
         return math.sqrt(max(self.squares / self.count - 2 * place * self.mean + place**2, 0.0))
 
 

@@ -206,7 +206,7 @@ def _finite(values: NDArray[Any]) -> Picture:
 
 
 def _chunk_length(stack: Stack, axis: str) -> int:
-    """Return how many slices a chunk of the array holds along an axis; 1 where it is not stored in chunks."""
+    """Return how many slices a chunk of the array contains along an axis; 1 where it is not stored in chunks."""
     chunks = getattr(stack.data, "chunks", None)
     if not chunks or len(chunks) != len(stack.space.axes):
         return 1

@@ -304,12 +304,12 @@ def is_plain(series: Any) -> bool:
 
 
 def _check_kind(path: Path, series: Any) -> None:
-    """Refuse voxels of a kind that cannot be read, an image without voxels, and one with pages of another kind."""
+    """Refuse voxels of a kind that cannot be read, an image without voxels, and one with pages of a different kind."""
     page = series.keyframe
     if series.dtype is None or page.dtype is None:
         raise FileError(f"'{path}' has pixels of an unknown kind: save it as 8-bit, 16-bit or float grey.")
     if series.dtype.kind == "c":
-        raise InputError(f"'{path}' holds complex numbers: save their magnitude.")
+        raise InputError(f"'{path}' contains complex numbers: save their magnitude.")
     if 0 in series.get_shape(False):
         raise InputError(f"'{path}' is empty: its shape is {tuple(series.get_shape(False))}.")
     if page.compression not in tifffile.TIFF.DECOMPRESSORS:
@@ -319,15 +319,15 @@ def _check_kind(path: Path, series: Any) -> None:
 
 
 def _check_order(path: Path, series: Any) -> None:
-    """Refuse a stack with a few pages of another size or kind in its middle: without them slices would move."""
+    """Refuse a stack with a few pages of a different size or kind in its middle: without them slices would move."""
     if series.kind != "generic":
         return
     numbers = [part.index for part in series if part is not None and len(part.treeindex) == 1]
     others = sorted(set(range(numbers[0], numbers[-1])) - set(numbers)) if numbers else []
     if others and 4 * len(others) <= len(numbers):
         raise FileError(
-            f"Page {others[0]} of '{path}' has another size or kind than the pages around it: it is damaged; copy or "
-            "export it again."
+            f"Page {others[0]} of '{path}' has a different size or kind than the pages around it: it is damaged; copy "
+            "or export it again."
         )
 
 

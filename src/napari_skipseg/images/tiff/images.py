@@ -121,7 +121,7 @@ def note_copies(path: Path, series: Any) -> str:
     if not copies:
         return ""
     sizes = ", ".join(" × ".join(map(str, level.shape)) for level in copies)
-    return f"'{path.name}' also holds the image at fewer pixels ({sizes}), which is left out."
+    return f"'{path.name}' also contains the image at fewer pixels ({sizes}), which is left out."
 
 
 def _first_index(series: Any) -> tuple[int, ...]:

@@ -193,7 +193,7 @@ def check_claims(path: Path, found: OmeSet, image: OmeImage) -> None:
     the set.
 
     Raises:
-        FileError: it does, or a file is missing, in another place or no regular file.
+        FileError: it does, or a file is missing, in a different place or no regular file.
     """
     files = {find_beside(path, name) for name in image.files if name} | {path}
     most = max(FEW_PLANES, sum(file.stat().st_size for file in files) // BYTES_PER_PLANE)

@@ -38,7 +38,7 @@ def lazy_array(path: Path, file: Any, series: Any, shape: tuple[int, ...]) -> Ar
     """
     with read_errors_as_sentences(path):
         if is_plain(series):
-            owner = series.keyframe.parent  # of a set of files it may be another one than `path`
+            owner = series.keyframe.parent  # of a set of files it may be a different one than `path`
             file.close()
             stored = np.dtype(owner.byteorder + series.dtype.char)
             return MappedArray(Path(owner.filehandle.path), stored, series.dataoffset, shape)
@@ -49,7 +49,7 @@ def lazy_array(path: Path, file: Any, series: Any, shape: tuple[int, ...]) -> Ar
 
 
 class TiffArray(LazyArray):
-    """The pages of a TIFF series as one array; only what is asked for is decoded."""
+    """The pages of a TIFF series as one array; only what is requested is decoded."""
 
     def __init__(self, path: Path, file: Any, series: Any, shape: tuple[int, ...]) -> None:
         self.shape, self.dtype = shape, np.dtype(series.dtype)
@@ -69,7 +69,7 @@ class TiffArray(LazyArray):
         counts = [len(place) for place, part in zip(places, leading, strict=True) if isinstance(part, slice)]
         page = self.shape[self._leading :]
         window = tuple(len(range(n)[p]) for p, n in zip(inner, page, strict=True) if isinstance(p, slice))
-        with read_errors_as_sentences(self._path, "The part asked for of"):
+        with read_errors_as_sentences(self._path, "The part requested of"):
             result = np.empty((math.prod(counts), *window), self.dtype)
         for number, place in enumerate(product(*places)):
             result[number] = self._read_page(place, inner)

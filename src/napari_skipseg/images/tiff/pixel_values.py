@@ -60,7 +60,7 @@ def with_zero_as_black(
     if are_labels:
         return data, ("The file says that white is 0: as labels its values were taken as they are stored.",)
     if _is_mask(data, top):
-        return data, (f"The file says that white is 0, but holds only 0 and {top}: a mask, taken as it is stored.",)
+        return data, (f"The file says that white is 0, but contains only 0 and {top}: a mask, taken as it is stored.",)
     return InvertedArray(data, top), (f"The file says that white is 0: its values were inverted ({top} - value).",)
 
 
@@ -97,7 +97,9 @@ def _by_palette(data: ArrayLike, palette: NDArray[Any]) -> tuple[ArrayLike, tupl
     if np.abs(greys - np.linspace(0, int(greys.max()), len(greys))).max() <= 1:
         return data, ()
     if _is_mask(data, top):
-        return data, (f"The file has a palette of greys, but holds only 0 and {top}: a mask, taken as it is stored.",)
+        return data, (
+            f"The file has a palette of greys, but contains only 0 and {top}: a mask, taken as it is stored.",
+        )
     return LookupArray(data, greys), ("The file shows its values by a palette of greys: these greys were taken.",)
 
 

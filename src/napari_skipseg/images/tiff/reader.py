@@ -29,13 +29,13 @@ def read_tiff(
 ) -> Stack:
     """Return an image of a TIFF, or of an OME companion file, at full resolution; its voxels are read on demand.
 
-    image: its number, where the file holds several. Without it, the only one or the main one beside thumbnails, labels
-    and macro images.
+    image: its number, where the file contains several. Without it, the only one or the main one beside thumbnails,
+    labels and macro images.
 
-    RGB samples become C; pages without metadata become Z, or T where there is a Z
-    already. Axes in another order than Z, Y, X are turned. If white is 0, grey values are inverted, and a palette of
-    greys gives these (see `pixel_values.as_meant`).
-    Resolution tags of a plain TIFF count only below 1 µm per pixel: what is coarser (72, 96, 300 dpi) is a print size.
+    RGB samples become C; pages without metadata become Z, or T where there is a Z already. Axes in a different order
+    than Z, Y, X are turned. If white is 0, grey values are inverted, and a palette of greys gives these (see
+    `pixel_values.as_meant`). Resolution tags of a plain TIFF count only below 1 µm per pixel: what is coarser (72, 96,
+    300 dpi) is a print size.
 
     are_labels: the values are numbers of classes or objects; they stay as they are stored.
 

@@ -58,7 +58,7 @@ def read_scales(file: Any, series: Any) -> tuple[TiffScales, tuple[str, ...]]:
             for axis, place in found.items()
         }, ()
     if is_ome or "<OME " in file.pages.first.description[:LONGEST_HEAD]:
-        damaged = "The OME-XML of the file is damaged, or tells of an image of another size"
+        damaged = "The OME-XML of the file is damaged, or tells of an image of a different size"
         notes = (*notes, f"{damaged}: no voxel size was taken from it; {GIVE_SIZE}.")
     return others, notes
 
@@ -83,8 +83,8 @@ def read_shaped(
 ) -> tuple[TiffScales, tuple[str, ...]] | None:
     """Return the scales in the JSON that tifffile writes, None if it has none.
 
-    It holds what a user hands over as metadata: the words of ImageJ (unit, spacing) or of OME (PhysicalSizeX), also in
-    files that are neither.
+    It contains what a user hands over as metadata: the words of ImageJ (unit, spacing) or of OME (PhysicalSizeX), also
+    in files that are neither.
 
     resolution: pixels per unit along (y, x); unit: the tag ResolutionUnit.
     """

@@ -44,7 +44,7 @@ def write_ome_tiff(
 ) -> None:
     """Write an OME-TIFF, compressed by zlib, BigTIFF where it may exceed 4 GB; memory holds one plane.
 
-    Of a plane over 64 MiB it holds a row of 512-pixel tiles. The same input gives the same bytes. The file appears
+    Of a plane over 64 MiB it contains a row of 512-pixel tiles. The same input gives the same bytes. The file appears
     under its name when it is whole, never before. A leading axis of length 1 is left out when the file is read again.
 
     array: anything that can be sliced, with Y and X last, or followed by C: samples of each pixel, as in RGB.

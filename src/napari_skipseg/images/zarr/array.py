@@ -176,8 +176,8 @@ class ZarrArray(LazyArray):
     chunks: the shape of the parts that are stored as one. notes: for the user.
 
     Raises:
-        FileError: its chunks are too large, have no voxels or are not where they should be; it holds no image.
-        InputError: it holds complex numbers.
+        FileError: its chunks are too large, have no voxels or are not where they should be; it contains no image.
+        InputError: it contains complex numbers.
     """
 
     def __init__(self, node: Node) -> None:
@@ -189,7 +189,7 @@ class ZarrArray(LazyArray):
         self.chunks: tuple[int, ...] = tuple(int(n) for n in self._array.shards or self._array.chunks)
         self.dtype = np.dtype(self._array.dtype).newbyteorder("=")
         self.notes: tuple[str, ...] = (places.note,) if places.note else ()
-        self._decoded = tuple(int(n) for n in self._array.chunks)  # of a shard, only what is asked for is decoded
+        self._decoded = tuple(int(n) for n in self._array.chunks)  # of a shard, only what is requested is decoded
         self._chunk_bytes = math.prod(self._decoded) * self.dtype.itemsize
         self._cache = ChunkCache() if self._chunk_bytes > SMALL_CHUNK else None
 
@@ -269,7 +269,7 @@ class ZarrArray(LazyArray):
         """Return the sentence for a part that cannot be read: the first chunk of it that fails by itself."""
         path = self._node.path
         if isinstance(error, MemoryError):
-            return FileError(f"The part asked for of '{path}' needs more memory than there is: read a smaller part.")
+            return FileError(f"The part requested of '{path}' needs more memory than there is: read a smaller part.")
         chunks = tuple(self._array.shards or self._array.chunks)
         spans = [_span(part, length, n) for part, length, n in zip(index, self._array.shape, chunks, strict=True)]
         for place in product(*spans):
@@ -318,9 +318,11 @@ def _open(node: Node) -> tuple[ChunkPlaces, Any]:
             ) from error
         dtype = np.dtype(array.dtype)
         if dtype.kind == "c":
-            raise InputError(f"'{node.path}' holds complex numbers: save their magnitude.")
+            raise InputError(f"'{node.path}' contains complex numbers: save their magnitude.")
         if dtype.kind not in "buif" or not array.shape:
-            raise FileError(f"'{node.path}' holds no image ({dtype} values): save it as 8-bit, 16-bit or float grey.")
+            raise FileError(
+                f"'{node.path}' contains no image ({dtype} values): save it as 8-bit, 16-bit or float grey."
+            )
         inside = math.prod(array.shards) // math.prod(array.chunks) if array.shards else 0
         needed = max(math.prod(array.chunks) * dtype.itemsize, inside * INDEX_ENTRY)
         if needed > min(LARGEST_CHUNK, psutil.virtual_memory().total // 4):

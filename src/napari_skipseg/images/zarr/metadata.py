@@ -21,7 +21,7 @@ LARGEST_METADATA = 64 * 2**20
 
 @dataclass(frozen=True)
 class Node:
-    """A group or an array of a zarr store. `array` holds the array's own metadata, None for a group."""
+    """A group or an array of a zarr store. `array` contains the array's own metadata, None for a group."""
 
     path: Path
     attributes: dict[str, Any]
@@ -49,7 +49,7 @@ def is_zarr(path: Path) -> bool:
 
 
 def store_root(path: Path) -> Path:
-    """Return the outermost folder of the store that holds the node `path`."""
+    """Return the outermost folder of the store that contains the node `path`."""
     root = path.absolute()
     while root.parent != root and is_node(root.parent):  # the root of a drive is its own parent
         root = root.parent
@@ -66,7 +66,7 @@ def read_node(path: Path) -> Node:
         if not path.exists():
             raise FileNotFoundError(path)
         if not is_node(path):
-            raise FileError(f"'{path}' is a folder without zarr metadata: give the folder that holds them.")
+            raise FileError(f"'{path}' is a folder without zarr metadata: give the folder that contains them.")
         if (path / "zarr.json").is_file():
             contents = _read_json(path / "zarr.json")
             array = contents if contents.get("node_type") == "array" else None

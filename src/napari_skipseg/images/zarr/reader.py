@@ -54,15 +54,15 @@ def read_zarr(
 ) -> Stack:
     """Return the finest level of an OME-Zarr image, or the array that `path` names, read chunk by chunk.
 
-    Axes, voxel size, unit and origin come from the multiscales, the transformations of dataset and multiscale
-    composed. Axes in another order than Z, Y, X are turned; along a negative scale the image is turned round, with its
-    origin at the other end. Of a plate, a well or a collection (bioformats2raw), its image where there is one. A plain
-    array has the axes that its dimension names say, else YX, ZYX, TZYX or TCZYX. Chunks that are missing hold the fill
-    value, as the standard wants.
+    Axes, voxel size, unit and origin come from the multiscales, the transformations of dataset and multiscale composed.
+    Axes in a different order than Z, Y, X are turned; along a negative scale the image is turned round, with its origin
+    at the other end. Of a plate, a well or a collection (bioformats2raw), its image where there is one. A plain array
+    has the axes that its dimension names say, else YX, ZYX, TZYX or TCZYX. Chunks that are missing hold the fill value,
+    as the standard wants.
 
     Raises:
         FileError: no such folder, a newer version, damaged, or stored in an unknown way.
-        SeveralImagesError: a plate, a well or a collection holds several images.
+        SeveralImagesError: a plate, a well or a collection contains several images.
         InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used.
     """
     stack = replace(stack_from_file_image(_image_of(path, find_levels(path)[0]), given), file=str(path.absolute()))
@@ -77,7 +77,7 @@ def _other_multiscales(path: Path) -> tuple[str, ...]:
         return ()
     place = node.path / str(others[0]["datasets"][0]["path"])
     count = f"{len(others)} other image{'s' * (len(others) > 1)}"
-    return (f"'{node.path.name}' also holds {count}, left out: '{place}' is the path of one.",)
+    return (f"'{node.path.name}' also contains {count}, left out: '{place}' is the path of one.",)
 
 
 def read_zarr_levels(path: Path) -> list[Stack]:
@@ -150,8 +150,8 @@ def find_image(path: Path) -> Node:
     """Return the group or array of the image at `path`.
 
     Raises:
-        FileError: it holds none, and which place to name.
-        SeveralImagesError: it holds several.
+        FileError: it contains none, and which place to name.
+        SeveralImagesError: it contains several.
     """
     node = read_node(path)
     with read_errors_as_sentences(path, "The metadata of"):
@@ -172,7 +172,7 @@ def find_image(path: Path) -> Node:
             raise FileError(f"'{path}' is a well of several fields: give the path of one, such as '{field}'.")
         inside = next(node.children(), None)
     if inside is None:
-        raise FileError(f"'{path}' holds no image: give the folder of an OME-Zarr image.")
+        raise FileError(f"'{path}' contains no image: give the folder of an OME-Zarr image.")
     raise FileError(f"'{path}' is a group without an image of its own: give a path inside it, such as '{inside}'.")
 
 
@@ -190,7 +190,7 @@ def list_zarr_images(path: Path) -> tuple[ImageInfo, ...]:
 
 
 def zarr_image(path: Path, number: int | None) -> Path:
-    """Return the folder of image `number` in an OME-Zarr that holds several; of one that holds one, `path`.
+    """Return the folder of image `number` in an OME-Zarr that contains several; of one that contains one, `path`.
 
     Raises:
         FileError: as `find_image`.
@@ -374,7 +374,7 @@ def _letter(name: Any, kind: str | None = None) -> str:
 def _scales(units: Sequence[str | None], steps: Sequence[dict[str, Any]]) -> tuple[AxisScale, ...]:
     """Return the scales of the axes after all transformations; nothing without a scale.
 
-    Where they have another number of axes, or no numbers, the sizes are NaN.
+    Where they have a different number of axes, or no numbers, the sizes are NaN.
     """
     if not any(step["type"] == "scale" for step in steps):
         return ()
@@ -413,7 +413,7 @@ def read_zarr_recipe(path: Path) -> dict[str, Any] | None:
 
 
 def is_label_image(path: Path) -> bool:
-    """Return whether an OME-Zarr image says that it holds labels.
+    """Return whether an OME-Zarr image says that it contains labels.
 
     Raises:
         FileError: no such folder, no image, or damaged.

@@ -205,7 +205,7 @@ def _check_same(path: Path, draft: Path) -> None:
         except (ValueError, RecursionError):
             is_same = False
         if not is_same:
-            raise FileError(f"'{path}' holds something else already: choose another name, or remove it.")
+            raise FileError(f"'{path}' holds something else already: choose a different name, or remove it.")
 
 
 def write_ome_zarr(path: str | os.PathLike[str], array: ArrayLike, layout: Layout) -> None:
@@ -233,7 +233,7 @@ def iter_write_ome_zarr(
     """
     path = Path(path)
     if os.path.lexists(path) and not (not path.is_symlink() and is_node(path) and OURS in read_node(path).attributes):
-        raise FileError(f"'{path}' is there already and not ours: choose another name, or remove it.")
+        raise FileError(f"'{path}' is there already and not ours: choose a different name, or remove it.")
     if tuple(array.shape) != layout.shape:
         raise ValueError(f"an array of {array.shape} for a layout of {layout.shape}")
     with contextlib.ExitStack() as leaving:

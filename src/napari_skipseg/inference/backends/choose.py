@@ -66,7 +66,7 @@ def make_backend(
     titles = {choice.title for choice in own}
     later = tuple(choice for choice in choices if choice.title not in titles)
     fault = DeviceError(
-        f"This run was begun with {pinned.name} in {pinned.precision}, which cannot be had here: begin it anew."
+        f"This run was begun with {pinned.name} in {pinned.precision}, which cannot be had here: begin it again."
     )
     if not own:
         raise fault
@@ -185,10 +185,10 @@ def _check(precision: str | None, best: str) -> None:
 
 @runtime_checkable
 class ExactBackendMaker(Protocol):
-    """A maker of backends that can be asked for a certain one."""
+    """A maker of backends that can be requested a certain one."""
 
     def pinned(self, pinned: BackendChoice) -> BackendMaker:
-        """Return what makes no other backend than the one that a run was begun with."""
+        """Return what makes no different backend than the one that a run was begun with."""
         ...
 
 

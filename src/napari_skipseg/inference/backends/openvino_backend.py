@@ -46,7 +46,7 @@ class OpenVINOBackend:
         if network is None:
             network = _core().compile_model(_convert(model, shape), "CPU", options)
             if kept:
-                with contextlib.suppress(RuntimeError):  # a device that cannot export compiles anew each time
+                with contextlib.suppress(RuntimeError):  # a device that cannot export compiles again each time
                     exported = network.export_model()
                     content = exported.getvalue() if isinstance(exported, io.BytesIO) else bytes(exported)
                     compiled.write_compiled(key, content)

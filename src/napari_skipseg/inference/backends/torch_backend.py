@@ -106,7 +106,7 @@ class TorchBackend:
             raise FloatingPointError(f"values became too large for half precision ({self.precision})")
         raise ModelError(
             f"{self._model_name} gives values that are not numbers (NaN): its weights are damaged or its training went "
-            "wrong. Train it again, or choose another model."
+            "wrong. Train it again, or choose a different model."
         )
 
     def _upload(self, images: Pixels) -> Tensor:

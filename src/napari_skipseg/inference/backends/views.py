@@ -112,7 +112,7 @@ class TensorAverage:
     def deviation(self, count: int) -> Tensor:
         """Return the standard deviation after `count` values of every part."""
         if self._squares is None:
-            raise ValueError("no deviation was asked for")
+            raise ValueError("no deviation was requested")
         return (self._squares / count).sqrt_()
 
 

@@ -55,7 +55,7 @@ class WarmModel:
 
 
 class WarmModels:
-    """The models that were asked for last."""
+    """The models that were requested last."""
 
     def __init__(self) -> None:
         self._kept: list[WarmModel] = []
@@ -64,7 +64,7 @@ class WarmModels:
         """Return the model in `folder`, a kept one if it is unchanged on disk; the one used longest ago goes.
 
         Raises:
-            ModelError: there is no such model, or it has other weights than those named.
+            ModelError: there is no such model, or it has different weights than those named.
         """
         key = _warm_key(folder, weights_sha256)
         self._kept.sort(key=lambda warm: warm.key != key)

@@ -140,7 +140,7 @@ class InspectTab(JobTab):
         if self._model_fault:
             return self._model_fault
         if self.plots is None or self.plots.gate.currentData() is None:
-            return "This model has no gates to show: choose another one."
+            return "This model has no gates to show: choose a different one."
         wrong = [faults[field] for field in (*_SEGMENT_FIELDS, "model") if field in faults]
         if wrong:
             return wrong[0]

@@ -252,7 +252,7 @@ def write_image(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str
 
 
 def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str]:
-    """Write a labels layer as OME-TIFF in the smallest type that holds its values; return the path.
+    """Write a labels layer as OME-TIFF in the smallest type that contains its values; return the path.
 
     Raises:
         FileError: the file cannot be written.

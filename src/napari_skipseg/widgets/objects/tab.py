@@ -416,7 +416,7 @@ class ObjectsTab(ObjectsOnShow):
         if source is None:
             return _NOTHING
         if 0 in data_of(source.layer).shape:
-            return f"'{source.layer.name}' is empty: choose another layer."
+            return f"'{source.layer.name}' is empty: choose a different layer."
         return _SEGMENTING if self._segment.is_running() else ""
 
     def check_if_shown(self) -> None:

@@ -192,7 +192,7 @@ class SegmentTab(JobTab):
         self._preview(self.form.read(), str(self.form.model.currentData()))
 
     def preview_with(self, model: str) -> None:
-        """Segment what is on screen with another model than the form's, which stays as it is."""
+        """Segment what is on screen with a different model than the form's, which stays as it is."""
         try:
             described = read_description(locate_model(model))
         except SkipsegError as error:
