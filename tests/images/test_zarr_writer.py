@@ -322,7 +322,7 @@ def test_something_else_of_that_name_is_left_alone(tmp_path):
         with pytest.raises(FileError, match="choose a different name, or remove it"):
             attempt()
     create_ome_zarr(tmp_path / "b.zarr", layout(description={"threshold": 0.5}))
-    with pytest.raises(FileError, match="holds something else already: choose a different name, or remove it"):
+    with pytest.raises(FileError, match="has different content already: choose a different name, or remove it"):
         create_ome_zarr(tmp_path / "b.zarr", layout(description={"threshold": 0.6}))
     assert content(tmp_path / "a.zarr") == {"precious.txt": b"years of work"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zarr", "b.zarr"]

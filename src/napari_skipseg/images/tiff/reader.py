@@ -42,7 +42,7 @@ def read_tiff(
     Raises:
         FileError: no such file, a folder, no TIFF, damaged, cut short, or compressed in an unknown way.
         InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used; no such image.
-        SeveralImagesError: several images have equal standing, and no number is given.
+        SeveralImagesError: several images are of equal rank, and no number is given.
     """
     opened = open_tiff(path, image)
     file, series = opened.file, opened.series
@@ -78,13 +78,13 @@ def read_tiff(
 
 
 def _title_of(opened: OpenTiff) -> str:
-    """Return what the OME-XML of a file calls the image; tifffile makes up the names of other series."""
+    """Return the name of the image in an OME-XML; tifffile invents the names of other series."""
     number = 0 if opened.number is None and len(opened.images) == 1 else opened.number
     return opened.images[number].name if number is not None and opened.file.is_ome else ""
 
 
 def read_tiff_recipe(path: Path) -> dict[str, Any] | None:
-    """Return the recipe in an OME-TIFF that we wrote, None where there is none.
+    """Return the recipe in an OME-TIFF that we wrote, None if there is none.
 
     Raises:
         FileError: no such file, no TIFF, or damaged.
