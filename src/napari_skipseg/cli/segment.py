@@ -56,15 +56,17 @@ def segment(
         from napari_skipseg.inference.scale import describe_unknown_size
         from napari_skipseg.inference.trial import iter_plan
 
-        loaded, depth, written_as = load_model(model), dtype.value, form.value
+        loaded = load_model(model)
         if note := describe_unknown_size(stack, loaded.description):
             print_line(f"Note: {note}", err=True)
         if not plan:
-            work = iter_segment_to_folder(stack, loaded, options, out_dir, stack.name, depth, written_as, restart)
+            work = iter_segment_to_folder(
+                stack, loaded, options, out_dir, stack.name, dtype=dtype.value, form=form.value, restart=restart
+            )
             for written in with_progress_bar(work, f"segmenting {stack.name}"):
                 print_line(str(written))
             continue
-        planning = iter_plan(stack, loaded, options, out_dir, depth, written_as)
+        planning = iter_plan(stack, loaded, options, out_dir, dtype.value, form.value)
         plans.append(with_progress_bar(planning, "measuring one tile", notes=False))
         if all_images:
             print_line(f"{stack.name} {stack.title}".strip())
