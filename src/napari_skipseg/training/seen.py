@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.images.intensity.signature import LEAST_SIDE, PATCH, PATCHES, sign_image
 from napari_skipseg.inference.backends.interface import Backend
-from napari_skipseg.inference.certainty import LEAST_FOUND, measure_certainty, join_certainties
+from napari_skipseg.inference.certainty import LEAST_FOUND, join_certainties, measure_certainty
 from napari_skipseg.inference.guards import LEAST_PROBED, PROBE, PROBES
 from napari_skipseg.models.description import ModelDescription
 
