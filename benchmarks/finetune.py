@@ -38,7 +38,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.jobs.messages import CorrectedStack, Finetune, PlanLesson, Segment
+from napari_skipseg.jobs.messages import CorrectedStack, Finetune, PlanFinetuning, Segment
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.progress import run_to_end
@@ -113,7 +113,7 @@ def quick(asked: argparse.Namespace, work: Path) -> None:
     with Engine() as engine:
         options = SegmentOptions(device=asked.device)
         run_to_end(engine.run(Segment(sample.stack, str(BASE), options, preview=True)))
-        run_to_end(engine.run(PlanLesson(settings_for("lesson", "quick"), (corrected,), asked.device)))
+        run_to_end(engine.run(PlanFinetuning(settings_for("lesson", "quick"), (corrected,), asked.device)))
         for number in range(asked.rounds):
             settings = settings_for(f"quick-{number}", "quick")
             shutil.rmtree(work / settings.name, ignore_errors=True)

@@ -26,7 +26,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference.backends.choose import make_backend
-from napari_skipseg.inference.certainty import ask_network, join_certainties, judge_contrast
+from napari_skipseg.inference.certainty import join_certainties, judge_contrast, measure_certainty
 from napari_skipseg.inference.guards import iter_measure_for, probe_grid, read_probes, sign_stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
@@ -202,7 +202,9 @@ class Asked:
         size = probes.shape[2:]
         if size not in backends:
             backends[size] = make_backend(model, choose_device("cpu"), size)
-        self.image, self.negative = (ask_network(backends[size], sign * probes, description.margin) for sign in (1, -1))
+        self.image, self.negative = (
+            measure_certainty(backends[size], sign * probes, description.margin) for sign in (1, -1)
+        )
 
 
 def kinds_and_contrast():
@@ -246,7 +248,7 @@ def times():
         start = time.perf_counter()
         probes = read_probes(stack, probe_grid(stack, model.description, lengths), normalization)
         for sign in (1, -1):
-            ask_network(backend, sign * probes, model.description.margin)
+            measure_certainty(backend, sign * probes, model.description.margin)
         asked = time.perf_counter() - start
         for what, seconds in (("slices", faults), ("slices, kind and grey values", examined), ("contrast", asked)):
             print(

@@ -206,6 +206,26 @@ def test_modules_import_each_other_in_no_circle() -> None:
     assert found == []
 
 
+def test_no_object_holds_a_tab() -> None:
+    """Only the panel knows the tabs; everything else gets values and callables, so it cannot reach into a tab."""
+    tabs = {path for path in FILES if path.name == "tab.py"}
+    names = {node.name for path, node in nodes() if isinstance(node, ast.ClassDef) and SOURCE / path in tabs}
+    names = {name for name in names if name.endswith("Tab")}
+    importers = {
+        str(path)
+        for path, node in nodes()
+        if any(name.startswith("napari_skipseg.widgets.") and name.endswith(".tab") for name in imported_names(node))
+    }
+    holders = {
+        (str(path), node.arg)
+        for path, node in nodes()
+        if isinstance(node, ast.arg) and node.annotation is not None and ast.unparse(node.annotation) in names
+    }
+    assert len(tabs) == len(names) == 6
+    assert importers == {"widgets/panel.py"}
+    assert {path for path, _ in holders} <= {"widgets/panel.py"}
+
+
 def test_a_circle_is_found() -> None:
     imports = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"a", "e"}}
     assert circles(imports) == [["b", "c"]]

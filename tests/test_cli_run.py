@@ -109,7 +109,7 @@ def test_results_of_another_recipe_are_not_written_over(run: Run, recipe: Path, 
     told["options"]["threshold"] = 0.3
     recipe.write_text(json.dumps(told))
     ran = run("run", recipe)
-    assert (ran.code, "results of another recipe lie there" in ran.err) == (1, True)
+    assert (ran.code, "results of a different recipe lie there" in ran.err) == (1, True)
     assert files_in(recipe.parent / "again") == before
 
 
@@ -163,7 +163,7 @@ def with_place(told: dict[str, Any]) -> None:
         (with_version, "format version 9"),
         (with_model, "The model 'tiny' has other weights"),
         (with_unknown_model, "The model 'gone' (SHA-256 abababababab…) is not here"),
-        (with_image, "holds another image now"),
+        (with_image, "contains a different image now"),
         (with_place, "'/nowhere/lost.tif' is no longer there"),
     ],
 )
@@ -268,7 +268,7 @@ def with_method(told: dict[str, Any]) -> None:
     [
         (with_key, "has the unknown key 'colour'"),
         (with_version, "format version 9"),
-        (with_image, "holds another image now"),
+        (with_image, "contains a different image now"),
         (with_place, "'/nowhere/lost.tif' is no longer there"),
         (with_no_input, "is not valid: Objects are found in one image, and not in 0."),
         (with_method, "method"),

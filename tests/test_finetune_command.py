@@ -10,7 +10,7 @@ from command_line import runner
 from tiny_models import write_tiny
 
 import napari_skipseg as skipseg
-from napari_skipseg.cli.finetune import _iter_noted, _what_is_saved
+from napari_skipseg.cli.finetune import _describe_saved, _iter_without_losses
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.models.catalog import MODELS_VARIABLE
@@ -91,7 +91,7 @@ def test_what_goes_on_from_a_checkpoint_says_where_and_leaves_room_for_the_time_
         return "done"
 
     said = []
-    assert run_to_end(_iter_noted(work()), lambda progress: said.append(progress.message)) == "done"
+    assert run_to_end(_iter_without_losses(work()), lambda progress: said.append(progress.message)) == "done"
     assert said == ["preparing the first patches", "step 31", "step 32, held-out Dice 0.712"]
     assert capsys.readouterr().err == "Resumed from its checkpoint at step 30.\n"
 
@@ -102,15 +102,15 @@ def test_the_same_command_says_where_it_goes_on(run, folder):
         {"model": "tiny", "name": "new", **files, "steps": 4, "patch": "32,32", "augment": "none"}
     )
     work = iter_finetune(settings, read_corrected(settings), folder / "models", "cpu")
-    assert _what_is_saved(folder / "models", "new").startswith("No step was done yet")
+    assert _describe_saved(folder / "models", "new").startswith("No step was done yet")
     while not next(work).message.startswith("step 2"):
         pass
     work.close()
-    assert _what_is_saved(folder / "models", "new").startswith("Step 2 is saved")
+    assert _describe_saved(folder / "models", "new").startswith("Step 2 is saved")
     code, _, err = run("--steps", "4")
     assert code == 0
     assert err.splitlines()[-1] == "Resumed from its checkpoint at step 2."
-    assert "is written" in _what_is_saved(folder / "models", "new")
+    assert "is written" in _describe_saved(folder / "models", "new")
 
 
 def test_json_holds_the_same_and_the_models_own_classes_are_the_default(run, folder):

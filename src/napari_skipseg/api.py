@@ -78,7 +78,7 @@ def segment_to_folder(
 
     name: what the files' names begin with; the image's if none is given. form: "tiff" (OME-TIFF) or "ome-zarr" (0.5,
     with a pyramid). Killed, the same call continues where it was; `restart` throws away what is unfinished. options: as
-    for `segment`; attention maps are written where asked for (attention=True), as in the shell.
+    for `segment`; attention maps are written where requested (attention=True), as in the shell.
 
     Raises:
         SkipsegError: as `segment`, or another run lies there, or the folder cannot be written.
@@ -103,7 +103,8 @@ def run_recipe(
     may change the bytes are warnings.
 
     Raises:
-        SkipsegError: the recipe is not valid; its model or image are gone, or others now; results of another recipe lie
+        SkipsegError: the recipe is not valid; its model or image are gone, or others now; results of a different recipe
+        lie
             there; otherwise as `segment`.
     """
     from napari_skipseg.inference.recipes.lookup import name_of_run, read_recipe_file
@@ -179,17 +180,17 @@ def run_batch(
     settings: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> BatchResult:
-    """Return what became of every image in `inputs`, in `.rows`: a folder, an image, or a pattern with *, ? and **.
+    """Return the outcome of every image in `inputs`, in `.rows`: a folder, an image, or a pattern with *, ? and **.
 
     Results, records, a summary and a report go to a folder in `output` that is named after model and recipe. What is
     done with the same recipe is skipped; killed, the same call continues where it was. A file that fails stops no
     other:
     its row says why. objects: how objects are found too. retry: do again only what failed the last time. settings:
     further fields of `BatchSettings`, such as recursive, truth or workers. options: fields of `SegmentOptions`;
-    attention maps are written where asked for (attention=True), so that the shell's batch goes to the same folder.
+    attention maps are written where requested (attention=True), so that the shell's batch goes to the same folder.
 
     Raises:
-        SkipsegError: there are no inputs or no such model, another run holds the folder, or it cannot be written.
+        SkipsegError: there are no inputs or no such model, another run contains the folder, or it cannot be written.
     """
     from napari_skipseg.batch.run import iter_batch
     from napari_skipseg.batch.settings import BatchSettings, make_settings

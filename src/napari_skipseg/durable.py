@@ -238,7 +238,7 @@ def put_files(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def refuse_link(path: Path) -> None:
-    """Raise if `path` is a link: what is written below it would go to another place.
+    """Raise if `path` is a link: what is written below it would go to a different place.
 
     Raises:
         OSError: it is one.

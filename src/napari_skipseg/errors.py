@@ -21,11 +21,11 @@ class FileError(SkipsegError):
 
 
 class InputError(SkipsegError):
-    """An image, its axes or its values cannot be used for the operation asked for."""
+    """An image, its axes or its values cannot be used for the operation requested."""
 
 
 class ModelError(SkipsegError):
-    """A model folder is missing, damaged, unsafe or of another kind than asked for."""
+    """A model folder is missing, damaged, unsafe or of a different kind than requested."""
 
 
 class SpecError(SkipsegError):
@@ -33,7 +33,7 @@ class SpecError(SkipsegError):
 
 
 class DeviceError(SkipsegError):
-    """The device asked for is not there."""
+    """The device requested is not there."""
 
 
 class EngineError(SkipsegError):

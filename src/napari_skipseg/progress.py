@@ -63,7 +63,7 @@ class TimeLeft:
     """How long work still takes, at the mean speed of its steps.
 
     The first step does not count: it loads and compiles. Nor do steps that took no time because they were done before,
-    which come as a leap: of a continued run, or of a batch whose next files are there. Where steps are counted anew,
+    which come as a leap: of a continued run, or of a batch whose next files are there. Where steps are counted again,
     with another total or from further back, the time is too. clock: seconds, `time.monotonic` by default.
     """
 

@@ -131,7 +131,7 @@ def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def fail(message: str, code: int = 1, show_traceback: bool = False) -> NoReturn:
-    """End the program with `code` after one line on stderr, below the traceback where it is asked for."""
+    """End the program with `code` after one line on stderr, below the traceback where it is requested."""
     if show_traceback:
         sys.stderr.write(printable(traceback.format_exc(), "\n"))
     on_stderr().print(f"Error: {' '.join(message.split())}", style="red", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Folders of the user: for data (trained models, painted corrections) and for what can be made anew (caches)."""
+"""Folders of the user: for data (trained models, painted corrections) and for what can be made again (caches)."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def data_folder(name: str, variable: str) -> Path:
 
 
 def cache_folder(name: str, variable: str) -> Path:
-    """Return the user's folder `name` for what can be made anew, likewise. It need not exist."""
+    """Return the user's folder `name` for what can be made again, likewise. It need not exist."""
     return Path(os.environ[variable]) if variable in os.environ else user_cache_path(APP, appauthor=False) / name

@@ -139,7 +139,7 @@ def test_inputs_that_would_write_one_name_keep_their_endings(tmp_path: Path, tin
         ("in", "in/deep/f.ome.zarr/out", "lies in an image"),
         ("missing", "out", "does not exist"),
         ("missing/*.tif", "out", "does not exist"),
-        ("in/*.mrc", "out", "holds no image"),
+        ("in/*.mrc", "out", "contains no image"),
         ("https://somewhere/in", "out", "is an address"),
     ],
 )

@@ -25,7 +25,7 @@ def folder_of(inputs: Path) -> Path:
 
 
 def kill_often(settings: BatchSettings, undisturbed: dict[str, bytes], rounds: int, seed: int) -> int:
-    """Return how often the batch was killed; it is begun anew whenever a process came to its end."""
+    """Return how often the batch was killed; it is begun again whenever a process came to its end."""
     chance, killed = random.Random(seed), 0
     while killed < rounds:
         code = run_and_die(settings, chance.uniform(0.02, 0.7))

@@ -144,7 +144,7 @@ def test_a_folder_that_is_no_stack_fails_in_its_row_and_others_go_on(tmp_path: P
 
 def test_what_is_no_folder_of_slices_is_told(tmp_path: Path, tiny: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileError, match="holds no folder with slices"):
+    with pytest.raises(FileError, match="contains no folder with slices"):
         found(tmp_path / "empty", tmp_path, tiny, as_stack=True)
     with pytest.raises(InputError, match="is no folder of slices"):
         found(write_image(tmp_path / "a.tif"), tmp_path, tiny, as_stack=True)

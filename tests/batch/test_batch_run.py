@@ -176,7 +176,7 @@ def test_images_of_one_name_from_elsewhere_are_refused_and_a_copy_is_skipped(
     shutil.copy2(three / "b.tif", tmp_path / "other" / "b.tif")
     second = run(settings_for(tmp_path / "other", tmp_path / "out", tiny))
     assert states(second) == {"a.tif": "failed", "b.tif": "skipped"}
-    assert "results of another image of this name" in second.rows[0].reason
+    assert "results of a different image with this name" in second.rows[0].reason
     assert results_in(first.folder) == before
     assert states(run(settings_for(three, tmp_path / "out", tiny))) == {"a.tif": "skipped", "b.tif": "skipped"}
 
@@ -410,7 +410,7 @@ def test_a_stopped_batch_goes_on_at_its_next_tile(
     assert not (folder / "lock").exists()
     said = []
     result = run_to_end(iter_batch(settings), lambda event: said.append(getattr(event, "row", None)))
-    assert any(row is not None and row.relative == stopped and row.message.startswith("gone on with") for row in said)
+    assert any(row is not None and row.relative == stopped and row.message.startswith("continued, ") for row in said)
     assert set(states(result).values()) <= {"done", "skipped"}
     assert json.loads((folder / f"{stopped[0]}_times.json").read_text())["continued"]
     assert results_in(folder) == undisturbed
@@ -476,7 +476,7 @@ def test_an_output_that_cannot_be_written_is_said_at_once(
     three: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("a file")
-    with pytest.raises(SkipsegError, match="is a file: choose another folder"):
+    with pytest.raises(SkipsegError, match="is a file: choose a different folder"):
         run(settings_for(three, tmp_path / "file", tiny))
 
     def refuse(self: Path, *given: Any, **named: Any) -> None:
@@ -492,7 +492,7 @@ def test_a_second_run_is_refused_while_the_first_lives(three: Path, tmp_path: Pa
     settings = settings_for(three, tmp_path / "out", tiny)
     work = iter_batch(settings)
     next(work)
-    with pytest.raises(SkipsegError, match=rf"is being written by another run \(process {os.getpid()}\)"):
+    with pytest.raises(SkipsegError, match=rf"is being written by a different run \(process {os.getpid()}\)"):
         run(settings)
     work.close()
     assert states(run(settings)) == {"a.tif": "done", "b.tif": "done"}
@@ -509,7 +509,7 @@ def test_a_dead_run_holds_nothing(three: Path, tmp_path: Path, tiny: Path) -> No
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(SkipsegError, match="is being written by another run"):
+        with pytest.raises(SkipsegError, match="is being written by a different run"):
             run(settings)
         holder.kill()
         holder.wait()
@@ -524,7 +524,7 @@ def test_a_model_that_changed_since_it_was_asked_for_is_refused(three: Path, tmp
     with pytest.raises(SkipsegError, match=r"does not exist|no model"):
         run(settings)
     write_tiny_model(model, ("one", "two"))
-    with pytest.raises(SkipsegError, match="has other weights than those asked for"):
+    with pytest.raises(SkipsegError, match="The weights of the model"):
         run(settings)
 
 

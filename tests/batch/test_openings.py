@@ -112,7 +112,7 @@ def test_one_that_crashes_once_more_when_tried_again_is_left_out_at_once(setting
 def _crash_as_a_worker(settings: BatchSettings) -> None:
     place = place_of_run(settings)
     report_crashes(place)
-    with CrashGuard(place, lambda: False).look_at(bad(settings)):
+    with CrashGuard(place, lambda: False).guard(bad(settings)):
         ctypes.string_at(0)
 
 
@@ -163,7 +163,7 @@ def test_a_file_that_only_waits_for_the_network_is_not_noted(tmp_path: Path, set
     holder = engine.turn()
     engine.take(holder)
     note = place.record(bad(settings)).with_suffix(".opening")
-    with engine.openings.look_at(bad(settings)) as opening:
+    with engine.crash_guard.guard(bad(settings)) as opening:
         assert note.exists()
         waiting = engine.turn(opening)
         seen: list[bool] = []
@@ -192,11 +192,11 @@ def test_a_suspect_is_opened_while_no_other_is(tmp_path: Path) -> None:
     file = write_image(tmp_path / "bad.tif")
     entry = BatchInput(str(file), "bad.tif", "bad")
     first = CrashGuard(place, lambda: True)
-    first.look_at(entry).__enter__()
+    first.guard(entry).__enter__()
     (tmp_path / f"{CRASHES}{first.by}").write_text("Fatal Python error: Segmentation fault")
     suspect = CrashGuard(place, lambda: False)
     inside: list[str] = []
-    with suspect.look_at(entry) as opening:
+    with suspect.guard(entry) as opening:
         assert opening.note.crashes == 1
         thread = _in_thread(lambda: inside.append("entered") if suspect.enter(False) is None else None)
         time.sleep(0.15)
@@ -230,7 +230,7 @@ def test_a_note_costs_next_to_nothing(tmp_path: Path) -> None:
     spent = []
     for _ in range(50):
         start = time.perf_counter()
-        with openings.look_at(entry) as opening:
+        with openings.guard(entry) as opening:
             opening.passed()
         spent.append(time.perf_counter() - start)
     assert sorted(spent)[25] < 0.005

@@ -126,7 +126,7 @@ def test_what_is_not_there_is_told(run: Run, image: Path, labels: Path, tmp_path
     values[0, 0, 0] ^= 1
     tifffile.imwrite(image, values, photometric="minisblack")
     code, _, err = run("export", image, tmp_path / "out.tif")
-    assert (code, "was changed since it was corrected" in err, key[:12] in err) == (1, True, True)
+    assert (code, "was changed after it was corrected" in err, key[:12] in err) == (1, True, True)
 
 
 def test_labels_that_do_not_fit_are_refused(run: Run, image: Path, tmp_path: Path) -> None:

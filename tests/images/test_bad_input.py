@@ -68,7 +68,7 @@ def test_a_compressed_page_cut_short_in_the_middle_is_named_and_the_others_are_w
 def test_a_page_of_another_size_in_the_middle_does_not_move_the_slices_behind_it(tmp_path):
     path = make_tiff(tmp_path / "a.tif", random())
     set_tag(path, 2, WIDTH, 32)
-    with pytest.raises(FileError, match=r"Page 2 of '.*a.tif' has another size or kind than the pages around it"):
+    with pytest.raises(FileError, match=r"Page 2 of '.*a.tif' has a different size or kind than the pages around it"):
         read_stack(path)
 
 
@@ -162,7 +162,7 @@ def test_whole_numbers_beyond_what_a_float_can_hold_stay_exact(tmp_path, values)
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 def test_complex_numbers_in_a_tiff_are_refused(tmp_path, dtype, compression):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 4, 5), dtype), photometric="minisblack", compression=compression)
-    with pytest.raises(InputError, match="holds complex numbers: save their magnitude"):
+    with pytest.raises(InputError, match="contains complex numbers: save their magnitude"):
         read_stack(tmp_path / "a.tif")
 
 

@@ -240,7 +240,7 @@ def test_a_voxel_size_without_a_unit_is_refused(tmp_path):
         read_stack(tmp_path / "known.tif", voxel_size=(50, 4, 4))
     assert read_stack(tmp_path / "known.tif", voxel_size=(50, 4, 4), unit="nm").space.unit == "nm"
     (tmp_path / "plain.png").write_bytes(imagecodecs.png_encode(values[0]))
-    with pytest.raises(InputError, match="says no unit of its own: give the unit too"):
+    with pytest.raises(InputError, match="has no unit of its own: give the unit too"):
         read_stack(tmp_path / "plain.png", voxel_size=(50, 4, 4))
 
 
@@ -312,7 +312,7 @@ def test_what_is_no_image_file_gets_a_sentence(tmp_path):
         "empty.tif": "is empty \\(0 bytes\\): copy or export it again",
         "photo.tif": "is not a TIFF file: export the image as TIFF",
         "text.tif": "is damaged and cannot be read: copy or export it again",
-        "complex.tif": "holds complex numbers: save their magnitude",
+        "complex.tif": "contains complex numbers: save their magnitude",
     }.items():
         with pytest.raises(SkipsegError, match=sentence) as error:
             read_stack(tmp_path / name)
@@ -472,7 +472,7 @@ def write(path, values=None, **options):
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
-        (errno.ENOSPC, "There is no space left to write '.*a.tif': free some space or choose another folder"),
+        (errno.ENOSPC, "There is no space left to write '.*a.tif': free some space or choose a different folder"),
         (errno.EACCES, "'.*a.tif' may not be written: choose a folder in which you may write"),
         (errno.EROFS, "may not be written"),
         (errno.EIO, "cannot be written"),
@@ -505,7 +505,7 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_nothing(tmp_path):
     """
     done = run_python(script, tmp_path / "a.tif")
     assert "FileError: " in done.stderr
-    assert "is larger than the file system allows: choose another disk." in done.stderr
+    assert "is larger than the file system allows: choose a different disk." in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -549,7 +549,7 @@ def test_places_that_cannot_be_written_get_a_sentence(tmp_path):
     (tmp_path / "folder.tif").mkdir()
     with pytest.raises(FileError, match="is a folder: give the name of a file"):
         write(tmp_path / "folder.tif")
-    with pytest.raises(FileError, match=r"The folder '.*nowhere' does not exist: create it or choose another"):
+    with pytest.raises(FileError, match=r"The folder '.*nowhere' does not exist: create it or choose a different one"):
         write(tmp_path / "nowhere" / "a.tif")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.tif"]
 

@@ -176,7 +176,7 @@ def test_what_cannot_be_read_gets_a_sentence(tmp_path):
     (tmp_path / "text.map").write_text("no volume at all, only words and words. " * 40)
     with pytest.raises(FileError, match="is no MRC file: export the volume as MRC or TIFF"):
         read_stack(tmp_path / "text.map")
-    with pytest.raises(InputError, match="holds complex numbers: save their magnitude"):
+    with pytest.raises(InputError, match="contains complex numbers: save their magnitude"):
         read_stack(make_mrc(tmp_path / "c.mrc", np.ones((3, 4), "complex64")))
     with pytest.raises(FileError, match=r"voxels of an unknown kind \(mode 101\)"):
         read_stack(make_mrc(tmp_path / "m.mrc", np.ones((3, 4), "i1"), mode=101))

@@ -41,7 +41,7 @@ def noise(shape, dtype=np.uint8):
 
 
 def disks(shape=(128, 128), spacing=16, radius=6):
-    """Instance labels: disks in rows, each of another number."""
+    """Instance labels: disks in rows, each of a different number."""
     y, x = np.indices(shape)
     inside = np.hypot(y % spacing - spacing / 2, x % spacing - spacing / 2) < radius
     return np.where(inside, 1 + y // spacing * 100 + x // spacing, 0)

@@ -22,7 +22,7 @@ def make_stack(shape: tuple[int, ...], axes: str, dtype: str) -> Stack:
 
 
 class Counting(LazyArray):
-    """An array that remembers the largest part it was asked for."""
+    """An array that remembers the largest part it was requested."""
 
     def __init__(self, values: np.ndarray[Any, Any]) -> None:
         self.values, self.shape, self.dtype, self.largest = values, values.shape, values.dtype, 0

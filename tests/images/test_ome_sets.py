@@ -1,4 +1,4 @@
-"""OME-XML in companion files and sets of files: metadata are read, and no other file than those beside is opened."""
+"""OME-XML in companion files and sets of files: metadata are read, and only files beside them are opened."""
 
 import json
 import os
@@ -157,17 +157,17 @@ def test_a_name_that_is_no_plain_name_is_never_opened(tmp_path, name):
     folder.mkdir()
     files = [("a.ome.tif", 0, 1), (name, 1, 2)]
     path = write(folder / "a.ome.tif", STACK[0], ome(image_xml(files), 0))
-    with pytest.raises(FileError, match="names a file in another place"):
+    with pytest.raises(FileError, match="names a file in a different place"):
         read_stack(path)
     path = write(folder / "b.ome.tif", STACK[0], ome(f'<BinaryOnly MetadataFile="{name}" UUID="urn:uuid:1"/>', 2))
-    with pytest.raises(FileError, match="names a file in another place"):
+    with pytest.raises(FileError, match="names a file in a different place"):
         read_stack(path)
 
 
 def test_an_absolute_name_is_never_opened(tmp_path):
     tifffile.imwrite(tmp_path / "secret.tif", np.full((16, 20), 42, np.uint8))
     files = [("a.ome.tif", 0, 1), (str(tmp_path / "secret.tif"), 1, 2)]
-    with pytest.raises(FileError, match="names a file in another place"):
+    with pytest.raises(FileError, match="names a file in a different place"):
         read_stack(write(tmp_path / "a.ome.tif", STACK[0], ome(image_xml(files), 0)))
 
 
@@ -183,7 +183,7 @@ def test_pipes_folders_and_links_to_other_folders_beside_a_file_are_not_opened(t
     for name in ("pipe.tif", "folder.tif", "link.tif", "device.tif"):
         files = [("a.ome.tif", 0, 1), (name, 1, 2)]
         path = write(folder / "a.ome.tif", STACK[0], ome(image_xml(files), 0))
-        with pytest.raises(FileError, match=r"is no regular file|is a link to another folder"):
+        with pytest.raises(FileError, match=r"is no regular file|is a link to a different folder"):
             read_stack(path)
     tifffile.imwrite(folder / "real.tif", STACK[1:], metadata=None, photometric="minisblack")
     (folder / "near.tif").symlink_to(folder / "real.tif")

@@ -93,7 +93,7 @@ def test_a_palette_of_greys_gives_greys_and_one_of_colours_is_refused(tmp_path):
     assert np.array_equal(read_stack(tmp_path / "grey.png").data, np.array([10, 20, 30, 200])[numbers])
     picture.putpalette(range(12))
     picture.save(tmp_path / "colour.png")
-    with pytest.raises(InputError, match="has a palette of colours: save it as RGB, or, where its values are labels"):
+    with pytest.raises(InputError, match="has a palette of colours: save it as RGB, or, if its values are labels"):
         read_stack(tmp_path / "colour.png")
 
 

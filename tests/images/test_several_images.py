@@ -241,7 +241,7 @@ def test_a_page_of_another_size_among_many_is_named_wherever_it_lies(tmp_path):
     for place in (2, 6, 9):
         pages = [*STACK, *STACK, *STACK]
         pages.insert(place, THUMBNAIL)
-        with pytest.raises(FileError, match=f"Page {place} of '.*' has another size or kind"):
+        with pytest.raises(FileError, match=f"Page {place} of '.*' has a different size or kind"):
             read_stack(write_pages(tmp_path / f"{place}.tif", *pages))
 
 

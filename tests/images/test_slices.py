@@ -130,7 +130,7 @@ def test_a_pattern_and_a_list_are_stacks_a_list_in_its_own_order(sections):
     assert np.array_equal(read_stack(some.file).data, STACK[[3, 1]])
     assert fingerprint(some.file)["files"] == 2
     assert np.array_equal(read_stack([sections / "s_9.tif"]).data, STACK[2])
-    with pytest.raises(FileError, match="is called like"):
+    with pytest.raises(FileError, match="matches"):
         read_stack(sections / "t_*.tif")
 
 
@@ -207,7 +207,7 @@ def test_a_slice_damaged_or_changed_later_is_told_where_it_is_read(tmp_path, mon
     with pytest.raises(FileError, match=r"3\.png'"):
         stack.read((3, ...))
     write_picture(folder / "3.png", STACK[3, :30])
-    with pytest.raises(FileError, match=r"3\.png' has another shape"):
+    with pytest.raises(FileError, match=r"3\.png' has a different shape"):
         stack.read((3, ...))
     with pytest.raises(FileError, match="was changed"):
         check_unchanged(folder, before)
@@ -257,7 +257,7 @@ def test_the_voxel_size_is_the_first_files_and_z_is_given_or_taken_and_told(tmp_
         write_ome_tiff(folder / f"{number}.tif", STACK[number], Space("YX", (1, 4, 5), "nm"))
     stack = read_stack(folder)
     assert (stack.space.voxel_size, stack.space.unit) == ((4.0, 4.0, 5.0), "nm")
-    assert any("how far apart" in note for note in stack.notes)
+    assert any("the distance of the slices" in note for note in stack.notes)
     stack = read_stack(folder, voxel_size=(50, 4, 5), unit="nm")
     assert (stack.space.voxel_size, stack.notes) == ((50, 4, 5), ())
     with pytest.raises(InputError, match="has no unit"):
@@ -273,10 +273,10 @@ def test_a_file_of_another_voxel_size_is_noted(tmp_path):
         tifffile.imwrite(folder / f"{number}.tif", STACK[number], resolution=(per_cm, per_cm), **options)
     stack = read_stack(folder)
     assert stack.space.voxel_size[1:] == (4, 4)
-    assert any("'2.tif' has another voxel size than '0.tif'" in note for note in stack.notes)
+    assert any("'2.tif' has a different voxel size than '0.tif'" in note for note in stack.notes)
     assert read_stack(folder, voxel_size=(50, 4, 4), unit="nm").notes == ()
     alike = read_stack([folder / "0.tif", folder / "1.tif"])
-    assert not any("another voxel size" in note for note in alike.notes)
+    assert not any("a different voxel size" in note for note in alike.notes)
 
 
 def test_a_z_that_the_files_know_is_kept(tmp_path):

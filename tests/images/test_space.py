@@ -84,7 +84,7 @@ def test_another_voxel_size_keeps_the_first_voxel(unit: str, origin: tuple[float
 def test_a_voxel_size_in_another_unit_is_exact() -> None:
     assert Space("YX", (0.05, 0.004, 0.004), "µm").voxel_size_in("nm") == (50.0, 4.0, 4.0)
     for space, unit in ((Space("YX"), "nm"), (SECTIONS, "pixel")):
-        with pytest.raises(ValueError, match="cannot be told"):
+        with pytest.raises(ValueError, match="cannot be converted"):
             space.voxel_size_in(unit)
 
 

@@ -83,8 +83,8 @@ def test_lengths_and_space():
         ("YYX", 3, "The axes 'YYX' name an axis twice."),
         ("YX", 3, "The axes 'YX' name 2 dimensions, the image has 3."),
         ("TC", 2, "The axes 'TC' lack Y or X: an image needs both."),
-        ("XYZ", 3, "The axes 'XYZ' are in another order than Z, Y, X: transpose the image."),
-        ("YXZ", 3, "The axes 'YXZ' are in another order than Z, Y, X: transpose the image."),
+        ("XYZ", 3, "The axes 'XYZ' are in a different order than Z, Y, X: transpose the image."),
+        ("YXZ", 3, "The axes 'YXZ' are in a different order than Z, Y, X: transpose the image."),
     ],
 )
 def test_wrong_axes_are_refused_in_one_sentence(axes, dimensions, message):

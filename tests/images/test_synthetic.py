@@ -112,7 +112,7 @@ def test_every_section_has_many_separate_cells_of_varied_size(sample):
         cells, count = ndimage.label(section == 0)
         counts.append(count)
         areas.extend(np.bincount(cells.ravel())[1:])
-    assert 20 < np.median(counts) < 80  # a quarter of the field that holds about 130 in a real section
+    assert 20 < np.median(counts) < 80  # a quarter of the field that contains about 130 in a real section
     assert max(areas) < 0.4 * 256 * 256
     assert np.percentile(areas, 90) > 6 * np.percentile(areas, 25)
 

@@ -195,7 +195,7 @@ def test_an_ndtiff_opens_only_what_lies_beside_it(tmp_path):
     assert read_stack(ndtiff(folder, [({"z": 0}, "a.tif"), ({"z": 1}, "a.tif")])).shape == (2, 8, 8)
     tifffile.imwrite(tmp_path / "secret.tif", np.full((8, 8), 42, np.uint8))
     for name in ("../secret.tif", str(tmp_path / "secret.tif"), "..\\secret.tif"):
-        with pytest.raises(FileError, match="names a file in another place"):
+        with pytest.raises(FileError, match="names a file in a different place"):
             read_stack(ndtiff(folder, [({"z": 0}, "a.tif"), ({"z": 1}, name)]))
     with pytest.raises(FileError, match="claims more planes"):
         read_stack(ndtiff(folder, [({"z": 0}, "a.tif"), ({"z": 2**31 - 2}, "a.tif")]))

@@ -1,4 +1,4 @@
-"""Axes in another order are turned, axes that run backwards are turned round; images lie where their files say."""
+"""Axes in a different order are turned, axes that run backwards are turned round; images lie where their files say."""
 
 from itertools import permutations
 
@@ -20,7 +20,7 @@ KEYS = (np.s_[...], 1, np.s_[..., 2], np.s_[::-2, 3:15:4, ::-1], np.s_[1, 1, 1],
 
 
 def stored(names, values=VALUES):
-    """Return ZYX values in another order of axes."""
+    """Return ZYX values in a different order of axes."""
     return values.transpose(["zyx".index(name) for name in names])
 
 

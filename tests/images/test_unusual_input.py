@@ -75,9 +75,9 @@ def test_odd_types_are_stacks_like_others(dtype):
 
 
 def test_two_values_complex_numbers_and_empty_axes_get_a_sentence(tmp_path):
-    with pytest.raises(InputError, match="holds only two values"):
+    with pytest.raises(InputError, match="contains only two values"):
         measure(Stack(np.eye(20, dtype=bool), Space("YX")))
-    with pytest.raises(InputError, match="holds complex64 values: convert it"):
+    with pytest.raises(InputError, match="contains complex64 values: convert it"):
         measure(Stack(np.ones((20, 20), "complex64"), Space("YX")))
     for shape in ((0, 5, 5), (5, 0, 5)):
         with pytest.raises(InputError, match="is empty"):
@@ -106,7 +106,7 @@ def test_addresses_are_not_followed(name):
 def test_packed_files_are_to_be_unpacked(tmp_path):
     for name in ("a.zarr.zip", "a.mrc.gz", "a.tif.bz2"):
         (tmp_path / name).write_bytes(b"anything")
-        with pytest.raises(FileError, match="is packed: unpack it and give what was inside"):
+        with pytest.raises(FileError, match="is packed: unpack it and give the image inside"):
             read_stack(tmp_path / name)
 
 

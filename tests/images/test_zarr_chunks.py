@@ -26,7 +26,7 @@ def write(path, values=VALUES, chunks=(1, 10, 10), **options):
 
 
 def rename_chunks(path, form, keep=lambda numbers: False):
-    """Give the files of all chunks names of another form, those whose numbers are not kept."""
+    """Give the files of all chunks names of a different form, those whose numbers are not kept."""
     separator = "/" if "/" in form else "."
     for file in [each for each in sorted(path.rglob("*")) if each.is_file()]:
         parts = file.relative_to(path).as_posix().replace(".", "/").split("/")

@@ -277,7 +277,7 @@ def test_a_disk_that_fills_up_gets_a_sentence_and_what_was_written_stays_valid(t
     """
     done = run_python(script, tmp_path / "a.zarr")
     assert "FileError: " in done.stderr
-    assert "is larger than the file system allows: choose another disk." in done.stderr
+    assert "is larger than the file system allows: choose a different disk." in done.stderr
     assert sorted(np.asarray(read_stack(tmp_path / "a.zarr").data).mean((1, 2)).tolist()) == [0, 0, 0, 1]
     assert not list(tmp_path.rglob("*.part"))
 
@@ -285,7 +285,7 @@ def test_a_disk_that_fills_up_gets_a_sentence_and_what_was_written_stays_valid(t
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
-        (errno.ENOSPC, "There is no space left to write '.*a.zarr': free some space or choose another folder"),
+        (errno.ENOSPC, "There is no space left to write '.*a.zarr': free some space or choose a different folder"),
         (errno.EROFS, "'.*a.zarr' may not be written: choose a folder in which you may write"),
     ],
 )
@@ -300,7 +300,7 @@ def test_a_fault_of_the_disk_is_told_and_a_whole_write_leaves_nothing(tmp_path, 
 
 
 def test_a_folder_that_is_not_there_or_closed_gets_a_sentence(tmp_path):
-    with pytest.raises(FileError, match=r"The folder '.*nowhere' does not exist: create it or choose another"):
+    with pytest.raises(FileError, match=r"The folder '.*nowhere' does not exist: create it or choose a different one"):
         create_ome_zarr(tmp_path / "nowhere" / "a.zarr", layout())
     assert list(tmp_path.iterdir()) == []
 
@@ -312,10 +312,10 @@ def test_something_else_of_that_name_is_left_alone(tmp_path):
         lambda: create_ome_zarr(tmp_path / "a.zarr", layout()),
         lambda: write_ome_zarr(tmp_path / "a.zarr", noise((4, 700, 600)), layout()),
     ):
-        with pytest.raises(FileError, match="choose another name, or remove it"):
+        with pytest.raises(FileError, match="choose a different name, or remove it"):
             attempt()
     create_ome_zarr(tmp_path / "b.zarr", layout(description={"threshold": 0.5}))
-    with pytest.raises(FileError, match="holds something else already: choose another name, or remove it"):
+    with pytest.raises(FileError, match="has different content already: choose a different name, or remove it"):
         create_ome_zarr(tmp_path / "b.zarr", layout(description={"threshold": 0.6}))
     assert content(tmp_path / "a.zarr") == {"precious.txt": b"years of work"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zarr", "b.zarr"]

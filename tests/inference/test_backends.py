@@ -398,7 +398,7 @@ def test_a_device_whose_memory_is_short_to_the_last_hands_the_tile_on() -> None:
     backend = chain(Fragile(MemoryError()), Fragile())
     np.testing.assert_array_equal(backend.run(IMAGES).probability, IMAGES)
     *steps, last = backend.notes
-    assert [note.split("; ")[1] for note in steps] == [f"tiles of {n} × {n} go on there." for n in (24, 20, 18)]
+    assert [note.split("; ")[1] for note in steps] == [f"it continues with tiles of {n} × {n}." for n in (24, 20, 18)]
     assert last == "number 1 ran out of memory; number 2 goes on."
 
 
@@ -462,7 +462,7 @@ def test_a_pinned_backend_is_taken_even_where_another_is_faster(pinned: BackendC
 def test_what_is_pinned_and_cannot_be_had_is_said_so(pinned: BackendChoice) -> None:
     with pytest.raises(DeviceError) as caught:
         make_backend(make_model(), CPU, (32, 32), pinned)
-    said = f"This run was begun with {pinned.name} in {pinned.precision}, which cannot be had here: begin it anew."
+    said = f"This run was begun with {pinned.name} in {pinned.precision}, which is not available here: begin it again."
     assert str(caught.value) == said
 
 
@@ -473,7 +473,7 @@ def test_pinned_openvino_that_is_not_installed_is_not_replaced(monkeypatch: pyte
     monkeypatch.setattr(openvino_backend, "_openvino", missing)
     monkeypatch.setattr(choose, "has_openvino", lambda: False)
     openvino_backend._core.cache_clear()
-    with pytest.raises(DeviceError, match="begun with openvino in f32, which cannot be had here: begin it anew"):
+    with pytest.raises(DeviceError, match="begun with openvino in f32, which is not available here: begin it again"):
         make_backend(make_model(), CPU, (32, 32), BackendChoice("openvino", "f32"))
     assert make_backend(make_model(), CPU, (32, 32)).name == "torch"
 
@@ -642,5 +642,5 @@ def test_a_gpu_without_memory_hands_the_tile_to_the_cpu(monkeypatch: pytest.Monk
     np.testing.assert_allclose(
         backend.run(IMAGES).probability, TorchBackend(model, CPU).run(IMAGES).probability, atol=1e-6
     )
-    assert backend.notes[0] == "torch on GPU ran out of memory; tiles of 24 × 24 go on there."
+    assert backend.notes[0] == "torch on GPU ran out of memory; it continues with tiles of 24 × 24."
     assert backend.notes[-1] == "torch on GPU ran out of memory; torch on the CPU goes on."

@@ -73,8 +73,8 @@ def test_first_the_batch_is_halved_and_that_is_remembered() -> None:
     assert [shape[0] for shape in device.refused] == [7, 3]
     assert [shape[0] for shape in device.ran] == [1] * 7
     assert backend.notes == [
-        "device 1 ran out of memory; 3 tiles at a time go on there.",
-        "device 1 ran out of memory; one tile at a time goes on there.",
+        "device 1 ran out of memory; it continues with 3 tiles at a time.",
+        "device 1 ran out of memory; it continues with one tile.",
     ]
     assert_is_identity(backend.run(given), given, model)
     assert len(device.refused) == 2
@@ -121,9 +121,9 @@ def test_at_one_image_the_tile_is_halved_and_stitched(
     backend, given = on(device, model=model, shape=shape), images(2, *shape)
     assert_is_identity(backend.run(given), given, model)
     assert max(device.made[1]) == side
-    assert "one tile at a time" in backend.notes[0]
+    assert "with one tile" in backend.notes[0]
     said = " × ".join(map(str, device.made[1]))
-    assert backend.notes[1] == f"device 1 ran out of memory; tiles of {said} go on there."
+    assert backend.notes[1] == f"device 1 ran out of memory; it continues with tiles of {said}."
     assert {shape[2:] for shape in device.ran} == {device.made[-1]}, "a backend runs the size that it was made for"
     device.ran.clear()
     device.refused.clear()
@@ -154,7 +154,7 @@ def test_the_last_device_gives_up_only_at_the_smallest_tile() -> None:
 def test_a_network_that_cannot_be_made_for_a_tile_is_made_for_half_of_it() -> None:
     device, model, given = Device640K(EVERYTHING, room_to_make=40 * 40), make_model(), images(3, 64, 64)
     backend = on(device, model=model, shape=(64, 64))
-    assert backend.notes == ["device 1 ran out of memory; tiles of 40 × 40 go on there."]
+    assert backend.notes == ["device 1 ran out of memory; it continues with tiles of 40 × 40."]
     assert_is_identity(backend.run(given), given, model)
     assert set(device.ran) == {(3, 1, 40, 40)}
     with pytest.raises(OutOfMemoryError, match="18 × 18"):

@@ -1,4 +1,4 @@
-"""A recipe holds all that decides a run's bytes, and comes back from JSON, files and metadata as it was."""
+"""A recipe contains all that decides a run's bytes, and comes back from JSON, files and metadata as it was."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_what_computes_is_known_by_its_name() -> None:
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"[]", b"{}", b"3", b'"segment"', b"[" * 10**5])
 def test_what_is_no_recipe_is_refused(text: bytes) -> None:
-    with pytest.raises(FileError, match=r"no JSON|holds no recipe"):
+    with pytest.raises(FileError, match=r"no JSON|contains no recipe"):
         recipe_from_json(text)
 
 
@@ -369,7 +369,8 @@ def test_an_image_that_is_gone_or_changed_is_refused(cells: Path, tmp_path: Path
         write_ome_tiff(cells, changed, Space("ZYX", *PLACE))
     elif fault == "other shape":
         write_ome_tiff(cells, CELLS[0], Space("YX", *PLACE))
-    with pytest.raises(FileError, match="no longer there" if fault == "gone" else "holds another image now") as said:
+    reason = "no longer there" if fault == "gone" else "contains a different image now"
+    with pytest.raises(FileError, match=reason) as said:
         prepare_repeat(recipe)
     assert "--input" in str(said.value)
 
@@ -389,7 +390,7 @@ def test_a_model_is_found_by_its_weights(library: Path, tmp_path: Path) -> None:
 def test_a_model_whose_weights_are_others_is_refused(library: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"'tiny' has other weights .* than when .*\(abababababab…\).* --model\.$"):
         find_model_of_recipe(RECIPE)
-    with pytest.raises(ModelError, match=r"has other weights than the recipe's model 'tiny'"):
+    with pytest.raises(ModelError, match=r"has different weights than the recipe's model 'tiny'"):
         find_model_of_recipe(RECIPE, str(library / "tiny"))
 
 

@@ -31,7 +31,7 @@ def with_inputs(*inputs: RecipeInput, **more: Any) -> ObjectsRecipe:
         (with_inputs(replace(PROBABILITY, name="p", file=""), IMAGE, form="ome-zarr"), []),
         (with_inputs(replace(PROBABILITY, sha256="ef" * 32), IMAGE), ["another probability"]),
         (with_inputs(PROBABILITY), ["grey values not measured"]),
-        (with_inputs(PROBABILITY, replace(IMAGE, sha256="ef" * 32)), ["grey values of another image"]),
+        (with_inputs(PROBABILITY, replace(IMAGE, sha256="ef" * 32)), ["grey values of a different image"]),
         (
             with_inputs(replace(PROBABILITY, space=Space("ZYX", (50.0, 4.5, 4.0), "µm")), IMAGE),
             ["voxel size 50 × 4.5 × 4 µm (was 50 × 4 × 4 nm)"],

@@ -172,7 +172,7 @@ def test_a_failed_run_takes_the_folders_along_that_it_made(tmp_path: Path, monke
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("notes")
-    with pytest.raises(FileError, match="choose another folder"):
+    with pytest.raises(FileError, match="choose a different folder"):
         save_prediction(make_prediction(), tmp_path / "results", "cells")
     assert (tmp_path / "results").read_text() == "notes"
 
@@ -204,7 +204,7 @@ def test_only_what_is_ours_is_replaced(tmp_path: Path) -> None:
     zarr.create_array(foreign, shape=(4, 5), dtype="u1")
     tiffs = [(target, "tiff") for target in (store, tmp_path, text, picture)]
     for target, form in (*tiffs, (file, "ome-zarr"), (foreign, "ome-zarr")):
-        with pytest.raises(FileError, match=f"{target.name}' is there already and not ours: choose another folder"):
+        with pytest.raises(FileError, match=f"{target.name}' is there already and not ours: choose a different folder"):
             check_replaceable([target], form)
 
 

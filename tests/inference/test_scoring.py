@@ -156,7 +156,7 @@ def test_a_file_of_ours_knows_its_own_numbers_of_classes(tmp_path):
     assert membrane.pooled["dice"] == 1
     assert nucleus.pooled["recall"] == 0.5
     write_ome_tiff(tmp_path / "p.tif", ours, Space("YX", *size), description={"classes": ["membrane", "nucleus"]})
-    with pytest.raises(InputError, match="holds no labels"):
+    with pytest.raises(InputError, match="contains no labels"):
         score_pair(tmp_path / "p.tif", tmp_path / "t.tif", ScoreOptions(classes={"membrane": 0}))
 
 
@@ -270,7 +270,7 @@ def leave_unpaired(kind, predictions, truths):
         ("truth", "c.png' has no prediction"),
         ("two predictions", "a.tif and a_probability.tif .* could both be 'a'"),
         ("two truths", "a.png and a.tif"),
-        ("no image", "holds no TIFF"),
+        ("no image", "contains no TIFF"),
         ("damaged", "b.png' is no PNG"),
         ("other size", "shape"),
         ("colours", "YXC"),
@@ -406,7 +406,7 @@ def test_of_two_values_without_a_0_the_larger_marks(opposite, tmp_path, measure,
     options = ScoreOptions(measure, membrane=True)
     (other,) = score_pair(prediction, write(tmp_path / "other.tif", truth), options)
     assert dict(other.pooled) == dict(score_pair(prediction, on_membranes, options)[0].pooled)
-    assert f"holds {low} and {high}" in other.notes[0]
+    assert f"contains {low} and {high}" in other.notes[0]
 
 
 @pytest.mark.parametrize("measure", ["isbi", "overlap"])

@@ -179,7 +179,7 @@ def test_isbi_names_the_best_thresholds(score, files):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--isbi", "--instances"), "two comparisons"),
+        (("--isbi", "--instances"), "exclude each other"),
         (("--class", "membrane"), "'membrane' is no class"),
         (("--class", "a=1", "--class", "a=2"), "given twice"),
         (("--class", "a=1", "--isbi"), "leave out"),

@@ -102,7 +102,7 @@ def test_every_piece_lands_in_its_place_and_type(tmp_path: Path) -> None:
         "nm",
         (1, 2, 3),
     )
-    with pytest.raises(FileError, match="holds something else"):
+    with pytest.raises(FileError, match="has different content"):
         store_of(run, tmp_path, "float32")
 
 

@@ -362,7 +362,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_written_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(chunk_writer, "write_whole", full)
         with pytest.raises(
-            FileError, match=r"no space left to write .* free some space or choose another folder"
+            FileError, match=r"no space left to write .* free some space or choose a different folder"
         ) as fault:
             run_to_end(quickly(read_stack(cells), tmp_path / "out", form=form))
     assert "\n" not in str(fault.value)
@@ -408,7 +408,7 @@ def test_a_file_system_that_takes_no_more_ends_in_one_sentence(
     process.start()
     process.join(120)
     assert process.exitcode == 0
-    assert (tmp_path / "said").read_text().endswith("is larger than the file system allows: choose another disk.")
+    assert (tmp_path / "said").read_text().endswith("is larger than the file system allows: choose a different disk.")
     asked.run()
     assert files_in(tmp_path / "out") == undisturbed(asked)
 
@@ -419,7 +419,7 @@ def test_a_file_system_that_takes_no_more_ends_in_one_sentence(
 def test_a_file_in_the_place_of_the_folder_is_refused(cells: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("notes")
     for folder in (tmp_path / "out", tmp_path / "out" / "below"):
-        with pytest.raises(FileError, match="out' is a file: choose another folder"):
+        with pytest.raises(FileError, match="out' is a file: choose a different folder"):
             run_to_end(quickly(read_stack(cells), folder))
     assert files_in(tmp_path) == {"out": b"notes"}
 
@@ -608,7 +608,7 @@ def test_both_formats_hold_the_same_of_a_time_lapse_with_classes(tmp_path: Path)
         np.testing.assert_array_equal(stored.swapaxes(0, 1) if stored.ndim == 5 else stored, right)
         one, other = read_stack(tiff), read_stack(store)
         assert one.space.with_axes("ZYX") == other.space.with_axes("ZYX"), (
-            "axes lie in another order, the rest is the same"
+            "axes lie in a different order, the rest is the same"
         )
         assert read_recipe(tiff) == {**(read_recipe(store) or {}), "form": "tiff"}
         assert holds_labels(tiff) == holds_labels(store) == ("binary" in tiff.name)

@@ -162,7 +162,7 @@ def test_a_killed_engine_is_started_anew_and_goes_on_at_its_tile(
     heard: list[Progress] = []
     result = run_to_end(work, heard.append)
     assert engine.pid != killed
-    assert "the engine ended: going on where it was" in {progress.message for progress in heard}
+    assert "the engine ended: continuing in a new one" in {progress.message for progress in heard}
     begun = next(place for place, progress in enumerate(heard) if isinstance(progress, BatchOpened))
     assert min(tile for tile in map(_tile, heard[begun:]) if tile) >= BEGUN
     assert results_in(result.folder) == results_in(whole.folder)
@@ -209,7 +209,7 @@ def test_a_retry_that_is_killed_at_its_very_end_is_no_failure(
 
     result = run_to_end(work, kill_when_done)
     assert states(result) == {"a.tif": "skipped", "b.tif": "skipped", "broken.tif": "skipped"}
-    assert sum(isinstance(progress, BatchOpened) for progress in heard) == 2, "the engine went on anew"
+    assert sum(isinstance(progress, BatchOpened) for progress in heard) == 2, "the engine went on again"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")

@@ -188,7 +188,7 @@ def test_a_run_that_is_cancelled_before_its_results_are_opened_leaves_the_engine
 
 def test_one_call_at_a_time(engine: Engine, model_folder: Path) -> None:
     work = started(engine, model_folder)
-    with pytest.raises(EngineError, match="at work: wait until it is done, or cancel"):
+    with pytest.raises(EngineError, match="busy: wait until it is done, or cancel"):
         next(engine.run(ListDevices()))
     work.close()
     assert run_to_end(engine.run(ListDevices())).chosen.name == choose_device().name
@@ -268,7 +268,7 @@ def test_stray_prints_do_no_harm_and_a_forgotten_engine_takes_its_process_and_fo
     engine = Engine()
     found = run_to_end(engine.run(Segment(make_stack(), str(model_folder), OPTIONS)))
     assert found.probability.shape == (3, 60, 70)
-    said = "\n".join(engine._session.child._last_words)
+    said = "\n".join(engine._session.child._error_lines)
     assert "hello from a start-up file" in said
     assert "printed" in said
     assert "from C" in said

@@ -22,7 +22,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.jobs import child
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.jobs.messages import ArrayReference, CorrectedStack, Finetune, PlanLesson, Train
+from napari_skipseg.jobs.messages import ArrayReference, CorrectedStack, Finetune, PlanFinetuning, Train
 from napari_skipseg.jobs.operations import open_labels, open_strokes
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import read_model
@@ -80,12 +80,12 @@ def until(work, is_reached: Callable):
 
 
 def test_a_lesson_is_planned_without_the_voxels_and_a_refusal_has_its_cure(teacher: Engine, model_folder: Path) -> None:
-    lesson = run_to_end(teacher.run(PlanLesson(settings_for(model_folder), (corrected(),))))
+    lesson = run_to_end(teacher.run(PlanFinetuning(settings_for(model_folder), (corrected(),))))
     assert lesson.pixels == {"background": 20, "membrane": 30}
     assert (lesson.places, lesson.slices, lesson.seconds) == ((1, 0), 1, 12.5)
     assert lesson.facts["shape"] == [3, 60, 70]
     with pytest.raises(InputError, match="paint some"):
-        run_to_end(teacher.run(PlanLesson(settings_for(model_folder), (corrected(membrane=0),))))
+        run_to_end(teacher.run(PlanFinetuning(settings_for(model_folder), (corrected(membrane=0),))))
     assert not teacher.is_busy
 
 
@@ -135,7 +135,7 @@ def test_keep_ends_it_with_a_model_and_cancel_leaves_nothing(
     until(work, lambda progress: isinstance(progress, TrainingProgress) and progress.step > 6)
     work.close()
     assert not teacher.is_busy
-    run_to_end(teacher.run(PlanLesson(settings_for(model_folder), (corrected(),))))
+    run_to_end(teacher.run(PlanFinetuning(settings_for(model_folder), (corrected(),))))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
     assert list(temporary.glob("napari-skipseg-*/run-*")) == []
 
@@ -163,7 +163,7 @@ def test_a_viewer_that_stays_open_after_all_removes_what_is_cancelled(
     teacher.leave()
     teacher.leave(False)
     work.close()
-    run_to_end(teacher.run(PlanLesson(settings_for(model_folder), (corrected(),))))
+    run_to_end(teacher.run(PlanFinetuning(settings_for(model_folder), (corrected(),))))
     assert not list(tmp_path.iterdir())
 
 
@@ -181,7 +181,7 @@ def test_a_killed_engine_goes_on_from_its_checkpoint(teacher: Engine, model_fold
 def test_an_engine_that_dies_before_it_has_learnt_anything_is_one_sentence(
     teacher: Engine, model_folder: Path, tmp_path: Path
 ) -> None:
-    run_to_end(teacher.run(PlanLesson(settings_for(model_folder), (corrected(),))))
+    run_to_end(teacher.run(PlanFinetuning(settings_for(model_folder), (corrected(),))))
     work = teacher.run(Finetune(settings_for(model_folder), (corrected(),), tmp_path))
     next(work)
     os.kill(teacher.pid, signal.SIGKILL)
@@ -223,7 +223,7 @@ def test_labels_too_large_for_a_file_and_a_folder_that_cannot_be_made_are_refuse
     settings = TrainSettings(
         "x", ("em",), ("huge",), (ClassLabel("a", 1),), spec=UNetSpec(widths=(4, 8)), patch=(32, 32)
     )
-    with pytest.raises(InputError, match="'huge' holds labels above"):
+    with pytest.raises(InputError, match="'huge' contains labels above"):
         run_to_end(engine.run(Train(settings, tmp_path, "cpu", {"em": make_stack((2, 40, 40)), "huge": huge})))
     (tmp_path / "file").write_text("")
     stacks = {"em": make_stack((2, 40, 40)), "huge": make_stack((2, 40, 40))}
@@ -274,7 +274,7 @@ def test_a_few_strokes_make_a_new_model_beside_the_old_one(engine: Engine, model
 
     image = CorrectedStack(Stack(values, Space("ZYX", (50.0, 4.0, 4.0), "nm"), name="em"), write)
     settings = replace(settings_for(model_folder), reach="quick", steps=3, remember=False)
-    lesson = run_to_end(engine.run(PlanLesson(settings, (image,), "cpu")))
+    lesson = run_to_end(engine.run(PlanFinetuning(settings, (image,), "cpu")))
     assert lesson.pixels["membrane"] + lesson.held_out["membrane"] == 4 * 20 * 90
     heard: list[object] = []
     done = run_to_end(engine.run(Finetune(settings, (image,), tmp_path, "cpu")), heard.append)

@@ -38,5 +38,5 @@ def test_other_axes_on_the_layer_change_no_voxel(tmp_path):
 
 def test_an_image_of_another_shape_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", CUBE, photometric="minisblack")
-    with pytest.raises(InputError, match="is another image now than the viewer shows"):
+    with pytest.raises(InputError, match="has changed since the viewer opened it"):
         open_voxels(ArrayReference(str(tmp_path / "a.tif"), (8, 8, 9), CUBE.dtype, "ZYX"))

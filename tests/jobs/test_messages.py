@@ -80,7 +80,7 @@ REQUESTS = [
     messages.Segment(PLACED, "m", SegmentOptions(tile=64), greys=GREYS, pinned={"side": 64, "device": "cpu"}),
     messages.EstimateRun(PLACED, "m", SegmentOptions(average=8), greys=GREYS, probes=GREY),
     messages.Inspect(PLACED, "m", "long skip 1", {"Z": slice(2, 3), "Y": slice(0, 32)}, 1, GREYS.normalization, "ab"),
-    messages.PlanLesson(FINETUNING, (CORRECTED,), "cpu"),
+    messages.PlanFinetuning(FINETUNING, (CORRECTED,), "cpu"),
     messages.Finetune(FINETUNING, (CORRECTED, CORRECTED), Path("/models"), "cpu", "/m", "ab"),
     messages.Train(TRAINING, Path("/models"), "cpu", {"layer": PLACED}, restart=True),
     messages.FindObjects(PLACED, ("a",), ObjectOptions(smallest=3), PLACED, False, {"segmentation": {"model": "m"}}),

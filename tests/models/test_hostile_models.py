@@ -40,7 +40,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "across": {"network": "residual-fcn", "across": TABLE | {"width": MILLIARD, "repetition": 2}},
     "di2in": {"network": "di2in", "widths": [MILLIARD, 2]},
     "as large as allowed": {"network": "unet", "widths": [4096] * 13, "dimensions": 3},
-    "of another size": {"network": "unet", "widths": [2, 8]},
+    "of a different size": {"network": "unet", "widths": [2, 8]},
 }
 
 

@@ -99,7 +99,7 @@ def test_a_residual_network_with_its_stages_survives_the_folder(tmp_path):
 
 def test_a_model_is_never_overwritten(model, folder):
     before = (folder / "weights.safetensors").read_bytes()
-    with pytest.raises(ModelError, match="never overwritten: choose another name"):
+    with pytest.raises(ModelError, match="never overwritten: choose a different name"):
         write_model(folder, DESCRIPTION, build(SPEC))
     assert (folder / "weights.safetensors").read_bytes() == before
 

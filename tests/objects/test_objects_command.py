@@ -135,7 +135,7 @@ def test_objects_are_not_looked_for_in_objects(objects, probability, tmp_path):
     assert objects(probability, tmp_path / "out")[0] == 0
     for file in ("em_objects.tif", "em_objects.ome.zarr"):
         code, _, errors = objects(tmp_path / "out" / file, tmp_path / "again")
-        assert (code, "holds objects, as they were found already" in errors) == (1, True)
+        assert (code, "contains objects, as they were found already" in errors) == (1, True)
         assert objects(probability, tmp_path / "out", "--format", "ome-zarr")[0] == 0
 
 

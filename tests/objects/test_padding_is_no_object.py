@@ -188,7 +188,7 @@ def test_labels_without_their_probability_do_not_show_padding_and_the_command_sa
     save_prediction(prediction, tmp_path, "em")
     (tmp_path / "em_probability.tif").unlink()
     if change == "another run":
-        other = replace(prediction, recipe={**PADDED, "model_sha256": "of another model"})
+        other = replace(prediction, recipe={**PADDED, "model_sha256": "of a different model"})
         save_prediction(other, tmp_path, "em", results={"probability"})
     assert (
         "find the cells in the probability"

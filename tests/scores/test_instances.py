@@ -94,8 +94,8 @@ def test_pooled_images_score_as_one_image_with_labels_of_its_own_for_each(data):
     ("prediction", "truth", "message"),
     [
         (TRUTH, TRUTH[0], "shape"),
-        (TRUTH * 1.0, TRUTH, "The prediction holds values of type float64"),
-        (TRUTH, TRUTH.astype(np.float32), "The truth holds values of type float32"),
+        (TRUTH * 1.0, TRUTH, "The prediction contains values of type float64"),
+        (TRUTH, TRUTH.astype(np.float32), "The truth contains values of type float32"),
         (TRUTH, TRUTH * 0, "no labelled object"),
         (TRUTH[:0], TRUTH[:0], "no labelled object"),
     ],

@@ -140,7 +140,7 @@ def test_losses_far_above_those_of_training_are_cut_off_and_it_is_said_so():
     axis = draw_curves([calm]).axes[0]
     assert (axis.get_ylim(), axis.get_ylabel()) == (pytest.approx((0, 1.05)), "loss")
     axis = draw_curves([calm, wild]).axes[0]
-    assert (axis.get_ylim(), axis.get_ylabel()) == (pytest.approx((0, 1.6)), "loss (what is higher is cut off)")
+    assert (axis.get_ylim(), axis.get_ylabel()) == (pytest.approx((0, 1.6)), "loss (higher values are cut off)")
 
 
 def test_losses_below_0_as_dice_is_are_in_the_picture():
@@ -249,7 +249,7 @@ def test_unfit_images_are_one_sentence_before_any_training(settings, tmp_path):
 def test_other_settings_do_not_mix_with_what_is_there(done, settings):
     folder, _, _ = done
     before = (folder / "ablation.csv").read_bytes()
-    with pytest.raises(SpecError, match="holds an ablation with other settings: choose another folder"):
+    with pytest.raises(SpecError, match="contains an ablation with different settings"):
         run_to_end(iter_ablation(replace(settings, seed=1), folder, "cpu"))
     assert (folder / "ablation.csv").read_bytes() == before
 

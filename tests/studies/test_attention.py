@@ -83,7 +83,7 @@ def test_truth_is_told_in_the_models_classes():
     labels[1, 2:4] = 0
     view = read_view(stack, SAT, 1)
     assert np.array_equal(read_truth(Stack(labels, Space("ZYX")), view, SAT.description), labels[1] == 0)
-    with pytest.raises(InputError, match="holds no class of sat \\(0 = membrane\\)"):
+    with pytest.raises(InputError, match="contains no class of sat \\(0 = membrane\\)"):
         read_truth(Stack(labels, Space("ZYX")), read_view(stack, SAT, 0), SAT.description)
     with pytest.raises(InputError, match="8 × 7 pixels and one of the image 8 × 8"):
         read_truth(Stack(labels[:, :, :7], Space("ZYX")), view, SAT.description)
@@ -113,7 +113,7 @@ def test_models_that_do_not_attend_or_come_twice_are_refused(tmp_path):
         run_to_end(iter_attention(stack, [SAT, plain], tmp_path / "out"))
     with pytest.raises(InputError, match="'sat' is named 2 times"):
         run_to_end(iter_attention(stack, [SAT, SAT], tmp_path / "out"))
-    with pytest.raises(InputError, match="no model to look at"):
+    with pytest.raises(InputError, match="There is no model"):
         run_to_end(iter_attention(stack, [], tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

@@ -111,7 +111,7 @@ def test_a_model_named_twice_and_none_at_all_are_refused(save, tmp_path):
     folder = save("seven", SEVEN)
     with pytest.raises(InputError, match="'seven' is named 2 times"):
         run_to_end(iter_updates([folder, folder], tmp_path / "out"))
-    with pytest.raises(InputError, match="no model to look at"):
+    with pytest.raises(InputError, match="There is no model"):
         run_to_end(iter_updates([], tmp_path / "out"))
 
 

@@ -134,14 +134,14 @@ def test_without_held_out_slices_the_last_weights_count(tmp_path):
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     run(settings_of(), tmp_path / "file", stop_after=2)
-    with pytest.raises(SpecError, match=r"belongs to other settings; choose another name or delete it"):
+    with pytest.raises(SpecError, match=r"belongs to other settings; choose a different name or delete it"):
         run(settings_of(learning_rate=0.02), tmp_path / "file")
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\x02\0\0\0\0\0\0\0{}"])
 def test_a_damaged_checkpoint_is_refused(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
-    with pytest.raises(SpecError, match="is damaged; delete it to start anew"):
+    with pytest.raises(SpecError, match="is damaged; delete it to start again"):
         run(settings_of(), tmp_path / "file")
 
 

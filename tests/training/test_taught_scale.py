@@ -1,4 +1,4 @@
-"""A model that was taught at another voxel size is for that size, and says so."""
+"""A model that was taught at a different voxel size is for that size, and says so."""
 
 import numpy as np
 import pytest

@@ -68,7 +68,7 @@ def _viewers_open_fast(model_folder: Path) -> Iterator[None]:
     known (0.2 s), the menus of a closed window are taken apart one by one (0.2 s), every Qt event passes through a
     filter in Python that serves hidden menu bars (0.2 s), the settings of napari are written to the user's file seven
     times (0.2 s), the garbage collector looks at all that torch and napari hold (0.3 s), and the welcome text is set
-    anew for each of 176 shortcuts (0.1 s).
+    again for each of 176 shortcuts (0.1 s).
     """
     from app_model import Application
     from napari._qt.qt_main_window import _QtMainWindow
@@ -93,7 +93,7 @@ def _viewers_open_fast(model_folder: Path) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def only_tiny_models(model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The library holds nothing but the tiny models, and there are no corrections but those of the test."""
+    """The library contains nothing but the tiny models, and there are no corrections but those of the test."""
     monkeypatch.setenv("NAPARI_SKIPSEG_CORRECTIONS", str(tmp_path / "corrections"))
     monkeypatch.setenv(MODELS_VARIABLE, str(model_folder))
     monkeypatch.setattr("napari_skipseg.models.catalog.BUILT_IN", tmp_path / "no built-in models")

@@ -89,7 +89,7 @@ def correct(qtbot, panel) -> None:
 
 
 def open_and_correct(open_panel, qtbot, image: np.ndarray, is_segmented: bool = False, **looks):
-    """Open an image called "em", segment it where asked for, press Correct; return viewer, panel and hand."""
+    """Open an image called "em", segment it where requested, press Correct; return viewer, panel and hand."""
     viewer, panel = open_panel()
     viewer.add_image(image, name="em", **looks)
     if is_segmented:

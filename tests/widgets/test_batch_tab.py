@@ -108,13 +108,13 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def open_tab(open_panel, batching, folder, monkeypatch):
-    """Open the panel with the Batch tab in front, and the folders chosen where asked for; give viewer and panel."""
+    """Open the panel with the Batch tab in front, and the folders chosen where requested; give viewer and panel."""
     monkeypatch.setenv(CHOICES_VARIABLE, str(folder / "remembered"))
 
     def open_it(with_engine=None, chosen=True):
         viewer, panel = open_panel(with_engine)
         panel.show_tab("Batch")
-        panel.batch_tab.pace.pause = 0.02
+        panel.batch_tab.paced_progress.pause = 0.02
         wait_for(lambda: False, 0.3)
         if chosen:
             panel.batch_tab.form.inputs.text.setText(str(folder / "in"))
@@ -177,7 +177,7 @@ def test_start_waits_until_all_is_right_and_what_is_wrong_is_said_once(open_tab,
         ("output", "/proc/foo", "'/proc/foo' cannot be created there"),
         ("truth", "no truth", "no truth' does not exist"),
         ("inputs", "gone", "gone' does not exist"),
-        ("inputs", "empty", "empty' holds no image"),
+        ("inputs", "empty", "empty' contains no image"),
     ):
         text = getattr(tab.form, field).text
         right = text.text()

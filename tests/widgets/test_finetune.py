@@ -14,7 +14,7 @@ from qtpy.QtCore import Qt
 from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import EngineError, InputError
 from napari_skipseg.images.space import Space
-from napari_skipseg.jobs.messages import Finetune, PlanLesson, Train
+from napari_skipseg.jobs.messages import Finetune, PlanFinetuning, Train
 from napari_skipseg.models.catalog import MODELS_VARIABLE, locate_model
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.progress import Progress
@@ -53,7 +53,7 @@ class Teaching:
         self.refusal: Exception | None = None
         self.steps, self.pause, self.lesson_pause = 10, 0.0, 0.0
 
-    def plan_lesson(self, request: PlanLesson):
+    def plan_lesson(self, request: PlanFinetuning):
         until = time.monotonic() + self.lesson_pause
         yield Progress(0, 1, "looking")
         while time.monotonic() < until:
@@ -109,7 +109,7 @@ def _read(folder: Path):
 @pytest.fixture
 def teaching(engine) -> Teaching:
     taught = Teaching(engine)
-    engine.answers |= {PlanLesson: taught.plan_lesson, Finetune: taught.finetune, Train: taught.train}
+    engine.answers |= {PlanFinetuning: taught.plan_lesson, Finetune: taught.finetune, Train: taught.train}
     return taught
 
 

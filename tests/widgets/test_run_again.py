@@ -145,7 +145,7 @@ def test_a_picture_is_opened_too(open_panel, qtbot, engine, tmp_path):
 
 @pytest.fixture
 def asked(engine) -> list[tuple]:
-    """What searches for objects are asked for; each goes on until `engine.is_held` is no more, and fails."""
+    """What searches for objects are requested; each goes on until `engine.is_held` is no more, and fails."""
     told, engine.is_held = [], False
 
     def find(request: FindObjects):

@@ -218,7 +218,7 @@ def test_what_is_wrong_is_said_and_segment_is_off(open_panel, qtbot):
     assert tab.segment_button.isEnabled()
     form.axes.setText("ZXY")
     form.axes.textEdited.emit("zxy")
-    assert "another order" in tab.message.text()
+    assert "a different order" in tab.message.text()
     assert "background-color" in form.axes.styleSheet()
     assert not tab.segment_button.isEnabled()
     form.axes.textEdited.emit("TYX")

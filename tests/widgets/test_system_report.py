@@ -25,10 +25,10 @@ def test_the_button_beside_the_device_shows_a_report_to_copy(open_panel, qtbot):
 
 
 def test_a_fault_of_the_engine_is_shown_and_not_copied(open_panel, qtbot, engine):
-    engine.report_fault = EngineError("The engine is at work: wait until it is done.")
+    engine.report_fault = EngineError("The engine is busy: wait until it is done.")
     _, panel = open_panel()
     panel.segment_tab.show_report()
     dialog = panel.segment_tab.report
-    qtbot.waitUntil(lambda: "at work" in dialog.text.toPlainText(), timeout=5_000)
+    qtbot.waitUntil(lambda: "busy" in dialog.text.toPlainText(), timeout=5_000)
     assert not dialog.copy.isEnabled()
     dialog.reject()

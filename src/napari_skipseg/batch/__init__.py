@@ -1,1 +1,1 @@
-"""A folder of images segmented by one recipe, on one machine or on many: its files, their states, its report."""
+"""A folder of images segmented with one recipe, on one machine or many: its files, their states and its report."""

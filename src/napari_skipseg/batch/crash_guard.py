@@ -1,9 +1,8 @@
-"""Files at which the process itself ended: a note lies beside a file's record while it is opened, and stays if it does.
+"""Files whose opening crashes the process: a note lies beside a file's record while it is opened, and stays on a crash.
 
-A codec that crashes on a damaged file takes the whole batch with it, and would again at every start. So a file at which
-the process crashed several times in a row is left out, until it is asked for again. That it crashed is written down by
-Python's fault handler; a process that was killed leaves nothing there, whatever it was about, and that counts for
-nothing.
+A codec that crashes on a damaged file ends the whole batch, at every start. So a file at which the process crashed
+several times in a row is left out until the user requests it again. Python's fault handler records the crashes. A
+process that was killed leaves no such record, so this does not count as a crash.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ from napari_skipseg.images.files import location_of_image
 MOST_CRASHES = 3
 """Crashes in a row after which a file is left out."""
 CRASHES = ".crash-"
-"""How the files begin that say of a process that it crashed, and where."""
+"""Beginning of the names of files in which the fault handler records where a process crashed."""
 
 _kept: list[BinaryIO] = []
-"""The file that a worker's crashes go to."""
+"""The file for the crashes of this worker, kept open."""
 
 
 @dataclass(frozen=True)
 class CrashNote:
     """How often in a row a process crashed while it opened a file.
 
-    by: the process that has it open now, "" = none. changed: when the file was, as another content is another chance.
+    by: the process that opens it now, "" = none. changed: modification time of the file; a changed file is tried again.
     """
 
     crashes: int = 0
@@ -50,12 +49,12 @@ class CrashNote:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether the file is not to be opened again."""
+        """Whether the file is left out from now on."""
         return self.crashes >= MOST_CRASHES
 
     @property
     def reason(self) -> str:
-        """Why it is not, in a sentence."""
+        """Why it is left out, in a sentence."""
         return (
             f"The process crashed {self.crashes} times in a row while this file was opened, so it is left out: export "
             "the image again, or try it once more (Retry failed, in a shell --retry)."
@@ -63,8 +62,8 @@ class CrashNote:
 
 
 class CrashGuard:
-    """The files that this process is opening. A file that is suspect is opened while no other is, so that its
-    neighbours are not blamed for it."""
+    """Guards the files that this process opens. A file that crashed before is opened alone, so that no other file is
+    blamed for the crash."""
 
     def __init__(self, place: RunPlace, is_closed: Callable[[], bool]) -> None:
         self._place, self._is_closed = place, is_closed
@@ -72,9 +71,9 @@ class CrashGuard:
         self._changed = threading.Condition()
         self._inside, self._alone = 0, False
 
-    def look_at(self, entry: BatchInput) -> GuardedFile:
-        """Return what is known of a file that is about to be opened."""
-        return GuardedFile(self, note_of(self._place, entry), _place_of(self._place, entry))
+    def guard(self, entry: BatchInput) -> GuardedFile:
+        """Return the guard of a file that will be opened."""
+        return GuardedFile(self, note_of(self._place, entry), _note_file(self._place, entry))
 
     def enter(self, alone: bool) -> None:
         """Wait until the file may be opened, or until the batch stops."""
@@ -85,7 +84,7 @@ class CrashGuard:
             self._alone = self._alone or alone
 
     def leave(self, alone: bool) -> None:
-        """Let other files be opened."""
+        """Allow other files to be opened."""
         with self._changed:
             self._inside -= 1
             self._alone = self._alone and not alone
@@ -93,13 +92,13 @@ class CrashGuard:
 
 
 class GuardedFile:
-    """One file from before it is opened until its first tile was computed; a context manager.
+    """A context manager around the opening of one file, until its first tile is computed.
 
-    If it is left without `passed`, the file is not blamed: the process still runs, whatever happened.
+    If it ends without `passed`, the file is not blamed, because the process has not crashed.
     """
 
-    def __init__(self, openings: CrashGuard, note: CrashNote, place: Path) -> None:
-        self._openings, self.note, self._place = openings, note, place
+    def __init__(self, guard: CrashGuard, note: CrashNote, file: Path) -> None:
+        self._guard, self.note, self._file = guard, note, file
         self._is_alone, self._is_open = note.crashes > 0, False
 
     def __enter__(self) -> GuardedFile:
@@ -110,14 +109,14 @@ class GuardedFile:
         self._close()
 
     def passed(self) -> None:
-        """Note that the file can be opened: crashes that were noted before no longer count."""
+        """Note that the file can be opened: earlier crashes no longer count."""
         if self._is_open:
             self.note = CrashNote()
             self._close()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Note nothing while the file only waits for other files."""
+        """Suspend the guard while this file only waits for other files."""
         was_open = self._is_open
         self._close()
         try:
@@ -127,9 +126,9 @@ class GuardedFile:
                 self._open()
 
     def _open(self) -> None:
-        self._openings.enter(self._is_alone)
+        self._guard.enter(self._is_alone)
         self._is_open = True
-        _write(self._place, replace(self.note, by=self._openings.by))
+        _write(self._file, replace(self.note, by=self._guard.by))
 
     def _close(self) -> None:
         if not self._is_open:
@@ -137,42 +136,45 @@ class GuardedFile:
         self._is_open = False
         try:
             if self.note.crashes:
-                _write(self._place, self.note)
+                _write(self._file, self.note)
             else:
-                with file_errors_as(self._place):
-                    self._place.unlink(missing_ok=True)
+                with file_errors_as(self._file):
+                    self._file.unlink(missing_ok=True)
         finally:
-            self._openings.leave(self._is_alone)
+            self._guard.leave(self._is_alone)
 
 
 def note_of(place: RunPlace, entry: BatchInput) -> CrashNote:
-    """Return what is noted of a file, with the end of the process that had it open the last time."""
-    changed = _changed(entry)
+    """Return the note of a file; count a crash if the process that opened it last has crashed."""
     try:
-        told = CrashNote(**json.loads(_place_of(place, entry).read_bytes()))
-        if told.changed == changed and told.by:
-            crash = place.path / f"{CRASHES}{told.by}"
+        changed = location_of_image(entry.file).stat().st_mtime_ns
+    except OSError:
+        changed = 0
+    try:
+        note = CrashNote(**json.loads(_note_file(place, entry).read_bytes()))
+        if note.changed == changed and note.by:
+            crash = place.path / f"{CRASHES}{note.by}"
             is_crash = crash.is_file() and crash.stat().st_size > 0
-            return CrashNote(told.crashes + is_crash, "", changed)
-        return told if told.changed == changed else CrashNote(changed=changed)
+            return CrashNote(note.crashes + is_crash, "", changed)
+        return note if note.changed == changed else CrashNote(changed=changed)
     except (OSError, ValueError, TypeError, AttributeError):  # there is none, or it was cut short
         return CrashNote(changed=changed)
 
 
 def allow_reopening(place: RunPlace, entry: BatchInput) -> None:
-    """Allow a file that was left out to be opened once more.
+    """Allow that a file that was left out is opened once more.
 
     Raises:
         FileError: nothing can be written.
     """
     note = note_of(place, entry)
     if note.is_hopeless:
-        _write(_place_of(place, entry), replace(note, crashes=MOST_CRASHES - 1))
+        _write(_note_file(place, entry), replace(note, crashes=MOST_CRASHES - 1))
 
 
 @contextlib.contextmanager
 def crash_reports(place: RunPlace) -> Iterator[None]:
-    """Let Python's fault handler write into the run's folder where this process crashes, if nobody else enabled it.
+    """Record in the run's folder where this process crashes, unless Python's fault handler is already in use.
 
     Raises:
         FileError: nothing can be written.
@@ -191,7 +193,7 @@ def crash_reports(place: RunPlace) -> Iterator[None]:
 
 
 def report_crashes(place: RunPlace) -> None:
-    """Let Python's fault handler write into the run's folder where this process, a worker, crashes.
+    """Record in the run's folder where this process, a worker, crashes.
 
     Raises:
         FileError: nothing can be written.
@@ -218,36 +220,29 @@ def _open_crashes(place: RunPlace) -> BinaryIO:
         return open_file(file)
 
 
-def _place_of(place: RunPlace, entry: BatchInput) -> Path:
+def _note_file(place: RunPlace, entry: BatchInput) -> Path:
     return place.record(entry).with_suffix(".opening")
 
 
-def _changed(entry: BatchInput) -> int:
-    try:
-        return location_of_image(entry.file).stat().st_mtime_ns
-    except OSError:
-        return 0
-
-
-def _write(place: Path, note: CrashNote) -> None:
-    """Write a note; quickly, as there is one for each file, and what a power cut leaves of it is no matter."""
+def _write(file: Path, note: CrashNote) -> None:
+    # without a flush to the disk: there is a note for each file, and none has to survive a power cut
     text = json.dumps(asdict(note)).encode()
-    with file_errors_as(place):
+    with file_errors_as(file):
         try:
-            write_whole(place, text)
+            write_whole(file, text)
         except FileNotFoundError:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(place, text)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, text)
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What only writing can meet, and every file would."""
+"""Errors that only writing causes, and that every file would meet."""
 _PROBE = ".probe"
 _CONTINUE = "What is done stays: start the same batch again to continue."
 
 
 class StoppedError(SkipsegError):
-    """The batch was stopped while it worked on the file, which is not at fault."""
+    """The batch was stopped while it processed the file; this is no fault of the file."""
 
 
 def reason_of(error: Exception) -> str:
@@ -256,21 +251,19 @@ def reason_of(error: Exception) -> str:
         return " ".join(str(error).split())
     if is_out_of_memory(error):
         return "There was not enough memory for it: choose a smaller tile, such as 256 (64 for a volume), or crop it."
-    said = (str(error).strip().splitlines() or [""])[0].rstrip(".:")
-    return (
-        f"It failed unexpectedly ({type(error).__name__}: {said}): try again, and report it where it fails once more."
-    )
+    message = (str(error).strip().splitlines() or [""])[0].rstrip(".:")
+    return f"It failed unexpectedly ({type(error).__name__}: {message}): try again, and report it if it fails again."
 
 
 def fault_of_folder(error: Exception, folder: Path) -> FileError | None:
-    """Return why nothing more can be written to `folder`, where that is what `error` says; None for all else."""
+    """Return why nothing more can be written to `folder`; None if `error` has a different cause."""
     faults = [fault for fault in _chain(error) if isinstance(fault, OSError)]
     if any(fault.errno in _FULL for fault in faults):
         return FileError(f"{reason_of(error)} {_CONTINUE}")
     if faults:
         try:
             write_whole(folder / _PROBE, b"can this be written?")
-            (folder / _PROBE).unlink(missing_ok=True)  # another file may fail at this moment too
+            (folder / _PROBE).unlink(missing_ok=True)  # a different thread may have removed it
         except OSError as fault:
             return FileError(f"Nothing can be written to '{folder}' any more ({fault.strerror or fault}). {_CONTINUE}")
     return None

@@ -1,4 +1,4 @@
-"""A Dask cluster, of this machine or given by its address: opened, checked and closed, without Dask's own messages."""
+"""A Dask cluster of this machine or at an address: opened, checked and closed, without Dask's own messages."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ LOOPBACK = "127.0.0.1"
 CONNECTING = 10
 """Seconds in which a scheduler has to answer."""
 _NEVER = "365 days"
-"""When Dask gives up one of this machine's workers for good: else 15 seconds after one ended, if at that moment another
-one in its place has just ended too."""
+"""Time after which Dask gives up a dead worker of this machine. The default is 15 seconds, in which the worker that
+replaces it may die too."""
 NOISY = ("distributed", "tornado", "asyncio", "bokeh")
 COMPARED = ("distributed", "dask")
 SILENT = logging.CRITICAL + 1
@@ -36,9 +36,9 @@ SILENT = logging.CRITICAL + 1
 
 @dataclass(frozen=True)
 class DaskCluster:
-    """A cluster that answers. name: for messages. cores: of this machine's workers, each's share; () elsewhere.
+    """A connected cluster. name: for messages. cores: those of each worker on this machine; () on other machines.
 
-    gpus: over which this machine's workers are spread; () if they use none, and elsewhere.
+    gpus: the GPUs that the workers on this machine use; () if they use none, and on other machines.
     """
 
     client: Client
@@ -46,21 +46,21 @@ class DaskCluster:
     cores: tuple[tuple[int, ...], ...]
     gpus: tuple[str, ...] = ()
 
-    def gone(self) -> EngineError:
-        """Return what to say when it answers no more."""
+    def lost_error(self) -> EngineError:
+        """Return the error for a cluster that no longer answers."""
         return EngineError(
-            f"{self.name} went away while the batch ran: what is done stays; start the same batch again once it is "
-            "there to continue."
+            f"{self.name} went away while the batch ran: what is done stays. Start the same batch again once it is "
+            "there, to continue."
         )
 
 
 @contextlib.contextmanager
 def open_cluster(settings: BatchSettings) -> Iterator[DaskCluster]:
-    """Yield the cluster that `settings` name: workers of this machine, gone at the end, or those of a scheduler.
+    """Start workers on this machine, which end with the context, or connect to the scheduler in `settings`.
 
     Raises:
         InputError: Dask's distributed is not installed.
-        EngineError: no scheduler answers there, it is of another version, or workers cannot be started.
+        EngineError: no scheduler answers, it has a different version, or workers cannot be started.
     """
     try:
         import distributed
@@ -84,7 +84,7 @@ def open_cluster(settings: BatchSettings) -> Iterator[DaskCluster]:
 
 
 def share_cores(workers: int) -> tuple[tuple[int, ...], ...]:
-    """Return for each worker the cores that it computes on; if there are fewer than workers, they share them."""
+    """Return the cores of each worker; if there are fewer cores than workers, several workers share a core."""
     own = cores()
     if workers >= len(own):
         return tuple((own[number % len(own)],) for number in range(workers))
@@ -104,7 +104,7 @@ def _connect(address: str, distributed: Any) -> Client:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise if nobody listens: a client of Dask that found nobody leaves threads behind."""
+    """Raise if nothing listens at an address. A Dask client that cannot connect would leave threads behind."""
     place = urlsplit(address if "://" in address else f"tcp://{address}")
     if place.hostname is None or place.port is None:
         raise ValueError("an address has a host and a port")
@@ -117,7 +117,7 @@ def _check_versions(client: Client, name: str) -> None:
         found = client.get_versions()
         there, here = found["scheduler"]["packages"], found["client"]["packages"]
     except (OSError, TimeoutError, KeyError, TypeError) as error:
-        raise EngineError(f"{name} does not answer as a scheduler does ({_reason(error)}): start it anew.") from error
+        raise EngineError(f"{name} does not answer like a scheduler ({_reason(error)}): restart it.") from error
     for package in COMPARED:
         if there.get(package) != here.get(package):
             raise EngineError(
@@ -131,8 +131,8 @@ def _own_cluster(shares: tuple[tuple[int, ...], ...], distributed: Any, gpus: tu
     import dask
 
     try:
-        # a port of 127.0.0.1 is open to every user of the machine, and a scheduler runs what it is sent: a certificate
-        # that lives in memory, and that only our processes have, keeps all others out
+        # Every user of the machine can connect to a port of 127.0.0.1, and a scheduler runs any code that it gets. A
+        # certificate in memory, which only our processes have, keeps all others out.
         security = distributed.Security.temporary()
     except ImportError as error:
         raise InputError(
@@ -163,10 +163,10 @@ def _own_cluster(shares: tuple[tuple[int, ...], ...], distributed: Any, gpus: tu
 
 
 def nanny_with_gpu(nanny: Any, gpus: tuple[str, ...]) -> Any:
-    """Return a kind of `nanny` whose worker i sees GPU i modulo their number, and no other, whenever it is started.
+    """Return a subclass of `nanny` that gives worker i only GPU i modulo their number, at each start.
 
-    It has to be in the environment of the process: CUDA reads it once, and a process that sees several GPUs takes the
-    first of them.
+    The GPU has to be in the environment of the process: CUDA reads it once, and a process that sees several GPUs uses
+    the first.
     """
     if not gpus:
         return nanny
@@ -183,13 +183,14 @@ def nanny_with_gpu(nanny: Any, gpus: tuple[str, ...]) -> Any:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Have Ctrl-C, which a terminal sends to all, not reach processes that threads begun here start: this one stops
-    them. Threads and processes take over which signals are held back where they are begun, so that this holds for
-    workers too that Dask starts anew in place of dead ones."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows, where nothing of the kind is handed on
+    """Block Ctrl-C, which a terminal sends to all processes, in those that are started here; this process stops them.
+
+    Threads and processes inherit blocked signals, so Ctrl-C is blocked in workers too that Dask starts later.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where no signals are inherited
         yield
         return
-    resource_tracker.ensure_running()  # begun later, it would let the signal through again
+    resource_tracker.ensure_running()  # started later, it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -204,7 +205,7 @@ def _disconnect(client: Client) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep from the terminal what Dask says to those who look after it."""
+    """Silence the loggers and warnings of Dask."""
     names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in NOISY]
     loggers = [logging.getLogger(name) for name in {*NOISY, *names}]
     before = [(logger, logger.level, logger.disabled) for logger in loggers]
@@ -222,5 +223,5 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    said = str(error).strip().splitlines()
-    return (said[0] if said else type(error).__name__).rstrip(".:")
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".:")

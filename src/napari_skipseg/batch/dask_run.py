@@ -1,4 +1,4 @@
-"""Files at work in many processes: tasks of a Dask cluster, with news of them as of one process."""
+"""A batch in many processes: files are tasks of a Dask cluster, with the same messages as in one process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from napari_skipseg.batch.dask_client import open_cluster
 from napari_skipseg.batch.dask_tasks import DaskReply, DaskTask, TaskSubmitter
 from napari_skipseg.batch.inputs import BatchInput
 from napari_skipseg.batch.place import RunPlace
-from napari_skipseg.batch.records import FileRecord, is_known_input, write_file_record
+from napari_skipseg.batch.records import FileRecord, fingerprint_of, write_file_record
 from napari_skipseg.batch.run_file import FileOutcome
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.threads import LANES, THREADS_WAKE, ThreadMessage, waiting_for
@@ -25,60 +25,60 @@ from napari_skipseg.errors import EngineError
 from napari_skipseg.progress import Progress
 
 MOST_TRIES = 3
-"""How often a block is tried before its file fails."""
+"""Tries of a block before its file fails."""
 IN_BLOCKS = ("block", "level", "objects")
 """Tasks that are parts of a file."""
-_ASIDE = "put aside until nothing else is left, as workers ended while having it"
+_POSTPONED = "postponed until nothing else is left, because workers ended during its task"
 
 
 def iter_cluster(
     settings: BatchSettings, waiting: deque[BatchInput], place: RunPlace
 ) -> Generator[ThreadMessage | None, None, None]:
-    """Yield what is new of the files that are `waiting`, as `threads.iter_lanes` does; workers of a cluster do them.
+    """Process the files in `waiting` on the workers of a cluster; yield messages like `threads.iter_lanes`.
 
-    A worker that dies has its file continued by another. Closed, it stops each file at its next tile.
+    If a worker dies, another one continues its file. If the generator is closed, each file stops at its next tile.
 
     Raises:
-        SkipsegError: there is no such cluster, it goes away, a worker cannot help, or nothing can be written any more.
+        SkipsegError: there is no such cluster, it goes away, a worker is not suitable, or nothing more can be written.
     """
     yield waiting_for("connecting to the cluster" if settings.scheduler else "starting the workers")
     with open_cluster(settings) as cluster:
-        desk = TaskSubmitter(cluster, settings, place)
+        submitter = TaskSubmitter(cluster, settings, place)
         try:
-            yield from _iter_choose_backend(desk)
-            yield from _Batch(desk, waiting).iter_work()
+            yield from _iter_choose_backend(submitter)
+            yield from _Batch(submitter, waiting).iter_work()
         finally:
-            desk.stop()
+            submitter.stop()
             clear_crashes(place)
 
 
-def _iter_choose_backend(desk: TaskSubmitter) -> Generator[ThreadMessage | None, None, None]:
-    """Yield until one worker has settled what all of them compute with, and on which tile."""
+def _iter_choose_backend(submitter: TaskSubmitter) -> Generator[ThreadMessage | None, None, None]:
+    """Wait until one worker has chosen the backend, precision and tile that all workers use."""
     yield waiting_for("waiting for a worker to start the network")
-    desk.submit(DaskTask("settle"))
-    while desk.computes is None:
+    submitter.submit(DaskTask("settle"))
+    while submitter.computes is None:
         try:
-            reply = desk.next_reply(THREADS_WAKE)
+            reply = submitter.next_reply(THREADS_WAKE)
         except Empty:
-            yield _what_lacks(desk)
+            yield _describe_missing_workers(submitter)
             continue
         if reply is not None and isinstance(reply.news, dict):
             if reply.news["reply"] != "settled":
                 raise EngineError(f"No worker could begin: {reply.news['reason']}")
-            desk.computes = reply.news["computes"]
+            submitter.computes = reply.news["computes"]
 
 
-def _what_lacks(desk: TaskSubmitter) -> ThreadMessage | None:
-    """Return what is said where a cluster has no workers, None if it has."""
-    lacking = desk.lacking()
-    return waiting_for(lacking) if lacking else None
+def _describe_missing_workers(submitter: TaskSubmitter) -> ThreadMessage | None:
+    """Return a message if the cluster has no workers, None if it has some."""
+    missing = submitter.describe_missing()
+    return waiting_for(missing) if missing else None
 
 
 @dataclass
-class _Large:
-    """A file in parts. total: tiles, parts of a level or blocks of objects, as `kind` says. levels: parts of the levels
-    of its pyramids that are to come. level: the one made now. left: tasks that are not done. reached: what is, by task.
-    """
+class _LargeFile:
+    """A file in parts. total: number of tiles, parts of a level or blocks of objects, depending on `kind`. levels:
+    numbers of parts of the next levels of its pyramids. level: the current one. left: tasks that are not done. reached:
+    how many parts are done, by task."""
 
     total: int
     levels: deque[int]
@@ -88,62 +88,63 @@ class _Large:
     reached: dict[range, int] = field(default_factory=dict)
 
     def cut(self, entry: BatchInput, workers: int) -> list[DaskTask]:
-        """Return what is to be done, all at once, before anything else can be."""
+        """Return the tasks that have to be done before the next step; they can run at the same time."""
         found = list(blocks.cut(self.total, workers))
         self.left, self.reached = len(found), {}
         return [DaskTask(self.kind, entry, block, self.level) for block in found]
 
     @property
     def progress(self) -> Progress:
-        """How far it is."""
+        """The progress of the file."""
         done = sum(self.reached.values())
         what = {"block": "tile", "level": f"pyramid, level {self.level}, part", "objects": "finding objects, part"}
         return Progress(done, self.total, f"{what[self.kind]} {done} of {self.total}, in blocks")
 
 
 class _Batch:
-    """Which task comes next, and what follows from those that are done.
+    """Chooses the next tasks, and processes the replies to them.
 
-    A worker that ends takes with it whatever else it had, so that nobody knows of what it ended. Tasks at which several
-    did are put aside, and done when nothing else is left, one at a time: what ends workers then is to blame.
+    If a worker ends, several tasks may have been running on it, and none of them is known to be the cause. Tasks during
+    which several workers ended are postponed, and run when nothing else is left, one at a time: a task that ends
+    workers then is the cause.
     """
 
-    def __init__(self, desk: TaskSubmitter, waiting: deque[BatchInput]) -> None:
-        self._desk, self._waiting = desk, waiting
+    def __init__(self, submitter: TaskSubmitter, waiting: deque[BatchInput]) -> None:
+        self._submitter, self._waiting = submitter, waiting
         self._ready: deque[DaskTask] = deque()
-        self._aside: deque[DaskTask] = deque()
-        self._larges: dict[BatchInput, _Large] = {}
-        self._moving: set[BatchInput] = set()
+        self._postponed: deque[DaskTask] = deque()
+        self._large_files: dict[BatchInput, _LargeFile] = {}
+        self._in_progress: set[BatchInput] = set()
 
     def iter_work(self) -> Generator[ThreadMessage | None, None, None]:
-        """Yield news until nothing waits and all is done."""
+        """Submit tasks and yield messages until all files are done."""
         while True:
             self._submit_tasks()
-            if not self._desk.working:
+            if not self._submitter.working:
                 return
             try:
-                reply = self._desk.next_reply(THREADS_WAKE)
+                reply = self._submitter.next_reply(THREADS_WAKE)
             except Empty:
-                yield _what_lacks(self._desk)
+                yield _describe_missing_workers(self._submitter)
                 continue
             message = None if reply is None else self._on_reply(reply)
             if message is not None:
                 yield message
 
     def _submit_tasks(self) -> None:
-        """Give out as many tasks as keep the workers busy, or one of those that are done alone."""
-        if any(task.alone for task in self._desk.working.values()):
+        """Submit enough tasks to keep the workers busy, or one of the postponed ones."""
+        if any(task.alone for task in self._submitter.working.values()):
             return
-        room = (1 if self._desk.settings.request.options.samples else LANES) * self._desk.workers
-        while len(self._desk.working) < room and (self._ready or self._waiting):
+        room = (1 if self._submitter.settings.request.options.samples else LANES) * self._submitter.workers
+        while len(self._submitter.working) < room and (self._ready or self._waiting):
             if self._ready:
-                self._desk.submit(self._ready.popleft())
+                self._submitter.submit(self._ready.popleft())
                 continue
             entry = self._waiting.popleft()
-            is_large = blocks.is_large(self._desk.settings, entry)
-            self._desk.submit(DaskTask("begin" if is_large else "file", entry))
-        if self._aside and not self._desk.working:
-            self._desk.submit(self._aside.popleft())
+            is_large = blocks.is_large(self._submitter.settings, entry)
+            self._submitter.submit(DaskTask("begin" if is_large else "file", entry))
+        if self._postponed and not self._submitter.working:
+            self._submitter.submit(self._postponed.popleft())
 
     def _on_reply(self, reply: DaskReply) -> ThreadMessage | None:
         task, news = reply
@@ -155,47 +156,47 @@ class _Batch:
             return self._ended(task.entry, FileOutcome(news["state"], _adapter().validate_python(news["record"])))
         if news["reply"] in ("begun", "segmented"):
             kind: Literal["block", "objects"] = "block" if news["reply"] == "begun" else "objects"
-            large = _Large(news["units"], deque(news.get("levels", ())), kind)
-            self._larges[task.entry] = large
-            self._ready.extend(large.cut(task.entry, self._desk.workers))
+            large = _LargeFile(news["units"], deque(news.get("levels", ())), kind)
+            self._large_files[task.entry] = large
+            self._ready.extend(large.cut(task.entry, self._submitter.workers))
             return ThreadMessage(task.entry, large.progress)
         if news["reply"] == "filled":
             return self._filled(task, task.entry)
         if news["reply"] == "failed" and task.kind in IN_BLOCKS and task.tries + 1 < MOST_TRIES:
             self._put_back(replace(task, tries=task.tries + 1))
             return None
-        if news["reply"] == "stopped":  # the scheduler gave it up, and nobody asked for that
+        if news["reply"] == "stopped":  # the scheduler cancelled the task by itself
             self._put_back(task)
             return None
         if news["reply"] == "killed" and not task.alone:
             self._put_back(replace(task, alone=True))
-            return ThreadMessage(task.entry, Progress(0, 1, _ASIDE))
+            return ThreadMessage(task.entry, Progress(0, 1, _POSTPONED))
         return self._failed(task.entry, news["reason"])
 
     def _put_back(self, task: DaskTask) -> None:
-        (self._aside if task.alone else self._ready).append(task)
+        (self._postponed if task.alone else self._ready).append(task)
 
     def _ended(self, entry: BatchInput, outcome: FileOutcome) -> ThreadMessage:
-        """Say what became of a file; one that a worker ended over after it was written is found done by the next."""
-        self._larges.pop(entry, None)
-        is_new = outcome.state == "skipped" and entry in self._moving
-        self._moving.discard(entry)
+        """Return the message of an outcome. A file whose worker ended after writing it was done now, not skipped."""
+        self._large_files.pop(entry, None)
+        is_new = outcome.state == "skipped" and entry in self._in_progress
+        self._in_progress.discard(entry)
         return ThreadMessage(entry, outcome._replace(state="done") if is_new else outcome)
 
     def _moved(self, task: DaskTask, entry: BatchInput, progress: Progress) -> Progress:
-        self._moving.add(entry)
-        large = self._larges.get(entry)
+        self._in_progress.add(entry)
+        large = self._large_files.get(entry)
         if large is None or task.kind not in IN_BLOCKS:
             return progress
         large.reached[task.units] = max(progress.done, large.reached.get(task.units, 0))
         return large.progress
 
     def _filled(self, task: DaskTask, entry: BatchInput) -> ThreadMessage | None:
-        large = self._larges.get(entry)
+        large = self._large_files.get(entry)
         if large is None:
             return None
         if task.kind == "block":
-            blocks.note_block(entry, self._desk.place, task.units)
+            blocks.note_block(entry, self._submitter.place, task.units)
         large.reached[task.units] = len(task.units)
         large.left -= 1
         message = ThreadMessage(entry, large.progress)
@@ -203,24 +204,24 @@ class _Batch:
             self._submit_next_level(entry, large)
         return message
 
-    def _submit_next_level(self, entry: BatchInput, large: _Large) -> None:
-        """Have the next level made, of which each part needs all of the one before; or what follows, by one worker."""
+    def _submit_next_level(self, entry: BatchInput, large: _LargeFile) -> None:
+        """Submit the next level, as each of its parts needs all of the level before; after the last one, the rest."""
         if not large.levels:
             self._ready.append(DaskTask("file" if large.kind == "objects" else "segment", entry))
             return
         large.kind = "level"
         large.level, large.total = large.level + 1, large.levels.popleft()
-        self._ready.extend(large.cut(entry, self._desk.workers))
+        self._ready.extend(large.cut(entry, self._submitter.workers))
 
     def _failed(self, entry: BatchInput, reason: str) -> ThreadMessage:
-        """Say of a file that it failed, where no worker could; what was begun of it stays."""
-        self._larges.pop(entry, None)
-        self._desk.forget(entry)
-        self._moving.discard(entry)
+        """Record the failure of a file whose worker could not do so; its unfinished results stay."""
+        self._large_files.pop(entry, None)
+        self._submitter.forget(entry)
+        self._in_progress.discard(entry)
         self._ready = deque(task for task in self._ready if task.entry != entry)
-        self._aside = deque(task for task in self._aside if task.entry != entry)
-        record = FileRecord(entry.file, entry.relative, entry.name, "failed", is_known_input(entry.file), reason=reason)
-        write_file_record(self._desk.place.record(entry), record, self._desk.place.path)
+        self._postponed = deque(task for task in self._postponed if task.entry != entry)
+        record = FileRecord(entry.file, entry.relative, entry.name, "failed", fingerprint_of(entry.file), reason=reason)
+        write_file_record(self._submitter.place.record(entry), record, self._submitter.place.path)
         return ThreadMessage(entry, FileOutcome("failed", record))
 
 

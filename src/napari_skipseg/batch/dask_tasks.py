@@ -12,13 +12,13 @@ from typing import Any, Literal, NamedTuple
 
 from napari_skipseg.batch.dask_client import DaskCluster
 from napari_skipseg.batch.dask_worker import (
+    count_running_tasks,
     hash_of_model_files,
     read_model_files,
     run_dask_task,
-    run_task,
     store_received_model,
 )
-from napari_skipseg.batch.inputs import UNFINISHED, BatchInput
+from napari_skipseg.batch.inputs import BatchInput
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.settings import BatchSettings, batch_settings_to_json
 from napari_skipseg.devices import versions
@@ -29,20 +29,18 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.wording import counted
 
 COUNTED = 2.0
-"""Seconds after which the workers are counted again."""
+"""Seconds between two counts of the workers."""
 STOPPING = 20.0
-"""Seconds in which workers have to come to the end of a tile when the batch is stopped."""
+"""Seconds in which workers have to finish their tiles when the batch is stopped."""
 LACKING = 5.0
-"""Seconds without any worker after which that is reported."""
+"""Seconds without any worker until this is reported."""
 READY = "running"
 
 
 @dataclass(frozen=True)
 class DaskTask:
-    """What one worker is to do: see `dask_worker.answer`. units: of a block, parts of a level, or blocks of objects.
-    tries: how often it failed elsewhere.
-
-    alone: no other task runs meanwhile, so that this task is to blame if the worker ends.
+    """A task for one worker: see `dask_worker.run_dask_task`. units: of a block, parts of a level, or blocks of
+    objects. tries: failed tries. alone: no other task runs meanwhile, so that this one is the cause if the worker ends.
     """
 
     kind: Literal["settle", "file", "begin", "block", "level", "segment", "objects"]
@@ -74,11 +72,11 @@ class TaskSubmitter:
         self._topic = f"skipseg-{uuid.uuid4().hex}"
         self._futures: dict[int, Any] = {}
         self._news: SimpleQueue[tuple[int, Any]] = SimpleQueue()
-        self._given, self._workers, self._counted = 0, 0, 0.0
+        self._submitted, self._workers, self._counted = 0, 0, 0.0
         self._seen, self._begun = time.monotonic(), False
         self._sent: set[str] = set()
         self._model = locate_model(self.settings.request.model)
-        self._told = {
+        self._request = {
             "topic": self._topic,
             "settings": batch_settings_to_json(self.settings),
             "folder": str(self.place.path),
@@ -91,12 +89,12 @@ class TaskSubmitter:
 
     @property
     def workers(self) -> int:
-        """Number of workers, 1 if there are none yet."""
+        """The number of workers, 1 if there are none yet."""
         self._count()
         return max(1, self._workers)
 
-    def lacking(self) -> str:
-        """Return what is waited for if there have been no workers for some seconds; else ""."""
+    def describe_missing(self) -> str:
+        """Return a text if there have been no workers for some seconds, else ""."""
         self._count()
         if time.monotonic() - self._seen < LACKING:
             return ""
@@ -114,77 +112,78 @@ class TaskSubmitter:
             self._seen, self._begun = now, True
 
     def submit(self, task: DaskTask) -> None:
-        """Submit a task to a worker; if that dies, another worker does it again."""
-        self._given += 1
-        ticket = self._given
-        asked = {**self._told, "ticket": ticket, "task": task.kind, "computes": self.computes, "entry": task.entry}
-        asked |= {"start": task.units.start, "stop": task.units.stop, "level": task.level}
-        future = self.cluster.client.submit(run_dask_task, json.dumps(asked), pure=False, key=f"{self._topic}-{ticket}")
+        """Submit a task to a worker; if the worker dies, another one does it again."""
+        self._submitted += 1
+        ticket = self._submitted
+        request = {**self._request, "ticket": ticket, "task": task.kind, "computes": self.computes, "entry": task.entry}
+        request |= {"start": task.units.start, "stop": task.units.stop, "level": task.level}
+        key = f"{self._topic}-{ticket}"
+        future = self.cluster.client.submit(run_dask_task, json.dumps(request), pure=False, key=key)
         self.working[ticket], self._futures[ticket] = task, future
         future.add_done_callback(lambda done: self._news.put((ticket, done)))
 
     def next_reply(self, seconds: float) -> DaskReply | None:
-        """Return what is new of a task, None if it is not one of ours any more; wait so long.
+        """Wait up to so many seconds for a message; return None if its task is not wanted any more.
 
         Raises:
-            Empty: nothing is new.
-            SkipsegError: the cluster is gone, or a worker says why the batch cannot continue.
+            Empty: there is no message.
+            SkipsegError: the cluster is gone, or a worker reports why the batch cannot continue.
         """
         if self.cluster.client.status != READY:
-            raise self.cluster.gone()
-        ticket, told = self._news.get(timeout=seconds)
+            raise self.cluster.lost_error()
+        ticket, message = self._news.get(timeout=seconds)
         if ticket not in self.working:
             return None
-        if isinstance(told, (list, tuple)):
-            return DaskReply(self.working[ticket], Progress(*told))
+        if isinstance(message, (list, tuple)):
+            return DaskReply(self.working[ticket], Progress(*message))
         task = self.working.pop(ticket)
         del self._futures[ticket]
-        answered = self._answer_of(told, task)
-        if answered["reply"] == "fault":
-            raise EngineError(answered["reason"])
-        if answered["reply"] == "no model":
-            self._send_model(answered["address"])
+        answer = self._answer_of(message)
+        if answer["reply"] == "fault":
+            raise EngineError(answer["reason"])
+        if answer["reply"] == "no model":
+            self._send_model(answer["address"])
             self.submit(task)
             return None
-        return DaskReply(task, answered)
+        return DaskReply(task, answer)
 
-    def _answer_of(self, done: Any, task: DaskTask) -> dict[str, Any]:
+    def _answer_of(self, future: Any) -> dict[str, Any]:
         from distributed import KilledWorker
 
-        if done.status == "cancelled" or done.status == "lost":
-            raise self.cluster.gone()
+        if future.status == "cancelled" or future.status == "lost":
+            raise self.cluster.lost_error()
         try:
-            answered: dict[str, Any] = json.loads(done.result(timeout=STOPPING))
+            answer: dict[str, Any] = json.loads(future.result(timeout=STOPPING))
         except KilledWorker as error:
-            ended = f"{counted(error.allowed_failures + 1, 'worker')} ended one after another while having it"
+            ended = f"{counted(error.allowed_failures + 1, 'worker')} ended one after another while processing only it"
             cure = "choose a smaller tile, such as 256 (64 for a volume), or export the image again"
-            return {"reply": "killed", "reason": f"{ended} alone, of too little memory most likely: {cure}."}
+            return {"reply": "killed", "reason": f"{ended}, most likely for lack of memory: {cure}."}
         except (OSError, TimeoutError) as error:
-            raise self.cluster.gone() from error
+            raise self.cluster.lost_error() from error
         except Exception as error:
             raise EngineError(
                 f"A worker could not take its task ({type(error).__name__}: {error}): install the same napari-skipseg "
                 "there as here."
             ) from error
-        return answered
+        return answer
 
     def _send_model(self, address: str) -> None:
         """Send the model's files to a worker, once."""
         if address in self._sent:
             raise EngineError(
-                f"The worker {address} cannot keep the model: let it write to the cache folder of its user."
+                f"The worker {address} cannot store the model: allow it to write to the cache folder of its user."
             )
         self._sent.add(address)
         files = read_model_files(self._model)
         try:
             self.cluster.client.run(store_received_model, *files, workers=[address], nanny=False)
         except SkipsegError as error:
-            raise EngineError(f"The worker {address} cannot keep the model: {error}") from error
+            raise EngineError(f"The worker {address} cannot store the model: {error}") from error
         except (OSError, TimeoutError, KeyError, ValueError):
             self._sent.discard(address)  # it is gone
 
     def forget(self, entry: BatchInput) -> None:
-        """Give up all tasks of a file."""
+        """Cancel all tasks of a file."""
         for ticket in [ticket for ticket, task in self.working.items() if task.entry == entry]:
             del self.working[ticket]
             self._cancel([self._futures.pop(ticket)])
@@ -192,11 +191,7 @@ class TaskSubmitter:
     def stop(self) -> None:
         """Cancel all tasks, and wait until no worker runs one; if the cluster is gone, until no file is locked."""
         client, until = self.cluster.client, time.monotonic() + STOPPING
-        begun = [
-            self.place.results(task.entry) / f"{task.entry.name}{UNFINISHED}"
-            for task in self.working.values()
-            if task.entry is not None
-        ]
+        begun = [self.place.unfinished(task.entry) for task in self.working.values() if task.entry is not None]
         if client.status != READY:
             while any(map(is_held, begun)) and time.monotonic() < until:
                 time.sleep(0.1)
@@ -204,14 +199,14 @@ class TaskSubmitter:
         self._cancel(list(self._futures.values()))
         self.working.clear()
         with contextlib.suppress(OSError, TimeoutError, RuntimeError):
-            while time.monotonic() < until and any(self._at_work().values()):
+            while time.monotonic() < until and any(self._count_running().values()):
                 time.sleep(0.1)
             client.unsubscribe_topic(self._topic)
 
-    def _at_work(self) -> dict[str, int]:
+    def _count_running(self) -> dict[str, int]:
         """Return how many tasks run on each worker; do not wait for a worker that does not answer."""
         client, limit = self.cluster.client, STOPPING / 4
-        found: dict[str, int] = client.sync(client._run, run_task, self._topic, callback_timeout=limit)
+        found: dict[str, int] = client.sync(client._run, count_running_tasks, self._topic, callback_timeout=limit)
         return found
 
     def _cancel(self, futures: list[Any]) -> None:

@@ -1,7 +1,7 @@
-"""What a worker process of a cluster does for a batch: one call with JSON in and out, which any worker can answer.
+"""The tasks of a batch in a worker process of a cluster: one function with JSON in and out, for any worker.
 
-Dask calls `run_dask_task` by its name, so that nothing of ours is ever pickled. Beside it there is only the disk that
-all machines share.
+Dask finds `run_dask_task` by its name, so no object of ours is ever pickled. All other data are on a disk that all
+machines share.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from napari_skipseg.batch.blocks import count_parts, iter_block, iter_level
 from napari_skipseg.batch.crash_guard import fault_of_folder, reason_of, report_crashes
-from napari_skipseg.batch.engine import NetworkRunner
-from napari_skipseg.batch.inputs import SETTINGS_FILE, UNFINISHED, BatchInput
+from napari_skipseg.batch.engine import FileJob, NetworkRunner
+from napari_skipseg.batch.inputs import SETTINGS_FILE, BatchInput
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.run_file import FileOutcome, iter_blocks_of_file, segment_file
 from napari_skipseg.batch.settings import BatchSettings, batch_settings_from_json
@@ -49,17 +49,17 @@ SENT_MODELS_VARIABLE = "NAPARI_SKIPSEG_SENT_MODELS"
 
 
 def read_model_files(folder: Path) -> tuple[bytes, bytes]:
-    """Return the description and the weights of the model in `folder`, as they lie on the disk.
+    """Return the files of a model, its description and its weights.
 
     Raises:
-        ModelError: there is none, or its weights are not those that its description names.
+        ModelError: there is no model, or its weights do not match its description.
     """
     description = read_description(folder)
     return (folder / DESCRIPTION_FILE).read_bytes(), read_weights(folder, description)
 
 
 def hash_of_model_files(folder: Path) -> str:
-    """Return the SHA-256 of a model's description, which names that of its weights; "" if there is none."""
+    """Return the SHA-256 of a model's description, which contains that of its weights; "" without a description."""
     try:
         return hashlib.sha256((folder / DESCRIPTION_FILE).read_bytes()).hexdigest()
     except OSError:
@@ -67,8 +67,9 @@ def hash_of_model_files(folder: Path) -> str:
 
 
 def find_received_model(name: str, sha256: str) -> Path | None:
-    """Return the folder of the model whose description has this hash: that called `name`, one that was sent, or any of
-    this machine's; None if it has no such model."""
+    """Return the folder of a model whose description has this hash; None if this machine has none.
+
+    It is the model called `name`, or one that was sent, or any other."""
     try:
         named = [locate_model(name)]
     except SkipsegError:
@@ -80,10 +81,10 @@ def find_received_model(name: str, sha256: str) -> Path | None:
 
 
 def store_received_model(description: bytes, weights: bytes) -> str:
-    """Return the folder in which a model that was sent is kept; it appears whole or not at all.
+    """Store a model that was sent, whole or not at all; return its folder.
 
     Raises:
-        ModelError: the weights are not those that the description names.
+        ModelError: the weights do not match the description.
         FileError: it cannot be written.
     """
     sha256 = hashlib.sha256(description).hexdigest()
@@ -101,7 +102,7 @@ def store_received_model(description: bytes, weights: bytes) -> str:
 
 
 def _publish(draft: Path, folder: Path, sha256: str) -> None:
-    """Rename `draft`; another worker of this machine may have been quicker."""
+    """Rename `draft`; a different worker on this machine may have stored the model meanwhile."""
     try:
         replace(draft, folder)
         sync_folder(folder.parent)
@@ -112,16 +113,16 @@ def _publish(draft: Path, folder: Path, sha256: str) -> None:
 
 def _place(sha256: str) -> Path:
     if len(sha256) != hashlib.sha256().digest_size * 2 or not sha256.isalnum():
-        raise ModelError(f"'{sha256[:80]}' is no hash of a model: start the batch anew.")
+        raise ModelError(f"'{sha256[:80]}' is no hash of a model: start the batch again.")
     return cache_folder("models", SENT_MODELS_VARIABLE) / sha256
 
 
 _KEPT = 2
-"""Engines that are kept: of this run, and of one before."""
+"""Engines that are kept: that of this run, and one of an earlier run."""
 THREADS = Path("/proc/self/task")
-"""Where Linux lists the threads of a process: each has its own cores."""
+"""Linux lists the threads of a process here; the cores are set for each thread."""
 _IGNORED = ("napari",)
-"""Versions that may differ: no results depend on them."""
+"""Packages whose versions may differ: no results depend on them."""
 
 _engines: OrderedDict[str, WorkerEngine] = OrderedDict()
 _making = threading.Lock()
@@ -129,18 +130,18 @@ _settled = threading.Event()
 
 
 class UnfitError(SkipsegError):
-    """A worker whose results would differ from those of the others."""
+    """The results of this worker would differ from those of the others."""
 
 
 class WorkerEngine(NetworkRunner):
-    """An engine that computes with what the run was settled on, if this machine would choose differently.
+    """An engine that computes with the backend of the run, even if this machine would choose a different one.
 
-    settled: a backend's name and its precision; None: what this machine chooses is to be settled on. share: of this
-    machine's memory, as other workers are here too.
+    settled: the backend's name and precision; None if this worker chooses for the run. share: of this machine's memory,
+    which other workers use too.
 
     Raises:
         SkipsegError: as `NetworkRunner`.
-        UnfitError: this machine cannot compute so.
+        UnfitError: this machine cannot compute with the backend of the run.
     """
 
     def __init__(self, request: SegmentRequest, place: RunPlace, settled: list[str] | None, share: MemoryShare) -> None:
@@ -152,7 +153,7 @@ class WorkerEngine(NetworkRunner):
             self._pinned = _pinned(settled, self.natural)
 
     def backend(self, model: Model, device: Device, shape: tuple[int, ...], pinned: BackendChoice | None) -> Backend:
-        """Return a backend as `NetworkRunner` does, of the kind that the run was settled on."""
+        """Return a backend like `NetworkRunner`, with the backend and precision of the run."""
         return super().backend(model, device, shape, pinned or self._pinned)
 
 
@@ -181,10 +182,10 @@ def _pinned(settled: list[str], natural: list[str]) -> BackendChoice:
 
 
 def settings_of_task(asked: dict[str, Any]) -> tuple[BatchSettings, RunPlace]:
-    """Return settings and folder of the run that a task is of.
+    """Return the settings and the folder of the run of a task.
 
     Raises:
-        UnfitError: versions differ here, or the folder is not the one that the others see.
+        UnfitError: this machine has different versions, or does not see the folder.
     """
     mine, wanted = versions(), asked["versions"]
     for name in sorted({*mine, *wanted} - {*_IGNORED}):
@@ -208,7 +209,7 @@ def settings_of_task(asked: dict[str, Any]) -> tuple[BatchSettings, RunPlace]:
 def runner_of_task(
     asked: dict[str, Any], settings: BatchSettings, place: RunPlace, share: MemoryShare
 ) -> WorkerEngine | None:
-    """Return this process's engine for a run, made for its first task; None if the model is not here.
+    """Return this process's engine for a run, made at its first task; None if this machine does not have the model.
 
     Raises:
         SkipsegError: as `WorkerEngine`.
@@ -229,7 +230,7 @@ def runner_of_task(
 
 
 def take_cores(name: str, shares: list[list[int]]) -> None:
-    """Compute on the cores of the worker called `name` only, one of `shares`, and with as many threads."""
+    """Compute only on the cores of the worker called `name`, with one thread per core. shares: the cores of each."""
     cores = shares[int(name) % len(shares)]
     if not _settled.is_set() and hasattr(os, "sched_setaffinity"):
         for thread in THREADS.iterdir() if THREADS.is_dir() else [Path("0")]:
@@ -238,7 +239,7 @@ def take_cores(name: str, shares: list[list[int]]) -> None:
 
 
 def use_threads(count: int) -> None:
-    """Compute with so many threads: Dask gives a worker's libraries one, whatever its options say."""
+    """Compute with so many threads; Dask sets one thread for the libraries of a worker, whatever its options are."""
     if not _settled.is_set():
         import torch
 
@@ -247,13 +248,13 @@ def use_threads(count: int) -> None:
 
 
 _EVERY = 0.2
-"""Seconds between two messages of one file, at the least."""
-_AT_WORK = ("running", "paused", "closing_gracefully")
-"""What Dask says of a worker whose results somebody waits for."""
+"""Least seconds between two messages of one file."""
+_RUNNING = ("running", "paused", "closing_gracefully")
+"""Dask's states of a worker whose results are still wanted."""
 SHARED: dict[str, tuple[type, ...]] = {"begin": (TileWritten, BlockSearch), "segment": (BlockSearch,), "file": ()}
-"""What a task leaves to be shared out, by the progress that reports it."""
+"""The progress at which a task stops, so that several workers share the work that follows."""
 _PATIENCE = 90.0
-"""Seconds for which a file is waited for that another process, given up by the cluster, may still hold."""
+"""Most seconds to wait for a file that a different process may still lock, although the cluster has given it up."""
 
 _ALONE = threading.Semaphore(1)
 _TOGETHER = threading.Semaphore(LANES)
@@ -261,14 +262,15 @@ _SEARCHING = threading.Semaphore(1)
 _COUNTS: dict[str, int] = {}
 
 
-def run_dask_task(told: str) -> str:
-    """Do a task given as JSON and return the answer as JSON; nothing is raised, as every fault is an answer.
+def run_dask_task(request: str) -> str:
+    """Do a task given as JSON and return the answer as JSON; a fault is an answer, too, and nothing is raised.
 
-    The task "settle" says what computes here, "file" is one file from the image to its record, "begin" and "segment"
-    are as much of it as comes before what others can help with: tiles or objects, or objects only. Of one begun,
-    "block" is the units `start` to `stop`, "level" parts of a level of its pyramids, "objects" blocks to find them in.
+    "settle" reports the backend of this machine. "file" processes one file from the image to its record. "begin" and
+    "segment" process it up to the work that other workers can share: tiles and objects, or only objects. For a begun
+    file, "block" computes the units `start` to `stop`, "level" parts of a level of its pyramids, and "objects" finds
+    the objects in blocks.
     """
-    asked = json.loads(told)
+    asked = json.loads(request)
     post = ProgressReporter(asked)
     _COUNTS[post.topic] = _COUNTS.get(post.topic, 0) + 1
     try:
@@ -283,13 +285,13 @@ def run_dask_task(told: str) -> str:
         _COUNTS[post.topic] -= 1
 
 
-def run_task(topic: str) -> int:
-    """Return how many tasks of a batch are at work in this process."""
+def count_running_tasks(topic: str) -> int:
+    """Return how many tasks of a batch run in this process."""
     return _COUNTS.get(topic, 0)
 
 
 class ProgressReporter:
-    """The connection of a task to the batch: it sends progress and says whether the task is still wanted."""
+    """Sends the progress of a task to the batch, and checks whether the task is still wanted."""
 
     def __init__(self, asked: dict[str, Any]) -> None:
         from distributed import get_worker
@@ -306,15 +308,15 @@ class ProgressReporter:
     def is_wanted(self) -> bool:
         """Whether the task is still wanted: neither the batch nor the scheduler has cancelled it."""
         state = self._worker.state.tasks.get(self._key)
-        return state is not None and state.state != "cancelled" and self._worker.status.name in _AT_WORK
+        return state is not None and state.state != "cancelled" and self._worker.status.name in _RUNNING
 
     def send(self, progress: Progress) -> None:
         """Send progress, unless some was sent just now."""
         now = time.monotonic()
         if now - self._last >= _EVERY:
             self._last = now
-            told = [self._ticket, progress.done, progress.total, progress.message]
-            self._worker.log_event(self.topic, told)
+            message = [self._ticket, progress.done, progress.total, progress.message]
+            self._worker.log_event(self.topic, message)
 
 
 def _answer(asked: dict[str, Any], post: ProgressReporter) -> dict[str, Any]:
@@ -329,23 +331,23 @@ def _answer(asked: dict[str, Any], post: ProgressReporter) -> dict[str, Any]:
             return {"reply": "no model", "address": post.address}
         if asked["task"] == "settle":
             return {"reply": "settled", "computes": engine.natural}
-        entry = BatchInput(*asked["entry"])
-        units, begun = range(asked["start"], asked["stop"]), (settings, entry, place, engine)
+        job = FileJob(settings, BatchInput(*asked["entry"]), place, engine)
+        units = range(asked["start"], asked["stop"])
         if asked["task"] == "block":
-            return _fill(iter_block(*begun, units), place, post)
+            return _run_part(iter_block(job, units), place, post)
         if asked["task"] == "level":
-            return _fill(iter_level(*begun, asked["level"], units), place, post)
+            return _run_part(iter_level(job, asked["level"], units), place, post)
         if asked["task"] == "objects":
             with _SEARCHING:
-                return _fill(iter_blocks_of_file(*begun, units), place, post)
-        return _file(settings, entry, place, engine, post, SHARED[asked["task"]])
+                return _run_part(iter_blocks_of_file(job, units), place, post)
+        return _run_file(job, post, SHARED[asked["task"]])
 
 
 def share_of(asked: dict[str, Any], memory: int) -> MemoryShare:
     """Return a worker's share of its machine's memory.
 
-    Workers of this machine share what is free, and those with the same GPU what that has. Those of a cluster have
-    `memory` bytes, which Dask gives each (0 = no limit); a GPU is theirs alone.
+    Workers on this machine share its free memory, and those with the same GPU share the memory of that. A worker of a
+    cluster has `memory` bytes, as set by Dask (0 = no limit), and a GPU of its own.
     """
     workers = max(1, len(asked["cores"]))
     return MemoryShare(workers, memory, -(-workers // max(1, asked.get("gpus", 1))))
@@ -353,7 +355,7 @@ def share_of(asked: dict[str, Any], memory: int) -> MemoryShare:
 
 @contextlib.contextmanager
 def _lane(settings: BatchSettings) -> Iterator[None]:
-    """Wait until there are few enough at work here; samples are drawn for one file at a time."""
+    """Wait until few enough tasks run in this process; samples are drawn for one file at a time."""
     with _TOGETHER:
         if settings.request.options.samples:
             with _ALONE:
@@ -362,47 +364,36 @@ def _lane(settings: BatchSettings) -> Iterator[None]:
             yield
 
 
-def _file(
-    settings: BatchSettings,
-    entry: BatchInput,
-    place: RunPlace,
-    engine: NetworkRunner,
-    post: ProgressReporter,
-    shared: tuple[type, ...],
-) -> dict[str, Any]:
-    """Segment a file, or leave it as a batch does that is stopped, where it comes to what is `shared` out."""
-    _await_others(place, entry, post)
-    with contextlib.closing(segment_file(settings, entry, place, engine)) as work:
-        came = _run_task(work, post, shared)
-    if isinstance(came, FileOutcome):
-        return {"reply": "outcome", "state": came.state, "record": dataclasses.asdict(came.record)}
-    if came is None or not post.is_wanted:
+def _run_file(job: FileJob, post: ProgressReporter, shared: tuple[type, ...]) -> dict[str, Any]:
+    """Process a file to its end, or up to the first progress of a type in `shared`, and stop it there."""
+    # a process that the cluster has given up may still lock the file; it will notice soon
+    until = time.monotonic() + _PATIENCE
+    while is_held(job.unfinished) and post.is_wanted and time.monotonic() < until:
+        time.sleep(_EVERY)
+    reached: FileOutcome | Progress | None = None
+    with contextlib.closing(segment_file(job)) as work:
+        while reached is None and post.is_wanted:
+            try:
+                progress = next(work)
+            except StopIteration as stop:
+                reached = stop.value
+                break
+            post.send(progress)
+            if isinstance(progress, shared) and progress.done < progress.total:
+                reached = progress
+    if isinstance(reached, FileOutcome):
+        return {"reply": "outcome", "state": reached.state, "record": dataclasses.asdict(reached.record)}
+    if reached is None or not post.is_wanted:
         return {"reply": "stopped"}
-    if isinstance(came, BlockSearch):
-        return {"reply": "segmented", "units": came.total}
-    return {"reply": "begun", **count_parts(settings, entry, place, engine)._asdict()}
+    if isinstance(reached, BlockSearch):
+        return {"reply": "segmented", "units": reached.total}
+    return {"reply": "begun", **count_parts(job)._asdict()}
 
 
-def _run_task(
-    work: Generator[Progress, None, FileOutcome], post: ProgressReporter, shared: tuple[type, ...]
-) -> FileOutcome | Progress | None:
-    """Return what became of a file, or what is to be shared out first; None if it is not wanted any more."""
-    while post.is_wanted:
-        try:
-            progress = next(work)
-        except StopIteration as stop:
-            outcome: FileOutcome = stop.value
-            return outcome
-        post.send(progress)
-        if isinstance(progress, shared) and progress.done < progress.total:
-            return progress
-    return None
-
-
-def _fill(filling: Generator[Progress, None, None], place: RunPlace, post: ProgressReporter) -> dict[str, Any]:
-    """Do one part of a large file."""
+def _run_part(part: Generator[Progress, None, None], place: RunPlace, post: ProgressReporter) -> dict[str, Any]:
+    """Process one part of a large file."""
     try:
-        with contextlib.closing(filling) as work:
+        with contextlib.closing(part) as work:
             for progress in work:
                 post.send(progress)
                 if not post.is_wanted:
@@ -413,10 +404,3 @@ def _fill(filling: Generator[Progress, None, None], place: RunPlace, post: Progr
             raise fault from error
         return {"reply": "failed", "reason": reason_of(error)}
     return {"reply": "filled"}
-
-
-def _await_others(place: RunPlace, entry: BatchInput, post: ProgressReporter) -> None:
-    """Wait while a process that was thought to be gone still has the file locked; it is about to notice."""
-    until = time.monotonic() + _PATIENCE
-    while is_held(place.results(entry) / f"{entry.name}{UNFINISHED}") and post.is_wanted and time.monotonic() < until:
-        time.sleep(_EVERY)

@@ -1,4 +1,4 @@
-"""What the files of a batch share in one process: the model, read once, and what runs it, made once a size of tile."""
+"""The model and the backends that all files of a batch share in one process."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import json
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from napari_skipseg.batch.crash_guard import CrashGuard, GuardedFile, StoppedError
+from napari_skipseg.batch.inputs import BatchInput
 from napari_skipseg.batch.place import RunPlace, write_run_text
+from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare, choose_device
 from napari_skipseg.errors import ModelError
-from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions, SegmentRequest
 from napari_skipseg.models.catalog import locate_model
 
@@ -25,26 +28,31 @@ if TYPE_CHECKING:
     from napari_skipseg.models.model import Model
 
 _KEPT = 8
-"""Backends that are kept ready: one for each size of tile, and where tiles are turned, for each turn."""
+"""Backends that are kept ready: one for each shape of tile, and for each turn of a tile that is not a cube."""
 _CHOSEN = {"side": int, "batch": int, "device": str}
-"""What of a recipe all files of a run share, so that it does not hang on the memory that is free when each begins."""
+"""Entries of a recipe that all files of a run share, so that they do not depend on the memory that is free at the
+beginning of each file."""
 
 Result = TypeVar("Result")
 Key = tuple[str, tuple[int, ...], "BackendChoice | None"]
 
 
 class NetworkRunner:
-    """The model that `request` names, and its backends. Threads share it: the network computes for one file at a time,
-    from its first tile to its last, so that others read and write meanwhile. share: of the memory of its machine.
+    """The model of `request` and its backends. Threads share it: the network computes for one file at a time, from its
+    first tile to its last, while others read and write. share: of the machine's memory.
 
     Raises:
-        ModelError: there is no such model, or it has other weights than those named.
-        DeviceError: the device asked for is not there.
+        ModelError: there is no such model, or its weights are different from those of the request.
+        DeviceError: there is no such device.
         FileError: nothing can be written to the run's folder.
     """
 
     def __init__(self, request: SegmentRequest, place: RunPlace, share: MemoryShare = WHOLE_MEMORY) -> None:
-        self.model = _read_model(request)
+        from napari_skipseg.models.model import read_model
+
+        self.model = read_model(locate_model(request.model))
+        if self.model.description.weights_sha256 != request.model_sha256:
+            raise ModelError(f"The weights of the model '{request.model}' have changed: start the batch again.")
         self.chosen = _chosen(self.model, request.options, place, share)
         self._share = share
         self._backends: dict[Key, Backend] = {}
@@ -52,34 +60,24 @@ class NetworkRunner:
         self._changed = threading.Condition()
         self._holder: DeviceTurn | None = None
         self._closed = False
-        self.openings = CrashGuard(place, lambda: self._closed)
-
-    def taken(self, stack: Stack, options: SegmentOptions) -> Stack:
-        """Return what the model looks at: the channel that was chosen, or all of them.
-
-        Raises:
-            InputError: the image has other channels than the network takes.
-        """
-        from napari_skipseg.inference.predict import select_channel
-
-        return select_channel(stack, self.model, options)
+        self.crash_guard = CrashGuard(place, lambda: self._closed)
 
     def turn(self, opening: GuardedFile | None = None) -> DeviceTurn:
-        """Return what runs the network for one file, which it may be that is being opened."""
+        """Return what runs the network for one file. opening: the guard of a file that is being opened."""
         return DeviceTurn(self, opening)
 
     def close(self) -> None:
-        """Let the network compute no more: who waits for it, or asks for it, gets a StoppedError."""
+        """Stop computing: threads that wait for the network, now or later, get a StoppedError."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def is_free_for(self, turn: DeviceTurn) -> bool:
-        """Return whether a file need not wait for the network at this moment."""
+        """Return whether a file gets the network without waiting."""
         return self._holder in (None, turn)
 
     def take(self, turn: DeviceTurn) -> None:
-        """Wait until the network is free, or this file's already."""
+        """Wait until the network is free, unless this file has it already."""
         with self._changed:
             while not self._closed and self._holder not in (None, turn):
                 self._changed.wait()
@@ -95,7 +93,7 @@ class NetworkRunner:
                 self._changed.notify_all()
 
     def backend(self, model: Model, device: Device, shape: tuple[int, ...], pinned: BackendChoice | None) -> Backend:
-        """Return a backend, a kept one if there is one in which none had to take over from another."""
+        """Return a backend: one that was made before, unless a different one had to take over in it, else a new one."""
         from napari_skipseg.inference.backends.choose import make_backend
         from napari_skipseg.inference.backends.fallback import notes_of
 
@@ -110,10 +108,25 @@ class NetworkRunner:
             return self._backends[key]
 
 
-class DeviceTurn:
-    """What runs the network for one file: a `BackendMaker` whose backends wait until the network is free.
+@dataclass(frozen=True)
+class FileJob:
+    """One file of a batch with all that its processing needs. place: the folder of the run."""
 
-    seconds: in which the network computed. waited: until it was free.
+    settings: BatchSettings
+    entry: BatchInput
+    place: RunPlace
+    engine: NetworkRunner
+
+    @property
+    def unfinished(self) -> Path:
+        """The folder of a segmentation that was begun and not finished."""
+        return self.place.unfinished(self.entry)
+
+
+class DeviceTurn:
+    """Runs the network for one file: a `BackendMaker` whose backends wait until the network is free.
+
+    seconds: the time in which the network computed. waited: the time until it was free.
     """
 
     def __init__(self, engine: NetworkRunner, opening: GuardedFile | None = None) -> None:
@@ -126,7 +139,7 @@ class DeviceTurn:
         return WaitingBackend(self._engine.backend(model, device, shape, None), self)
 
     def pinned(self, pinned: BackendChoice) -> BackendMaker:
-        """Return a maker of what a run was begun with."""
+        """Return a maker of the backend that a run was begun with."""
 
         def make(model: Model, device: Device, shape: tuple[int, ...]) -> Backend:
             return WaitingBackend(self._engine.backend(model, device, shape, pinned), self)
@@ -134,20 +147,20 @@ class DeviceTurn:
         return make
 
     def run(self, compute: Callable[[], Result]) -> Result:
-        """Return what `compute` gives when it is this file's turn."""
-        asked = time.perf_counter()
+        """Wait for this file's turn, then return the result of `compute`."""
+        requested = time.perf_counter()
         opening = None if self._engine.is_free_for(self) else self._opening
         with contextlib.nullcontext() if opening is None else opening.waiting():
             self._engine.take(self)
         start = time.perf_counter()
-        self.waited += start - asked
+        self.waited += start - requested
         try:
             return compute()
         finally:
             self.seconds += time.perf_counter() - start
 
     def iter_steps(self, work: Generator[None, None, Result]) -> Generator[None, None, Result]:
-        """Yield where `work` yields, each of its steps computed when it is this file's turn; return its result."""
+        """Run each step of `work` when it is this file's turn; yield after each, and return its result."""
         with contextlib.closing(work):
             while True:
                 try:
@@ -158,7 +171,7 @@ class DeviceTurn:
                 yield
 
     def end(self) -> None:
-        """Let another file have the network: this one needs it no more."""
+        """Release the network for the next file."""
         self._engine.release(self)
 
 
@@ -170,12 +183,12 @@ class WaitingBackend:
 
     @property
     def name(self) -> str:
-        """What computes now."""
+        """The backend that computes now."""
         return self._backend.name
 
     @property
     def precision(self) -> str:
-        """The precision it computes in now."""
+        """The precision in which it computes now."""
         return self._backend.precision
 
     @property
@@ -187,7 +200,7 @@ class WaitingBackend:
 
     @property
     def attention(self) -> bool:
-        """Whether attention maps are wanted; all files of a run want the same."""
+        """Whether attention maps are computed; it is the same for all files of a run."""
         return bool(getattr(self._backend, "attention", True))
 
     @attention.setter
@@ -213,17 +226,8 @@ class WaitingBackend:
         return (yield from self._turn.iter_steps(cast("AveragingBackend", self._backend).iter_planes(volumes, at_once)))
 
 
-def _read_model(request: SegmentRequest) -> Model:
-    from napari_skipseg.models.model import read_model
-
-    model = read_model(locate_model(request.model))
-    if model.description.weights_sha256 != request.model_sha256:
-        raise ModelError(f"The model '{request.model}' has other weights than those asked for: start the batch anew.")
-    return model
-
-
 def _chosen(model: Model, options: SegmentOptions, place: RunPlace, share: MemoryShare) -> dict[str, Any]:
-    """Return the tile and the device that all files of the run take: those it was begun with, else the best now."""
+    """Return the tile and the device of all files of the run: those it was begun with, else the best ones now."""
     from napari_skipseg.inference.predict import best_choice
 
     try:
@@ -231,7 +235,7 @@ def _chosen(model: Model, options: SegmentOptions, place: RunPlace, share: Memor
         if isinstance(begun, dict) and all(isinstance(begun.get(name), kind) for name, kind in _CHOSEN.items()):
             return {name: begun[name] for name in _CHOSEN}
     except (OSError, ValueError):
-        pass  # nothing was chosen yet, or it cannot be read
+        pass  # nothing has been chosen yet, or it cannot be read
     device = choose_device(options.device)
     tile = best_choice(model, device, options, share)
     chosen = {"side": tile.side, "batch": tile.batch, "device": device.name}

@@ -1,4 +1,4 @@
-"""Which files a batch is of: every image in a folder or behind a pattern, an OME-Zarr being one and not a folder."""
+"""The input files of a batch: all images in a folder or that match a pattern. An OME-Zarr is one image, no folder."""
 
 from __future__ import annotations
 
@@ -30,23 +30,22 @@ from napari_skipseg.wording import counted
 
 SETTINGS_FILE = "batch.json"
 RECORDS = "records"
-"""What makes a folder the folder of a run: nothing in it is an input."""
+"""Beside the settings, this marks the folder of a run: nothing in it is an input."""
 UNFINISHED = ".unfinished"
 LEAST_SLICES = 8
-"""Numbered images of one size in a folder from which on they may be the slices of a stack."""
+"""So many numbered images of one size in a folder may be the slices of a stack."""
 BATCH_ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".stk", *pictures.PICTURE_ENDINGS, *mrc.MRC_ENDINGS)
-"""Endings of images; what has another one is an image where it begins as a TIFF does."""
+"""Endings of images; a file with a different ending is an image if it begins like a TIFF."""
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _OURS = re.compile(r"_(probability|binary|uncertainty|objects|attention_\d+)\.(tif|ome\.zarr)$")
-"""How the names of results end."""
+"""Ends of the names of results."""
 WILD = re.compile(r"[*?\[]")
 _PARTS = re.compile(r"(\*\*/|\*\*|\*|\?|\[[^\]/]+\])")
 
 
 class BatchInput(NamedTuple):
-    """One input. file: its absolute path. relative: where it lies within the inputs, with slashes. name: of its
-    results, which distinguishes them from those of the other inputs beside it. title: what a file of several images
-    calls it.
+    """One input. file: its absolute path. relative: its path within the inputs, with slashes. name: the beginning of
+    the names of its results, different for all inputs in a folder. title: its name within a file of several images.
     """
 
     file: str
@@ -56,14 +55,14 @@ class BatchInput(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """The folder within the inputs, and so within the results; "" = the outermost."""
+        """The subfolder of the inputs, and so of the results; "" = the top folder."""
         parent = str(PurePosixPath(self.relative).parent)
         return "" if parent == "." else parent
 
 
 class BatchInputs(NamedTuple):
-    """What was found. others: how many files were left out, being no images. ours: how many, being our results. hint: a
-    sentence on what may be meant instead, "" for none."""
+    """The inputs. others, ours: numbers of files that were left out because they are no images, or results of SkipSeg.
+    hint: a sentence if different inputs may be intended, else ""."""
 
     entries: tuple[BatchInput, ...]
     others: int
@@ -72,13 +71,13 @@ class BatchInputs(NamedTuple):
 
 
 def find_inputs(settings: BatchSettings) -> BatchInputs:
-    """Return the images that `settings` name, in the order of their paths, and how many files were left out.
+    """Return the images of `settings`, sorted by path, and the numbers of files that were left out.
 
-    Hidden files, results of SkipSeg (what bears a recipe) and folders of runs are left out. An image that is damaged is
-    there: its failure is reported. Links to folders are not followed.
+    Hidden files, results of SkipSeg (files with a recipe) and folders of runs are left out. A damaged image is an
+    input, so that its failure is reported. Links to folders are not followed.
 
     Raises:
-        FileError: there is no such folder, it cannot be read, or it holds no image.
+        FileError: there is no such folder, it cannot be read, or it contains no image.
         InputError: the output lies in an input or among the inputs.
     """
     given = os.path.expanduser(settings.inputs)  # noqa: PTH111 - it may be an address
@@ -103,9 +102,9 @@ def find_inputs(settings: BatchSettings) -> BatchInputs:
 
 
 def _split(inputs: str, place: Path) -> tuple[Path, str]:
-    """Return the folder in which inputs are looked for, and the pattern of their paths in it.
+    """Return the folder to search for inputs, and the pattern of their paths in it.
 
-    A part of the path that exists as it is written is a folder, whatever brackets it has.
+    A part of the path with brackets is no pattern if a folder with exactly this name exists.
     """
     base = Path(place.anchor)
     for number, part in enumerate(place.parts[1:], start=1):
@@ -122,7 +121,7 @@ def _split(inputs: str, place: Path) -> tuple[Path, str]:
 
 
 def _find(settings: BatchSettings, base: Path, pattern: str) -> BatchInputs:
-    expression = re.compile(_expression(normalized_name(pattern)) if pattern else ".*", re.DOTALL)
+    expression = _expression(pattern)
     found: list[str] = []
     others = ours = 0
     for file in _walk(base, settings.recursive or "/" in pattern or "**" in pattern):
@@ -137,19 +136,15 @@ def _find(settings: BatchSettings, base: Path, pattern: str) -> BatchInputs:
             found.append(relative)
     if not found:
         left = f", only {counted(others + ours, 'other file')}" if others + ours else ""
-        raise FileError(f"'{settings.inputs}' holds no image{left}: {_cure_of_none(settings, base, pattern)}")
+        cure = "check the name, or look into its folders too."
+        if not pattern and not settings.recursive and any(holds_slices(folder) for folder in _folders(base, False)):
+            cure = (
+                "its folders do. Look into them too (in a shell with --recursive), or take each folder as one stack of "
+                "slices (in a shell with --as-stack)."
+            )
+        raise FileError(f"'{settings.inputs}' contains no image{left}: {cure}")
     entries = _named(base, found)
     return BatchInputs(entries, others, ours, _hint_at_slices(entries))
-
-
-def _cure_of_none(settings: BatchSettings, base: Path, pattern: str) -> str:
-    """Return what to do about inputs without an image."""
-    if pattern or settings.recursive or not any(holds_slices(folder) for folder in _folders(base, False)):
-        return "check the name, or look into its folders too."
-    return (
-        "its folders do. Look into them too (in a shell with --recursive), or take each folder as one stack of slices "
-        "(in a shell with --as-stack)."
-    )
 
 
 def _hint_at_slices(entries: Sequence[BatchInput]) -> str:
@@ -160,14 +155,14 @@ def _hint_at_slices(entries: Sequence[BatchInput]) -> str:
     for folder, files in folders.items():
         if len(files) >= LEAST_SLICES and _may_be_slices(folder, files):
             return (
-                f"'{folder}' holds {len(files)} numbered images of one size: if they are the slices of one stack, take "
-                "each folder as a stack (in a shell with --as-stack)."
+                f"'{folder}' contains {len(files)} numbered images of one size: if they are the slices of one stack, "
+                "take each folder as a stack (in a shell with --as-stack)."
             )
     return ""
 
 
 def _may_be_slices(folder: Path, files: Sequence[Path]) -> bool:
-    """Return whether names are those of slices, and the first and the last file hold a plane of the same size."""
+    """Return whether the names are those of slices, and the first and the last file are planes of the same size."""
     try:
         if set(slice_names(folder)) != {file.name for file in files}:
             return False
@@ -178,8 +173,8 @@ def _may_be_slices(folder: Path, files: Sequence[Path]) -> bool:
 
 
 def _find_stacks(settings: BatchSettings, base: Path, pattern: str) -> BatchInputs:
-    """Return the folders with one file per slice, `base` itself among them, as the images."""
-    expression = re.compile(_expression(normalized_name(pattern)) if pattern else ".*", re.DOTALL)
+    """Return the folders with one file per slice as the images; `base` itself may be one."""
+    expression = _expression(pattern)
     root = base.parent if not pattern and holds_slices(base) else base
     folders = [] if root == base else [base]
     for folder in _folders(base, settings.recursive or "/" in pattern or "**" in pattern):
@@ -187,7 +182,7 @@ def _find_stacks(settings: BatchSettings, base: Path, pattern: str) -> BatchInpu
             folders.append(folder)
     if not folders:
         raise FileError(
-            f"'{settings.inputs}' holds no folder with slices: check the name, or look into its folders too."
+            f"'{settings.inputs}' contains no folder with slices: check the name, or look into its folders too."
         )
     entries = tuple(BatchInput(str(folder), folder.relative_to(root).as_posix(), folder.name) for folder in folders)
     return BatchInputs(entries, 0, 0)
@@ -213,8 +208,8 @@ def _check_output(settings: BatchSettings, base: Path) -> None:
             )
     if not settings.inside and (output == place or place in output.parents):
         raise InputError(
-            f"The output '{settings.output}' lies among the inputs: choose a folder elsewhere, or ask for it (in a "
-            "shell with --inside)."
+            f"The output '{settings.output}' lies among the inputs: choose a folder elsewhere, or allow it (in a shell "
+            "with --inside)."
         )
 
 
@@ -252,13 +247,13 @@ def _is_store(path: Path) -> bool:
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder is that of a run, whole or not: nothing in it is an input."""
+    """Return whether a folder is that of a run, finished or not: nothing in it is an input."""
     return folder.name.endswith(UNFINISHED) or ((folder / SETTINGS_FILE).is_file() and (folder / RECORDS).is_dir())
 
 
 def _is_image(file: Path) -> bool:
     if file.is_dir() or file.suffix.lower() in BATCH_ENDINGS:
-        return file.is_file() or file.is_dir() or file.is_symlink()  # what is none of these would never end
+        return file.is_file() or file.is_dir() or file.is_symlink()  # reading anything else, such as a pipe, may block
     try:
         if not file.is_file():
             return False
@@ -278,7 +273,7 @@ def _is_ours(file: Path) -> bool:
 
 
 def read_input(settings: BatchSettings, entry: BatchInput) -> Stack:
-    """Return an image as `settings` take it: their axes are those of files with as many dimensions, others keep theirs.
+    """Return an image with the axes of `settings`, if it has as many dimensions; else with its own axes.
 
     Raises:
         FileError, InputError: as `images.files.read_stack`.
@@ -299,9 +294,9 @@ def read_input(settings: BatchSettings, entry: BatchInput) -> Stack:
 
 
 def _named(base: Path, found: list[str]) -> tuple[BatchInput, ...]:
-    """Return the entries, one for each image of a file; where names of results clash, they are the files' whole names.
+    """Return the entries, one for each image of a file; if names of results clash, use the whole names of the files.
 
-    An OME-TIFF that another one has its image in is no entry of its own.
+    An OME-TIFF that is a part of the image of an earlier one is no entry.
     """
     entries: list[BatchInput] = []
     seen: set[Path] = set()
@@ -320,7 +315,7 @@ def _named(base: Path, found: list[str]) -> tuple[BatchInput, ...]:
 
 
 def _titles(file: Path) -> dict[str, str]:
-    """Return what a file of several images calls each, by its location; of an OME-Zarr the location says it already."""
+    """Return the names of the images in a file by location; none for an OME-Zarr, where the location shows the name."""
     try:
         return {} if is_zarr(file) else {str(Location(file, image.number)): image.name for image in list_images(file)}
     except SkipsegError:
@@ -328,7 +323,7 @@ def _titles(file: Path) -> dict[str, str]:
 
 
 def _entry_of_image(base: Path, relative: str, location: str, title: str = "") -> BatchInput:
-    """Return the entry of one image of a file; the number, or the place in a store, stands behind its names."""
+    """Return the entry of one image of a file; its number, or its path in a store, is appended to its names."""
     named = parse_location(location)
     inside = Path(location).relative_to(base / relative).as_posix() if named.image is None else str(named.image)
     which = inside.replace("/", "_")
@@ -352,18 +347,18 @@ def _without_clashes(entries: list[BatchInput]) -> tuple[BatchInput, ...]:
 
 
 def _result(relative: str, name: str) -> str:
-    """Return what distinguishes results, also on file systems where A and a, or é in both its forms, are one name."""
+    """Return a key of the results that also differs on file systems where A and a, or both forms of é, are the same."""
     return normalized_name(str(PurePosixPath(relative).with_name(name))).casefold()
 
 
-def _expression(pattern: str) -> str:
-    """Return a pattern of paths as a regular expression: * and ? stay within a folder, ** is any folders."""
+def _expression(pattern: str) -> re.Pattern[str]:
+    """Return a pattern of paths as a regular expression: * and ? match within a folder, ** any folders, "" anything."""
     known = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    told = ""
-    for part in _PARTS.split(pattern):
+    expression = ""
+    for part in _PARTS.split(normalized_name(pattern) or "**"):
         if _PARTS.fullmatch(part) and part not in known:
             inside = part[1:-1].replace("\\", r"\\").replace("[", r"\[")
-            told += f"[^{inside[1:]}]" if inside.startswith("!") else f"[{inside}]"
+            expression += f"[^{inside[1:]}]" if inside.startswith("!") else f"[{inside}]"
         else:
-            told += known.get(part) or re.escape(part)
-    return told
+            expression += known.get(part) or re.escape(part)
+    return re.compile(expression, re.DOTALL)

@@ -1,4 +1,4 @@
-"""The folder of one run of a batch: results, records, summary and report, and the lock that it is held by."""
+"""The folder of one run of a batch: results, records, summary, report and lock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from napari_skipseg.batch.inputs import RECORDS, SETTINGS_FILE, BatchInput
+from napari_skipseg.batch.inputs import RECORDS, SETTINGS_FILE, UNFINISHED, BatchInput
 from napari_skipseg.batch.settings import BatchSettings, batch_settings_to_json
 from napari_skipseg.devices import versions
 from napari_skipseg.durable import write_whole
@@ -20,28 +20,32 @@ from napari_skipseg.locks import FolderLock
 SUMMARY_FILE, REPORT_FILE, CHOICE_FILE = "summary.csv", "report.html", "chosen.json"
 
 LONGEST = 200
-"""Bytes of a file's name from which on its record is called by a hash of it: file systems take 255."""
+"""Bytes of a file's name; the record of a file with a longer one is named by a hash, as file systems allow 255."""
 
 
 @dataclass(frozen=True)
 class RunPlace:
-    """Where what lies in the folder `path` of a run, which need not exist."""
+    """The paths in the folder of a run, which need not exist."""
 
     path: Path
 
     def results(self, entry: BatchInput) -> Path:
-        """Return the folder of a file's results: the tree of the inputs is kept."""
+        """Return the folder of a file's results; it has the same subfolders as the inputs."""
         return self.path / entry.folder
 
+    def unfinished(self, entry: BatchInput) -> Path:
+        """Return the folder of a segmentation that was begun and not finished."""
+        return self.results(entry) / f"{entry.name}{UNFINISHED}"
+
     def record(self, entry: BatchInput) -> Path:
-        """Return where is written what became of a file."""
-        return self._kept(entry, ".json")
+        """Return the path of a file's record."""
+        return self._beside_record(entry, ".json")
 
     def thumbnail(self, entry: BatchInput) -> Path:
-        """Return where the small picture of a file's result goes."""
-        return self._kept(entry, ".jpg")
+        """Return the path of the small picture of a file's result."""
+        return self._beside_record(entry, ".jpg")
 
-    def _kept(self, entry: BatchInput, ending: str) -> Path:
+    def _beside_record(self, entry: BatchInput, ending: str) -> Path:
         name = PurePosixPath(entry.relative).name
         if len(os.fsencode(name)) > LONGEST:
             name = hashlib.sha256(os.fsencode(name)).hexdigest()
@@ -49,27 +53,27 @@ class RunPlace:
 
     @property
     def choice(self) -> Path:
-        """Return where the tile is noted that all files of the run take."""
+        """The file with the tile and the device of all files of the run."""
         return self.path / CHOICE_FILE
 
     @contextlib.contextmanager
-    def held(self, settings: BatchSettings) -> Iterator[None]:
-        """Hold the folder, made if it is missing, with `settings` in it; one that stays empty goes again.
+    def locked(self, settings: BatchSettings) -> Iterator[None]:
+        """Make the folder if it is missing, lock it, and write `settings` into it; remove it if it stays empty.
 
         Raises:
-            FileError: another run holds it, or nothing can be written.
+            FileError: a different run has locked it, or nothing can be written.
         """
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         lock = FolderLock(
             self.path,
-            f"'{self.path}' is being written by another run (process {{holder}}): wait for it, or end it first.",
+            f"'{self.path}' is being written by a different run (process {{holder}}): wait for it, or end it first.",
         )
         with contextlib.ExitStack() as leaving:
             leaving.callback(_remove_empty, made)
             with file_errors_as(self.path):
                 nearest = next(folder for folder in (self.path, *self.path.parents) if folder.exists())
                 if not nearest.is_dir():
-                    raise FileError(f"'{nearest}' is a file: choose another folder.")
+                    raise FileError(f"'{nearest}' is a file: choose a different folder.")
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock.take()
             leaving.callback(lock.release)
@@ -80,14 +84,14 @@ class RunPlace:
 
 
 def place_of_run(settings: BatchSettings) -> RunPlace:
-    """Return the folder of the run that `settings` ask for."""
+    """Return the folder of the run with these settings."""
     return RunPlace(Path(settings.output).expanduser().absolute() / settings.run_name(versions()))
 
 
 def write_run_text(path: Path, text: str, after: Sequence[Path] = ()) -> None:
-    """Write `text` as UTF-8; the file appears whole and on disk or not at all, and its folder is made.
+    """Write `text` as UTF-8, whole and on disk or not at all; make its folder.
 
-    after: files that are on disk before, as the text names them.
+    after: files that must be on disk before, because the text names them.
 
     Raises:
         FileError: it cannot be written.
@@ -99,7 +103,7 @@ def write_run_text(path: Path, text: str, after: Sequence[Path] = ()) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content`; the file appears whole or not at all, and its folder is made. A power cut may empty it.
+    """Write `content`, whole or not at all; make its folder. A power cut may leave an empty file.
 
     Raises:
         FileError: it cannot be written.

@@ -1,4 +1,4 @@
-"""What became of a file: written last, whole or not at all, so that what it names is there."""
+"""The record of a file's outcome. It is written last, whole or not at all, so that the results it names exist."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 _FORMAT_VERSION = 1
 _SIZE = re.compile(r"(?:volume|area) \((.+)\)")
-"""How the column of sizes is called in the table of objects."""
+"""Title of the column of sizes in the table of objects."""
 NO_SIZE = "Its voxel size is not known: sizes are in pixels."
 OTHER_SIZE = "Its voxels are {} and {} was trained at {}: it was segmented without rescaling."
 FOLDER = -1
-"""The size that is noted of a store, which is a folder."""
+"""The size in the record of an OME-Zarr, which is a folder."""
 
 State = Literal["waiting", "running", "done", "skipped", "failed"]
 
@@ -43,15 +43,14 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What became of the input `file`, which lay at `relative` within the inputs, and whose results are called `name`.
+    """The outcome of the input `file`, at `relative` within the inputs. The names of its results begin with `name`.
 
-    state: "segmented" = objects and scores are still due. input, truth: what the files were, by `images.identity`;
-    None if that could not be said. outputs: in the order in which they are reported. seconds: by part. shape, axes,
-    bytes: of the image, as it is in memory. findings: about the image, as in its recipe. voxel_size: in words, "" =
-    not known. remarks: on its voxels, a sentence each. objects, mean_size, size_unit: how many were found, and how
-    large they are. reason: why it failed. note: what else is to be said, such as why there are no scores.
-    thumbnail: within the run's folder, "" = none. ended: when
-    it was done or failed, in this machine's time.
+    state: "segmented" = objects and scores are still to be computed. input, truth: fingerprints of the files, by
+    `images.identity`; None if they could not be read. outputs: in the order of the report. seconds: by part. shape,
+    axes, bytes: of the image in memory. findings: about the image, as in its recipe. voxel_size: in words, "" = not
+    known. remarks: on its voxels, a sentence each. objects, mean_size, size_unit: number and mean size of the objects.
+    reason: why it failed. note: other remarks, such as why there are no scores. thumbnail: path within the run's
+    folder, "" = none. ended: when it was done or failed, in this machine's time.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -90,7 +89,7 @@ def _adapter() -> TypeAdapter[FileRecord]:
 
 
 def write_file_record(path: Path, record: FileRecord, folder: Path) -> None:
-    """Record what became of a file, whose results are in the run's `folder`. Its thumbnail is on disk before.
+    """Write the record of a file once its thumbnail is on disk. folder: of the run.
 
     Raises:
         FileError: it cannot be written.
@@ -100,32 +99,32 @@ def write_file_record(path: Path, record: FileRecord, folder: Path) -> None:
 
 
 def read_file_record(path: Path) -> FileRecord | None:
-    """Return what became of a file, None if that is not known, or not to be read."""
+    """Return the record of a file, None if there is none that can be read."""
     try:
         values = json.loads(path.read_bytes())
         if not isinstance(values, dict) or values.pop("format_version", None) != _FORMAT_VERSION:
             return None
         return _adapter().validate_python(values)
-    except (OSError, ValueError):  # pydantic's errors are of the latter
+    except (OSError, ValueError):  # pydantic's errors are ValueErrors
         return None
 
 
 def still_holds(record: FileRecord, folder: Path, file: str) -> bool:
-    """Return whether the results in `folder` are those of the image in `file` as it is now, and all there."""
+    """Return whether all results are in `folder`, and the image in `file` has not changed since."""
     if record.input is None or not record.outputs:
         return False
     if any(not _is_there(folder / output.file, output.bytes) for output in record.outputs):
         return False
-    return is_known_input(file) == record.input
+    return fingerprint_of(file) == record.input
 
 
 def is_of_another(record: FileRecord, folder: Path, file: str) -> bool:
-    """Return whether there are results in `folder` that are those of an image of another place."""
+    """Return whether `folder` contains results of a different image with the same name."""
     return record.file != file and any(place.exists() for place in record.files(folder))
 
 
-def is_known_input(file: str) -> dict[str, Any] | None:
-    """Return what distinguishes a file from a changed one, None if it cannot be read."""
+def fingerprint_of(file: str) -> dict[str, Any] | None:
+    """Return the fingerprint of a file as JSON gives it back, None if it cannot be read."""
     with contextlib.suppress(SkipsegError, OSError):
         found: dict[str, Any] = json.loads(json.dumps(fingerprint(file)))
         return found
@@ -148,7 +147,7 @@ def _is_there(file: Path, size: int) -> bool:
 
 @dataclass(frozen=True)
 class ObjectSizes:
-    """How many objects were found in a file, and their mean size, None if there is no object. unit: such as "nm³"."""
+    """The number of objects in a file and their mean size, None without objects. unit: such as "nm³"."""
 
     count: int
     mean: float | None
@@ -181,7 +180,7 @@ def describe_voxels(stack: Stack) -> str:
 
 
 def remarks_on(stack: Stack, description: ModelDescription, options: SegmentOptions) -> tuple[str, ...]:
-    """Return what a user should know of an image's voxels, one sentence each."""
+    """Return remarks on the voxel size of an image, one sentence each."""
     from napari_skipseg.inference.scale import network_scale, trained_voxel_size
 
     if not stack.space.has_size:

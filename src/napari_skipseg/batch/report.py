@@ -1,4 +1,4 @@
-"""The end of a batch on paper: a CSV of all files, and one page that needs nothing but a browser."""
+"""The report of a batch: a CSV of all files, and one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -26,14 +26,13 @@ NOT_KNOWN = "not known"
 
 
 def write_summary(path: Path, rows: Sequence[BatchRow], place: RunPlace) -> None:
-    """Write a CSV with a row for each file: what became of it, how long it took, its voxels and objects, its scores,
-    its results.
+    """Write a CSV with a row for each file: state, duration, voxels, objects, scores and results.
 
     Raises:
         FileError: it cannot be written.
     """
     scores = _score_names(rows)
-    told = []
+    lines = []
     for row in rows:
         seconds = f"{row.seconds:.3f}" if row.seconds else ""
         objects = "" if row.objects is None else row.objects
@@ -41,16 +40,16 @@ def write_summary(path: Path, rows: Sequence[BatchRow], place: RunPlace) -> None
         of_image = [row.size, _voxels(row), row.bytes or "", seconds, objects, mean, row.size_unit]
         known = (row.relative, row.title, _state(row), row.ended, *of_image, row.reason, row.note)
         results = ";".join(Path(output).relative_to(place.path).as_posix() for output in row.outputs)
-        told.append((*known, *(row.scores.get(name, "") for name in scores), results))
-    write_csv(path, (*_COLUMNS, *scores, "results"), told)
+        lines.append((*known, *(row.scores.get(name, "") for name in scores), results))
+    write_csv(path, (*_COLUMNS, *scores, "results"), lines)
 
 
 def write_report(
     path: Path, rows: Sequence[BatchRow], place: RunPlace, settings: BatchSettings, seconds: float
 ) -> None:
-    """Write one page in HTML with all pictures in it: results, scores, times, failures, and the recipe.
+    """Write one HTML page with results, pictures, scores, times, failures and the recipe.
 
-    seconds: that the batch took this time.
+    seconds: duration of this run of the batch.
 
     Raises:
         FileError: it cannot be written.
@@ -105,12 +104,12 @@ def _template() -> Any:
 
 
 def describe_states(rows: Sequence[BatchRow]) -> str:
-    """Return how many files are in which state, and on which days those were done that were so before."""
+    """Return the number of files in each state, and the days on which files were done in earlier runs."""
     days = Counter(row.ended[:10] for row in rows if row.state == "skipped")
     counts = Counter(row.state for row in rows)
-    told = [f"{counts['done']} done"] if counts["done"] else []
-    told += [f"{count} done {f'on {day}' if day else 'before'}" for day, count in sorted(days.items())]
-    return ", ".join(told + [f"{counts[state]} {state}" for state in ("failed", "waiting") if counts[state]])
+    parts = [f"{counts['done']} done"] if counts["done"] else []
+    parts += [f"{count} done {f'on {day}' if day else 'before'}" for day, count in sorted(days.items())]
+    return ", ".join(parts + [f"{counts[state]} {state}" for state in ("failed", "waiting") if counts[state]])
 
 
 def _state(row: BatchRow) -> str:

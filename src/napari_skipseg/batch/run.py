@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from napari_skipseg.batch.crash_guard import allow_reopening
@@ -24,13 +24,13 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.wording import counted
 
 Runner = Callable[[BatchSettings, "deque[BatchInput]", RunPlace], Generator[ThreadMessage | None, None, None]]
-"""What works on the files that are waiting, here or elsewhere, and says what is new; see `threads.iter_lanes`."""
+"""Processes the waiting files, on this machine or others, and yields messages; see `threads.iter_lanes`."""
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What became of a batch. folder: of the run; summary, report: in it. others, ours: files that were left out, being
-    no images, or results of SkipSeg. seconds: that it took this time."""
+    """The outcome of a batch. folder: of the run, with the files summary and report. others, ours: numbers of files
+    that were left out because they are no images, or results of SkipSeg. seconds: duration of this run."""
 
     folder: Path
     summary: Path
@@ -46,33 +46,33 @@ class BatchResult:
 
     def describe(self) -> str:
         """Return the result in one sentence: how many files were done, skipped and failed."""
-        said = [f"{self.count('done')} done"]
+        states = [f"{self.count('done')} done"]
         if self.count("skipped"):
-            said.append(f"{self.count('skipped')} done before with the same recipe and skipped")
+            states.append(f"{self.count('skipped')} done before with the same recipe and skipped")
         if self.count("failed"):
-            said.append(f"{self.count('failed')} failed")
+            states.append(f"{self.count('failed')} failed")
         others = counted(self.others, "file that is no image", "files that are no images")
         ours = counted(self.ours, "result of SkipSeg", "results of SkipSeg")
-        left = [told for told, count in ((others, self.others), (ours, self.ours)) if count]
-        told = f"{counted(len(self.rows), 'file')}: {', '.join(said)}."
-        return f"{told} Left out: {' and '.join(left)}." if left else told
+        left_out = [text for text, count in ((others, self.others), (ours, self.ours)) if count]
+        text = f"{counted(len(self.rows), 'file')}: {', '.join(states)}."
+        return f"{text} Left out: {' and '.join(left_out)}." if left_out else text
 
 
 def iter_batch(
     settings: BatchSettings, retry: bool = False, runner: Runner | None = None, only: Collection[str] | None = None
 ) -> Generator[Progress, Retry | None, BatchResult]:
-    """Yield `BatchOpened`, then `FileChanged` whenever a row changes; return what became of all files.
+    """Process all files; yield `BatchOpened`, then `FileChanged` whenever a row changes, and return the outcome.
 
-    Every file of the inputs becomes results in the run's folder, OUT/<model>-<hash of the recipe>/, and a failure a
-    reason. What is done with the same recipe is skipped; what was stopped or killed continues at its next tile. Close
-    it to stop; send a `Retry` to have failed files done again while it runs.
+    The results go to the run's folder, OUT/<model>-<hash of the recipe>/. Files that are done with the same recipe are
+    skipped; a file that was stopped or killed continues at its next tile; a failure is recorded with its reason. Close
+    the generator to stop; send a `Retry` to process failed files again while it runs.
 
-    retry: only what failed the last time is done. runner: what works on the files; None = what the settings say. only:
-    the files to do, by their names in the table, whatever became of them before; None = all.
+    retry: process only the files that failed the last time. runner: processes the files; None = as in the settings.
+    only: the files to process, by their names in the table, whatever their state; None = all.
 
     Raises:
-        SkipsegError: there are no inputs or no model, the output may not lie there, another run holds it, it cannot be
-            written, or the disk is full.
+        SkipsegError: there are no inputs or no model, the output folder is not allowed, locked by a different run or
+            not writable, or the disk is full.
     """
     start = time.monotonic()
     if runner is None:
@@ -85,26 +85,23 @@ def iter_batch(
         entries = tuple(entry for entry in found.entries if entry.relative in only)
     if not entries:
         raise InputError(_nothing_failed(place))
-    with place.held(settings):
-        board, waiting = (
-            ProgressTable(found.entries, place),
-            deque(_allow_reopening(place, entries) if retry else entries),
-        )
+    with place.locked(settings):
+        table = ProgressTable(found.entries, place)
+        waiting = deque(_allow_reopening(place, entries) if retry else entries)
         if len(entries) < len(found.entries):
-            board.recall(entry for entry in found.entries if entry not in entries)
-        opened = board.opened(found.others, found.ours, tuple(entry.relative for entry in entries))
-        yield replace(opened, hint=found.hint)
+            table.read_records(entry for entry in found.entries if entry not in entries)
+        yield table.opened(found, tuple(entry.relative for entry in entries))
         with contextlib.closing(runner(settings, waiting, place)) as work:
             for message in work:
                 command = (
-                    yield board.on_message(None) if message is None else board.on_message(message.news, message.entry)
+                    yield table.on_message(None) if message is None else table.on_message(message.news, message.entry)
                 )
                 if command is not None:
-                    meant = [entry for entry in found.entries if board.is_selected(entry, command)]
-                    for entry in _allow_reopening(place, meant):
+                    selected = [entry for entry in found.entries if table.is_selected(entry, command)]
+                    for entry in _allow_reopening(place, selected):
                         waiting.append(entry)
-                        yield board.queue_again(entry)
-        rows, seconds = tuple(board.rows.values()), time.monotonic() - start
+                        yield table.queue_again(entry)
+        rows, seconds = tuple(table.rows.values()), time.monotonic() - start
         summary, report = place.path / SUMMARY_FILE, place.path / REPORT_FILE
         write_summary(summary, rows, place)
         write_report(report, rows, place, settings, seconds)
@@ -112,7 +109,7 @@ def iter_batch(
 
 
 def _allow_reopening(place: RunPlace, entries: Sequence[BatchInput]) -> Sequence[BatchInput]:
-    """Return files that failed, those at which the process crashed to be opened once more."""
+    """Return `entries`; files that were left out after crashes may be opened once more."""
     for entry in entries:
         allow_reopening(place, entry)
     return entries
@@ -120,12 +117,14 @@ def _allow_reopening(place: RunPlace, entries: Sequence[BatchInput]) -> Sequence
 
 def _nothing_failed(place: RunPlace) -> str:
     if place.path.is_dir():
-        return f"Nothing failed in '{place.path}': there is nothing to do again."
+        return f"Nothing failed in '{place.path}': there is nothing to retry."
     output = place.path.parent
     runs = sorted(folder.name for folder in output.glob("*") if is_run(folder)) if output.is_dir() else []
     there = f"the runs there are {', '.join(runs)}" if runs else "there are no runs"
-    told = f"No run with this recipe is in '{output}', {there}"
-    return f"{told}: give the model and all options that the run was begun with."
+    return (
+        f"No run with this recipe is in '{output}', {there}: give the model and all options with which the run was "
+        "begun."
+    )
 
 
 def _failed(found: BatchInputs, place: RunPlace) -> tuple[BatchInput, ...]:

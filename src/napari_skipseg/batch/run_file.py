@@ -1,4 +1,4 @@
-"""One file of a batch, from the image to its record: a call that any process can make, with no state but the disk."""
+"""One file of a batch, from the image to its record. Any process can do this: all state is on the disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_skipseg.batch.crash_guard import GuardedFile, StoppedError, fault_of_folder, reason_of
-from napari_skipseg.batch.engine import DeviceTurn, NetworkRunner
-from napari_skipseg.batch.inputs import UNFINISHED, BatchInput, read_input
-from napari_skipseg.batch.place import RunPlace, write_bytes
+from napari_skipseg.batch.engine import DeviceTurn, FileJob
+from napari_skipseg.batch.inputs import UNFINISHED, read_input
+from napari_skipseg.batch.place import write_bytes
 from napari_skipseg.batch.records import (
     FileRecord,
     describe_voxels,
-    is_known_input,
+    fingerprint_of,
     is_of_another,
     outputs_of,
     read_file_record,
@@ -34,12 +34,10 @@ from napari_skipseg.batch.records import (
     still_holds,
     write_file_record,
 )
-from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.truths import find_truth, score_result
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.files import read_recipe, read_stack
-from napari_skipseg.images.formats import Format
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import Focus, TileWritten
 from napari_skipseg.objects.block_cache import BLOCKS_FOLDER, search_folder
@@ -54,18 +52,18 @@ if TYPE_CHECKING:
 
 
 _SIDE = 128
-"""Of a thumbnail, in pixels, at the most."""
+"""Longest side of a thumbnail in pixels."""
 SEEN = 512
-"""Pixels of the slice that it shows along each axis, at the most: a whole large slice would take its time to read."""
+"""Most pixels of the slice that it shows along each axis: reading a large slice whole would take too long."""
 _COLOURS = np.array(((255, 140, 0), (0, 170, 255), (0, 200, 90), (230, 60, 200), (240, 220, 0)), np.float32)
-"""Of the classes, in their order, then again from the first."""
+"""Colours of the classes in their order, then again from the first."""
 STRENGTH = 0.75
 QUALITY = 80
-"""Of JPEG: 5 kB a picture, where PNG takes 30, so that the report of a thousand files opens quickly."""
+"""JPEG quality: a picture has 5 kB (as PNG 30 kB), so that the report of a thousand files opens quickly."""
 
 
 def draw_thumbnail(stack: Stack, probability: Path, channel: int) -> bytes:
-    """Return a JPEG of `stack` with the probability of our file `probability` over it.
+    """Return a JPEG of `stack` with the probability in the file `probability` over it.
 
     Raises:
         SkipsegError: one of them cannot be read.
@@ -85,7 +83,7 @@ def draw_thumbnail(stack: Stack, probability: Path, channel: int) -> bytes:
 
 
 def _middle(stack: Stack) -> NDArray[np.float32]:
-    """Return (C, Y, X): the middle of the middle slice, made smaller by the mean of whole blocks."""
+    """Return the middle of the middle slice, shape (C, Y, X), reduced to the means of blocks."""
     index: list[int | slice] = []
     for axis, length in zip(stack.space.axes, stack.shape, strict=True):
         if axis in "YX":
@@ -107,217 +105,203 @@ def _middle(stack: Stack) -> NDArray[np.float32]:
     return means
 
 
-def iter_objects(
-    image: Stack, probability: Path, class_names: Sequence[str], options: ObjectOptions, name: str, form: Format
-) -> Generator[Progress, None, dict[str, Path]]:
-    """Yield while objects are found in our file `probability`, and measured in it and in `image`; return the files.
-
-    These are `<name>_objects.tif` (or .ome.zarr) with the recipe, and `<name>_objects.csv`, beside the probability;
-    both appear when both are whole. Stopped or killed, it continues after the last block that was found.
-
-    Raises:
-        SkipsegError: there is no such class, or nothing can be written.
-    """
-    target = _target(probability, name, form)
-    with search_folder(target.folder):
-        found = yield from iter_write_objects(_source(probability, class_names, target), options, target, image)
-        files = {"objects": found.labels, "objects table": found.table}
-        return {result: _moved(file, probability.parent) for result, file in files.items()}
-
-
-def iter_blocks_of_objects(
-    probability: Path, class_names: Sequence[str], options: ObjectOptions, name: str, form: Format, numbers: range
-) -> Generator[Progress, None, None]:
-    """Yield while blocks of these numbers are found, for `iter_objects` to continue with: it was begun and stopped.
-
-    Raises:
-        SkipsegError: as `iter_objects`.
-    """
-    target = _target(probability, name, form)
-    yield from iter_find_blocks(_source(probability, class_names, target), options, target, numbers)
-
-
-def _source(probability: Path, class_names: Sequence[str], target: ObjectsTarget) -> ClassImage:
-    return ClassImage(read_stack(probability), tuple(class_names), False, tells_of_padding(target.recipe))
-
-
-def _target(probability: Path, name: str, form: Format) -> ObjectsTarget:
-    recipe = {**(read_recipe(probability) or {}), "layer": "labels"}
-    place = probability.parent / f"{name}.objects{UNFINISHED}"
-    return ObjectsTarget(place, name, form, recipe, place / BLOCKS_FOLDER)
-
-
-def _moved(file: Path, folder: Path) -> Path:
-    target = folder / file.name
-    with file_errors_as(target):
-        if file.is_dir() and target.exists():
-            shutil.rmtree(target)
-        return file.replace(target)
-
-
-_GOES_ON = "gone on with"
-"""What is said of a file that was begun before."""
-
-
 class FileOutcome(NamedTuple):
-    """What became of a file now: "skipped" where its record holds already."""
+    """The result of a file: "skipped" if an earlier record is still valid."""
 
     state: Literal["done", "skipped", "failed"]
     record: FileRecord
 
 
-def segment_file(
-    settings: BatchSettings, entry: BatchInput, place: RunPlace, engine: NetworkRunner
-) -> Generator[Progress, Focus | None, FileOutcome]:
-    """Yield while a file is segmented, its objects are found and it is scored; return what became of it.
+def segment_file(job: FileJob) -> Generator[Progress, Focus | None, FileOutcome]:
+    """Segment a file, find its objects and score it; yield the progress, and return the outcome.
 
-    Whatever is wrong with the file becomes the reason in its record. Closed or killed, the same call continues from its
-    last tile.
+    A fault of the file becomes the reason in its record. Closed or killed, the same call continues from the last tile.
 
     Raises:
-        FileError: nothing can be written to the run's folder any more.
+        FileError: nothing more can be written to the run's folder.
         StoppedError: the engine was closed meanwhile.
     """
+    entry, place = job.entry, job.place
     begun = read_file_record(place.record(entry))
     try:
         if begun is not None and not still_holds(begun, place.path, entry.file):
             if is_of_another(begun, place.path, entry.file):
                 reason = (
-                    f"The results of another image of this name lie there ('{begun.file}'): choose another output "
-                    "folder."
+                    f"The results of a different image with this name lie there ('{begun.file}'): choose a different "
+                    "output folder."
                 )
                 # not written: the record that is there belongs to the other image
                 refused = FileRecord(entry.file, entry.relative, entry.name, "failed", reason=reason)
                 return FileOutcome("failed", refused)
             begun = None
         if begun is not None:
-            entry = entry._replace(name=begun.name)  # a file that came since may have changed what it would be called
+            # a file that was added to the inputs since may have changed the name that this one would get
+            job = replace(job, entry=entry._replace(name=begun.name))
         if begun is not None and begun.state == "done":
-            return FileOutcome("skipped", _score_again(begun, settings, entry, place, engine))
-        record = yield from _iter_work(settings, entry, place, engine, begun)
+            return FileOutcome("skipped", _score_again(begun, job))
+        record = yield from _iter_work(job, begun)
     except StoppedError:
         raise
     except Exception as error:
         fault = fault_of_folder(error, place.path)
         if fault is not None:
             raise fault from error
-        record = _failed(entry, place, error)
+        record = _failed(job, error)
     record = replace(record, ended=datetime.now().astimezone().isoformat(timespec="seconds"))
     write_file_record(place.record(entry), record, place.path)
     return FileOutcome("done" if record.state == "done" else "failed", record)
 
 
-def _failed(entry: BatchInput, place: RunPlace, error: Exception) -> FileRecord:
-    """Return the record of a file that failed; where it failed after it was segmented, that is kept."""
+def _failed(job: FileJob, error: Exception) -> FileRecord:
+    """Return the record of a file that failed; if that was after its segmentation, the segmentation is kept."""
+    entry, place = job.entry, job.place
     begun = read_file_record(place.record(entry))
     if begun is not None and begun.state != "done" and still_holds(begun, place.path, entry.file):
         return replace(begun, state="failed", reason=reason_of(error))
     return FileRecord(
-        entry.file, entry.relative, entry.name, "failed", is_known_input(entry.file), reason=reason_of(error)
+        entry.file, entry.relative, entry.name, "failed", fingerprint_of(entry.file), reason=reason_of(error)
     )
 
 
-def _iter_work(
-    settings: BatchSettings, entry: BatchInput, place: RunPlace, engine: NetworkRunner, begun: FileRecord | None
-) -> Generator[Progress, Focus | None, FileRecord]:
-    """Yield while what is left of a file is done; return its record. begun: of one that is segmented already."""
-    request, opening = settings.request, engine.openings.look_at(entry)
+def _iter_work(job: FileJob, begun: FileRecord | None) -> Generator[Progress, Focus | None, FileRecord]:
+    """Do all that is left of a file, and return its record. begun: the record of an earlier segmentation."""
+    request, opening = job.settings.request, job.engine.crash_guard.guard(job.entry)
     if opening.note.is_hopeless:
         raise FileError(opening.note.reason)
     with opening:
-        stack = read_input(settings, entry)
-        record = begun or (yield from _iter_segmented(stack, settings, entry, place, engine, opening))
+        stack = read_input(job.settings, job.entry)
+        record = begun or (yield from _iter_segmented(stack, job, opening))
         opening.passed()
-    results = {_result_of(file, entry): file for file in record.files(place.path)}
+    results = _results_of(record, job)
     seconds = dict(record.seconds)
     if request.objects is not None:
         since = time.perf_counter()
-        taken, names = engine.taken(stack, request.options), engine.model.description.class_names
-        asked = (names, request.objects, entry.name, request.form)
-        results |= yield from iter_objects(taken, results["probability"], *asked)
+        results |= yield from _iter_objects(stack, results["probability"], request.objects, job)
         sizes = read_sizes(results["objects table"])
         record = replace(record, objects=sizes.count, mean_size=sizes.mean, size_unit=sizes.unit)
         seconds["objects"] = time.perf_counter() - since
     yield Progress(1, 1, "its picture and scores")
     since = time.perf_counter()
-    picture = _picture(stack, results["probability"], settings, entry, place)
-    files = outputs_of(list(results.values()), place.path)
+    picture = _write_thumbnail(stack, results["probability"], job)
+    files = outputs_of(list(results.values()), job.place.path)
     seconds["picture"] = time.perf_counter() - since
     record = replace(record, state="done", reason="", outputs=files, seconds=seconds, thumbnail=picture)
-    record = _scored(record, settings, entry, place, engine)
+    record = _scored(record, job)
     parts = ("segmenting", "objects", "picture", "scores")
     return replace(record, seconds=record.seconds | {"all": sum(record.seconds.get(part, 0.0) for part in parts)})
 
 
-def iter_blocks_of_file(
-    settings: BatchSettings, entry: BatchInput, place: RunPlace, engine: NetworkRunner, numbers: range
-) -> Generator[Progress, None, None]:
-    """Yield while blocks of these numbers are looked at for objects, in a file that is segmented; `segment_file` was
-    closed when it began with that, and continues from there.
+def _iter_objects(
+    stack: Stack, probability: Path, options: ObjectOptions, job: FileJob
+) -> Generator[Progress, None, dict[str, Path]]:
+    """Find objects in the file `probability`, measure them in it and in `stack`, and return the files by result.
+
+    These are `<name>_objects.tif` (or .ome.zarr) with the recipe, and `<name>_objects.csv`, beside the probability;
+    both appear when both are whole. Stopped or killed, it continues after the last block that was found.
+    """
+    from napari_skipseg.inference.predict import select_channel
+
+    image = select_channel(stack, job.engine.model, job.settings.request.options)
+    target = _objects_target(probability, job)
+    with search_folder(target.folder):
+        source = _objects_source(probability, target, job)
+        found = yield from iter_write_objects(source, options, target, image)
+        moved = {}
+        for result, file in {"objects": found.labels, "objects table": found.table}.items():
+            final = moved[result] = probability.parent / file.name
+            with file_errors_as(final):
+                if file.is_dir() and final.exists():
+                    shutil.rmtree(final)
+                file.replace(final)
+        return moved
+
+
+def iter_blocks_of_file(job: FileJob, numbers: range) -> Generator[Progress, None, None]:
+    """Find the objects in blocks of these numbers, in a segmented file; yield after each.
+
+    `segment_file` was closed when it began to find objects, and continues from these blocks.
 
     Raises:
-        SkipsegError: it is not segmented any more, or nothing can be written.
+        SkipsegError: the file is not segmented any more, or nothing can be written.
     """
-    record, objects = read_file_record(place.record(entry)), settings.request.objects
-    if record is None or objects is None:
+    entry, options = job.entry, job.settings.request.objects
+    record = read_file_record(job.place.record(entry))
+    if record is None or options is None:
         raise FileError(f"'{entry.relative}' is not segmented any more: start the batch again.")
-    entry = entry._replace(name=record.name)
-    results = {_result_of(file, entry): file for file in record.files(place.path)}
-    asked = (engine.model.description.class_names, objects, entry.name, settings.request.form)
-    yield from iter_blocks_of_objects(results["probability"], *asked, numbers)
+    job = replace(job, entry=entry._replace(name=record.name))
+    probability = _results_of(record, job)["probability"]
+    target = _objects_target(probability, job)
+    yield from iter_find_blocks(_objects_source(probability, target, job), options, target, numbers)
 
 
-def _iter_segmented(
-    stack: Stack,
-    settings: BatchSettings,
-    entry: BatchInput,
-    place: RunPlace,
-    engine: NetworkRunner,
-    opening: GuardedFile,
-) -> Generator[Progress, Focus | None, FileRecord]:
-    """Yield while a file is segmented; return a record of that, written where more than moments are still to come."""
+def _objects_source(probability: Path, target: ObjectsTarget, job: FileJob) -> ClassImage:
+    names = job.engine.model.description.class_names
+    return ClassImage(read_stack(probability), names, False, tells_of_padding(target.recipe))
+
+
+def _objects_target(probability: Path, job: FileJob) -> ObjectsTarget:
+    recipe = {**(read_recipe(probability) or {}), "layer": "labels"}
+    place = probability.parent / f"{job.entry.name}.objects{UNFINISHED}"
+    return ObjectsTarget(place, job.entry.name, job.settings.request.form, recipe, place / BLOCKS_FOLDER)
+
+
+def _iter_segmented(stack: Stack, job: FileJob, opening: GuardedFile) -> Generator[Progress, Focus | None, FileRecord]:
+    """Segment a file and return the record of that; write the record if objects or scores follow."""
+    from napari_skipseg.inference.recipes.recipe import RECIPE_FILE
     from napari_skipseg.inference.to_folder import FolderTarget
 
-    start, request = time.perf_counter(), settings.request
-    before = is_known_input(entry.file)
-    outdated = _is_outdated(place, entry, before)
-    how = (request.depth, request.form, outdated, request.objects)
-    goes_on = not outdated and _unfinished(place, entry).is_file()
-    turn = engine.turn(opening)
+    start, request, entry, place = time.perf_counter(), job.settings.request, job.entry, job.place
+    before = fingerprint_of(entry.file)
+    is_outdated = _is_outdated(job, before)
+    continues = not is_outdated and _run_file(job).is_file()
+    turn = job.engine.turn(opening)
     try:
-        target = FolderTarget(place.results(entry), entry.name, *how)
-        said = f"{_GOES_ON}, " if goes_on else ""
-        files = yield from _iter_segment(stack, settings, target, engine, turn, opening, said)
+        target = FolderTarget(
+            place.results(entry),
+            entry.name,
+            request.depth,
+            request.form,
+            restart=is_outdated,
+            objects=request.objects,
+        )
+        files = yield from _iter_tiles(stack, job, target, turn, opening, "continued, " if continues else "")
     finally:
         turn.end()
-    outputs, size = outputs_of(files, place.path), math.prod(stack.shape) * np.dtype(stack.data.dtype).itemsize
-    seconds = {"segmenting": time.perf_counter() - start - turn.waited, "network": turn.seconds}
-    image = (stack.shape, stack.space.axes, size)
-    record = FileRecord(entry.file, entry.relative, entry.name, "segmented", before, outputs, seconds, *image)
-    remarks = remarks_on(stack, engine.model.description, request.options)
-    recipe = _recipe_of(target)
+    recipe = json.loads(target.sidecar(RECIPE_FILE).read_bytes())
+    remarks = remarks_on(stack, job.engine.model.description, request.options)
     if request.objects is not None and (padding := describe_padding(tells_of_padding(recipe), request.objects)):
         remarks += (padding,)
-    record = replace(record, findings=tuple(recipe["findings"]), voxel_size=describe_voxels(stack), remarks=remarks)
-    if request.objects is not None or settings.truth:
+    record = FileRecord(
+        entry.file,
+        entry.relative,
+        entry.name,
+        "segmented",
+        before,
+        outputs_of(files, place.path),
+        {"segmenting": time.perf_counter() - start - turn.waited, "network": turn.seconds},
+        shape=stack.shape,
+        axes=stack.space.axes,
+        bytes=math.prod(stack.shape) * np.dtype(stack.data.dtype).itemsize,
+        findings=tuple(recipe["findings"]),
+        voxel_size=describe_voxels(stack),
+        remarks=remarks,
+    )
+    if request.objects is not None or job.settings.truth:
         write_file_record(place.record(entry), record, place.path)
     return record
 
 
-def _iter_segment(
-    stack: Stack,
-    settings: BatchSettings,
-    target: FolderTarget,
-    engine: NetworkRunner,
-    turn: DeviceTurn,
-    opening: GuardedFile,
-    said: str,
+def _iter_tiles(
+    stack: Stack, job: FileJob, target: FolderTarget, turn: DeviceTurn, opening: GuardedFile, prefix: str
 ) -> Generator[Progress, Focus | None, list[Path]]:
-    """Yield as `to_folder.iter_segment` does, with `said` before each message; the network is free for the next file
-    once the last tile is written."""
+    """Yield like `to_folder.iter_segment`, with `prefix` before each message; return the files.
+
+    The network is released for the next file once the last tile is written.
+    """
     from napari_skipseg.inference.to_folder import iter_segment
 
-    work = iter_segment(stack, engine.model, settings.request.options, target, turn, engine.chosen)
+    engine = job.engine
+    work = iter_segment(stack, engine.model, job.settings.request.options, target, turn, engine.chosen)
     focus: Focus | None = None
     with contextlib.closing(work):
         while True:
@@ -330,73 +314,66 @@ def _iter_segment(
                 opening.passed()
             if isinstance(progress, TileWritten) and progress.done >= progress.total:
                 turn.end()
-            focus = yield replace(progress, message=said + progress.message) if said else progress
+            focus = yield replace(progress, message=prefix + progress.message)
 
 
-def _recipe_of(target: FolderTarget) -> dict[str, Any]:
-    """Return the recipe beside the results."""
-    from napari_skipseg.inference.recipes.recipe import RECIPE_FILE
-
-    recipe: dict[str, Any] = json.loads(target.sidecar(RECIPE_FILE).read_bytes())
-    return recipe
-
-
-def _is_outdated(place: RunPlace, entry: BatchInput, before: dict[str, Any] | None) -> bool:
-    """Return whether an unfinished run lies there that is of what the file held before: it is thrown away."""
+def _is_outdated(job: FileJob, before: dict[str, Any] | None) -> bool:
+    """Return whether an unfinished run was begun with an earlier content of the file."""
     try:
-        facts = json.loads(_unfinished(place, entry).read_bytes())
+        facts = json.loads(_run_file(job).read_bytes())
         return bool(facts["key"]["input"] != before)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _unfinished(place: RunPlace, entry: BatchInput) -> Path:
-    """Return the facts of a run of the file that was begun."""
-    return place.results(entry) / f"{entry.name}{UNFINISHED}" / "run.json"
+def _run_file(job: FileJob) -> Path:
+    """Return the file with the facts of an unfinished run."""
+    return job.unfinished / "run.json"
 
 
-def _result_of(file: Path, entry: BatchInput) -> str:
-    """Return "probability" for NAME_probability.tif, and "objects table" for NAME_objects.csv."""
-    name = file.name.removeprefix(f"{entry.name}_").partition(".")[0]
-    return f"{name} table" if file.suffix == ".csv" else name
+def _results_of(record: FileRecord, job: FileJob) -> dict[str, Path]:
+    """Return the files by result: "probability" for NAME_probability.tif, "objects table" for NAME_objects.csv."""
+    results = {}
+    for file in record.files(job.place.path):
+        name = file.name.removeprefix(f"{job.entry.name}_").partition(".")[0]
+        results[f"{name} table" if file.suffix == ".csv" else name] = file
+    return results
 
 
-def _picture(stack: Stack, probability: Path, settings: BatchSettings, entry: BatchInput, place: RunPlace) -> str:
-    """Return where the thumbnail lies within the run's folder, "" if none could be drawn."""
+def _write_thumbnail(stack: Stack, probability: Path, job: FileJob) -> str:
+    """Return the path of the thumbnail within the run's folder, "" if none could be drawn."""
     try:
-        content = draw_thumbnail(stack, probability, settings.request.options.channel or 0)
+        content = draw_thumbnail(stack, probability, job.settings.request.options.channel or 0)
     except (SkipsegError, ValueError, MemoryError):
         return ""
-    write_bytes(place.thumbnail(entry), content)
-    return place.thumbnail(entry).relative_to(place.path).as_posix()
+    file = job.place.thumbnail(job.entry)
+    write_bytes(file, content)
+    return file.relative_to(job.place.path).as_posix()
 
 
-def _score_again(
-    record: FileRecord, settings: BatchSettings, entry: BatchInput, place: RunPlace, engine: NetworkRunner
-) -> FileRecord:
-    """Return the record of a file that is done, scored where its truth is another than it was."""
-    scored = _scored(record, settings, entry, place, engine)
+def _score_again(record: FileRecord, job: FileJob) -> FileRecord:
+    """Return the record of a file that is done; score the file if its truth has changed."""
+    scored = _scored(record, job)
     if scored != record:
-        write_file_record(place.record(entry), scored, place.path)
+        write_file_record(job.place.record(job.entry), scored, job.place.path)
     return scored
 
 
-def _scored(
-    record: FileRecord, settings: BatchSettings, entry: BatchInput, place: RunPlace, engine: NetworkRunner
-) -> FileRecord:
-    """Return `record` with scores, or a note why there are none; a fault of the truth is none of the file."""
+def _scored(record: FileRecord, job: FileJob) -> FileRecord:
+    """Return `record` with scores, or with a note why there are none; a fault of the truth does not fail the file."""
+    settings = job.settings
     if not settings.truth:
         return record
     try:
-        truth = find_truth(settings, entry)
+        truth = find_truth(settings, job.entry)
         if truth is None:
             return replace(record, scores={}, truth=None, note="no truth of its name")
-        found = (is_known_input(str(truth)) or {}) | {"label": settings.truth_label}
+        found = (fingerprint_of(str(truth)) or {}) | {"label": settings.truth_label}
         if record.scores and found == record.truth:
             return record
         start = time.perf_counter()
-        results = {_result_of(file, entry): file for file in record.files(place.path)}
-        scores, note = score_result(results, truth, engine.model.description, settings.truth_label)
+        description = job.engine.model.description
+        scores, note = score_result(_results_of(record, job), truth, description, settings.truth_label)
         seconds = record.seconds | {"scores": time.perf_counter() - start}
         return replace(record, scores=scores, truth=found, note=note, seconds=seconds)
     except (SkipsegError, ValueError, MemoryError) as error:

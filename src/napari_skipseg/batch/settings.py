@@ -1,4 +1,4 @@
-"""What a batch is asked for: one frozen value, kept in the run's folder. Loads without torch."""
+"""The settings of a batch: one frozen value, stored in the run's folder. Loads without torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class BatchOptions:
         bool,
         Option(
             "Each folder is one stack of slices",
-            "Each folder holds the slices of one stack, one file each, and is one image.",
+            "Each folder contains the slices of one stack, one file each, and is one image.",
         ),
     ] = False
     truth: Annotated[
@@ -69,10 +69,10 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class BatchSettings(BatchOptions):
-    """A folder of images and what is done with each of them; options say beside their fields what they are.
+    """A folder of images, and what is done with each image; the options are described beside their fields.
 
-    inputs: a folder, an image, or a pattern with *, ? and **. output: the folder that holds a run's folder for each
-    recipe. request: what is asked for, whatever the input.
+    inputs: a folder, an image, or a pattern with *, ? and **. output: a folder that gets a subfolder for each recipe.
+    request: the segmentation, the same for all inputs.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -84,7 +84,8 @@ class BatchSettings(BatchOptions):
         str,
         Option(
             "Axes",
-            "Names of the axes in the file's order, such as ZYX or XYZ; files of another number of axes keep theirs.",
+            "Names of the axes in the file's order, such as ZYX or XYZ; files with a different number of axes keep "
+            "theirs.",
         ),
     ] = ""
     voxel_size: tuple[float, float, float] | None = None
@@ -101,19 +102,19 @@ class BatchSettings(BatchOptions):
             raise InputError("A voxel size needs its unit: give it too (in a shell with --unit, such as nm).")
         check_options(self, InputError)
         if self.workers and self.scheduler:
-            raise InputError("Workers of this machine and those of a scheduler exclude each other: give one of them.")
+            raise InputError("Workers on this machine and a scheduler exclude each other: give one of them.")
 
     def run_name(self, versions: Mapping[str, str]) -> str:
-        """Return the name of the folder of a run with these settings: the model's, and the beginning of a hash.
+        """Return the name of the folder of a run with these settings: the model, and the beginning of a hash.
 
-        What decides the results counts: the request, how the files are taken, and the `versions` that answer it.
+        The hash is of all that decides the results: the request, how files are read, and the `versions` of packages.
         """
-        told = request_hash(self.request, versions)
+        sha256 = request_hash(self.request, versions)
         if self.axes or self.voxel_size or self.unit:
-            taken = json.dumps([told, self.axes, self.voxel_size, self.unit])
-            told = hashlib.sha256(taken.encode()).hexdigest()
+            with_space = json.dumps([sha256, self.axes, self.voxel_size, self.unit])
+            sha256 = hashlib.sha256(with_space.encode()).hexdigest()
         model = re.sub(r"[^\w.+-]", "_", Path(self.request.model).name).strip(".") or "model"
-        return f"{model}-{told[:SHOWN_OF_HASH]}"
+        return f"{model}-{sha256[:SHOWN_OF_HASH]}"
 
 
 def make_settings(
@@ -123,7 +124,7 @@ def make_settings(
     form: Format = "tiff",
     objects: ObjectOptions | None = None,
 ) -> SegmentRequest:
-    """Return what is asked for of the model called `model`, or in that folder, as it is now.
+    """Return a request for a model as it is now. model: its name or folder.
 
     Raises:
         ModelError: there is no such model, or it is damaged.
@@ -154,7 +155,7 @@ def batch_settings_from_json(text: str | bytes, place: str = "The settings") -> 
     except ValueError as error:
         raise FileError(f"{place} is no JSON ({error}): give the batch.json that a run wrote.") from error
     if not isinstance(values, dict) or values.pop("format_version", None) != _FORMAT_VERSION:
-        raise FileError(f"{place} holds no batch of format version {_FORMAT_VERSION}: start the batch anew.")
+        raise FileError(f"{place} contains no batch of format version {_FORMAT_VERSION}: start the batch again.")
     try:
         return _adapter().validate_python(values)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The table of a batch, a row a file, and the events that say what changed of it."""
+"""The table of a batch with a row for each file, and the events that report its changes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from napari_skipseg.batch.inputs import BatchInput
+from napari_skipseg.batch.inputs import BatchInput, BatchInputs
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.records import State, read_file_record
 from napari_skipseg.batch.run_file import FileOutcome
@@ -14,7 +14,7 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.wording import counted
 
 _STEPS = 1000
-"""Into how many steps a file is divided in the progress of the whole."""
+"""Steps of one file in the progress of the batch."""
 FINISHED: tuple[State, ...] = ("done", "skipped", "failed")
 
 
@@ -22,12 +22,10 @@ FINISHED: tuple[State, ...] = ("done", "skipped", "failed")
 class BatchRow:
     """One file in the table.
 
-    relative: where it lies within the inputs, which distinguishes it from the others. done, total: tiles. message:
-    what is being done. seconds_left: until it is done, None if that is not known yet. seconds: that it took. size:
-    such as "25 × 512 × 512", "" until it was opened; bytes: of the image. reason: why it failed. note: what else is to
-    be said.
-    ended: when that was, as in 2026-03-01T22:15:00+01:00, "" if it is not known. thumbnail, outputs: paths, where
-    there are any. voxel_size, objects, mean_size, size_unit: as in `Record`. title: as in `BatchInput`.
+    relative: its path within the inputs, different for each file. done, total: tiles. message: the current step.
+    seconds_left: until it is done, None = not known yet. seconds: its duration. size: such as "25 × 512 × 512", ""
+    until it was opened. bytes: of the image. thumbnail, outputs: paths. ended: such as 2026-03-01T22:15:00+01:00, "" =
+    not known. title: as in `BatchInput`. All others: as in `FileRecord`.
     """
 
     relative: str
@@ -53,13 +51,13 @@ class BatchRow:
     title: str = ""
 
     @property
-    def called(self) -> str:
-        """What it is called in tables: its place among the inputs, and its title."""
+    def full_name(self) -> str:
+        """Its name in tables: its path within the inputs, and its title."""
         return f"{self.relative} {self.title}".strip()
 
     @property
     def fraction(self) -> float:
-        """Share of it that is done, in [0, 1]."""
+        """The share that is done, in [0, 1]."""
         if self.state in FINISHED:
             return 1.0
         return min(self.done / self.total, 1.0) if self.total else 0.0
@@ -67,9 +65,9 @@ class BatchRow:
 
 @dataclass(frozen=True)
 class BatchOpened(Progress):
-    """The first event: all rows, the run's folder, and how many files were left out (no images; results of SkipSeg).
+    """The first event: all rows, the run's folder, and the numbers of files that were left out, as in `BatchInputs`.
 
-    asked: the files that are to be done, by their names in the table. hint: as in `Inputs`.
+    asked: the files that will be processed, by their names in the table. hint: as in `BatchInputs`.
     """
 
     rows: tuple[BatchRow, ...] = ()
@@ -82,7 +80,7 @@ class BatchOpened(Progress):
 
 @dataclass(frozen=True)
 class FileChanged(Progress):
-    """A row is another now. seconds_left: of the whole batch, None if that is not known yet."""
+    """A row has changed. seconds_left: of the whole batch, None if that is not known yet."""
 
     row: BatchRow = field(default_factory=lambda: BatchRow("", ""))
     seconds_left: float | None = None
@@ -90,18 +88,18 @@ class FileChanged(Progress):
 
 @dataclass(frozen=True)
 class BatchWaits(Progress):
-    """No file moves yet; message: what is waited for, behind how far the whole is."""
+    """No file is processed yet. message: the progress of the batch, and what it waits for."""
 
 
 @dataclass(frozen=True)
 class Retry:
-    """A command: do again what failed; relatives: only these, all if there are none."""
+    """A command: process failed files again. relatives: only these; empty = all."""
 
     relatives: tuple[str, ...] = ()
 
 
 class ProgressTable:
-    """The rows of a batch as they are now."""
+    """The current rows of a batch."""
 
     def __init__(self, entries: Iterable[BatchInput], place: RunPlace) -> None:
         self.rows = {entry.relative: BatchRow(entry.relative, entry.file, title=entry.title) for entry in entries}
@@ -110,39 +108,48 @@ class ProgressTable:
         self._reached: dict[str, int] = {}
         self._steps = self._ended = self._failed = 0
         self._speed = _Speed()
-        self._waits = ""
+        self._awaited = ""
 
-    def opened(self, others: int, ours: int, asked: tuple[str, ...]) -> BatchOpened:
+    def opened(self, found: BatchInputs, asked: tuple[str, ...]) -> BatchOpened:
         """Return the first event."""
-        how_far = self._how_far()
-        rows, folder = tuple(self.rows.values()), str(self._place.path)
-        return BatchOpened(how_far.done, how_far.total, "", rows, folder, others, ours, asked)
+        overall = self._overall()
+        return BatchOpened(
+            overall.done,
+            overall.total,
+            rows=tuple(self.rows.values()),
+            folder=str(self._place.path),
+            others=found.others,
+            ours=found.ours,
+            asked=asked,
+            hint=found.hint,
+        )
 
-    def recall(self, entries: Iterable[BatchInput]) -> None:
-        """Note what became of files another time, where that is known."""
+    def read_records(self, entries: Iterable[BatchInput]) -> None:
+        """Show the outcomes of earlier runs."""
         for entry in entries:
             record = read_file_record(self._place.record(entry))
             if record is not None and record.state != "segmented":
                 self.on_message(FileOutcome("skipped" if record.state == "done" else "failed", record), entry)
 
     def on_message(self, news: Progress | FileOutcome | None, entry: BatchInput | None = None) -> Progress:
-        """Note what is new of a file, and return what to say of it; None: nothing is new."""
+        """Update the table, and return the event to emit. news: None if nothing is new."""
         if entry is None and isinstance(news, Progress):
-            self._waits = news.message
+            self._awaited = news.message
         if entry is None or news is None:
-            how_far = self._how_far()
-            told = f"{how_far.message}: {self._waits}"
-            return BatchWaits(how_far.done, how_far.total, told) if self._waits else how_far
-        self._waits = ""
+            overall = self._overall()
+            if not self._awaited:
+                return overall
+            return BatchWaits(overall.done, overall.total, f"{overall.message}: {self._awaited}")
+        self._awaited = ""
         return self._finished(entry, news) if isinstance(news, FileOutcome) else self._moved(entry, news)
 
     def is_selected(self, entry: BatchInput, command: Retry) -> bool:
-        """Return whether a file failed and is to be done again."""
+        """Return whether a file failed and a command selects it."""
         named = not command.relatives or entry.relative in command.relatives
         return named and self.rows[entry.relative].state == "failed"
 
     def queue_again(self, entry: BatchInput) -> FileChanged:
-        """Note that a file is to be done again."""
+        """Show a file as waiting again."""
         self._begun.pop(entry.relative, None)
         self._speed.forget(entry.relative)
         return self._change(BatchRow(entry.relative, entry.file, title=entry.title))
@@ -190,24 +197,24 @@ class ProgressTable:
         self.rows[row.relative] = row
         reached = self._reached.get(row.relative, 0)
         steps = int(row.fraction * _STEPS)
-        self._reached[row.relative] = max(reached, steps) if row.state == "running" else steps  # objects count anew
+        self._reached[row.relative] = max(reached, steps) if row.state == "running" else steps  # objects start at 0
         self._steps += self._reached[row.relative] - reached
         self._ended += (row.state in FINISHED) - (before.state in FINISHED)
         self._failed += (row.state == "failed") - (before.state == "failed")
         self._speed.note(row, self._reached[row.relative] / _STEPS)
-        how_far = self._how_far()
-        left = self._speed.seconds_for(len(self.rows) - how_far.done / _STEPS)
-        return FileChanged(how_far.done, how_far.total, how_far.message, row, left)
+        overall = self._overall()
+        left = self._speed.seconds_for(len(self.rows) - overall.done / _STEPS)
+        return FileChanged(overall.done, overall.total, overall.message, row, left)
 
-    def _how_far(self) -> Progress:
-        told = f"{self._ended - self._failed} of {counted(len(self.rows), 'file')}"
-        told += f", {self._failed} failed" if self._failed else ""
-        return Progress(self._steps, len(self.rows) * _STEPS, told)
+    def _overall(self) -> Progress:
+        text = f"{self._ended - self._failed} of {counted(len(self.rows), 'file')}"
+        text += f", {self._failed} failed" if self._failed else ""
+        return Progress(self._steps, len(self.rows) * _STEPS, text)
 
 
 class _Speed:
-    """How fast files are done. What failed, was skipped or lay there before is no work; nothing is known before the
-    first success, as until then networks are made ready and tiles say nothing of objects."""
+    """The speed of the batch. Files that failed or were skipped, and tiles of earlier runs, do not count. It is known
+    after the first file only: before, networks are loaded, and tiles do not show how long objects take."""
 
     def __init__(self) -> None:
         self._since = 0.0
@@ -217,15 +224,15 @@ class _Speed:
         self._done = 0
 
     def begin(self, relative: str, there: float) -> None:
-        """Note which share of a file lay there before its first tile now."""
+        """Note the share of a file that was done in an earlier run."""
         self._there[relative] = max(there, 0.0)
 
     def forget(self, relative: str) -> None:
-        """Note that a file is to be done anew."""
+        """Note that a file will be processed from the beginning."""
         self._there.pop(relative, None)
 
     def note(self, row: BatchRow, reached: float) -> None:
-        """Note how far a file is."""
+        """Note the progress of a file."""
         counts = row.state in ("running", "done")
         if counts and not self._since:
             self._since = time.monotonic()
@@ -241,10 +248,10 @@ class _Speed:
 
 
 def _note_of(outcome: FileOutcome) -> str:
-    """Return what is to be said of a file besides; of one that was done before also when."""
+    """Return all remarks on a file; if it was done in an earlier run, also when."""
     record = outcome.record
-    told = " ".join((*record.findings, *record.remarks, record.note)).strip()
+    remarks = " ".join((*record.findings, *record.remarks, record.note)).strip()
     if outcome.state != "skipped":
-        return told
+        return remarks
     day = f" on {record.ended[:10]}" if record.ended else ""
-    return f"done before{day}, with the same recipe" + (f". {told}" if told else "")
+    return f"done before{day}, with the same recipe" + (f". {remarks}" if remarks else "")

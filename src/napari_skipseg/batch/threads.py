@@ -1,16 +1,16 @@
-"""Several files at work in one process: while the network computes one, the next is read and the last one written."""
+"""Several files at once in one process: while the network computes one, the next is read and the last one written."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from napari_skipseg.batch.crash_guard import StoppedError, crash_reports
-from napari_skipseg.batch.engine import NetworkRunner
+from napari_skipseg.batch.engine import FileJob, NetworkRunner
 from napari_skipseg.batch.inputs import BatchInput
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.run_file import FileOutcome, segment_file
@@ -18,86 +18,81 @@ from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.progress import Progress
 
 LANES = 2
-"""Files at work: one has the network, the other one is prepared for it or written after it."""
+"""Files that are processed at once: one uses the network, the other one is prepared before or written after it."""
 THREADS_WAKE = 0.1
-"""Seconds after which the caller is asked at the latest whether it continues."""
+"""Most seconds without a yield, so that the caller can stop the work."""
 
 
 class ThreadMessage(NamedTuple):
-    """What is new of a file: how far it is, or what became of it; without one, what the whole waits for."""
+    """Progress or outcome of a file. Without a file: what the whole batch waits for."""
 
     entry: BatchInput | None
     news: Progress | FileOutcome
 
 
 def waiting_for(what: str) -> ThreadMessage:
-    """Return what is said until a file moves again."""
+    """Return the message that is shown until a file is processed again."""
     return ThreadMessage(None, Progress(0, 0, what))
 
 
 def iter_lanes(
     settings: BatchSettings, waiting: deque[BatchInput], place: RunPlace
 ) -> Generator[ThreadMessage | None, None, None]:
-    """Yield what is new of the files that are `waiting`, None if nothing is, until there are none and all are done.
+    """Process the files in `waiting`; yield messages, or None if nothing is new; end when no file is left.
 
-    Files may be put there meanwhile. Closed, it stops each file at its next tile, from where it continues another time.
+    The caller may append to `waiting` meanwhile. If the generator is closed, it stops each file at its next tile; a
+    later run continues there.
 
     Raises:
-        SkipsegError: the model cannot be had, or nothing can be written any more.
+        SkipsegError: the model cannot be read, or nothing more can be written.
     """
     with crash_reports(place):
-        yield from _iter_lanes(settings, waiting, place)
+        yield waiting_for("starting the network")
+        engine = NetworkRunner(settings.request, place)
 
+        def make_job(entry: BatchInput) -> FileJob:
+            return FileJob(settings, entry, place, engine)
 
-def _iter_lanes(
-    settings: BatchSettings, waiting: deque[BatchInput], place: RunPlace
-) -> Generator[ThreadMessage | None, None, None]:
-    yield waiting_for("starting the network")
-    engine = NetworkRunner(settings.request, place)
-    news: SimpleQueue[ThreadMessage | Exception] = SimpleQueue()
-    lanes = [
-        _Lane(settings, waiting, place, engine, news) for _ in range(1 if settings.request.options.samples else LANES)
-    ]
-    try:
-        for lane in lanes:
-            lane.start()
-        while True:
-            idle = not waiting and all(lane.idle.is_set() or not lane.is_alive() for lane in lanes)
-            try:
-                found = news.get(timeout=0 if idle else THREADS_WAKE)
-            except Empty:
-                if idle and not waiting:
-                    return
-                yield None
-                continue
-            if isinstance(found, Exception):
-                raise found
-            yield found
-    finally:
-        for lane in lanes:
-            lane.stopped.set()
-        engine.close()
-        for lane in lanes:
-            lane.join()
+        messages: SimpleQueue[ThreadMessage | Exception] = SimpleQueue()
+        lanes = [_Lane(waiting, make_job, messages) for _ in range(1 if settings.request.options.samples else LANES)]
+        try:
+            for lane in lanes:
+                lane.start()
+            while True:
+                idle = not waiting and all(lane.idle.is_set() or not lane.is_alive() for lane in lanes)
+                try:
+                    message = messages.get(timeout=0 if idle else THREADS_WAKE)
+                except Empty:
+                    if idle and not waiting:
+                        return
+                    yield None
+                    continue
+                if isinstance(message, Exception):
+                    raise message
+                yield message
+        finally:
+            for lane in lanes:
+                lane.stopped.set()
+            engine.close()
+            for lane in lanes:
+                lane.join()
 
 
 class _Lane(threading.Thread):
-    """Takes one file after the other, as long as there are any or more may come."""
+    """Processes one file after the other until it is stopped."""
 
     def __init__(
         self,
-        settings: BatchSettings,
         waiting: deque[BatchInput],
-        place: RunPlace,
-        engine: NetworkRunner,
-        news: SimpleQueue[ThreadMessage | Exception],
+        make_job: Callable[[BatchInput], FileJob],
+        messages: SimpleQueue[ThreadMessage | Exception],
     ) -> None:
         super().__init__(name="batch", daemon=True)
-        self._settings, self._waiting, self._place, self._engine, self._news = settings, waiting, place, engine, news
+        self._waiting, self._make_job, self._messages = waiting, make_job, messages
         self.stopped, self.idle = threading.Event(), threading.Event()
 
     def run(self) -> None:
-        """Work until it is stopped."""
+        """Process files until this thread is stopped."""
         try:
             while not self.stopped.is_set():
                 self.idle.clear()
@@ -111,15 +106,14 @@ class _Lane(threading.Thread):
         except StoppedError:
             return
         except Exception as error:
-            self._news.put(error)
+            self._messages.put(error)
 
     def _run_file(self, entry: BatchInput) -> None:
-        work = segment_file(self._settings, entry, self._place, self._engine)
-        with contextlib.closing(work):
+        with contextlib.closing(segment_file(self._make_job(entry))) as work:
             while not self.stopped.is_set():
                 try:
                     progress = next(work)
                 except StopIteration as stop:
-                    self._news.put(ThreadMessage(entry, stop.value))
+                    self._messages.put(ThreadMessage(entry, stop.value))
                     return
-                self._news.put(ThreadMessage(entry, progress))
+                self._messages.put(ThreadMessage(entry, progress))

@@ -1,4 +1,4 @@
-"""Scores of a batch's results where truth lies in a second folder, under the same names."""
+"""Scores of a batch's results against truth in a second folder, whose files have the same names."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from napari_skipseg.models.description import ModelDescription
 
 _SHOWN = ("dice", "iou", "precision", "recall")
-"""Scores of a class that are kept, of all that are measured."""
+"""The scores of a class that the table shows."""
 OF_OBJECTS = ("adapted_rand_error", "average_precision")
 
 
 def check_truth_folder(settings: BatchSettings, files: int) -> None:
-    """Raise if there is no truth at all, or one image of labels for several images.
+    """Check that the truth exists, and that it is not one image of labels for several images.
 
     Raises:
         FileError: there is no such folder or file.
@@ -46,10 +46,10 @@ def check_truth_folder(settings: BatchSettings, files: int) -> None:
 
 
 def find_truth(settings: BatchSettings, entry: BatchInput) -> Path | None:
-    """Return the labels of an image: in the same folder within the truths, of the same name, whatever its ending.
+    """Return the labels of an image: the file in the same subfolder with the same name and any ending.
 
     Raises:
-        InputError: several could be it.
+        InputError: several files have this name.
     """
     if not settings.truth:
         return None
@@ -78,7 +78,7 @@ def find_truth(settings: BatchSettings, entry: BatchInput) -> Path | None:
 
 
 def _same_image(truth: Path, entry: BatchInput) -> Path:
-    """Return the image of the truth that has the place which the entry's has in its file."""
+    """Return the image at the same place in the file of the truth."""
     which = entry.relative.rpartition(MARK)[2] if MARK in entry.relative else ""
     images = images_to_read(truth) if which else ()
     if len(images) < 2:
@@ -96,11 +96,11 @@ def _is_image(file: Path) -> bool:
 def score_result(
     results: dict[str, Path], truth: Path, description: ModelDescription, label: int | None = None
 ) -> tuple[dict[str, float], str]:
-    """Return the scores of a file's results against its truth, and a note why some are missing ("" = all are there).
+    """Return the scores of a file's results against its truth, and a note why some are missing ("" = none is missing).
 
-    Those of objects come first, but not against a mask; then of each class its overlap, such as "membrane dice".
-    results: by name, such as "binary". In the truth each class has the value that the model's description gives it. The
-    class of a model that has one is what has the value `label`; if that is None, all above 0, and for a membrane what
+    The scores of objects come first, but none against a mask; then the overlap of each class, such as "membrane dice".
+    results: by name, such as "binary". The values of the classes in the truth are those of the model's description. For
+    a model with one class, the value is `label`; if that is None, the class is all above 0, or for a membrane whatever
     `scores.polarity` takes for membranes.
 
     Raises:

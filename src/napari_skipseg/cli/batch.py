@@ -29,37 +29,38 @@ _OWN = {"voxel_size": VoxelSizeFlag}
 
 def batch(
     inputs: Annotated[str, typer.Argument(metavar="INPUTS", help="A folder, an image, or a pattern in quotes.")],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder for the results: a run's folder for each recipe.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder for the results; each recipe gets a subfolder.")],
     model: Annotated[str, typer.Option(help="A model's name, or its folder.")] = "em-membrane",
-    dtype: Annotated[DepthFlag, typer.Option(help="How probabilities are stored.")] = DepthFlag.uint8,
-    form: Annotated[FormatFlag, typer.Option("--format", help="What the results are written as.")] = FormatFlag.tiff,
-    retry: Annotated[bool, typer.Option("--retry", help="Do again only what failed the last time.")] = False,
+    dtype: Annotated[DepthFlag, typer.Option(help="Type of the stored probabilities.")] = DepthFlag.uint8,
+    form: Annotated[FormatFlag, typer.Option("--format", help="File format of the results.")] = FormatFlag.tiff,
+    retry: Annotated[bool, typer.Option("--retry", help="Process only the files that failed the last time.")] = False,
     **flags: Any,
 ) -> None:
-    """Segment every image in a folder. Stopped or killed, the same command continues where it was."""
-    with with_spinner(f"Looking for images in {inputs} …"):  # while imports take seconds
+    """Segment every image in a folder. After a stop or a kill, the same command continues."""
+    with with_spinner(f"Looking for images in {inputs} …"):  # the imports take seconds
         from napari_skipseg.batch.run import iter_batch
         from napari_skipseg.cli.batch_table import show_batch
 
-        settings = _settings(inputs, out, model, (dtype.value, form.value), flags)
+        objects = _OBJECTS.given(flags)
+        if objects and "method" not in objects:
+            raise InputError("Choose how objects are found: --objects components, watershed or cells.")
+        request = make_settings(
+            model,
+            SegmentOptions(**_SEGMENT.given(flags)),
+            depth=dtype.value,
+            form=form.value,
+            objects=ObjectOptions(**objects) if objects else None,
+        )
+        settings = BatchSettings(inputs, out, request, voxel_size=flags["voxel_size"], **_BATCH.given(flags))
     result = show_batch(iter_batch(settings, retry))
     print_line(result.describe())
     for row in result.rows:
         if row.state == "failed":
-            print_line(f"failed  {row.called}: {row.reason}")
+            print_line(f"failed  {row.full_name}: {row.reason}")
     for place in (result.folder, result.summary, result.report):
         print_line(str(place))
     if result.count("failed"):
         raise typer.Exit(1)
-
-
-def _settings(inputs: str, out: str, model: str, how: tuple[Any, Any], flags: dict[str, Any]) -> BatchSettings:
-    objects = _OBJECTS.given(flags)
-    if objects and "method" not in objects:
-        raise InputError("Say how objects are found: --objects components, watershed or cells.")
-    options = SegmentOptions(**_SEGMENT.given(flags))
-    request = make_settings(model, options, *how, objects=ObjectOptions(**objects) if objects else None)
-    return BatchSettings(inputs, out, request, voxel_size=flags["voxel_size"], **_BATCH.given(flags))
 
 
 add_flags(batch, {**_BATCH.annotations, **_OWN, **_SEGMENT.annotations, **_OBJECTS.annotations})

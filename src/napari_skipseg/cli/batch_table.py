@@ -1,4 +1,4 @@
-"""A batch in a terminal: a table that lives while it runs, or a line for each file without a terminal."""
+"""A batch in a terminal: a live table, or without a terminal a line for each file."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from napari_skipseg.batch.run import BatchResult
 
 _SHOWN = 12
-"""Rows of files that ended, besides those at work."""
+"""Rows of finished files, besides those that are being processed."""
 STYLES = {"done": "green", "failed": "red", "skipped": "dim", "running": "bold"}
 PER_SECOND = 5
 
 
 def show_batch(work: Generator[Progress, Any, BatchResult]) -> BatchResult:
-    """Return the result of `work`, shown on stderr while it proceeds; Ctrl-C stops it at its next tile."""
+    """Show the progress of `work` on stderr and return its result; Ctrl-C stops it at the next tile."""
     console = on_stderr()
     shown = _LiveTable() if console.is_terminal else _Lines(console)
 
@@ -44,51 +44,51 @@ def show_batch(work: Generator[Progress, Any, BatchResult]) -> BatchResult:
 
 
 class _Lines:
-    """A line for each file that ended; what is waited for at once, and every minute in which nothing ended."""
+    """A line for each finished file; one when the batch starts to wait, and one each minute in which no file ended."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._said, self._last = "", time.monotonic()
+        self._last_kind, self._last = "", time.monotonic()
 
     def show(self, progress: Progress) -> None:
         if isinstance(progress, BatchWaits):
             self._print(progress.message, progress.message)
         elif isinstance(progress, FileChanged) and progress.row.state == "running":
             row = progress.row
-            whole = f"{progress.message}{about_left(progress.seconds_left)}"
-            at_work = f"{whole}: {_plain(row.relative)} {row.fraction:.0%}, {row.message or 'reading'}"
-            self._print(at_work, "running")
+            overall = f"{progress.message}{about_left(progress.seconds_left)}"
+            self._print(f"{overall}: {_plain(row.relative)} {row.fraction:.0%}, {row.message or 'reading'}", "running")
         self._show_end(progress)
 
     def _print(self, line: str, kind: str) -> None:
-        """Print a line if its kind differs from the last one's, or if a minute has passed."""
-        if kind != self._said or time.monotonic() - self._last >= LINE_EVERY:
-            self._said, self._last = kind, time.monotonic()
+        """Print a line if the last one was of a different kind, or a minute ago."""
+        if kind != self._last_kind or time.monotonic() - self._last >= LINE_EVERY:
+            self._last_kind, self._last = kind, time.monotonic()
             self._console.print(line, markup=False, soft_wrap=True)
 
     def _show_end(self, progress: Progress) -> None:
         if isinstance(progress, FileChanged) and progress.row.state in FINISHED:
             row = progress.row
             found = "" if row.objects is None else counted(row.objects, "object")
-            told = row.reason or "; ".join(part for part in (found, row.note) if part) or row.size
+            details = row.reason or "; ".join(part for part in (found, row.note) if part) or row.size
             seconds = f" in {in_words(row.seconds)}" if row.state == "done" else ""
-            line = f"{progress.message}: {_plain(row.called)} {row.state}{seconds}{f', {told}' if told else ''}"
-            self._said, self._last = "running", time.monotonic()
+            end = f"{row.state}{seconds}{f', {details}' if details else ''}"
+            line = f"{progress.message}: {_plain(row.full_name)} {end}"
+            self._last_kind, self._last = "running", time.monotonic()
             self._console.print(line, markup=False, soft_wrap=True)
 
 
 class _LiveTable:
-    """Files at work, those that ended last, those that failed, and how far the whole is."""
+    """Files that are being processed, the last finished ones, and the overall progress."""
 
     def __init__(self) -> None:
         self._running: dict[str, BatchRow] = {}
         self._ended: deque[BatchRow] = deque(maxlen=_SHOWN)
-        self._whole = Progress(0, 1, "looking for images")
+        self._overall = Progress(0, 1, "looking for images")
         self._left: float | None = None
         self._folder = ""
 
     def show(self, progress: Progress) -> None:
-        self._whole = progress
+        self._overall = progress
         if isinstance(progress, BatchOpened):
             self._folder = progress.folder
         if isinstance(progress, FileChanged):
@@ -108,23 +108,23 @@ class _LiveTable:
         table.add_column("", overflow="ellipsis", no_wrap=True, ratio=3)
         for row in [*self._ended, *self._running.values()]:
             table.add_row(*(Text(_plain(cell), style=STYLES.get(row.state, "")) for cell in _cells(row)))
-        told = Text(
-            f"{_plain(self._whole.message)}{about_left(self._left)} → {_plain(self._folder)}",
+        summary = Text(
+            f"{_plain(self._overall.message)}{about_left(self._left)} → {_plain(self._folder)}",
             overflow="ellipsis",
             no_wrap=True,
         )
-        return Group(table, ProgressBar(total=1.0, completed=self._whole.fraction), told)
+        return Group(table, ProgressBar(total=1.0, completed=self._overall.fraction), summary)
 
 
 def _cells(row: BatchRow) -> tuple[str, ...]:
     running = row.state == "running"
     left = f", {in_words(row.seconds_left)} left" if running and row.seconds_left else ""
-    how_far = f"{row.fraction:.0%}" if running else f"{row.seconds:.1f} s" if row.state == "done" else ""
+    progress = f"{row.fraction:.0%}" if running else f"{row.seconds:.1f} s" if row.state == "done" else ""
     scores = ", ".join(f"{name} {value:.3f}" for name, value in list(row.scores.items())[:2])
-    told = row.message + left if running else row.reason or row.note or scores
-    return row.relative, row.state, how_far, row.size, told
+    details = row.message + left if running else row.reason or row.note or scores
+    return row.relative, row.state, progress, row.size, details
 
 
 def _plain(text: str) -> str:
-    """Return a text that every terminal can show, whatever a file is called."""
+    """Replace characters of file names that a terminal cannot show."""
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)

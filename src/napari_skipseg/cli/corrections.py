@@ -1,4 +1,4 @@
-"""The commands `corrections …`: what was painted over which image, out into label files, in from them, and away."""
+"""The commands `corrections …`: list, export, import and delete the corrections of images."""
 
 from __future__ import annotations
 
@@ -21,29 +21,31 @@ _SHORT = 12
 
 UNNAMED = "a class without a name; name it with --class NAME=VALUE, or in the Correct tab"
 
-app = typer.Typer(help="What was corrected: list, export, import, delete.", rich_markup_mode=None)
+app = typer.Typer(help="List, export, import and delete corrections.", rich_markup_mode=None)
 
 
 class WhatFlag(StrEnum):
-    """What is exported."""
+    """The content of an export."""
 
     target = "target"
     strokes = "strokes"
 
 
-Whose = Annotated[str, typer.Argument(metavar="KEY|IMAGE", help="A key of the list, or the image that was corrected.")]
+KeyOrImage = Annotated[
+    str, typer.Argument(metavar="KEY|IMAGE", help="A key from the list, or the image that was corrected.")
+]
 
 
 @app.callback(invoke_without_command=True)
 def show_list_by_default(context: typer.Context) -> None:
-    """What was corrected: list, export, import, delete."""
+    """List, export, import and delete corrections."""
     if context.invoked_subcommand is None:
         show_list()
 
 
 @app.command("list")
 def show_list(as_json: AsJson = False) -> None:
-    """List the corrections on this computer, those changed last first."""
+    """List the corrections on this computer; the last changed ones come first."""
     from napari_skipseg.corrections.catalog import corrections_folder, find_corrections
 
     found = find_corrections()
@@ -67,7 +69,7 @@ def show_list(as_json: AsJson = False) -> None:
 
 @app.command()
 def export(
-    whose: Whose,
+    key_or_image: KeyOrImage,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A TIFF, or a folder with the ending .zarr.")],
     what: Annotated[
         WhatFlag, typer.Option(help="target: strokes and reviewed regions, as they train; strokes: these alone.")
@@ -76,19 +78,19 @@ def export(
     """Write corrections as labels: 0 = not looked at, 1 = background, 2 and more = the classes."""
     from napari_skipseg.corrections.exchange import export_corrections
 
-    print_line(export_corrections(_find(whose), out, what=what.value))
+    print_line(export_corrections(_find(key_or_image), out, what=what.value))
 
 
 @app.command("import")
 def import_(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The image that the labels are of.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The image of the labels.")],
     labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Labels: 1 = background, 2 and more = classes.")],
     classes: Annotated[
         list[str] | None,
         typer.Option("--class", metavar="NAME=VALUE", help="Name a class of the labels; repeat."),
     ] = None,
 ) -> None:
-    """Take labels over as corrections of an image; where they are 0, what there is stays."""
+    """Import labels as corrections of an image; where they are 0, earlier corrections stay."""
     from napari_skipseg.corrections.exchange import import_labels
     from napari_skipseg.corrections.store import open_corrections
     from napari_skipseg.corrections.subject import BACKGROUND, CLASS_COLORS, FIRST_CLASS, CorrectionClass
@@ -105,7 +107,7 @@ def import_(
         try:
             counts = import_labels(corrections, labels)
         except SkipsegError:
-            corrections.name_classes(before)  # labels that are refused change no name either
+            corrections.name_classes(before)  # refused labels must not change the names either
             raise
         is_kept = corrections.checkpoint()
         fault = corrections.fault
@@ -113,7 +115,7 @@ def import_(
         corrections.close()
     if not is_kept:
         raise InputError(fault or "The labels could not be written: try again.")
-    print_line(f"{sum(counts.values()):,} pixels taken over as corrections of '{corrections.subject.name}':")
+    print_line(f"{sum(counts.values()):,} pixels imported as corrections of '{corrections.subject.name}':")
     names = {BACKGROUND: "background"} | {one.value: one.name for one in corrections.classes}
     for value, count in counts.items():
         print_line(f"  {value} = {names.get(value, UNNAMED)}: {count:,}")
@@ -121,15 +123,15 @@ def import_(
 
 @app.command()
 def delete(
-    whose: Whose,
+    key_or_image: KeyOrImage,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete corrections, for good."""
+    """Delete corrections permanently."""
     from napari_skipseg.corrections.catalog import remove
 
-    found = _find(whose)
+    found = _find(key_or_image)
     if not yes:
-        typer.confirm(f"Delete the corrections of '{found.subject.name}' for good?", abort=True)
+        typer.confirm(f"Delete the corrections of '{found.subject.name}' permanently?", abort=True)
     remove(found)
     print_line(f"The corrections of '{found.subject.name}' are deleted.")
 
@@ -140,24 +142,24 @@ def _state(found: StoredCorrections) -> str:
     return "empty" if found.is_empty else "not closed: open the image to restore" if found.was_interrupted else "closed"
 
 
-def _find(whose: str) -> StoredCorrections:
-    """Return the corrections that a key, its beginning, or an image names."""
+def _find(key_or_image: str) -> StoredCorrections:
+    """Return the corrections with a key, or with its beginning, or those of an image."""
     from napari_skipseg.corrections.catalog import find_by_file, find_corrections, find_for
     from napari_skipseg.images.files import is_there, read_stack
     from napari_skipseg.images.identity import identify
 
-    if not is_there(whose):
-        named = [found for found in find_corrections() if found.subject.key.startswith(whose)]
+    if not is_there(key_or_image):
+        named = [found for found in find_corrections() if found.subject.key.startswith(key_or_image)]
         if len(named) == 1:
             return named[0]
-        how = "several corrections have keys that begin so" if named else "there is neither such a key nor such a file"
-        raise InputError(f"'{whose}': {how}; see `napari-skipseg corrections list`.")
-    found = find_for(identify(read_stack(whose)))
+        fault = "several keys begin like this" if named else "there is neither such a key nor such a file"
+        raise InputError(f"'{key_or_image}': {fault}; see `napari-skipseg corrections list`.")
+    found = find_for(identify(read_stack(key_or_image)))
     if found is not None:
         return found
-    if (older := find_by_file(whose)) is not None:
+    if (older := find_by_file(key_or_image)) is not None:
         raise InputError(
-            f"'{whose}' was changed since it was corrected: name those corrections by their key, "
+            f"'{key_or_image}' was changed after it was corrected: give the key of its corrections, "
             f"{older.subject.key[:_SHORT]}."
         )
-    raise InputError(f"'{whose}' has no corrections: see `napari-skipseg corrections list`.")
+    raise InputError(f"'{key_or_image}' has no corrections: see `napari-skipseg corrections list`.")

@@ -12,7 +12,9 @@ from napari_skipseg.terminal import print_line
 
 
 def demo(
-    headless: Annotated[Path | None, typer.Option(metavar="DIR", help="No window to stay: write results here.")] = None,
+    headless: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write results here and close the window.")
+    ] = None,
 ) -> None:
     """Open napari with the sample EM stack, segmented."""
     try:

@@ -29,7 +29,7 @@ FINETUNE_FLAGS: dict[str, Any] = {
     "augment": Annotated[str | None, flag(f"How patches are varied: {one_of(tuple(AUGMENTATIONS))}.")],
     **Flags(FinetuneSettings).annotations,
 }
-"""The options that become settings; what is not given keeps its default."""
+"""The options that become settings; options that are not given keep their defaults."""
 
 
 def finetune(
@@ -42,7 +42,7 @@ def finetune(
     as_json: AsJson = False,
     **flags: Any,
 ) -> None:
-    """Fine-tune a model on corrected images, and compare it with the old one; stopped, the same command resumes.
+    """Fine-tune a model on corrected images, and compare it with the old one; after a stop, the same command resumes.
 
     Several devices: torchrun --nproc-per-node 2 -m napari_skipseg.cli finetune …
     """
@@ -62,19 +62,19 @@ def finetune(
         drive_with_progress(work, lambda _progress: None)
         return
     check_free(name, folder)
-    lesson = with_progress_bar(iter_plan_finetuning(settings, corrected, device), "looking at the labels")
-    # a step was measured on one device alone
-    _note(lesson if processes.count == 1 else replace(lesson, seconds=None))
+    summary = with_progress_bar(iter_plan_finetuning(settings, corrected, device), "looking at the labels")
+    # the time was measured on one device
+    _print_summary(summary if processes.count == 1 else replace(summary, seconds=None))
     try:
-        finetuned = with_progress_bar(_iter_noted(work), f"fine-tuning {name}")
+        finetuned = with_progress_bar(_iter_without_losses(work), f"fine-tuning {name}")
     except KeyboardInterrupt:
-        print_line(_what_is_saved(folder, name), err=True)
+        print_line(_describe_saved(folder, name), err=True)
         raise
-    _show(finetuned, as_json)
+    _print_report(finetuned, as_json)
 
 
-def _what_is_saved(folder: Path, name: str) -> str:
-    """Return what is left of a fine-tuning that was stopped."""
+def _describe_saved(folder: Path, name: str) -> str:
+    """Return which part of a stopped fine-tuning is saved."""
     from napari_skipseg.training.unfinished import find_unfinished
 
     if (folder / name).exists():
@@ -85,23 +85,23 @@ def _what_is_saved(folder: Path, name: str) -> str:
     return "No step was done yet, so nothing is saved: the same command begins again."
 
 
-def _note(lesson: TrainingSummary) -> None:
-    """Say on stderr what will be learnt from, what is held out, and how long it takes."""
-    trained, held = counted(lesson.places[0], "place"), lesson.places[1]
-    takes = "" if lesson.seconds is None else f" Takes about {in_words(lesson.seconds)}."
-    slices = f"{lesson.slices} slice{'s' * (lesson.slices != 1)}"
+def _print_summary(summary: TrainingSummary) -> None:
+    """Print on stderr which labels are learnt and held out, and how long the training takes."""
+    trained, held = counted(summary.places[0], "place"), summary.places[1]
+    takes = "" if summary.seconds is None else f" Takes about {in_words(summary.seconds)}."
+    slices = counted(summary.slices, "slice")
     print_line(
         f"Labels on {slices}: learns from {trained}, compares old and new on {held} other{'s' * (held != 1)}.{takes}",
         err=True,
     )
-    width = max(len(class_name) for class_name in lesson.pixels)
-    for class_name, count in lesson.pixels.items():
-        kept = lesson.held_out.get(class_name, 0)
-        print_line(f"  {class_name:{width}}  {counted(count, 'pixel')} to learn from, {kept:,} held out", err=True)
+    width = max(len(class_name) for class_name in summary.pixels)
+    for class_name, count in summary.pixels.items():
+        held_out = summary.held_out.get(class_name, 0)
+        print_line(f"  {class_name:{width}}  {counted(count, 'pixel')} to learn from, {held_out:,} held out", err=True)
 
 
-def _iter_noted(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress, None, Finetuned]:
-    """Yield and return what `work` does, in words that leave room for the time left; say once where it continues."""
+def _iter_without_losses(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress, None, Finetuned]:
+    """Forward `work` without the losses in its messages, so that the time left fits; print once where it resumes."""
     from napari_skipseg.training.progress import without_losses
 
     begun = False
@@ -119,8 +119,8 @@ def _iter_noted(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress
             yield replace(progress, message=without_losses(progress.message))
 
 
-def _show(finetuned: Finetuned, as_json: bool) -> None:
-    """Show the table of the old model against the new one, and where that lies."""
+def _print_report(finetuned: Finetuned, as_json: bool) -> None:
+    """Print the comparison of the old and the new model, and the folder of the new one."""
     rows = [asdict(row) for row in finetuned.report.rows]
     if all(row["first"] is None for row in rows):
         rows = [{key: value for key, value in row.items() if key != "first"} for row in rows]

@@ -1,4 +1,4 @@
-"""What there is: the commands `networks`, `models` and `doctor`."""
+"""The commands `networks`, `models` and `doctor`, which list what is available."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def networks(
     name: Annotated[str | None, typer.Argument(help="Show this network with each of its skips.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the networks with their trainable parameters; --json has each of them with each of its skips."""
+    """List the networks with their trainable parameters; --json lists each network with each of its skips."""
     from napari_skipseg.networks.build import count_parameters
     from napari_skipseg.networks.presets import PRESETS, find_preset, variants
 
@@ -52,7 +52,7 @@ def networks(
     ]
     report_rows(lines, as_json)
     if name is None:
-        print_line("\nEach is listed with the skip it has by default: `napari-skipseg networks NAME` has its others.")
+        print_line("\nEach is listed with its default skip: `napari-skipseg networks NAME` shows its other skips.")
 
 
 def models(
@@ -98,7 +98,7 @@ def doctor(
         typer.Option("--report", help="Print Markdown to paste into an issue, without your name."),
     ] = False,
 ) -> None:
-    """Say what this machine computes on, having tried it, why it is not the GPU, and all that a bug report needs.
+    """Test the devices of this machine; report what it computes on, why not on a GPU, and what a bug report needs.
 
     Raises:
         InputError: two forms are asked for.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +12,7 @@ from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.terminal import print_line, print_report, with_progress_bar
 
 if TYPE_CHECKING:
-    from napari_skipseg.images.formats import Format
-    from napari_skipseg.objects.files import ObjectFiles
+    from napari_skipseg.objects.classes import ClassImage
     from napari_skipseg.scores.summary import ScoreSummary
 
 _FLAGS = Flags(ObjectOptions)
@@ -25,21 +24,31 @@ def objects(
     image: Annotated[Path | None, flag("Image whose grey values are measured.", metavar="IN")] = None,
     truth: Annotated[Path | None, flag("True labels to score against.", metavar="TRUTH")] = None,
     axes: Annotated[
-        str | None, flag("Names of the axes in the file's order, such as ZYX or XYZ; in place of its own.")
+        str | None, flag("Names of the axes in the file's order, such as ZYX or XYZ, instead of its own.")
     ] = None,
     voxel_size: VoxelSizeFlag = None,
     unit: UnitFlag = None,
-    form: Annotated[FormatFlag, flag("What the labels are written as.", "--format")] = FormatFlag.tiff,
+    form: Annotated[FormatFlag, flag("File format of the labels.", "--format")] = FormatFlag.tiff,
     as_json: AsJson = False,
     **flags: Any,
 ) -> None:
     """Find the objects in a probability, as labels, and measure them: NAME_objects.tif and NAME_objects.csv."""
     options = ObjectOptions(**_FLAGS.given(flags))
-    files = _write(_Wanted(probability, (axes, voxel_size, unit), image, truth, out_dir, form.value), options)
+    from napari_skipseg.inference.objects_to_folder import ObjectsRequest, iter_objects_to_folder
+    from napari_skipseg.objects.files import read_probability
+    from napari_skipseg.scoring.truth import check_truth_shape, read_image_of
+
+    found = read_probability(probability, axes, voxel_size, unit)
+    measured = None if image is None else read_image_of(found.stack, image)
+    if truth is not None:
+        check_truth_shape(found.stack, truth)
+    _print_notes(found, options, () if measured is None else measured.notes)
+    work = iter_objects_to_folder(ObjectsRequest(found, options, measured, form.value), out_dir)
+    files = with_progress_bar(work, f"finding objects in {probability.name}")
     scores = None if truth is None else _scores(files.labels, truth)
     if as_json:
-        told = {} if scores is None else scores.pooled
-        print_report({"objects": files.count, "files": [str(files.labels), str(files.table)], **told}, as_json)
+        pooled = {} if scores is None else scores.pooled
+        print_report({"objects": files.count, "files": [str(files.labels), str(files.table)], **pooled}, as_json)
         return
     print_line(f"{files.labels}\n{files.table}")
     print_report({"objects": files.count, **({} if scores is None else scores.mean)}, as_json)
@@ -48,40 +57,17 @@ def objects(
 add_flags(objects, _FLAGS.annotations)
 
 
-class _Wanted(NamedTuple):
-    """What is read, and where it goes."""
-
-    probability: Path
-    calibration: tuple[str | None, tuple[float, float, float] | None, str | None]
-    image: Path | None
-    truth: Path | None
-    folder: Path
-    form: Format
-
-
-def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:
-    from napari_skipseg.inference.objects_to_folder import ObjectsRequest, iter_objects_to_folder
+def _print_notes(found: ClassImage, options: ObjectOptions, notes: tuple[str, ...]) -> None:
+    """Print what a user should know before trusting the objects. notes: of the measured image."""
     from napari_skipseg.objects.classes import note_class
-    from napari_skipseg.objects.files import describe_padding, doubt_about, doubt_about_planes, read_probability
-    from napari_skipseg.scoring.truth import check_truth_shape, read_image_of
+    from napari_skipseg.objects.files import describe_padding, doubt_about, doubt_about_planes
 
-    found = read_probability(wanted.probability, *wanted.calibration)
-    image = None if wanted.image is None else read_image_of(found.stack, wanted.image)
-    if wanted.truth is not None:
-        check_truth_shape(found.stack, wanted.truth)
-    doubts = (
-        ("Warning", doubt_about(found)),
-        ("Note", note_class(found, options)),
-        ("Note", doubt_about_planes(found.stack, options)),
-    )
-    for kind, doubt in doubts:
-        if doubt:
-            print_line(f"{kind}: {doubt}", err=True)
     padding = describe_padding(found.has_padding, options, found.labels and found.tissue is None)
-    for note in (*found.stack.notes, *((padding,) if padding else ()), *(() if image is None else image.notes)):
-        print_line(f"Note: {note}", err=True)
-    work = iter_objects_to_folder(ObjectsRequest(found, options, image, wanted.form), wanted.folder)
-    return with_progress_bar(work, f"finding objects in {wanted.probability.name}")
+    texts = [note_class(found, options), doubt_about_planes(found.stack, options), *found.stack.notes, padding, *notes]
+    if doubt := doubt_about(found):
+        print_line(f"Warning: {doubt}", err=True)
+    for text in filter(None, texts):
+        print_line(f"Note: {text}", err=True)
 
 
 def _scores(labels: Path, truth: Path) -> ScoreSummary | None:

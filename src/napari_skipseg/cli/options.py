@@ -15,14 +15,14 @@ from napari_skipseg.option_fields import OptionField, option_fields
 
 
 class DepthFlag(StrEnum):
-    """How probabilities are stored."""
+    """The type of stored probabilities."""
 
     uint8 = "uint8"
     float32 = "float32"
 
 
 class FormatFlag(StrEnum):
-    """What results are written as."""
+    """The file format of results."""
 
     tiff = "tiff"
     ome_zarr = "ome-zarr"
@@ -37,10 +37,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def read_classes(texts: list[str]) -> dict[str, int]:
-    """Return the values of classes by their names, from texts NAME=VALUE.
+    """Return the values of classes by name, from texts such as "membrane=0".
 
     Raises:
-        InputError: a text has another form, or a name is given twice.
+        InputError: a text is not of the form NAME=VALUE, or a name is given twice.
     """
     classes: dict[str, int] = {}
     for text in texts:
@@ -64,10 +64,10 @@ def one_of(names: tuple[str, ...]) -> str:
 
 
 class Flags:
-    """The flags that set the options of a dataclass: each named and explained as its field; what is not given is None.
+    """The flags of the options of a dataclass; names and help come from its fields. A flag that is not given is None.
 
-    leave_out: fields that the command does not set. names: what a flag is called, by field, in place of the field's
-    name. defaults: values of the command in place of the fields' own.
+    leave_out: fields without a flag. names: names of flags, by field, that replace the fields' own. defaults: defaults
+    of the command that replace the fields' own.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ class Flags:
 
     @property
     def annotations(self) -> dict[str, Any]:
-        """What typer reads, by the name of the parameter."""
+        """The annotations for typer, by the name of the parameter."""
         return {parameter: self._annotate(parameter, each) for parameter, each in self._fields.items()}
 
     def given(self, flags: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values of the fields that were given, or have a default of the command, by name."""
+        """Return the values of the flags that were given, and the defaults of the command, by field."""
         values = {each.name: flags.get(parameter) for parameter, each in self._fields.items()}
         return {**self._defaults, **{name: value for name, value in values.items() if value not in (None, [])}}
 
@@ -103,7 +103,7 @@ class Flags:
 
 
 def _explain(each: OptionField, default: Any) -> str:
-    """Return the help of an option: with its choices, where the words do not name them, and its default."""
+    """Return the help of an option, with its default, and with its choices if the text does not name them."""
     choices = [str(choice) for choice in each.option.choices]
     text = each.option.text
     if not all(re.search(rf"\b{re.escape(choice)}\b", text) for choice in choices):
@@ -115,7 +115,7 @@ def _explain(each: OptionField, default: Any) -> str:
 
 
 def add_flags(command: Callable[..., None], flags: dict[str, Any]) -> None:
-    """Put `flags`, annotations by name, in place of the `**flags` of `command`: typer takes the options from there."""
+    """Replace the `**flags` of `command` by `flags`, annotations by name, in the signature that typer reads."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
     more = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=flags[name]) for name in flags

@@ -14,12 +14,14 @@ _NAME = "em-sample"
 
 
 def sample(
-    out_dir: Annotated[Path, typer.Argument(help="Folder for the files, made where it is missing.")],
+    out_dir: Annotated[Path, typer.Argument(help="Folder for the files; made if missing.")],
     slices: Annotated[int, typer.Option(help="Slices.")] = 16,
     side: Annotated[int, typer.Option(help="Length of a slice's sides, in pixels.")] = 512,
-    seed: Annotated[int, typer.Option(help="Another seed gives another tissue; the same one the same bytes.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="A different seed gives different tissue; the same seed, the same bytes.")
+    ] = 0,
 ) -> None:
-    """Write the synthetic EM stack that napari's File > Open Sample shows, and its truth, as OME-TIFF."""
+    """Write the synthetic EM stack of napari's File > Open Sample, and its truth, as OME-TIFF."""
     from napari_skipseg.images.files import write_ome_tiff
     from napari_skipseg.images.synthetic.sample import make_sample
 
@@ -27,7 +29,7 @@ def sample(
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileError(f"The folder '{out_dir}' cannot be made: {error.strerror}. Choose another one.") from error
+        raise FileError(f"The folder '{out_dir}' cannot be made: {error.strerror}. Choose a different one.") from error
     stack = made.stack
     for ending, values in (("", stack.data), ("_membranes", made.membrane), ("_mitochondria", made.mitochondria)):
         file = out_dir / f"{_NAME}{ending}.tif"

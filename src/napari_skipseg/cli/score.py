@@ -16,7 +16,7 @@ from napari_skipseg.terminal import print_line, print_or_write_csv, print_report
 
 
 class TruthFlag(StrEnum):
-    """What is above 0 in a truth of membranes."""
+    """What the values above 0 are in a truth of membranes."""
 
     auto = "auto"
     cells = "cells"
@@ -41,7 +41,7 @@ def score(
     ignore: Annotated[
         int | None,
         typer.Option(
-            help="Label value of TRUTH that does not count, such as 0 in labels of corrections: not looked at."
+            help="Label value of TRUTH that does not count, such as 0 (not looked at) in exported corrections."
         ),
     ] = None,
     per_image: Annotated[bool, typer.Option("--per-image", help="Show every slice, or every file of folders.")] = False,
@@ -52,7 +52,7 @@ def score(
     from napari_skipseg.scoring.files import Measure, ScoreOptions, find_pairs, iter_score_pairs
 
     if isbi and instances:
-        raise InputError("--isbi and --instances are two comparisons: give one of them.")
+        raise InputError("--isbi and --instances exclude each other: give one of them.")
     measure: Measure = "isbi" if isbi else "instances" if instances else "overlap"
     options = ScoreOptions(measure, membrane, threshold, read_classes(classes or []), truth_foreground.value, ignore)
     pairs = find_pairs(prediction, truth, options)
@@ -75,7 +75,7 @@ def score(
 
 
 def _with_doubt(summary: ScoreSummary) -> ScoreSummary:
-    """Return a summary that says if its scores say nothing.
+    """Add a note to a summary if its scores are meaningless.
 
     Raises:
         InputError: there is nothing to score.
@@ -100,11 +100,11 @@ _SHORT = {
     "average_precision": "AP",
     "average_precision_50": "AP_50",
 }
-"""The columns of instances in a terminal; CSV and JSON have the names in full."""
+"""Short column names of instance scores for a terminal; CSV and JSON have the full names."""
 
 
 def _shown(summary: ScoreSummary, per_image: bool) -> list[dict[str, Any]]:
-    """Return the rows of a table without counts and thresholds, its columns named so that it fits a terminal."""
+    """Return the rows of a table that fits a terminal: without counts and thresholds, with short column names."""
     columns = {"class", "image", *summary.mean}
     return [
         {_SHORT.get(key, key): value for key, value in row.items() if key in columns} for row in summary.rows(per_image)

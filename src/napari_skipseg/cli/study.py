@@ -1,4 +1,4 @@
-"""The commands `study …`: the analyses of the papers, as tables and pictures."""
+"""The commands `study …`: the analyses of the two papers, as tables and pictures."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The analyses of the two papers, as tables and pictures.", rich_markup_mode=None)
 
 OutDir = Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Folder for the results; made if missing.")]
-Slice = Annotated[int | None, typer.Option("--slice", help="Which slice, counted from 0; by default the middle one.")]
-Channel = Annotated[int | None, typer.Option(help="Which channel of the image, counted from 0.")]
+Slice = Annotated[int | None, typer.Option("--slice", help="Number of the slice, from 0; by default the middle one.")]
+Channel = Annotated[int | None, typer.Option(help="Channel of the image, from 0.")]
 
 
 @app.command()
@@ -31,7 +31,7 @@ def channels(
     channel: Channel = None,
     as_json: AsJson = False,
 ) -> None:
-    """Which channels each gate has switched off (SAT, figure 5): channels.csv, channels.png and features.png."""
+    """Show the channels that each gate switches off (SAT, figure 5): channels.csv, channels.png and features.png."""
     from napari_skipseg.images.files import read_stack
     from napari_skipseg.models.catalog import locate_model
     from napari_skipseg.studies.channels import iter_channels
@@ -52,7 +52,7 @@ def attention(
     channel: Channel = None,
     as_json: AsJson = False,
 ) -> None:
-    """What the gates of several models attend to in one image (SAT, figures 6 and 7): attention.png and the maps."""
+    """Show the attention of several models in one image (SAT, figures 6 and 7): attention.png and the maps."""
     from napari_skipseg.api import load_model
     from napari_skipseg.images.files import read_stack
     from napari_skipseg.studies.attention import iter_attention
@@ -69,12 +69,14 @@ def costs(
     network: Annotated[list[str] | None, typer.Option(help="A network's name; repeat for several.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="org, st, at, sat, …; repeat for several.")] = None,
     dimensions: Annotated[list[int] | None, typer.Option(help="2 or 3; repeat for both.")] = None,
-    size: Annotated[list[str] | None, typer.Option(help="Of the image, such as 256,256 or 32,64,64; repeat.")] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(help="Size of the image, such as 256,256 or 32,64,64; repeat.")
+    ] = None,
     device: DeviceFlag = "cpu",
     training: Annotated[bool, typer.Option("--training", help="Measure a training step as well.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Parameters, memory and time of the networks with every skip (SAT, table 3): costs.csv and costs.png."""
+    """Measure parameters, memory and time of the networks with every skip (SAT, table 3): costs.csv and costs.png."""
     from napari_skipseg.studies.costs import CostSettings, cost_summary, iter_costs
 
     standard = CostSettings()
@@ -96,10 +98,10 @@ def updates(
         list[str], typer.Argument(metavar="MODEL", help="Models trained with --epoch N, by name or folder.")
     ],
     out_dir: OutDir,
-    own_scale: Annotated[bool, typer.Option("--own-scale", help="Colours of each model to its own scale.")] = False,
+    own_scale: Annotated[bool, typer.Option("--own-scale", help="Give each model a colour scale of its own.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """How far each convolution moved in each epoch (Drozdzal, figure 4): NAME_updates.csv and updates.png."""
+    """Show how far each convolution moved in each epoch (Drozdzal, figure 4): NAME_updates.csv and updates.png."""
     from napari_skipseg.models.catalog import locate_model
     from napari_skipseg.studies.updates import iter_updates
 
@@ -132,7 +134,7 @@ def ablation(
 
 
 def draw_figures(result: StudyResult, as_json: bool) -> None:
-    """Print the table of a study, and below it the files; as JSON the table alone."""
+    """Print the table of a study and its files; as JSON only the table."""
     report_rows(result.rows, as_json)
     if not as_json:
         print_line("\n" + "\n".join(str(file) for file in result.files))

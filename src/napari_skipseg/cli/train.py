@@ -18,7 +18,7 @@ _OWN: dict[str, Any] = {
     "classes": Annotated[list[str] | None, flag("A class; repeat.", "--class", metavar="NAME=VALUE")],
     "name": Annotated[str | None, flag("Name of the new model.")],
     "preset": Annotated[
-        str | None, flag("A network of `napari-skipseg networks` by name; the seven flags below go over it.")
+        str | None, flag("Name of a network in `napari-skipseg networks`; the seven flags below override it.")
     ],
     "network": Annotated[str | None, flag(f"{one_of(NETWORK_NAMES)}.")],
     "skip": Annotated[str | None, flag(f"What the skip connections do with the features: {one_of(SKIPS)}.")],
@@ -33,7 +33,7 @@ _OWN: dict[str, Any] = {
     "voxel_size": VoxelSizeFlag,
     "unit": UnitFlag,
 }
-"""What is no plain field of the settings: files, classes, the network, and names of whole sets of values."""
+"""Flags that are no plain fields of the settings: files, classes, the network, and named sets of values."""
 TRAIN_FLAGS: dict[str, Any] = {**_OWN, **Flags(TrainSettings).annotations}
 
 
@@ -45,7 +45,7 @@ def train(
     device: DeviceFlag = "auto",
     **flags: Any,
 ) -> None:
-    """Train a model from labelled images; stopped at any moment, the same command resumes.
+    """Train a model from labelled images; after a stop at any moment, the same command resumes.
 
     Several devices: torchrun --nproc-per-node 2 -m napari_skipseg.cli train …
     """

@@ -108,8 +108,8 @@ def import_labels(corrections: Corrections, path: str | os.PathLike[str]) -> dic
         if low < 0 or high > HIGHEST:
             wrong = low if low < 0 else high
             raise InputError(
-                f"'{Path(path).name}' holds the value {wrong}: corrections are 0 = not looked at, 1 = background and "
-                f"2 to {HIGHEST} = the classes; number its labels so."
+                f"'{Path(path).name}' contains the value {wrong}: corrections are 0 = not looked at, 1 = background "
+                f"and 2 to {HIGHEST} = the classes; number its labels so."
             )
     counts: Counter[int] = Counter()
     for box, values in _blocks(labels, shape):
@@ -124,7 +124,7 @@ def import_labels(corrections: Corrections, path: str | os.PathLike[str]) -> dic
 
 def _check_place(labels: Stack, subject: Subject, name: str) -> None:
     if np.dtype(labels.data.dtype).kind == "f":
-        raise InputError(f"'{name}' holds {labels.data.dtype} values, and labels are whole numbers: convert it.")
+        raise InputError(f"'{name}' contains {labels.data.dtype} values, and labels are whole numbers: convert it.")
     if _long(labels.shape) != _long(subject.shape):
         raise InputError(
             f"'{name}' has the shape {labels.shape}, '{subject.name}' has {subject.shape}: give labels of this image, "

@@ -168,7 +168,7 @@ def write_all_chunks(
         OSError: it cannot be written.
     """
     if os.path.lexists(path) and (path.is_symlink() or not is_complete(path)):
-        raise FileError(f"'{path}' is there already and not ours: choose another name, or remove it.")
+        raise FileError(f"'{path}' is there already and not ours: choose a different name, or remove it.")
     with draft_folder(path.parent) as draft:
         files = CorrectionChunkFiles(draft / "store", subject.shape)
         files.create(subject.space, {_MARK: dict(attributes or {})})

@@ -274,7 +274,7 @@ class SparseArray:
     def max(self, axis: None = None, out: None = None, **others: Any) -> np.uint8:
         """Return the highest value of the whole array; `axis` and `out` are not supported."""
         if axis is not None or out is not None:
-            raise ValueError("only the highest value of the whole array can be asked for")
+            raise ValueError("only the highest value of the whole array can be requested")
         return np.uint8(max((int(chunk.max()) for _, chunk in self.iter_chunks()), default=0))
 
     def copy(self) -> SparseArray:

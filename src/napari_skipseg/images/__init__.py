@@ -1,1 +1,1 @@
-"""Images: stacks with their physical truth, files, normalisation, tiles and the synthetic sample."""
+"""Images: stacks with voxel size and origin, files, normalisation, tiles and the synthetic sample."""

@@ -1,7 +1,7 @@
-"""Voxel size, unit and origin of an image, from what its file says of each axis: one rule for all formats.
+"""Voxel size, unit and origin of an image, from the metadata of each axis: one rule for all formats.
 
-A reader hands over what its format says, as `AxisScale`s; `calibrate` judges it. So each format has the same units,
-the same treatment of numbers that make no sense, and the same notes for the user.
+A reader passes the metadata of its format as `AxisScale`s, and `calibrate` checks them. So all formats have the same
+units, the same treatment of implausible numbers, and the same notes for the user.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.units import EXACT_METRES, METRES, convert_length, spelled_unit
 
 _KEPT = ("pm", "Å", "nm", "µm", "mm")
-"""Units that a stack keeps from its file; others become nm, µm or mm, by the size of a pixel."""
+"""Units that a stack keeps from its file; other units become nm, µm or mm, depending on the size of a pixel."""
 
 _SMALLEST, _LARGEST = Decimal("1e-13"), Decimal("1e4")
-"""Smallest and largest plausible side of a voxel in metres; beyond, the number is damaged or a placeholder."""
+"""Smallest and largest plausible side of a voxel in metres; other numbers are damaged or placeholders."""
 
 _MOST = 1e9
 """How many times a size without a known unit may be larger or smaller than 1."""
 
 MOST_OBLONG = 1000.0
-"""Largest ratio of the sides of a pixel; beyond, one of the two numbers is likely damaged."""
+"""Largest plausible ratio of the sides of a pixel; if it is larger, one of the numbers is likely damaged."""
 
 THINNEST, THICKEST = 1 / 30, 1000.0
-"""Sizes of z, in pixels, from which on a wrong unit is likely: sections of 12 pixels have 12,000 or 1/80 then."""
+"""Sizes of z in pixels that make a wrong unit likely: with it, sections of 12 pixels would have 12,000 or 1/80."""
 
 GIVE_SIZE = "give the voxel size (in a shell with --voxel-size Z Y X --unit nm)"
 GIVE_UNIT = "give the unit (in a shell with --unit, such as nm)"
@@ -36,12 +36,12 @@ GIVE_UNIT = "give the unit (in a shell with --unit, such as nm)"
 
 @dataclass(frozen=True)
 class AxisScale:
-    """The scale of one axis as it stands in a file.
+    """The scale of one axis in the metadata of a file.
 
-    size: the distance between two voxels, None if the file gives none. It may be negative, 0 or NaN.
-    unit: of the size, as the file spells it; None if the file names none.
-    start: where the first voxel's centre lies.
-    start_unit: of the start, if that is not the size's.
+    size: the distance between two voxels, None if the file has none. It may be negative, 0 or NaN.
+    unit: of the size, in the file's spelling; None if the file has none.
+    start: the position of the first voxel's centre.
+    start_unit: of the start, if it differs from that of the size.
     """
 
     size: float | None = None
@@ -52,16 +52,16 @@ class AxisScale:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Where the voxels of an image lie, and what the user should know of it."""
+    """The voxel size, unit and origin of an image, and notes for the user."""
 
     space: Space
     notes: tuple[str, ...] = ()
 
 
 def number_of(value: Any) -> float | None:
-    """Return `value` as a number, NaN if it is none, None if it is missing.
+    """Return `value` as a number, NaN if it is no number, None if it is missing.
 
-    A comma is taken for a decimal point, as programs write it on computers set to German, French and other languages.
+    A comma is read as a decimal point, because programs write one on computers set to German, French and so on.
     """
     if value is None or value == "":
         return None
@@ -75,7 +75,7 @@ def number_of(value: Any) -> float | None:
 
 @dataclass(frozen=True)
 class _UsableScale:
-    """One axis after its size and unit were checked. size: positive, None if unknown. unit: "" unnamed, "?" unknown."""
+    """One axis with checked size and unit. size: positive, None = unknown. unit: "" = not named, "?" = not known."""
 
     size: float | None
     unit: str
@@ -85,7 +85,7 @@ class _UsableScale:
 
 
 def calibrate(scales: Mapping[str, AxisScale], axes: str, unit: str | None = None) -> Calibration:
-    """Return where the voxels of an image lie, in the unit of its x, from what its file says of X, Y and Z.
+    """Return the calibration of an image in the unit of its x, from the metadata of X, Y and Z.
 
     - Sizes in several units become those of x, exactly. Units that are too large for a microscope (cm, m, inch) become
       nm, µm or mm.
@@ -94,12 +94,12 @@ def calibrate(scales: Mapping[str, AxisScale], axes: str, unit: str | None = Non
     - If the unit is spelled in an unknown way, only the proportions are kept: x is 1 pixel. If none is named, the
       numbers are kept, in pixels.
     - Sizes that differ so much that a unit is likely wrong are kept, and noted.
-    - If x or y is missing, it takes the other's size; if z is missing, it takes y's. No size that is there is replaced.
+    - If x or y is missing, it takes the other's size; if z is missing, it takes y's. No given size is replaced.
 
-    A note says what was not taken from the file as it is.
+    The notes report all that was not taken from the file unchanged.
 
     axes: of the image, as in `Space`; without Z in it, a missing z is 1.
-    unit: in place of what the file names, for its own numbers.
+    unit: replaces the unit in the file, for the file's own numbers.
     """
     notes: list[str] = []
     x, y = (_usable_scale(letter, scales.get(letter, AxisScale()), notes) for letter in "XY")
@@ -152,7 +152,7 @@ def _usable_scale(letter: str, scale: AxisScale, notes: list[str]) -> _UsableSca
         return _UsableScale(None, unit, start, spelled)
     size = abs(float(scale.size))
     if math.isnan(size):
-        notes.append(f"What the file gives as the size of {letter.lower()} is no number, which makes no sense.")
+        notes.append(f"The size of {letter.lower()} in the file is no number, which makes no sense.")
         return _UsableScale(None, unit, start, spelled, usable=False)
     if not _makes_sense(size, unit):
         notes.append(

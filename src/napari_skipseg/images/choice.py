@@ -1,4 +1,4 @@
-"""Which image of a file with several is read: the only one, the main one, or the one that a user names."""
+"""The choice of the image in a file of several: the only one, the main one, or the one that a user names."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import NoReturn
 from napari_skipseg.errors import InputError
 
 MARK = "#"
-"""What stands between a path and the number of an image. A file whose name holds it is found first."""
+"""Separates a path and the number of an image. If a file with this character in its name exists, it is meant."""
 
 _BETWEEN = "|"
-"""What stands between the names of slices: no file on Windows has it in its name."""
+"""Separates the names of slices; file names on Windows cannot contain it."""
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 class Location:
     """An image: `path` is its file or folder; `image` its number there; `slices` the files of the folder, in order.
 
-    A number of None is the only or main image; no slices are all of them.
+    image = None: the only or main image. slices = (): all slices.
     """
 
     path: Path
@@ -43,7 +43,7 @@ class Location:
 
 
 def parse_location(text: str | os.PathLike[str]) -> Location:
-    """Return the image that a text names; a path that exists is taken as it is, even if its name contains `MARK`."""
+    """Return the image that a text names; a path that exists is a plain path, even if its name contains `MARK`."""
     text = os.fspath(text)
     if MARK not in text or os.path.lexists(text):
         return Location(Path(text))
@@ -59,7 +59,7 @@ def parse_location(text: str | os.PathLike[str]) -> Location:
 
 
 def location_of_files(paths: Sequence[str | os.PathLike[str]]) -> Location:
-    """Return the location of a stack whose slices are these files, in this order.
+    """Return the location of a stack that has these files as slices, in this order.
 
     Raises:
         InputError: there are none, they lie in several folders, or a name cannot be written into a location.
@@ -72,7 +72,7 @@ def location_of_files(paths: Sequence[str | os.PathLike[str]]) -> Location:
     other = next((file for file in files if file.parent != files[0].parent), None)
     if other is not None:
         raise InputError(
-            f"'{other}' lies in another folder than '{files[0]}': put the slices of a stack into one folder."
+            f"'{other}' lies in a different folder than '{files[0]}': put the slices of a stack into one folder."
         )
     odd = next((file.name for file in files if _BETWEEN in file.name), None)
     if odd is not None:
@@ -84,7 +84,7 @@ MOST_LISTED = 12
 """Images of a file that a message lists."""
 
 MOST_BESIDE = 3
-"""Single pages that may lie beside a stack as its thumbnail, label and macro image; more are images of their own."""
+"""Most single pages beside a stack that count as its thumbnail, label and macro image."""
 
 _BESIDE = re.compile(r"\b(label|macro|map|thumbnail|overview|preview)\b", re.IGNORECASE)
 """Names of the pictures that slide scanners and microscopes put beside an image."""
@@ -94,8 +94,8 @@ _BESIDE = re.compile(r"\b(label|macro|map|thumbnail|overview|preview)\b", re.IGN
 class ImageInfo:
     """An image of a file, before any of its voxels is read.
 
-    number: counted from 0. name: what the file calls it, "" where it has no name. axes, shape: without axes of length
-    1 other than Y and X. is_beside: the file itself marks it as a thumbnail, label, macro image or smaller copy.
+    number: counted from 0. name: in the file, "" = none. axes, shape: without axes of length 1 except Y and X.
+    is_beside: the file itself marks it as a thumbnail, label, macro image or smaller copy.
     """
 
     number: int
@@ -113,7 +113,7 @@ class ImageInfo:
 
     @property
     def planes(self) -> int:
-        """How many planes of Y and X it has; the samples of a pixel (axis S) are of one plane."""
+        """The number of YX planes; the samples of a pixel (axis S) belong to one plane."""
         return math.prod(length for axis, length in zip(self.axes, self.shape, strict=True) if axis not in "YXS")
 
     def describe(self) -> str:
@@ -123,14 +123,14 @@ class ImageInfo:
 
 
 class SeveralImagesError(InputError):
-    """A file holds several images of equal standing, and none was chosen. images: all of them."""
+    """A file contains several images of equal standing, and none was chosen. images: all of them."""
 
     images: tuple[ImageInfo, ...] = ()
 
 
 @dataclass(frozen=True)
 class ImageChoice:
-    """The number of an image, and a sentence on what lies beside it ("" = nothing does)."""
+    """The number of an image, and a sentence on the other images in the file ("" = there are none)."""
 
     number: int
     note: str = ""
@@ -159,27 +159,27 @@ def find_number(path: Path, images: Sequence[ImageInfo], wanted: str) -> int:
 
 
 def check_number(path: Path, images: Sequence[ImageInfo], number: int) -> None:
-    """Raise where a file has no image of this number.
+    """Check that a file has an image of this number.
 
     Raises:
         InputError: it has none.
     """
     if not 0 <= number < len(images):
         raise InputError(
-            f"Image {number} does not exist: '{path}' holds {len(images)} image{'s' * (len(images) != 1)} "
+            f"Image {number} does not exist: '{path}' contains {len(images)} image{'s' * (len(images) != 1)} "
             f"({list_in_words(images)})."
         )
 
 
 def refuse_several(path: Path, images: Sequence[ImageInfo], example: str = "") -> NoReturn:
-    """Raise the error that lists the images of a file and says how to choose one. example: how to name one.
+    """Raise an error that lists the images of a file and explains how to choose one. example: the name of one.
 
     Raises:
         SeveralImagesError: always.
     """
     number = images[min(1, len(images) - 1)].number
     error = SeveralImagesError(
-        f"'{path}' holds {len(images)} images ({list_in_words(images)}): name the one you want, such as "
+        f"'{path}' contains {len(images)} images ({list_in_words(images)}): name the one you want, such as "
         f"'{example or Location(path, number)}' (segment also takes --image {number} or its name, or --all-images, and "
         f"Python image={number})."
     )
@@ -188,7 +188,7 @@ def refuse_several(path: Path, images: Sequence[ImageInfo], example: str = "") -
 
 
 def choose_image(path: Path, images: Sequence[ImageInfo], number: int | None) -> ImageChoice:
-    """Return which image is meant: `number`, the only one, or the main one beside thumbnails, labels and macro images.
+    """Choose image `number`, or the only one, or the main one beside thumbnails, labels and macro images.
 
     Raises:
         InputError: there is no such image.
@@ -204,7 +204,7 @@ def choose_image(path: Path, images: Sequence[ImageInfo], number: int | None) ->
 
 
 def main_image(images: Sequence[ImageInfo]) -> ImageInfo | None:
-    """Return the one image beside which the others are small pictures of it, None where several have equal standing."""
+    """Return the image of which all others are small pictures, None if several are of equal rank."""
     if len(images) == 1:
         return images[0]
     marked = [image for image in images if image.is_beside]
@@ -224,12 +224,12 @@ def main_image(images: Sequence[ImageInfo]) -> ImageInfo | None:
 
 
 def note_beside(path: Path, main: ImageInfo, images: Sequence[ImageInfo]) -> str:
-    """Return a sentence on the images that are left out; "" where there are none."""
+    """Return a sentence on the images that are left out, "" if there are none."""
     others = [image for image in images if image.number != main.number]
     if not others:
         return ""
     one, address = len(others) == 1, Location(Path(path.name), others[0].number)
     return (
-        f"'{path.name}' also holds {len(others)} other image{'' if one else 's'} ({list_in_words(others)}), which "
+        f"'{path.name}' also contains {len(others)} other image{'' if one else 's'} ({list_in_words(others)}), which "
         f"{'is' if one else 'are'} left out: '{address}' names {'it' if one else 'the first of them'}."
     )

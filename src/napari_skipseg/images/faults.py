@@ -1,4 +1,4 @@
-"""Faults of writing: one sentence with its cure for each, and files that appear whole or not at all."""
+"""Errors of reading and writing as sentences with a cure, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from napari_skipseg.durable import is_held_on_windows, replacing_durably
 from napari_skipseg.errors import FileError, SkipsegError
 
 LONGEST_ON_WINDOWS = 259
-"""Characters of a path that Windows takes without a setting of the registry."""
+"""Longest path on Windows, unless a setting of the registry allows more."""
 
 
 @contextmanager
 def file_errors_as(path: Path) -> Iterator[None]:
-    """Turn a fault of the file system while `path` is written into a FileError with its cure."""
+    """Turn an error of the file system into a FileError about `path` with a cure."""
     try:
         yield
     except OSError as error:
@@ -29,9 +29,9 @@ def file_errors_as(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path, synced: bool = True, after: Sequence[Path] = ()) -> Iterator[BinaryIO]:
-    """Yield a new file, open for reading and writing, that takes the name `path` at the end, or is removed on a fault.
+    """Yield a new file, open for reading and writing, that is renamed to `path` at the end, or removed on an error.
 
-    synced: it is on disk at the end; else a power cut may leave an empty file. after: files that are on disk before it.
+    synced: it is on disk at the end; else a power cut may leave an empty file. after: files to bring to disk before.
 
     Raises:
         FileError: it cannot be written.
@@ -45,51 +45,49 @@ def replacing(path: Path, synced: bool = True, after: Sequence[Path] = ()) -> It
 
 @contextmanager
 def replacing_text(path: Path, encoding: str = "utf-8", newline: str | None = "") -> Iterator[TextIO]:
-    """Yield a new text file that takes the name `path` at the end, as `replacing` does.
+    """Yield a new text file that is renamed to `path` at the end, like `replacing`.
 
     Raises:
         FileError: it cannot be written.
     """
     with replacing(path) as handle:
-        # a file's name that is no UTF-8 is written as its bytes
+        # a file name that is no valid UTF-8 is written as its bytes
         text = io.TextIOWrapper(handle, encoding=encoding, newline=newline, errors="backslashreplace")
         yield text
         text.detach()  # flushes it, and leaves the file open
 
 
 def _write_fault(path: Path, error: OSError) -> str:
-    """Return the sentence for a fault of the file system, with its cure."""
+    """Return a sentence about an error of the file system, with a cure."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"There is no space left to write '{path}': free some space or choose another folder."
+        return f"There is no space left to write '{path}': free some space or choose a different folder."
     if is_held_on_windows(error) and path.exists():
         return (
-            f"'{path}' is open in a viewer or in another program and cannot be replaced: close its layer, or that "
-            "program, and run the same again; what is done stays."
+            f"'{path}' is open in a viewer or in a different program and cannot be replaced: close its layer, or that "
+            "program, and run the same again; all that is done stays."
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"'{path}' may not be written: choose a folder in which you may write."
     if error.errno == errno.EFBIG:
-        return f"'{path}' is larger than the file system allows: choose another disk."
+        return f"'{path}' is larger than the file system allows: choose a different disk."
     if error.errno == errno.ENAMETOOLONG or (
         sys.platform == "win32" and len(str(path.absolute())) > LONGEST_ON_WINDOWS
     ):
         return f"The path '{path}' is too long: give the image a shorter name, or choose a folder with a shorter path."
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return f"The folder '{path.parent}' does not exist: create it or choose another."
+        return f"The folder '{path.parent}' does not exist: create it or choose a different one."
     if error.errno == errno.EISDIR:
         return f"'{path}' is a folder: give the name of a file."
     if error.errno == errno.ELOOP:
-        return f"'{path}' is a link to another place and is not written to: remove the link."
-    return f"'{path}' cannot be written ({error.strerror or error}): choose another place."
+        return f"'{path}' is a link to a different place and is not written to: remove the link."
+    return f"'{path}' cannot be written ({error.strerror or error}): choose a different place."
 
 
 @contextmanager
 def read_errors_as_sentences(path: Path, what: str = "The file") -> Iterator[None]:
-    """Turn whatever reading a damaged file raises into a FileError, SkipsegErrors excepted.
-
-    tifffile and its codecs trust the file: a hostile one makes them raise anything (IndexError, TypeError,
-    struct.error, MemoryError, errors of the codecs).
-    """
+    """Turn all errors of reading a damaged file into a FileError, except SkipsegErrors."""
+    # tifffile and its codecs do not check the file: a damaged one can raise anything (IndexError, TypeError,
+    # struct.error, MemoryError, errors of the codecs)
     try:
         yield
     except (SkipsegError, KeyboardInterrupt):

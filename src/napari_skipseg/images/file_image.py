@@ -1,4 +1,4 @@
-"""An image as a reader finds it in a file, made into a `Stack`: axes named and turned, voxels calibrated."""
+"""The image in a file as a `Stack`: with named axes in the usual order, and calibrated voxels."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class FileImage:
     """One image of a file and its metadata, in the file's order.
 
     axes: name and length of each axis ("?" has no name).
-    scales: of each of them.
+    scales: one for each axis.
     others: scales of X, Y and Z that belong to no axis, such as the thickness of a single slice.
-    backwards: the axes along which positions decrease; they are turned round, so that voxel sizes are positive.
-    open: gives the voxels with the axes that are kept, in the file's order.
+    backwards: the axes along which positions decrease; they are reversed, so that voxel sizes are positive.
+    open: returns the voxels with the axes that are kept, in the file's order.
     """
 
     path: Path
@@ -38,7 +38,7 @@ def stack_from_file_image(
     image: FileImage,
     given: GivenSpace = NOTHING_GIVEN,
 ) -> Stack:
-    """Return the image as a stack; what the user gives counts more than the file.
+    """Return the image as a stack; values from the user override those of the file.
 
     Raises:
         InputError: the axes, the voxel size or the unit cannot be used.
@@ -58,7 +58,7 @@ def stack_from_file_image(
         is_made_up = found_space.has_size and set(found_space.voxel_size) == {1.0}
         if given.unit is not None and is_made_up and not calibrate(scales, names).space.has_size:
             raise InputError(
-                f"'{image.path}' says no voxel size, so with the unit alone each voxel would be 1 {given.unit} long "
+                f"'{image.path}' has no voxel size, so with the unit alone each voxel would be 1 {given.unit} long "
                 "along z, y and x: give the sizes too (in a shell with --voxel-size Z Y X)."
             )
     said = "".join(image.axes[place][0] for place in found.places)

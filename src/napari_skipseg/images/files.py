@@ -33,7 +33,7 @@ from napari_skipseg.images.zarr.metadata import METADATA, is_zarr
 __all__ = ["holds_labels", "location_of_image", "read_levels", "read_recipe", "read_stack", "write_ome_tiff"]
 
 PACKED = (".zip", ".ozx", ".gz", ".bz2", ".xz", ".zst", ".tar", ".7z")
-"""Endings of files that hold other files or are compressed as a whole: they cannot be read in parts."""
+"""Endings of archives and files that are compressed as a whole: they cannot be read in parts."""
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """How an address begins: `Path` makes one slash of two, and C:/ has only one letter."""
@@ -47,31 +47,31 @@ def read_stack(
     are_labels: bool = False,
     image: int | str | None = None,
 ) -> Stack:
-    """Return the image in a TIFF, an OME-Zarr, an MRC or a picture, its voxels read only where they are looked at.
+    """Return the image in a TIFF, an OME-Zarr, an MRC or a picture; voxels are read on demand.
 
     A folder with zarr metadata, or a path inside one, is OME-Zarr 0.1 to 0.5 or a plain zarr array (see
     `images.zarr.reader.read_zarr`); .mrc, .mrcs, .rec, .st, .ali, .map and .ccp4 are MRC (see `images.mrc.read_mrc`);
     .png, .jpg, .jpeg and .bmp are pictures, read whole (see `images.pictures.read_picture`); .ome is the companion of
     OME-TIFFs; all else is TIFF (see `images.tiff.reader.read_tiff`). At full resolution. Axes of length 1 are left out,
-    except Y and X. Axes that the file has in another order than Z, Y, X are turned into T, C, Z, Y, X, without reading
-    a voxel. The type stays; byte order becomes the machine's. Voxel size, unit and origin follow one rule for all
-    formats (see `images.calibration.calibrate`); `Stack.notes` says what was decided and how to change it.
+    except Y and X. If the file's order is not Z, Y, X, the axes are transposed to T, C, Z, Y, X, without reading a
+    voxel. The type stays; the byte order becomes the machine's. Voxel size, unit and origin follow one rule for all
+    formats (see `images.calibration.calibrate`); `Stack.notes` has the decisions and how to change them.
 
     Any other folder is a stack of its images, one slice each, in natural order (2 before 10); so is a pattern such as
     sections/s_*.tif, and a list of files, in its own order (see `images.slices.read_slices`).
 
-    path: or its text with the number of an image behind it: "positions.ome.tif#1" (see `images.choice`).
-    axes: letters of "TCZYX", one per axis in the file's order, in place of what the file says. "XYZ" says that the
+    path: also with the number of an image, such as "positions.ome.tif#1" (see `images.choice`).
+    axes: letters of "TCZYX", one per axis in the file's order; they override those of the file. "XYZ" means that the
     first axis of the file is x; the stack then has ZYX.
-    voxel_size: (z, y, x) in `unit`, in place of the file's; never without a unit, which may be "pixel".
+    voxel_size: (z, y, x) in `unit`; overrides that of the file; needs a unit, which may be "pixel".
     unit: of `voxel_size`; given alone, of the file's own numbers.
-    are_labels: the values are numbers of classes or objects, so they are not inverted where white is 0.
-    image: its number, from 0, or its name, where the file holds several (`list_images`). Without it, the only one, or
-    the main one beside thumbnails, labels and macro images, which a note then lists.
+    are_labels: the values are numbers of classes or objects, so they are not inverted if white is 0.
+    image: its number, from 0, or its name, if the file contains several (`list_images`). Without it, the only one is
+    read, or the main one beside thumbnails, labels and macro images, which a note then lists.
 
     Raises:
         FileError: no such file, an address, no image, damaged, cut short, or stored in an unknown way.
-        SeveralImagesError: the file holds several images of equal standing, and none is named.
+        SeveralImagesError: the file contains several images of equal rank, and none is named.
         InputError: the axes, the voxel size, the unit, the image or the type of the voxels cannot be used.
     """
     if isinstance(image, str):
@@ -83,7 +83,7 @@ def read_stack(
     stack = _read_location(address, GivenSpace(axes, voxel_size, unit), are_labels)
     if voxel_size is not None and unit is None:
         sizes = " ".join(f"{size:g}" for size in voxel_size)
-        known = f"gives its voxel size in {stack.space.unit}" if stack.space.has_size else "says no unit of its own"
+        known = f"has its voxel size in {stack.space.unit}" if stack.space.has_size else "has no unit of its own"
         raise InputError(
             f"The voxel size {sizes} has no unit, and '{address.path}' {known}: give the unit too (in a shell with "
             "--unit, such as nm)."
@@ -92,7 +92,7 @@ def read_stack(
 
 
 def list_images(path: str | os.PathLike[str]) -> tuple[ImageInfo, ...]:
-    """Return the images that a file holds, by number: one, unless it is a TIFF, an OME-Zarr or a picture of several.
+    """Return the images in a file, by number: one, unless it is a TIFF, an OME-Zarr or a picture of several.
 
     Raises:
         FileError: as `read_stack`.
@@ -110,9 +110,9 @@ def list_images(path: str | os.PathLike[str]) -> tuple[ImageInfo, ...]:
 
 
 def images_to_read(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Return what to give `read_stack` for each image of equal standing in a file, in order; mostly the path itself.
+    """Return a path for `read_stack` for each image of equal rank in a file, in order; mostly the path itself.
 
-    For a file that cannot be read it is the path, too: reading it then raises the error.
+    For a file that cannot be read it is the path, too, so that reading it raises the error.
     """
     try:
         place, location = location_of_image(path), parse_location(path)
@@ -135,7 +135,7 @@ def _location_of(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
         return replace(found, image=image)
     place, named = location_of_image(path), parse_location(path).image
     if None not in (named, image) and named != image:
-        raise InputError(f"'{path}' names image {named}, and image {image} is asked for: give one of them.")
+        raise InputError(f"'{path}' names image {named}, and image {image} is requested: give one of them.")
     number = named if image is None else image
     if is_pattern(place):
         return replace(location_of_files(files_matching(place)), image=number)
@@ -175,7 +175,7 @@ def files_of_image(path: Path) -> tuple[str, ...]:
 
 
 def _names_in(folder: Path) -> list[str]:
-    """Return the slices of a folder, none where it is not one stack by itself."""
+    """Return the slices of a folder, none if it is not one stack."""
     try:
         return slice_names(folder)
     except SkipsegError:
@@ -183,10 +183,10 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _is_one_set(folder: Path, names: Sequence[str]) -> bool:
-    """Return whether files are OME-TIFFs which hold one image together, so that any of them opens it.
+    """Return whether files are the OME-TIFFs of one image, so that any of them opens it.
 
     Raises:
-        InputError: some are, others not.
+        InputError: only some of them are.
     """
     first = folder / names[0]
     files = files_of_image(first)
@@ -220,7 +220,7 @@ def _only(stack: Stack) -> ImageInfo:
 
 
 def read_levels(path: str | os.PathLike[str]) -> list[Stack]:
-    """Return the image at all resolutions that the file holds for viewers, finest first; of most files that is one.
+    """Return the image at all resolutions in the file, the finest first; most files have one.
 
     Raises:
         FileError, InputError: as `read_stack`.
@@ -234,14 +234,14 @@ def read_levels(path: str | os.PathLike[str]) -> list[Stack]:
 
 
 def zarr_place(path: str | os.PathLike[str]) -> Path:
-    """Return the folder of the image that a path names in an OME-Zarr of one or several."""
+    """Return the folder of the image that a path names in an OME-Zarr."""
     from napari_skipseg.images.zarr.reader import zarr_image
 
     return zarr_image(location_of_image(path), parse_location(path).image)
 
 
 def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return the recipe that we stored with an image (`description`), None where there is none.
+    """Return the recipe that we stored with an image (`description`), None if there is none.
 
     Raises:
         FileError: no such file, no image, or damaged.
@@ -267,7 +267,7 @@ def slice_files(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def holds_lossy(path: str | os.PathLike[str]) -> bool:
-    """Return whether an image, or a slice of a stack, is a JPEG, whose values are not exactly those that were saved.
+    """Return whether an image, or a slice of a stack, is a JPEG; its values differ slightly from those that were saved.
 
     Raises:
         FileError, InputError: as `read_stack` of a folder or a pattern.
@@ -278,7 +278,7 @@ def holds_lossy(path: str | os.PathLike[str]) -> bool:
 
 
 def holds_labels(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file says that its values are labels, not grey values.
+    """Return whether the metadata of a file mark its values as labels, not grey values.
 
     Raises:
         FileError: no such file, no image, or damaged.
@@ -306,12 +306,12 @@ def location_of_image(path: str | os.PathLike[str]) -> Path:
     """Return the file or the folder that a path names, without the number of an image; it need not be there.
 
     Raises:
-        FileError: the path is an address, or of a file that is packed.
+        FileError: the path is an address or an archive.
     """
     text = os.fspath(path)
     if _ADDRESS.match(text) and not Path(text).exists():
         raise FileError(f"'{text}' is an address, and nothing is downloaded: copy the image here and give its path.")
     place = parse_location(text).path
     if place.suffix.lower() in PACKED and place.is_file():
-        raise FileError(f"'{text}' is packed: unpack it and give what was inside.")
+        raise FileError(f"'{text}' is packed: unpack it and give the image inside.")
     return place.parent if place.name in METADATA else place

@@ -1,4 +1,4 @@
-"""What results are written as."""
+"""The file formats and types of results."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from typing import Literal
 Format = Literal["tiff", "ome-zarr"]
 FORMAT_ENDINGS: dict[Format, str] = {"tiff": ".tif", "ome-zarr": ".ome.zarr"}
 Depth = Literal["uint8", "float32"]
-"""How shares of 1, such as probabilities, are stored: as 0-255, or as they are."""
+"""The type of stored probabilities and similar values: 0-255, or unchanged."""
 USUAL_DEPTH: Depth = "uint8"

@@ -20,20 +20,20 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.metadata import METADATA, is_zarr, store_root
 
 WHOLE = 2**20
-"""Voxels up to which an image is hashed whole."""
+"""Most voxels of an image that is hashed whole."""
 
 HASHED_BLOCKS = 16
-"""Blocks of a larger image that are hashed, each in a slice of its own where there are enough."""
+"""Blocks of a larger image that are hashed, each in a different slice if there are enough slices."""
 
 HASHED_SIDE = 128
-"""Side of a block along Y and X, in pixels; along C it has all, along other axes one."""
+"""Side of a block along Y and X in pixels; along C it has the whole length, along other axes 1."""
 
 
 def identify(stack: Stack) -> str:
-    """Return a SHA-256, in hexadecimal, of shape, type and voxels, of a large image of a sample of blocks.
+    """Return a hexadecimal SHA-256 of shape, type and voxels; of a large image only a sample of blocks is hashed.
 
-    Name, file, voxel size and byte order do not count, nor what the axes are called, save which one is C. Of a
-    terabyte it reads 16 blocks of 128 by 128; what changes elsewhere is not noticed.
+    Name, file, voxel size, byte order and the names of the axes except C do not count. Of a terabyte it reads 16 blocks
+    of 128 by 128; changes elsewhere are not noticed.
 
     Raises:
         FileError, InputError: the voxels cannot be read or are no numbers.
@@ -71,7 +71,7 @@ def _blocks(stack: Stack, channel: int) -> Iterator[tuple[int | slice, ...]]:
 
 
 def _draw(what: str, count: int) -> int:
-    """Return a number from 0 to `count` - 1, always the same for `what`: numpy's generators may change."""
+    """Return a number from 0 to `count` - 1, always the same for `what`; numpy's generators may change."""
     return int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "little") % count
 
 
@@ -80,17 +80,17 @@ END = 64 * 2**10
 
 
 def fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return a fingerprint that changes when an image on disk changes, as JSON, with the name of `path` and no folder.
+    """Return a fingerprint, as JSON values, that changes when an image on disk changes, with its name but no folder.
 
-    Of a file: size, time of change, and the SHA-256 of its first and last 64 KiB. What is rewritten in between with
-    its time set back is not noticed, nor are the other files of an OME-TIFF that has several.
+    Of a file: size, time of change, and the SHA-256 of its first and last 64 KiB. It does not notice changes between
+    these with the time set back, nor changes in the other files of an OME-TIFF of several.
 
     Of a stack of slices: the SHA-256 of their names, sizes and times of change, and that of the first and last of them.
 
-    Of an OME-Zarr or zarr: the SHA-256 of the metadata from the store's root down to the finest level, which is what
-    `read_stack` reads, and number, size and newest time of its chunks' files (about 0.3 s for 30,000; after 100,000
-    files no more are looked at). So chunks that come, go, grow or are rewritten are noticed, unless times are set
-    back; coarser levels, labels and other images in the store are not.
+    Of an OME-Zarr or zarr: the SHA-256 of the metadata from the store's root down to the finest level, which
+    `read_stack` reads, and number, size and newest time of its chunks' files (about 0.3 s for 30,000; at most 100,000
+    files are checked). So it notices chunks that are added, removed, resized or rewritten, unless times are set back;
+    it ignores coarser levels, labels and other images in the store.
 
     Raises:
         FileError: no such file, or no image in it that `read_stack` would read.
@@ -156,10 +156,10 @@ def _of_zarr(place: Path) -> dict[str, Any]:
 
 
 def check_unchanged(path: str | os.PathLike[str], before: Mapping[str, Any]) -> None:
-    """Raise where the image at `path` is not what `fingerprint` said `before`.
+    """Check that the fingerprint of the image at `path` is still the one `before`.
 
     Raises:
-        FileError: it was changed, or removed, meanwhile.
+        FileError: it was changed or removed meanwhile.
     """
     place = location_of_image(path)
     if not place.exists() and not is_pattern(place):

@@ -28,10 +28,10 @@ IMOD_STAMP, SIGNED = 1146047817, 1
 """The mark of IMOD's headers, and the flag in them for signed bytes."""
 
 SECTIONS, MOST_LOOKED_AT = 16, 8 * 2**20
-"""Sections, and voxels in all, that show whether bytes are signed if the header does not."""
+"""Sections, and voxels in all, that are tested for signed bytes if the header does not specify them."""
 
 CLEARLY = 2
-"""The header is wrong if neighbouring bytes, read as it says, differ so many times as much."""
+"""The header is wrong if neighbouring bytes, read according to it, differ so many times as much."""
 
 VOLUMES = 401
 """Files of this space group and above are stacks of volumes."""
@@ -50,11 +50,11 @@ def read_mrc(
 ) -> Stack:
     """Return the volume or stack of pictures in an MRC file as ZYX (a stack of volumes as TZYX), read in parts.
 
-    Modes 0, 1, 2, 6 and 12 in either byte order. Whether bytes are signed is said by IMOD's flag, by the header's
-    minimum and maximum, or by the values. If the header names another order of axes, they are turned into z, y, x. The
-    voxel size is in Å as in the file; one of 0, or of exactly 1 Å along all axes (what programs write that do not know
-    it), is taken for unknown. The origin is the header's first column, row and section, in voxels; its `origin` words
-    are left out, since programs disagree on their sign. The angles of a crystal's cell are left out.
+    Modes 0, 1, 2, 6 and 12 in either byte order. IMOD's flag, the header's minimum and maximum, or the values show
+    whether bytes are signed. If the header names a different order of axes, they are transposed to z, y, x. The voxel
+    size is in Å as in the file; 0, or exactly 1 Å along all axes, counts as unknown, because programs write it that do
+    not know the size. The origin is the header's first column, row and section, in voxels; its `origin` words are
+    ignored, because programs disagree on their sign. The angles of a crystal's cell are ignored.
 
     Raises:
         FileError: no such file, no MRC, cut short, or voxels of a kind that cannot be read.
@@ -124,7 +124,7 @@ def _stored_type(path: Path, header: Header, byte_order: str) -> tuple[np.dtype[
     """Return the type of the voxels, and a note if the header leaves it open."""
     mode = int(header["mode"])
     if mode in (3, 4):
-        raise InputError(f"'{path}' holds complex numbers: save their magnitude.")
+        raise InputError(f"'{path}' contains complex numbers: save their magnitude.")
     if mode not in MODES:
         raise FileError(f"'{path}' has voxels of an unknown kind (mode {mode}): save it as mode 0, 1, 2, 6 or 12.")
     if mode == 0:
@@ -135,17 +135,18 @@ def _stored_type(path: Path, header: Header, byte_order: str) -> tuple[np.dtype[
 def _type_of_bytes(path: Path, header: Header, byte_order: str) -> tuple[np.dtype[Any], tuple[str, ...]]:
     """Return whether bytes are signed, and a note if only the values show it.
 
-    MRC2014 says that they are signed; many programs, most of all before 2014, store unsigned ones. IMOD says it by a
-    flag; a minimum below 0 or a maximum above 127 tells it; else the values do. They also do if a header gives the
-    whole range of signed bytes, as programs write that took unsigned ones for signed.
+    In MRC2014 they are signed; many programs, most of all before 2014, store unsigned ones. IMOD's flag decides; else a
+    minimum below 0 or a maximum above 127; else the values. The values also decide if a header has the whole range of
+    signed bytes, which programs write that mistook unsigned bytes for signed ones.
     """
     unsigned, signed = np.dtype("u1"), np.dtype("i1")
     stamp, flags = np.frombuffer(bytes(header["extra2"])[40:48], f"{byte_order}i4")
     if stamp == IMOD_STAMP:
         return (signed if int(flags) & SIGNED else unsigned), ()
     low, high, mean = (float(header[key]) for key in ("dmin", "dmax", "dmean"))
-    is_determined = -128 <= low <= mean <= high <= 255 and low < high  # the standard: else they are not
-    may_be_wrong = (low, high) == (-128, 127)  # what a program finds that reads greys around 128 as signed bytes
+    # by the standard, minimum, maximum and mean in a different order mean that they were not determined
+    is_determined = -128 <= low <= mean <= high <= 255 and low < high
+    may_be_wrong = (low, high) == (-128, 127)  # the result of a program that reads greys around 128 as signed bytes
     if is_determined and (high > 127 or low < 0) and not may_be_wrong:
         return (unsigned if high > 127 else signed), ()
     values = _sample(_map_sections(path, header, unsigned))
@@ -171,10 +172,10 @@ def _sample(data: MappedArray) -> NDArray[np.uint8]:
 
 
 def _look_unsigned(values: NDArray[np.uint8]) -> bool:
-    """Return whether an image of bytes is smoother if they are unsigned: read in the wrong way, greys jump.
+    """Return whether an image of bytes is smoother if they are read as unsigned.
 
-    Unsigned greys around 128 would jump between 127 and -128 as signed ones, signed greys around 0 between 0 and 255 as
-    unsigned ones. A mask of 0 and 255 is unsigned, though 0 and -1 would be smoother.
+    Unsigned greys around 128, read as signed, jump between 127 and -128; signed greys around 0, read as unsigned, jump
+    between 0 and 255. A mask of 0 and 255 is unsigned, although 0 and -1 would be smoother.
     """
     if np.isin(values, (0, 255)).all() or (values < 128).all():
         return True

@@ -1,4 +1,4 @@
-"""Write a stack slice by slice to a .npy file, and find the .npy file that an array is a map of."""
+"""Write a stack slice by slice to a .npy file, and find the .npy file of a memory-mapped array."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGEST_PART = 2**28
 
 
 def iter_write_npy(stack: Stack, file: Path) -> Generator[Progress, None, None]:
-    """Write the stack to `file` (.npy), slice by slice: it is never whole in memory. Yield after each part.
+    """Write the stack to `file` (.npy), slice by slice, so that it is never whole in memory. Yield after each part.
 
     Raises:
         FileError: no space is left.
@@ -40,7 +40,7 @@ def iter_write_npy(stack: Stack, file: Path) -> Generator[Progress, None, None]:
     except OSError as error:
         raise FileError(
             f"'{stack.name}' cannot be copied to {file.parent} ({error.strerror}): free {total / 2**20:.0f} MiB there, "
-            "or set TMPDIR to a folder on another disk."
+            "or set TMPDIR to a folder on a different disk."
         ) from error
 
 
@@ -49,7 +49,7 @@ def _append(opened: BinaryIO, values: NDArray[Any]) -> None:
 
 
 def _parts(stack: Stack) -> Iterator[tuple[int | slice, ...]]:
-    """Yield parts that follow each other in C order: slices, or strips of them where one exceeds `LARGEST_PART`."""
+    """Yield parts in C order: slices, or strips of a slice if it exceeds `LARGEST_PART`."""
     shape, itemsize = stack.shape, np.dtype(stack.data.dtype).itemsize
     rows = stack.space.axes.index("Y")
     axis = max(rows - 1, 0)
@@ -79,7 +79,7 @@ def find_npy_file(values: ArrayLike) -> tuple[str, int | None]:
     whole = values if isinstance(values.base, mmap.mmap) else values.base
     if not isinstance(whole, np.memmap) or not isinstance(whole.base, mmap.mmap) or whole.dtype != values.dtype:
         return "", None
-    # mode "c": what was changed in memory does not lie in the file; a file that is gone can still be mapped
+    # mode "c": changes in memory are not in the file. A file that is gone can still be mapped.
     if whole.mode == "c" or not Path(str(values.filename)).is_file():
         return "", None
     if whole.shape == values.shape:

@@ -1,4 +1,4 @@
-"""Pictures: PNG, JPEG and BMP as a `Stack`, whole in memory, their pixels as they are stored."""
+"""Pictures: PNG, JPEG and BMP as a `Stack` in memory, with unchanged pixels."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import Stack
 
 LOSSY = (".jpg", ".jpeg")
-"""Endings of lossy pictures: their values are only near those that were saved."""
+"""Endings of lossy pictures: their values differ slightly from those that were saved."""
 
 PICTURE_ENDINGS = (".png", ".bmp", *LOSSY)
 """Endings of the files that are read as pictures."""
 
 GREY_OR_COLOUR = ("1", "L", "I;16", "RGB")
-"""Pillow's names of the pixels that are taken as they are: bits, 8-bit grey, 16-bit grey, colour."""
+"""Pillow's names of pixels that need no conversion: bits, 8-bit grey, 16-bit grey, colour."""
 
 MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)
 """Most pixels of all frames of a picture, as it is read whole."""
@@ -39,12 +39,12 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 def is_picture(path: Path) -> bool:
-    """Return whether `path` is named as a PNG, JPEG or BMP."""
+    """Return whether `path` has the ending of a PNG, JPEG or BMP."""
     return path.suffix.lower() in PICTURE_ENDINGS
 
 
 def is_lossy(path: Path) -> bool:
-    """Return whether `path` is named as a JPEG, whose values are not exactly those that were saved."""
+    """Return whether `path` has the ending of a JPEG; its values differ slightly from those that were saved."""
     return path.suffix.lower() in LOSSY
 
 
@@ -53,19 +53,19 @@ def read_picture(
     given: GivenSpace = NOTHING_GIVEN,
     image: int | None = None,
 ) -> Stack:
-    """Return the picture in a PNG, JPEG or BMP: "YX" where it is grey, "YXC" with 3 channels where it has colours.
+    """Return the picture in a PNG, JPEG or BMP: "YX" for grey, "YXC" with 3 channels for colours.
 
-    Frames of one size, as an animated PNG has them, are slices: "ZYX" or "ZYXC". Of frames of several sizes, as in a
-    JPEG of several pictures, `image` is taken; without it the largest, where the others are smaller copies.
+    Frames of one size, such as those of an animated PNG, are slices: "ZYX" or "ZYXC". Of frames of several sizes, such
+    as those of a JPEG of several pictures, `image` is read; without it the largest, if the others are smaller copies.
 
-    Pixels are those stored: an EXIF orientation turns nothing, so that image and mask stay together. Alpha is left
-    out. Bits become bool, 16-bit colours stay 16-bit. A palette of greys gives those greys; one of colours is refused:
-    it may stand for colours or for labels. Resolutions are print sizes and do not count.
+    Pixels are not rotated by an EXIF orientation, so that image and mask match. Alpha is left out. Bits become bool,
+    16-bit colours stay 16-bit. A palette of greys is applied; one of colours is refused, because its numbers may mean
+    colours or labels. Resolutions are print sizes and are ignored.
 
     Raises:
         FileError: no such file, no picture, damaged, cut short, or of more pixels than are read whole.
-        InputError: a palette of colours, other colours than RGB, axes that do not fit, or no such image.
-        SeveralImagesError: it holds several pictures of equal standing, and none is named.
+        InputError: a palette of colours, different colours than RGB, axes that do not fit, or no such image.
+        SeveralImagesError: it contains several pictures of equal rank, and none is named.
     """
     with read_errors_as_sentences(path):
         if path.is_dir():
@@ -122,7 +122,7 @@ def _is_smaller(size: tuple[int, int], first: tuple[int, int]) -> bool:
 
 
 def picture_header(path: Path) -> tuple[int, int, int, str]:
-    """Return height, width, channels and type of a picture, as `read_picture` gives it; no pixel is decoded.
+    """Return height, width, channels and type of a picture, as read by `read_picture`; no pixel is decoded.
 
     Raises:
         FileError: no such file, no picture, or of more pixels than are read whole.
@@ -150,7 +150,7 @@ def _read_pixels(path: Path, frame: int = 0) -> NDArray[Any]:
 def _opened(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # beyond its error there is a sentence
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its error gets a sentence below
             return Image.open(path, formats=("PNG", "JPEG", "BMP"))
     except UnidentifiedImageError as error:
         raise FileError(f"'{path}' is no PNG, JPEG or BMP: export the picture again, or save it as TIFF.") from error
@@ -170,7 +170,7 @@ def _values(path: Path, picture: Image.Image) -> NDArray[Any]:
         return _greys_of_palette(path, picture)
     if picture.mode in ("LA", "RGBA"):
         return _values(path, picture.convert(picture.mode[:-1]))
-    if picture.mode == "I":  # 16-bit grey, as older Pillow gives it
+    if picture.mode == "I":  # 16-bit grey in older versions of Pillow
         return np.asarray(picture).astype(np.uint16)
     if picture.mode not in GREY_OR_COLOUR:
         raise InputError(f"'{path}' has {picture.mode} colours: save it as grey or RGB.")
@@ -178,12 +178,12 @@ def _values(path: Path, picture: Image.Image) -> NDArray[Any]:
 
 
 def _greys_of_palette(path: Path, picture: Image.Image) -> NDArray[Any]:
-    """Return the grey values that a palette of greys stands for, as ImageJ and others save 8-bit images."""
+    """Return the grey values of a palette of greys, with which ImageJ and others save 8-bit images."""
     numbers = np.asarray(picture.convert("P") if picture.mode == "PA" else picture)
     colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
     if (colours[np.unique(numbers)] != colours[np.unique(numbers), :1]).any():
         raise InputError(
-            f"'{path}' has a palette of colours: save it as RGB, or, where its values are labels, as 8-bit grey."
+            f"'{path}' has a palette of colours: save it as RGB, or, if its values are labels, as 8-bit grey."
         )
     greys: NDArray[np.uint8] = colours[numbers, 0]
     return greys

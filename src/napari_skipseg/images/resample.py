@@ -1,7 +1,7 @@
 """Resampling between the image's grid and the network's: linear to smaller voxels, averaging to larger ones.
 
-Both grids cover the same stretch: voxel i of n stands for [i, i + 1) / n of it. What a voxel becomes depends on its
-place in the whole alone, so that parts resampled one by one fit together without a seam.
+Both grids cover the same length: voxel i of n covers [i, i + 1) / n of it. The result at a voxel depends only on its
+position in the whole image, so that parts that are resampled one by one fit together without a seam.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SAME = 0.05
 def network_lengths(stack: Stack, axes: str, wanted: tuple[float, float, float]) -> tuple[int, ...]:
     """Return the lengths along `axes` of the grid with voxels of the size `wanted` (z, y, x), in the stack's unit.
 
-    Along an axis whose voxels are within 5 % of that, and where the stack is one voxel long, it is the stack's own.
+    An axis keeps its length if its voxel size is within 5 % of the wanted one, or if it is one voxel long.
     """
     factor = {axis: stack.space.size_along(axis) / there for axis, there in zip("ZYX", wanted, strict=True)}
     return tuple(
@@ -33,9 +33,9 @@ def network_lengths(stack: Stack, axes: str, wanted: tuple[float, float, float])
 
 
 def source_range(step: float, places: NDArray[np.intp], limit: int) -> tuple[int, int]:
-    """Return the voxels [first, last) of a grid of `limit` that those at `places` of another one are made of.
+    """Return the range [first, last) of source voxels that the target voxels at `places` are computed from.
 
-    step: how many voxels of the former one of the latter is long; 1.0 is a grid of the same voxels.
+    limit: length of the source grid. step: length of a target voxel in source voxels; 1.0 = the same grid.
     """
     if step == 1:
         return int(places.min()), int(places.max()) + 1
@@ -48,9 +48,9 @@ def source_range(step: float, places: NDArray[np.intp], limit: int) -> tuple[int
 def resample_axis(
     values: NDArray[np.float32], axis: int, first: int, limit: int, step: float, places: NDArray[np.intp]
 ) -> NDArray[np.float32]:
-    """Return the voxels at `places` along `axis`, made of `values`, whose first is voxel `first` of a grid of `limit`.
+    """Return the target voxels at `places` along `axis`, computed from the source `values`.
 
-    `values` must reach as far as `source_range` says.
+    first: position of the first of `values` in the source grid, of length `limit`. They must cover `source_range`.
     """
     if step == 1:
         wanted = places - first
@@ -72,9 +72,9 @@ def resample_axis(
 def _shares(
     step: float, places: NDArray[np.intp], start: int, stop: int
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
-    """Yield, until all weights are covered, one voxel in [start, stop) for each place and its weight there.
+    """Yield arrays with one source voxel in [start, stop) for each place, and its weight, until all are covered.
 
-    The weights are a triangle of sum 1 with the half width of one voxel of the coarser grid.
+    The weights are a triangle with the sum 1 and a half width of one voxel of the coarser grid.
     """
     reach = max(step, 1.0)
     centres = (places + 0.5) * step - 0.5

@@ -1,4 +1,4 @@
-"""Files that another file names: only plain names of regular files in the same folder, on every system."""
+"""Files that a different file names: only plain names of regular files in the same folder are accepted."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from napari_skipseg.errors import FileError
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])", re.IGNORECASE)
-"""Names that Windows takes for devices, whatever the ending behind them."""
+"""Names that are devices on Windows, with any ending."""
 
 
 def is_plain_name(name: str) -> bool:
-    """Return whether `name` is the name of a file and nothing else: no folder, drive, stream or device, on any system.
+    """Return whether `name` is a plain file name: no folder, drive, stream or device, on any system.
 
-    The check is the same everywhere, so that a set that opens on Linux opens on Windows too.
+    The check is the same on all systems, so that a set that opens on Linux opens on Windows too.
     """
     if not name or name in (".", "..") or name != name.strip() or name.endswith("."):
         return False
@@ -25,14 +25,14 @@ def is_plain_name(name: str) -> bool:
 
 
 def find_beside(path: Path, name: str) -> Path:
-    """Return the file called `name` in the folder of `path`, which names it.
+    """Return the file called `name` in the folder of `path`, the file that names it.
 
     Raises:
         FileError: the name leads elsewhere, there is no such file, or it is no regular file of this folder.
     """
     if not is_plain_name(name):
         raise FileError(
-            f"'{path}' names a file in another place ('{printable_name(name)}'), which is not opened: put the file "
+            f"'{path}' names a file in a different place ('{printable_name(name)}'), which is not opened: put the file "
             f"beside "
             "it and correct the name."
         )
@@ -45,23 +45,23 @@ def find_beside(path: Path, name: str) -> Path:
         raise FileError(f"'{found}', which '{path.name}' names, is no regular file: put the image itself there.")
     if target.parent != path.parent.resolve():
         raise FileError(
-            f"'{found}', which '{path.name}' names, is a link to another folder, which is not followed: put the file "
-            "itself there."
+            f"'{found}', which '{path.name}' names, is a link to a different folder, which is not followed: put the "
+            "file itself there."
         )
     return found
 
 
 def printable_name(name: str) -> str:
-    """Return a foreign text shortened and without control characters, to be shown in a message."""
+    """Return a text of unknown origin for a message: shortened, and without control characters."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in name[:80])
     return f"{shown}…" if len(name) > 80 else shown
 
 
 def check_regular(path: Path) -> None:
-    """Raise where `path` is there, but neither a file nor a folder: opening a pipe or a device may wait for ever.
+    """Check that `path`, if it exists, is a file or a folder: opening a pipe or a device may wait for ever.
 
     Raises:
-        FileError: it is.
+        FileError: it is neither.
     """
     try:
         mode = path.stat().st_mode

@@ -1,4 +1,4 @@
-"""A folder or a list of files, one per slice, as one stack: each file is opened when it is needed."""
+"""A folder or a list of files with one slice each, as one stack; each file is opened when it is needed."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from napari_skipseg.images.tiff.checks import first_page
 
 TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
 _ENDINGS = (*TIFF_ENDINGS, *pictures.PICTURE_ENDINGS, *mrc.MRC_ENDINGS)
-"""Endings of the files that are taken for slices; all others in the folder are sidecars."""
+"""Endings of slices; all other files in the folder are sidecars."""
 
 _OURS = re.compile(r"_(probability|binary|uncertainty|objects|attention_\d+)\.tif$")
-"""How the names of our results end, which may lie in the folder of their image."""
+"""Ends of the names of our results, which may be in the folder of their image."""
 
 MOST_OPEN = 64
-"""Slices that are held open at once."""
+"""Slices that are open at once."""
 
 _KEPT = 256 * 2**20
 """Bytes of decoded slices that are always kept: tiles of a volume need the same slices again and again."""
 
 KEPT_SHARE = 1 / 16
-"""The share of the free memory that decoded slices may take, where that is more."""
+"""The share of the free memory that decoded slices may take, if that is more."""
 
 RESOLUTION = (282, 283, 296)
 """TIFF tags: pixels per unit along x and y, and the unit."""
@@ -60,7 +60,7 @@ SliceReader = Callable[[Path], Stack]
 
 @dataclass(frozen=True)
 class SliceShape:
-    """What the headers of all slices of a stack must have in common. planes: pages of the file."""
+    """The header entries that must be the same for all slices of a stack. planes: pages of the file."""
 
     height: int
     width: int
@@ -76,13 +76,13 @@ class SliceShape:
 
 
 def natural_key(name: str) -> tuple[tuple[str, int], ...]:
-    """Return the key by which names are sorted as people do: s_2 before s_10, in any Unicode form."""
+    """Return the key for natural order: s_2 before s_10, in any Unicode form."""
     parts = _DIGITS.split(normalized_name(name).casefold())
     return tuple((part, -1) if place % 2 == 0 else ("", int(part)) for place, part in enumerate(parts))
 
 
 def is_pattern(path: Path) -> bool:
-    """Return whether `path` is no file but a pattern of the names of slices, such as sections/s_*.tif."""
+    """Return whether `path` is a pattern of the names of slices, such as sections/s_*.tif, and no file."""
     return bool(_WILD.search(path.name)) and not os.path.lexists(path) and path.parent.is_dir()
 
 
@@ -95,7 +95,7 @@ def files_matching(path: Path) -> list[Path]:
     expression = re.escape(normalized_name(path.name)).replace(r"\*", ".*").replace(r"\?", ".")
     names = [name for name in _image_names(path.parent) if re.fullmatch(expression, normalized_name(name), re.DOTALL)]
     if not names:
-        raise FileError(f"No image in '{path.parent}' is called like '{path.name}': check the pattern.")
+        raise FileError(f"No image in '{path.parent}' matches '{path.name}': check the pattern.")
     return [path.parent / name for name in names]
 
 
@@ -111,7 +111,7 @@ def slice_names(folder: Path) -> list[str]:
     """Return the names of the slices in a folder, in natural order, without sidecars, hidden files and our results.
 
     Raises:
-        FileError: it holds no image, or cannot be read.
+        FileError: it contains no image, or cannot be read.
         InputError: the files are named like those of several stacks.
     """
     names = _image_names(folder)
@@ -131,7 +131,7 @@ def _image_names(folder: Path) -> list[str]:
 
 
 def _check_names(folder: Path, names: Sequence[str]) -> None:
-    """Refuse names of which not all count the slices of one stack."""
+    """Raise if a name does not belong to the numbered slices of one stack."""
     if not any(_DIGITS.search(Path(name).stem) for name in names):
         pattern = folder / f"*{Path(names[0]).suffix}"
         raise InputError(f"'{folder}' {_NO_STACK} ('{names[0]}' has no number; '{pattern}' takes it all the same).")
@@ -155,7 +155,7 @@ def _check_names(folder: Path, names: Sequence[str]) -> None:
 
 
 def _check_one_number(folder: Path, names: Sequence[str]) -> None:
-    """Refuse names in which no number differs for all slices: they count two things, such as sections and channels."""
+    """Raise if no number in the names is different for all slices: two things are numbered, such as channels too."""
     columns = _numbers(names)
     rows = list(zip(*columns, strict=True))
     twice = next((row for row, count in Counter(rows).items() if count > 1), None)
@@ -175,7 +175,7 @@ def _both_one_slice(folder: Path, first: str, second: str) -> InputError:
 
 
 def _are_decimals(names: Sequence[str]) -> bool:
-    """Return whether the only number that varies is one such as 0.25, with as many digits behind its point."""
+    """Return whether the only number that varies is a decimal such as 0.25, always with as many digits."""
     parts = [_DECIMAL.findall(Path(name).stem) for name in names]
     columns = list(zip(*parts, strict=True)) if len(set(map(len, parts))) == 1 else []
     varying = [column for column in columns if len(set(column)) > 1]
@@ -186,13 +186,13 @@ def _are_decimals(names: Sequence[str]) -> bool:
 
 
 def _numbers(names: Sequence[str]) -> list[tuple[int, ...]]:
-    """Return the numbers in names that are alike otherwise, first to last: those of all names at a time."""
+    """Return the first, second, … number of all names, which are the same except for their numbers."""
     found = [tuple(int(digits) for digits in _DIGITS.findall(Path(name).stem)) for name in names]
     return list(zip(*found, strict=True)) if len({len(numbers) for numbers in found}) == 1 else []
 
 
 def gaps_in(names: Sequence[str]) -> str:
-    """Return a sentence on numbers that are missing in the names of slices, the first ones too; "" where none is."""
+    """Return a sentence on numbers that are missing in the names of slices, at the beginning too; "" = none is."""
     varying = [column for column in _numbers(names) if len(set(column)) > 1]
     if len(varying) != 1 or len(names) < 2:
         return ""
@@ -222,14 +222,14 @@ def read_slices(
     read: SliceReader,
     given: GivenSpace = NOTHING_GIVEN,
 ) -> Stack:
-    """Return the files `names` of a folder as one stack: a plane each becomes a slice, a volume each a time.
+    """Return the files `names` of a folder as one stack: planes become slices, volumes become times.
 
-    read: what opens one file. The headers of all are looked at; voxels are read on demand. The voxel size is that of
-    the first file; where it says none along z, z takes y's size.
+    read: opens one file. All headers are checked; voxels are read on demand. The voxel size is that of the first file;
+    if it has none along z, z takes y's size.
 
     Raises:
         FileError: a file is missing, damaged or no image.
-        InputError: a file has another shape or type than the first.
+        InputError: a file has a different shape or type than the first.
     """
     first = read(folder / names[0])
     notes = list(first.notes)
@@ -251,7 +251,7 @@ def read_slices(
     stack = stack_from_file_image(found, given)
     if added == "Z" and given.voxel_size is None and "Z" not in scales and stack.space.has_size:
         y = f"{stack.space.size_along('Y'):g} {stack.space.unit}"
-        note = f"The files do not say how far apart their slices lie: {y} was taken, as along y; if that is wrong"
+        note = f"The files do not contain the distance of the slices: {y} was taken, as along y; if that is wrong"
         stack = replace(stack, notes=(*stack.notes, f"{note}, {GIVE_SIZE}."))
     return replace(stack, slice_names=tuple(names))
 
@@ -271,11 +271,13 @@ def _scales_of(first: Stack) -> dict[str, AxisScale]:
 def _notes(names: Sequence[str], first: Stack, added: str) -> list[str]:
     notes = []
     if added == "T" and len(names) > 1:
-        notes.append(f"Each of the {len(names)} files holds a volume ({first.space.axes}): they were taken as times.")
+        notes.append(
+            f"Each of the {len(names)} files contains a volume ({first.space.axes}): they were taken as times."
+        )
     if gap := gaps_in(names):
         notes.append(gap)
     if len(names) > 1 and not any(_DIGITS.search(Path(name).stem) for name in names):
-        notes.append(f"The names of the files hold no numbers: they were taken by the alphabet, '{names[0]}' first.")
+        notes.append(f"The names of the files contain no numbers: they were sorted by name, '{names[0]}' first.")
     return notes
 
 
@@ -283,7 +285,7 @@ def _compare_headers(folder: Path, names: Sequence[str], read: SliceReader) -> l
     """Return a note if the voxel sizes differ; only headers are read.
 
     Raises:
-        InputError: a file has another shape or type than most.
+        InputError: a file has a different shape or type than most.
         FileError: one cannot be opened.
     """
     headers = {name: _header(folder / name, read) for name in names}
@@ -297,7 +299,7 @@ def _compare_headers(folder: Path, names: Sequence[str], read: SliceReader) -> l
             "one stack must be alike; move it elsewhere, or export it again."
         )
     other = next((name for name, (_, scale) in headers.items() if scale != headers[names[0]][1]), None)
-    return [f"'{other}' has another voxel size than '{names[0]}', whose size was taken for all."] if other else []
+    return [f"'{other}' has a different voxel size than '{names[0]}'; that was taken for all."] if other else []
 
 
 def _header(path: Path, read: SliceReader) -> tuple[SliceShape, object]:
@@ -318,7 +320,7 @@ def _header(path: Path, read: SliceReader) -> tuple[SliceShape, object]:
 
 
 class SliceArray(LazyArray):
-    """The slices of a stack along the first axis, each read from its file where it is looked at.
+    """The slices of a stack along the first axis, each read from its file on demand.
 
     Several threads may read at once. chunks: the shape of what is read as one.
     """
@@ -340,7 +342,7 @@ class SliceArray(LazyArray):
             return self._slice(first, inner)
         numbers = range(self.shape[0])[first]
         lengths = [len(range(n)[p]) for p, n in zip(inner, self.shape[1:], strict=True) if isinstance(p, slice)]
-        with read_errors_as_sentences(self._folder, "The part asked for of"):
+        with read_errors_as_sentences(self._folder, "The part requested of"):
             values = np.empty((len(numbers), *lengths), self.dtype)
         for place, number in enumerate(numbers):
             values[place] = self._slice(number, inner)
@@ -352,12 +354,12 @@ class SliceArray(LazyArray):
         return np.asarray(stack.data[inner], self.dtype)
 
     def _stack(self, number: int) -> Stack:
-        """Return a slice's file, opened; the last ones are kept."""
+        """Return the opened file of a slice; the last ones are kept."""
         if number not in self._open:
             path = self._folder / self._names[number]
             stack = self._read_file(path)
             if stack.shape != self.shape[1:] or np.dtype(stack.data.dtype) != self.dtype:
-                raise FileError(f"'{path}' has another shape or type than the first slice: export it again.")
+                raise FileError(f"'{path}' has a different shape or type than the first slice: export it again.")
             self._open[number] = stack
             while len(self._open) > self._most:
                 self._open.popitem(last=False)

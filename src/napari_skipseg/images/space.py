@@ -1,4 +1,4 @@
-"""Where an image lies in the world: its axes, voxel size, unit and origin as one value."""
+"""The position of an image in space: its axes, voxel size, unit and origin as one value."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ AXES = "TCZYX"
 
 @dataclass(frozen=True)
 class Space:
-    """Where the voxels of an image lie. Lists and numpy numbers are taken too, and units in any spelling ("um").
+    """The axes, voxel size and origin of an image. Lists, numpy numbers and all spellings of units ("um") are accepted.
 
     axes: one letter of `AXES` per dimension of the array, such as "ZYX" or "TCYX".
-    voxel_size: (z, y, x) in `unit`; 1.0 where the image has no such axis or nothing is known.
-    unit: a unit of length ("nm", "µm", ...), or "pixel" where the voxel size is not known.
+    voxel_size: (z, y, x) in `unit`; 1.0 if the image has no such axis or the size is not known.
+    unit: a unit of length ("nm", "µm", ...), or "pixel" if the voxel size is not known.
     origin: (z, y, x) of the first voxel's centre in `unit`.
 
     Raises:
@@ -70,13 +70,13 @@ class Space:
         return replace(self, axes=axes)
 
     def without(self, axis: str) -> Space:
-        """Return the space without an axis; as it is if there is no such axis."""
+        """Return the space without an axis; unchanged if there is no such axis."""
         return replace(self, axes=self.axes.replace(axis, ""))
 
     def scaled(self, factors: Mapping[str, float]) -> Space:
-        """Return the space of an array whose voxels are so many times as long, by axis, from the same corner on.
+        """Return the space of an array with voxels that are so many times as long, by axis, and the same corner.
 
-        The centre of its first voxel is the centre of the voxels that this one stands for.
+        The centre of its first voxel is the centre of all voxels that it covers.
         """
         steps = [factors.get(axis, 1.0) for axis in "ZYX"]
         size = [side * step for side, step in zip(self.voxel_size, steps, strict=True)]
@@ -90,9 +90,9 @@ class Space:
         return replace(self, origin=_triple([first + side * voxels.get(axis, 0) for axis, first, side in places]))
 
     def resized(self, voxel_size: tuple[float, float, float], unit: str) -> Space:
-        """Return the space with another voxel size, as a user gives it; the first voxel stays where it was.
+        """Return the space with a different voxel size, given by a user, and the same position of the first voxel.
 
-        If one of the units is not known, the first voxel stays as many voxels away from 0 as it was.
+        If one of the units is not known, the first voxel keeps its distance from 0 in voxels.
         """
         unit = check_unit(unit)
         known = self.has_size and unit in METRES
@@ -103,19 +103,19 @@ class Space:
         return replace(self, voxel_size=voxel_size, unit=unit, origin=_triple(places))
 
     def voxel_size_in(self, unit: str) -> tuple[float, float, float]:
-        """Return the voxel size (z, y, x) in another unit of length, exactly rounded.
+        """Return the voxel size (z, y, x) in a different unit of length, exactly rounded.
 
         Raises:
             ValueError: one of the two units is no unit of length.
         """
         if not self.has_size or unit not in METRES:
-            raise ValueError(f"a size in {self.unit} cannot be told in {unit}")
+            raise ValueError(f"a size in {self.unit} cannot be converted to {unit}")
         return _triple([convert_length(side, self.unit, unit) for side in self.voxel_size])
 
 
 @dataclass(frozen=True)
 class GivenSpace:
-    """Axes, voxel size and unit that a user gives in place of the file's; None keeps what the file says.
+    """Axes, voxel size and unit from the user, which override those of the file; None = as in the file.
 
     axes: letters of `AXES`, one per axis in the file's order. voxel_size: (z, y, x) in `unit`. unit: of `voxel_size`;
     given alone, of the file's own numbers.
@@ -137,7 +137,7 @@ def _triple(values: list[float]) -> tuple[float, float, float]:
 def check_axes(axes: str, dimensions: int, any_order: bool = False) -> None:
     """Raise InputError, with the cure, if `axes` do not describe an array of `dimensions`.
 
-    any_order: Z, Y and X may come in any order, as in files, whose axes are turned when they are read.
+    any_order: Z, Y and X may have any order, as in files; they are transposed when they are read.
     """
     unknown = sorted(set(axes) - set(AXES))
     if unknown:
@@ -150,4 +150,4 @@ def check_axes(axes: str, dimensions: int, any_order: bool = False) -> None:
         raise InputError(f"The axes '{axes}' lack Y or X: an image needs both.")
     space = [axis for axis in axes if axis in "ZYX"]
     if not any_order and space != sorted(space, key="ZYX".index):
-        raise InputError(f"The axes '{axes}' are in another order than Z, Y, X: transpose the image.")
+        raise InputError(f"The axes '{axes}' are in a different order than Z, Y, X: transpose the image.")

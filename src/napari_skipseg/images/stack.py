@@ -1,4 +1,4 @@
-"""A stack: an array and where it lies in the world, as one value."""
+"""A stack: an array and its position in space as one value."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class ArrayLike(Protocol):
 
 @dataclass(frozen=True)
 class Stack:
-    """An image of any size with its physical truth.
+    """An image of any size with its voxel size and origin.
 
     data: any sliceable array; never read whole.
-    space: its axes, one per dimension of `data`, and where they lie; axes alone, such as "ZYX", if no more is known.
-    file: the absolute path that `read_stack` opened, "" where the image is only in memory.
-    notes: what the reader decided and a user should know, one plain sentence each, with the flag that changes it.
-    title: what its file calls this image, such as "Pos1" of an OME-TIFF, "" where it has no name.
+    space: its axes, one per dimension of `data`, and its position; only axes, such as "ZYX", if no more is known.
+    file: the absolute path that `read_stack` opened, "" if the image is only in memory.
+    notes: decisions of the reader that a user should know, one sentence each, with the flag that changes them.
+    title: the name of this image in its file, such as "Pos1" in an OME-TIFF, "" = none.
     slice_names: the names of the files of a stack with one file per slice, along Z or T; empty for all others.
     """
 
@@ -80,15 +80,15 @@ class Stack:
 
     @property
     def origin(self) -> tuple[float, float, float]:
-        """Where the first voxel's centre lies (z, y, x), in `unit`."""
+        """The position (z, y, x) of the first voxel's centre in `unit`."""
         return self.space.origin
 
     def length(self, axis: str) -> int:
-        """Return the length of `axis`, 1 where the stack has no such axis."""
+        """Return the length of `axis`, 1 if the stack has no such axis."""
         return self.shape[self.space.axes.index(axis)] if axis in self.space.axes else 1
 
     def channel(self, index: int) -> Stack:
-        """Return the stack of one channel; a stack without channels is returned as it is.
+        """Return the stack of one channel; a stack without channels is returned unchanged.
 
         Raises:
             InputError: there is no such channel.
@@ -102,7 +102,7 @@ class Stack:
         return replace(self, data=_Channel(self.data, position, index), space=self.space.without("C"))
 
     def slices(self, axes: str) -> Iterator[tuple[int | slice, ...]]:
-        """Yield the index of every part that holds only `axes` (say "YX"): each slice, channel and time."""
+        """Yield the index of every part with only `axes`: for "YX" each slice of each channel and time."""
         loops = [range(n) if a not in axes else range(1) for n, a in zip(self.shape, self.space.axes, strict=True)]
         for place in np.ndindex(*(len(loop) for loop in loops)):
             yield tuple(int(p) if a not in axes else slice(None) for p, a in zip(place, self.space.axes, strict=True))
@@ -115,14 +115,16 @@ class Stack:
         """
         values = np.asarray(self.data[index])
         if values.dtype.kind not in "buif":
-            raise InputError(f"'{self.name}' holds {values.dtype} values: convert it to 8-bit, 16-bit or float grey.")
+            raise InputError(
+                f"'{self.name}' contains {values.dtype} values: convert it to 8-bit, 16-bit or float grey."
+            )
         return values
 
 
 class LazyArray(ABC):
-    """An array that is read where it is looked at: slicing gives numpy, `np.asarray` reads it whole.
+    """An array that is read on demand: slicing returns numpy arrays, `np.asarray` reads it whole.
 
-    A subclass sets `shape` and `dtype` and gives the voxels of a complete index in `_read`.
+    A subclass sets `shape` and `dtype`, and reads the voxels of a complete index in `_read`.
     """
 
     shape: tuple[int, ...]
@@ -144,7 +146,7 @@ class LazyArray(ABC):
 
     @abstractmethod
     def _read(self, index: tuple[int | slice, ...]) -> Any:
-        """Return the voxels at `index`, which names every axis."""
+        """Return the voxels at `index`, which has an entry for each axis."""
 
 
 class _Channel(LazyArray):
@@ -196,9 +198,9 @@ GIVE_AXES = "give the axes in the file's order (in a shell with --axes, such as 
 
 @dataclass(frozen=True)
 class FileAxes:
-    """The axes of a file that an image has, in the file's order.
+    """The axes of an image in its file, in the file's order.
 
-    names: one letter of "TCZYX" each. shape: their lengths. places: which of the file's axes they are.
+    names: one letter of "TCZYX" each. shape: their lengths. places: their numbers among the file's axes.
     """
 
     names: str
@@ -207,9 +209,9 @@ class FileAxes:
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Which of these axes is the first, second, … of the stack: as in the file, or T, C, Z, Y, X.
+        """The numbers of these axes in the order of the stack: that of the file, or T, C, Z, Y, X.
 
-        Z, Y and X have this order in each stack; if they have it in the file, T and C stay where they are too.
+        Z, Y and X have this order in each stack; if they have it in the file, T and C keep their places too.
         """
         space = [axis for axis in self.names if axis in "ZYX"]
         if space == sorted(space, key=AXES.index):
@@ -220,12 +222,11 @@ class FileAxes:
 def name_axes(path: Path, full: Named, axes: str | None) -> FileAxes:
     """Return the axes of a file in our letters, in any order.
 
-    full: all axes of the file; I and Q (tifffile's words for pages of which nothing is known) become Z, or T if there
-    is a Z already. axes: what a user says they are, in the file's order, in place of the names; axes of length 1 may be
-    left out.
+    full: all axes of the file; I and Q (tifffile's letters for pages without information) become Z, or T if there is a
+    Z already. axes: from the user, in the file's order; they override the names. Axes of length 1 may be left out.
 
     Raises:
-        InputError: the axes have no names, names that are not clear, or are different from what the user says.
+        InputError: the axes have no names, unclear names, or do not match those of the user.
     """
     kept = [place for place, (name, length) in enumerate(full) if length != 1 or name in "YX"]
     if max(len(kept), len(axes or "")) > len(AXES):
@@ -258,7 +259,7 @@ def _lengths(full: Named, kept: Sequence[int]) -> str:
 
 
 def _places_for(axes: str, full: Named, kept: Sequence[int]) -> tuple[int, ...]:
-    """Return which axes of the file a user has named; they may name axes of length 1 too."""
+    """Return the numbers of the file's axes that a user has named; the user may name axes of length 1 too."""
     if len(axes) == len(full):
         return tuple(range(len(full)))
     named = tuple(place for place, (name, _) in enumerate(full) if place in kept or name in axes)

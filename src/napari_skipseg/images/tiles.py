@@ -1,11 +1,11 @@
-"""Tile geometry: which voxels a tile reads, and which of them it keeps. Plain numbers; no array is touched.
+"""Tile geometry: the voxels that a tile reads, and those that it keeps. Plain numbers without arrays.
 
 Tiles of one fixed size start on multiples of the network's stride and overlap by twice the margin. Every voxel is kept
-by exactly one tile, and what a tile keeps is whole chunks. The first tile starts at the image's border and the last one
-ends less than a stride beyond it, so that a tile sees the borders just as the whole image would.
+by exactly one tile, and a tile keeps whole chunks. The first tile starts at the image's border and the last one ends
+less than a stride beyond it, so that the borders are the same as for the whole image.
 
-Where the network wants another voxel size than the image has, a tile reads voxels of the network's grid and keeps
-voxels of the image's.
+If the network needs a different voxel size than that of the image, a tile reads voxels of the network's grid and keeps
+voxels of the image's grid.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile: voxels [start, start + size) of each axis of the network's grid are read, `keep` of the image's kept.
+    """One tile: it reads voxels [start, start + size) of the network's grid and keeps `keep` of the image's grid.
 
-    `start + size` may lie beyond the image: what is missing is filled by reflection.
+    `start + size` may be beyond the image; missing voxels are filled by reflection.
     """
 
     start: tuple[int, ...]
@@ -34,15 +34,15 @@ class Tile:
 
     @property
     def keep_in_read(self) -> tuple[slice, ...]:
-        """Return `keep` counted from the tile's first voxel, where image and network have one grid."""
+        """Return `keep` counted from the tile's first voxel, if image and network have the same grid."""
         return tuple(slice(k.start - s, k.stop - s) for k, s in zip(self.keep, self.start, strict=True))
 
     def keep_of_level(self, stride: int) -> tuple[slice, ...]:
-        """Return `keep` in the pixels of a map that has one per `stride` voxels: each kept by one tile."""
+        """Return `keep` in the pixels of a map with one pixel per `stride` voxels; each is kept by one tile."""
         return tuple(slice(-(-k.start // stride), -(-k.stop // stride)) for k in self.keep)
 
     def keep_in_read_of_level(self, stride: int) -> tuple[slice, ...]:
-        """Return `keep_of_level` counted from the tile's first map pixel, where image and network have one grid."""
+        """Return `keep_of_level` counted from the tile's first map pixel, if image and network have the same grid."""
         firsts = (start // stride for start in self.start)
         return tuple(
             slice(k.start - first, k.stop - first) for k, first in zip(self.keep_of_level(stride), firsts, strict=True)
@@ -51,10 +51,10 @@ class Tile:
 
 @dataclass(frozen=True)
 class AxisPlan:
-    """The tiles along one axis: where each starts, and the borders between what they keep.
+    """The tiles along one axis: their starts, and the borders between their kept parts.
 
-    length: of the image. seen: of the network's grid, which covers the same stretch. chunk: borders are multiples of
-    it, but for the last one.
+    length: of the image. seen: length of the network's grid, which covers the same distance. chunk: all borders but the
+    last are multiples of it.
     """
 
     length: int
@@ -67,7 +67,7 @@ class AxisPlan:
 
 @dataclass(frozen=True)
 class TilePlan(Sequence[Tile]):
-    """All tiles, the last axis fastest; made on demand, so that millions of them take no memory."""
+    """All tiles in C order; they are made on demand, so that millions of them take no memory."""
 
     axes: tuple[AxisPlan, ...]
 
@@ -83,7 +83,7 @@ class TilePlan(Sequence[Tile]):
 
     @property
     def chunk(self) -> tuple[int, ...]:
-        """Lengths of chunks of which every tile keeps whole ones."""
+        """Lengths of the chunks; every tile keeps whole chunks."""
         return tuple(min(axis.chunk, axis.length) for axis in self.axes)
 
     @property
@@ -125,11 +125,11 @@ def plan_tiles(
     seen: tuple[int, ...] | None = None,
     shrink: bool = True,
 ) -> TilePlan:
-    """Return the tiles that cover `shape`, none larger than `largest` (nor smaller than margins and stride need).
+    """Return the tiles that cover `shape`, none larger than `largest`, unless margins and stride need more.
 
-    chunk: what a tile keeps is made of whole chunks of this length, of shorter ones where `largest` leaves less room.
-    seen: lengths of the network's grid if it is different from the image's; margin, stride and largest count in it.
-    shrink: make tiles as short as their number allows; without it every image that takes several has tiles of one size.
+    chunk: a tile keeps whole chunks of this length, or shorter ones if `largest` leaves less room. seen: lengths of the
+    network's grid if it differs from the image's; margin, stride and largest are in its voxels. shrink: make tiles as
+    short as their number allows; else all images that need several tiles have tiles of one size.
 
     Raises:
         ValueError: lengths that do not match in number, or are not positive.
@@ -165,9 +165,9 @@ class _Axis:
 
     @cached_property
     def reach(self) -> int:
-        """How far a tile reads beyond what it keeps: the margin, and what interpolation back to the image takes.
+        """How far a tile reads beyond its kept part: the margin, and the reach of interpolation back to the image.
 
-        Interpolation takes a voxel of the larger kind around each centre, in maps of one pixel per stride too.
+        Interpolation needs a voxel of the coarser grid around each centre, also in maps of one pixel per stride.
         """
         if not self.is_rescaled:
             return self.margin
@@ -175,18 +175,18 @@ class _Axis:
         return max(self.margin + ceil(pixels), ceil(self.stride * pixels))
 
     def room(self, size: int) -> int:
-        """How many voxels of the image a tile of `size` keeps at the least, between two others."""
+        """Return the least number of image voxels that a tile of `size` keeps between two others."""
         if not self.is_rescaled:
             return size - 2 * self.reach
         return (size - 2 * self.reach - self.stride) * self.length // self.seen
 
     def first(self, border: int) -> int:
-        """Where a tile must start, at the latest, that keeps from `border` on."""
+        """Return the last start of a tile that keeps voxels from `border` on."""
         place = border * self.seen // self.length - self.reach
         return max(0, place // self.stride * self.stride) if border else 0
 
     def borders(self, size: int, chunk: int) -> tuple[int, ...] | None:
-        """Return the borders between tiles of `size` that each keep as much as they can, None where they keep none."""
+        """Return the borders between tiles of `size` that each keep as much as possible, None if they keep nothing."""
         borders = [0]
         while self.whole - self.first(borders[-1]) > size:
             end = self.first(borders[-1]) + size - self.reach
@@ -225,7 +225,7 @@ def _up(length: int, stride: int) -> int:
 
 
 def reflected(length: int, start: int, size: int) -> NDArray[np.intp]:
-    """Return the positions in [0, length) that places start … start + size - 1 stand for, mirrored at both ends."""
+    """Return positions start … start + size - 1, mirrored at both ends into [0, length)."""
     places = np.arange(start, start + size)
     if length == 1:
         return np.zeros_like(places)

@@ -1,4 +1,4 @@
-"""Units of length: how files spell them, how long they are, and exact conversion from one to another."""
+"""Units of length: their spellings in files, their lengths, and exact conversion between them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SPELLINGS = {
     "pm": "pm picometer picometers picometre picometres",
     "Å": "å a ang angstrom angstroms angstroem ångström ångströms ångstrom ångstroms",
     "nm": "nm nanometer nanometers nanometre nanometres",
-    # The last two are what is left of µ when a program mistakes the encoding.
+    # the last two are µ as read by a program that mistakes the encoding
     "µm": "µm µ um micron microns micrometer micrometers micrometre micrometres mikrometer âµm \ufffdm",
     "mm": "mm millimeter millimeters millimetre millimetres",
     "cm": "cm centimeter centimeters centimetre centimetres",
@@ -74,7 +74,7 @@ def check_unit(name: str) -> str:
 
 
 def convert_length(value: float, unit: str, into: str) -> float:
-    """Return `value` in another unit of length, exactly rounded: 0.05 µm are 50 nm."""
+    """Return `value` in a different unit of length, exactly rounded: 0.05 µm are 50 nm."""
     if unit == into or not math.isfinite(value):
         return value
     return float(Decimal(repr(float(value))) * EXACT_METRES[unit] / EXACT_METRES[into])

@@ -1,4 +1,4 @@
-"""Lazy views: an array that is turned, cut, or has other grey values, labels or type as it is read."""
+"""Lazy views: arrays that are transposed, reversed, cut, or converted to different values or types on reading."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from napari_skipseg.images.zarr.array import ZarrArray
 
 
 class TurnedArray(LazyArray):
-    """An array with its axes in another order, some of them running backwards.
+    """An array with its axes in a different order, some of them running backwards.
 
-    Its axis i is axis `order[i]` of `data`; the axes in `backwards` (numbers of its own) begin at the other end.
+    Its axis i is axis `order[i]` of `data`; the axes in `backwards`, numbered as in this array, are reversed.
     """
 
     def __init__(self, data: ArrayLike, order: tuple[int, ...], backwards: tuple[int, ...] = ()) -> None:
@@ -40,7 +40,7 @@ class TurnedArray(LazyArray):
 
 
 class InvertedArray(LazyArray):
-    """Grey values counted down from `top`: what is stored as 0 is `top`."""
+    """Inverted grey values: a stored 0 is `top`."""
 
     def __init__(self, data: ArrayLike, top: int | bool) -> None:
         self._data, self.shape = data, tuple(int(length) for length in data.shape)
@@ -53,7 +53,7 @@ class InvertedArray(LazyArray):
 
 
 class LookupArray(LazyArray):
-    """The greys that a table has for the numbers of an array; numbers beyond its end have the last."""
+    """The greys of a table for the numbers of an array; numbers beyond its end get the last grey."""
 
     def __init__(self, data: ArrayLike, table: NDArray[Any]) -> None:
         self._data, self.shape = data, tuple(int(length) for length in data.shape)
@@ -64,7 +64,7 @@ class LookupArray(LazyArray):
 
 
 class ClippedArray(LazyArray):
-    """Grey values, limited to `low` and `high`; None for no limit."""
+    """Grey values, limited to `low` and `high`; None = no limit."""
 
     def __init__(self, data: ArrayLike, low: float | None, high: float | None) -> None:
         self._data, self._low, self._high = data, low, high
@@ -88,9 +88,9 @@ def _mirrored(part: int | slice, length: int) -> int | slice:
 
 
 class MappedArray(LazyArray):
-    """Numbers of type `stored` from byte `offset` of a file on, as an array of `shape`, read where it is looked at.
+    """Numbers of type `stored` from byte `offset` of a file as an array of `shape`, read on demand.
 
-    Its length is checked before each read: looking at a map of a file that was cut short meanwhile ends the process.
+    The file's length is checked before each read: reading a map of a file that was cut short would end the process.
 
     Raises:
         OSError, ValueError: there is no such file, or it is shorter.
@@ -113,7 +113,7 @@ class MappedArray(LazyArray):
         return other._place(values)
 
     def transpose(self, order: tuple[int, ...]) -> MappedArray:
-        """Return the array with its axes in another order."""
+        """Return the array with its axes in a different order."""
         return self._with(self._values.transpose(order))
 
     def reshape(self, shape: tuple[int, ...]) -> MappedArray:
@@ -127,7 +127,7 @@ class MappedArray(LazyArray):
 
 
 class RecodedArray(LazyArray):
-    """Labels with other values: each label in a table is replaced by the value that the table gives."""
+    """Labels with different values: each label in a table is replaced by its value there."""
 
     def __init__(self, labels: ZarrArray, values: Mapping[int, int]) -> None:
         self._labels = labels
@@ -136,7 +136,7 @@ class RecodedArray(LazyArray):
         self.shape, self.dtype = tuple(labels.shape), np.dtype(np.uint8)
 
     def written(self) -> Iterator[tuple[slice, ...]]:
-        """Yield the parts in which something may be; the labels are 0 elsewhere."""
+        """Yield the parts that may have labels; they are 0 elsewhere."""
         yield from self._labels.written()
 
     def _read(self, index: tuple[int | slice, ...]) -> NDArray[np.uint8]:
@@ -145,7 +145,7 @@ class RecodedArray(LazyArray):
 
 
 class NarrowedArray(LazyArray):
-    """Whole numbers of 64 bits as 32 bits, which OME-TIFF can hold."""
+    """Whole numbers of 64 bits as 32 bits, which OME-TIFF supports."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
@@ -154,5 +154,7 @@ class NarrowedArray(LazyArray):
     def _read(self, index: tuple[int | slice, ...]) -> NDArray[np.int32]:
         values, limits = self._stack.read(index), np.iinfo(np.int32)
         if values.size and (values.min() < limits.min or values.max() > limits.max):
-            raise InputError(f"'{self._stack.name}' holds labels above {limits.max}: give its classes smaller numbers.")
+            raise InputError(
+                f"'{self._stack.name}' contains labels above {limits.max}: give its classes smaller numbers."
+            )
         return values.astype(np.int32)

@@ -1,4 +1,4 @@
-"""How sure a network is of what it finds in a few patches of an image, and in their negatives."""
+"""The certainty of a network in a few patches of an image and in their negatives."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 POSSIBLE, CERTAIN = 0.1, 0.9
-"""Probability above which a voxel may be of a class, and above which it is so for sure."""
+"""Probability above which a voxel may be of a class, and above which it is certain."""
 INVERTED = 1.65
 """How many times as much a network must find in the negative, for the contrast to be called inverted.
 
@@ -53,24 +53,24 @@ Verdict = Literal["", "inverted", "perhaps inverted", "unsure"]
 
 @dataclass(frozen=True)
 class Certainty:
-    """Of some patches: the shares of their voxels that may be of a class, and that are for sure."""
+    """The shares of the voxels of some patches that may be of a class, and that certainly are."""
 
     possible: float
     certain: float
 
     @property
     def ratio(self) -> float:
-        """Share of the voxels that may be of a class that are so for sure, in [0, 1]."""
+        """The share of certain voxels among those that may be of a class, in [0, 1]."""
         return self.certain / self.possible if self.possible else 0.0
 
     @property
     def amount(self) -> float:
-        """How much is found for sure: it grows with both the share of such voxels and with `ratio`."""
+        """The amount of certain voxels: it grows with their share and with `ratio`."""
         return self.certain / math.sqrt(self.possible) if self.possible else 0.0
 
 
 def certainty_of(probability: Pixels) -> Certainty:
-    """Return how sure a network is. probability: (classes, *space), of a patch without its margin."""
+    """Return the certainty of a network. probability: (classes, *space), of a patch without its margin."""
     best = probability.max(axis=0)
     count = best.size
     return Certainty(float(np.count_nonzero(best > POSSIBLE)) / count, float(np.count_nonzero(best > CERTAIN)) / count)
@@ -84,9 +84,9 @@ def join_certainties(patches: Sequence[Certainty]) -> Certainty:
 
 
 def judge_contrast(image: Sequence[Certainty], negative: Sequence[Certainty], trained: float | None) -> Verdict:
-    """Return whether the contrast seems inverted or the network is unsure of the image; "" for neither.
+    """Return whether the contrast seems inverted or the network is unsure of the image; "" = neither.
 
-    "perhaps inverted": it is unsure of the image, and surer of the negative, but not by as much as `INVERTED` asks.
+    "perhaps inverted": it is unsure of the image, and surer of the negative, but by less than `INVERTED`.
 
     image, negative: of the same patches. trained: the certainty in training, None if it was not measured.
     """
@@ -105,8 +105,8 @@ def judge_contrast(image: Sequence[Certainty], negative: Sequence[Certainty], tr
     return "perhaps inverted" if clearer and gain >= 1 else "unsure"
 
 
-def ask_network(backend: Backend, probes: Pixels, margin: int) -> list[Certainty]:
-    """Return how sure the network is of each of the `probes`. margin: at a side that does not count."""
+def measure_certainty(backend: Backend, probes: Pixels, margin: int) -> list[Certainty]:
+    """Return the certainty of the network for each of the `probes`. margin: ignored border on each side."""
     found = []
     for probe in probes:
         probability = backend.run(probe[None]).probability[0]
@@ -118,18 +118,18 @@ def ask_network(backend: Backend, probes: Pixels, margin: int) -> list[Certainty
 
 
 def judge_probes(backend: Backend, probes: Pixels, description: ModelDescription) -> Verdict:
-    """Return the verdict of the network on the `probes` and their negatives; the first alone decides if it is clear."""
-    image = ask_network(backend, probes[:1], description.margin)
+    """Return the verdict of the network on the `probes` and their negatives; the first one decides if it is clear."""
+    image = measure_certainty(backend, probes[:1], description.margin)
     usual = description.certainty or USUAL_CERTAINTY
     if image[0].possible >= LEAST_FOUND and image[0].ratio >= SURE_OF_PATCH * usual:
         return ""
-    image += ask_network(backend, probes[1:], description.margin)
-    negative = ask_network(backend, -probes, description.margin)
+    image += measure_certainty(backend, probes[1:], description.margin)
+    negative = measure_certainty(backend, -probes, description.margin)
     return judge_contrast(image, negative, description.certainty)
 
 
 def describe_verdict(verdict: Verdict, description: ModelDescription, inverted: bool) -> str:
-    """Return a verdict as a sentence, "" for none. inverted: whether the network saw the negative already."""
+    """Return a verdict as a sentence, "" = none. inverted: whether the network gets the negative already."""
     name = description.name
     if inverted and verdict in ("inverted", "perhaps inverted"):
         return f"{name} is surer of the image as it is than of its negative: segment without inverting (--invert)."
@@ -153,7 +153,7 @@ def describe_verdict(verdict: Verdict, description: ModelDescription, inverted: 
 
 @dataclass(frozen=True)
 class PatchProber:
-    """What a network is asked about. lengths: of its grid, by axis."""
+    """Tests a network on patches of a stack. lengths: of its grid, by axis."""
 
     stack: Stack
     model: Model
@@ -164,10 +164,10 @@ class PatchProber:
     def judge(
         self, normalization: Normalization, ready: tuple[TileGrid, Backend] | None, probes: Pixels | None = None
     ) -> Verdict:
-        """Return what the network returns for the image; "" if it is too small to say, or cannot be read.
+        """Return the verdict of the network on the image, "" if it is too small, or cannot be read.
 
-        ready: the grid and the backend of the run, taken where its tiles are as small as the patches: no second one is
-        compiled then. probes: patches that were read before.
+        ready: the grid and the backend of the run, which are used if its tiles are as small as the patches, so that no
+        second backend is compiled. probes: patches that were read before.
         """
         if probes is None:
             grid = probe_grid(self.stack, self.model.description, self.lengths, None if ready is None else ready[0])

@@ -1,4 +1,4 @@
-"""Mirrored and turned copies of a tile, whose results are turned back and averaged."""
+"""Averages over mirrored and turned copies of a tile, over dropout samples, and over three directions."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ CHANNEL_DROPOUT = (nn.Dropout2d, nn.Dropout3d)
 DROPOUT = (nn.Dropout, *CHANNEL_DROPOUT)
 
 TileCorner = tuple[int, int]
-"""Of a tile: the number of its part of the stack (a slice, say), and its own in that part."""
+"""The number of a tile's part of the stack (such as a slice), and the number of the tile in that part."""
 
 
 def dropout_rate(model: Model, options: SegmentOptions) -> float:
-    """Return the rate at which samples drop: the options' one, else that of the model's training.
+    """Return the dropout rate of samples: that of the options, else that of the model's training.
 
     Raises:
         InputError: none is given and the model was trained without dropout, so that all samples would be the same.
@@ -49,7 +49,7 @@ def dropout_rate(model: Model, options: SegmentOptions) -> float:
 
 
 class SamplingBackend(Backend, Protocol):
-    """A backend with dropout on, whose masks are chosen before each run."""
+    """A backend with dropout; its masks are chosen before each run."""
 
     def draw(self, seed: int, sample: int, places: Sequence[tuple[int, ...]]) -> None:
         """Choose the masks of the next run, for one image at each place."""
@@ -57,10 +57,10 @@ class SamplingBackend(Backend, Protocol):
 
 
 class DropoutBackend(TorchBackend):
-    """torch with dropout on, at `rate`, and batch norm in evaluation. (An exported network has no dropout any more.)
+    """torch with dropout at `rate`, and batch norm in evaluation mode. (An exported network has no dropout.)
 
-    The layers stay in evaluation mode, in which they let everything pass; masks are drawn behind them, from generators
-    of the backend's own, so that nothing else that draws random numbers is disturbed, or disturbs.
+    The layers stay in evaluation mode, in which they change nothing; masks are applied after them, from generators of
+    this backend, so that they do not depend on other random numbers, nor change these.
 
     Raises:
         InputError: the network has no dropout layers.
@@ -80,9 +80,9 @@ class DropoutBackend(TorchBackend):
     def draw(self, seed: int, sample: int, places: Sequence[tuple[int, ...]]) -> None:
         """Choose the masks of the next run, for one image at each place.
 
-        An image's are the same ones whenever the arguments are the same on the same device, whatever runs beside it.
-        What drops whole channels drops the same ones in every tile of a sample: another choice would show as an edge
-        between tiles. What drops single values draws anew in each tile.
+        The masks of an image depend only on the arguments and the device, not on the other images. Layers that drop
+        whole channels drop the same ones in every tile of a sample, else there would be edges between tiles. Layers
+        that drop single values draw new masks for each tile.
         """
         self._channels.manual_seed(_mix(seed, 0, sample))
         self._values = [torch.Generator(self._device).manual_seed(_mix(seed, 1, sample, *place)) for place in places]
@@ -91,7 +91,7 @@ class DropoutBackend(TorchBackend):
         """Return the output for `images` (N, C, *space) with the masks drawn for them.
 
         Raises:
-            ValueError: masks were drawn for another number of images.
+            ValueError: masks were drawn for a different number of images.
         """
         if len(images) != len(self._values):
             raise ValueError(f"masks were drawn for {len(self._values)} images, not for {len(images)}")
@@ -103,7 +103,7 @@ class DropoutBackend(TorchBackend):
         return super()._forward_view(images, view)
 
     def _drop(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Return `output` with part of it set to 0 and the rest scaled up, as the layer does in training."""
+        """Return `output` with a part set to 0 and the rest scaled up, like the layer in training."""
         if isinstance(layer, CHANNEL_DROPOUT):
             mask = output.new_empty((1, output.shape[1], *(1,) * (output.ndim - 2)))
             mask.bernoulli_(self._kept, generator=self._channels)
@@ -122,7 +122,7 @@ def make_dropout_backend(
     precision: str | None = None,
     share: MemoryShare = WHOLE_MEMORY,
 ) -> FallbackBackend:
-    """Return torch with dropout on for tiles of `shape`; if it fails, f32 on the same device or the CPU takes over.
+    """Return torch with dropout for tiles of `shape`; if it fails, f32 on the same device or the CPU takes over.
 
     precision: None = the best that the device computes in. share: of the computer's memory.
 
@@ -144,7 +144,7 @@ def _mix(seed: int, *numbers: int) -> int:
 def iter_samples(
     backend: SamplingBackend, samples: int, seed: int, images: Pixels, places: Sequence[TileCorner]
 ) -> Generator[None, None, TileOutput]:
-    """Yield between samples; return their mean, with their deviation. images: (N, C, *space), each with its place."""
+    """Yield between samples; return their mean and deviation. images: (N, C, *space), each with its place."""
     numbers = range(1, samples + 1)
     views = [NetworkView(draw=Draw(seed, sample, tuple(places))) for sample in numbers]
     averaged = yield from iter_on_device(backend, images, views)
@@ -159,7 +159,7 @@ def iter_samples(
 
 
 ViewPart = EllipsisType | tuple[slice, ...]
-"""Which part of an array: all of it, or what its slices cut out."""
+"""A part of an array: all of it, or slices."""
 _BLOCK = 2**15
 """Values that are averaged together. Their arrays stay in the cache of a core: measured on 1056² values, 20 passes take
 58 ns a voxel in whole arrays and 24 in blocks of 2¹⁴ to 2¹⁷."""
@@ -167,11 +167,11 @@ _BLOCK = 2**15
 
 @runtime_checkable
 class AveragingBackend(Backend, Protocol):
-    """A backend that may average over views or planes on its own device, which saves copies and the computer's time."""
+    """A backend that may average over views or planes on its device, which saves copies and processor time."""
 
     @property
     def averages(self) -> bool:
-        """Whether it does at this moment."""
+        """Whether it averages now."""
         ...
 
     def iter_average(self, images: Pixels, views: Sequence[NetworkView]) -> Generator[None, None, TileOutput | None]:
@@ -184,13 +184,13 @@ class AveragingBackend(Backend, Protocol):
 
 
 class RunningMean:
-    """The mean of arrays of one `shape` that come one after another; they are not kept, whole or in parts."""
+    """The mean of arrays of one `shape` that are added one after another, whole or in parts, and not kept."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.mean = np.zeros(shape, np.float32)
 
     def add(self, values: Pixels, count: int, part: ViewPart = ...) -> None:
-        """Take `values` into the mean of `part` as the `count`-th there, from 1 on."""
+        """Add `values` to the mean of `part` as the `count`-th there, from 1 on."""
         mean = self.mean[part]
         for block in _blocks(mean.shape):
             _approach(mean[block], values[block], count)
@@ -207,16 +207,16 @@ class RunningAverage(RunningMean):
         self._squares = np.zeros(shape, np.float32)
 
     def deviation(self, count: int) -> Pixels:
-        """Return the standard deviation, in the mean's shape, once every part has taken in `count` arrays."""
+        """Return the standard deviation, in the mean's shape, once `count` arrays were added to every part."""
         variance = self._squares / count
         return np.sqrt(variance, out=variance)
 
     def add(self, values: Pixels, count: int, part: ViewPart = ...) -> None:
-        """Take `values` into mean and deviation of `part` as the `count`-th there, from 1 on."""
+        """Add `values` to mean and deviation of `part` as the `count`-th there, from 1 on."""
         mean, squares = self.mean[part], self._squares[part]
         for block in _blocks(mean.shape):
             away = _approach(mean[block], values[block], count)
-            if count > 1:  # the first lies where the mean is then
+            if count > 1:  # the first is the mean itself
                 away *= away
                 away *= (count - 1) / count
                 into = squares[block]
@@ -224,14 +224,14 @@ class RunningAverage(RunningMean):
 
 
 def _approach(mean: Pixels, values: Pixels, count: int) -> Pixels:
-    """Move `mean` towards `values`; return how far away it was."""
+    """Move `mean` towards `values`; return their earlier difference."""
     away: Pixels = values - mean
     mean += away / count
     return away
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice | int, ...]]:
-    """Yield the blocks that an array of `shape` is cut into along its first axes, of some `_BLOCK` values each."""
+    """Yield blocks of an array of `shape`, cut along its first axes, of about `_BLOCK` values each."""
     depth = next((depth for depth in range(len(shape)) if prod(shape[depth + 1 :]) <= _BLOCK), 0)
     if not shape:
         yield ()
@@ -269,9 +269,10 @@ def iter_average(passes: Sequence[Callable[[], TileOutput]]) -> Generator[None, 
 
 
 def symmetries(average: int, dimensions: int) -> tuple[Symmetry, ...]:
-    """Return `average` (1, 4 or 8) ways to see a tile, the tile as it is first.
+    """Return `average` (1, 4 or 8) symmetries of a tile, the identity first.
 
-    4 mirror Y and X. 8 are all of the square in 2D, and mirror Z too in 3D, where Z is often sampled differently.
+    4 mirror Y and X. 8 are all symmetries of the square in 2D; in 3D they mirror Z too, which often has a different
+    voxel size.
     """
     mirrors = (Y, X, Z) if average == 8 and dimensions == 3 else (Y, X) if average > 1 else ()
     turns = (False, True) if average == 8 and dimensions == 2 else (False,)
@@ -306,7 +307,7 @@ def plane_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
 
 
 def count_batches(shape: tuple[int, ...], at_once: int = SLICES) -> int:
-    """Return how often a network runs until it has seen all slices of a volume of `shape`, whatever its directions."""
+    """Return the number of runs of a network for all slices of a volume of `shape` in three directions."""
     return sum(1 for _ in slice_batches(shape, at_once))
 
 
@@ -343,10 +344,10 @@ def _run_slices(backends: Mapping[tuple[int, ...], Backend], images: Pixels, axi
 
 
 class Passes(NamedTuple):
-    """What runs, how often per tile, and a generator that yields between the passes and returns the tiles' output.
+    """The backends, the passes per tile, and a generator that yields between passes and returns the tiles' output.
 
-    backends: one for each size that the network sees. run: takes images (N, C, *space), all of the tile's size, and the
-    place of each; it yields `per_tile` - 1 times. With several passes the output has an uncertainty.
+    backends: one for each size of image. run: takes images (N, C, *space), all of the tile's size, and the place of
+    each; it yields `per_tile` - 1 times. With several passes the output has an uncertainty.
     """
 
     backends: tuple[Backend, ...]
@@ -355,7 +356,7 @@ class Passes(NamedTuple):
 
     @property
     def backend(self) -> Backend:
-        """The one that a recipe names; the others were made alike for other sizes, and each may fail by itself."""
+        """The backend in the recipe; the others are the same for different sizes, but each may fail by itself."""
         return self.backends[0]
 
 
@@ -370,15 +371,15 @@ def choose_passes(
     precision: str | None = None,
     share: MemoryShare = WHOLE_MEMORY,
 ) -> Passes:
-    """Return the passes that the options ask for. Samples take torch, everything else what `backend_maker` makes.
+    """Return the passes for the options. Samples are computed by torch, all others by the backend of `backend_maker`.
 
-    shape: of a tile in space; (Z, Y, X) too if a 2D network is to run along all three axes. batch: tiles, or with three
-    planes eights of slices, that go through the network together. precision: in which samples are computed, None = the
-    best there. share: of the computer's memory.
+    shape: of a tile in space; (Z, Y, X) also for a 2D network along all three axes. batch: number of tiles, or with
+    three planes of eights of slices, per run of the network. precision: of samples, None = the best one. share: of the
+    computer's memory.
 
     Raises:
-        InputError: samples of a model that has no dropout, with no rate given.
-        ValueError: three planes of what is no volume, or for a 3D network.
+        InputError: samples of a model without dropout, and no rate is given.
+        ValueError: three planes of a tile that is no volume, or for a 3D network.
     """
     if options.samples:
         rate = dropout_rate(model, options)
@@ -409,7 +410,7 @@ def iter_once(backend: Backend, images: Pixels, places: Sequence[TileCorner]) ->
 def _make(
     model: Model, device: Device, shapes: Iterable[tuple[int, ...]], backend_maker: BackendMaker, attention: bool
 ) -> dict[tuple[int, ...], Backend]:
-    """Return one backend for each size, in the order in which they come; attention: whether maps are wanted."""
+    """Return one backend for each size, in their order. attention: whether maps are computed."""
     backends = {shape: backend_maker(model, device, shape) for shape in dict.fromkeys(shapes)}
     for backend in backends.values():
         if hasattr(backend, "attention"):

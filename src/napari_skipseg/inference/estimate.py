@@ -1,4 +1,4 @@
-"""What a run will take, known before it: time, memory, disk. Loads without torch; panel and shell show the same."""
+"""The estimate of a run: time, memory, disk. Loads without torch; panel and shell show the same."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from napari_skipseg.wording import counted, in_words
 
 LITTLE = 0.9
-"""Share of what is free from which on a plan warns."""
+"""A plan warns if it needs more than this share of the free memory or disk."""
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run takes. seconds: of the whole, by what a tile took to be read, computed and written. Sizes in bytes.
+    """The time, memory and disk that a run needs; sizes in bytes.
 
-    device: what computes, in which precision, and why. tile: its size in voxels. memory: of the whole process at its
-    peak, and what of it is on a GPU (0 where the CPU computes). disk: results at the most, before compression, with
-    what is needed beside them while they are written. findings: what was found about the image, as in a recipe;
-    seems_inverted: as in `progress.ImageFindings`. slowest: what sets the pace, "network", "reading" or "writing".
+    seconds: of the whole run, from the reading, computing and writing of one tile. device: with its precision and the
+    reason. tile: its size in voxels. memory: peak of the whole process; device_memory: of the GPU (0 on a CPU). disk:
+    most space for the results, before compression, and for temporary files. findings: about the image, as in a recipe;
+    seems_inverted: as in `progress.ImageFindings`. slowest: the part that limits the speed.
     """
 
     device: str
@@ -40,12 +40,12 @@ class RunPlan:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is short, in words, each with its cure."""
+        """Sentences on disk or memory that is short, each with a cure."""
         found = []
         if self.disk > LITTLE * self.disk_free:
             found.append(
                 f"The results take up to {in_bytes(self.disk)} of disk, and {in_bytes(self.disk_free)} are free: free "
-                "some space, or choose a folder on another disk."
+                "some space, or choose a folder on a different disk."
             )
         if self.memory > LITTLE * self.memory_free:
             found.append(
@@ -65,7 +65,7 @@ class RunPlan:
         return f"about {in_words(self.seconds)}, {in_bytes(self.memory)} of memory, up to {in_bytes(self.disk)} of disk"
 
     def describe(self) -> dict[str, str]:
-        """Return the plan by lines: a name and what is said of it."""
+        """Return the plan as lines, by name."""
         sides = " × ".join(map(str, self.tile))
         each = f" in {self.passes} passes each" if self.passes > 1 else ""
         pace = "measured" if self.slowest == "network" else f"measured; {self.slowest} is the slowest part"
@@ -83,7 +83,7 @@ class RunPlan:
 
 
 def total_of(plans: Sequence[RunPlan]) -> dict[str, str]:
-    """Return what runs take one after the other, by lines."""
+    """Return the totals of runs that are done one after the other, as lines."""
     return {
         "total time": f"about {in_words(sum(plan.seconds for plan in plans))} for {counted(len(plans), 'image')}",
         "total disk": f"at most {in_bytes(sum(plan.disk for plan in plans))} of {in_bytes(plans[0].disk_free)} free",

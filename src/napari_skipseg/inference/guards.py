@@ -1,6 +1,6 @@
-"""What is looked at in an image before it is segmented: its slices, whether it is of a known kind, a few patches.
+"""Checks of an image before it is segmented: faulty slices, similarity to the training images, and a few patches.
 
-Loads without torch: what a network returns for the patches is in `inference.certainty`.
+Loads without torch; the network's results on the patches are in `inference.certainty`.
 """
 
 from __future__ import annotations
@@ -44,38 +44,38 @@ if TYPE_CHECKING:
 
 
 PROBE = {2: (256, 256), 3: (32, 96, 96)}
-"""Size of the patches that a network looks at, and at their negatives, by its dimensions."""
+"""Size of the patches on which a network is tested, by its dimensions."""
 PROBES = 4
 LEAST_PROBED = 64
-"""Side of an image below which a network cannot be asked about it."""
+"""Least side of an image on which a network can be tested."""
 MOSTLY_PADDING = 0.2
-"""Share of padding from which on a patch is not measured."""
+"""A patch with more than this share of padding is not measured."""
 LEAST_TISSUE = 48
-"""Side of the smallest rectangle of tissue in a patch that is asked about."""
+"""Least side of the rectangle of tissue in a patch on which the network is tested."""
 NEARER, LIKELY = 0.98, 2.25
-"""The network is asked about an unlike image too if its negative is nearer to the training images by this factor, and
+"""The network is tested on an unlike image too if its negative is nearer to the training images by this factor, and
 not farther away than that many times the limit."""
 FAMILIAR, UNFAMILIAR = 0.25, 0.5
-"""The network is not asked about an image that is so near to the training images, while its negative is so far.
+"""The network is not tested on an image that is so near to the training images, while its negative is so far away.
 
 Measured on 60 images and their negatives with two built-in models: those that a network was unsure of or called
 inverted lie at 0.39 and more, stacks of the kind of the training at 0.13-0.22 and their negatives at 0.61-0.77."""
 TRIES = 4
-"""How many times as many places are tried where some of them may lie on padding."""
+"""Factor for the number of places that are tried if some may lie on padding."""
 SEED = 1
 
 IN_WORDS = {
-    "grey values": "its grey values are distributed in another way",
+    "grey values": "its grey values are distributed in a different way",
     "sizes": "its structures are of other sizes, or there is more or less noise",
     "edges": "its edges are sharper and rarer, or softer",
     "evenness": "it changes more from place to place",
 }
-"""What differs most, by the name of the group of features."""
+"""The main difference in words, by the name of the group of features."""
 
 
 @dataclass(frozen=True)
 class ImageExamination:
-    """What was found about a stack. unlike, asks_network: as in `GreyStatistics`."""
+    """The findings on a stack. unlike, asks_network: as in `GreyStatistics`."""
 
     findings: tuple[str, ...]
     unlike: str = ""
@@ -90,7 +90,7 @@ def iter_examine_image(
     *,
     keeps_empty: bool = False,
 ) -> Generator[Progress, None, ImageExamination]:
-    """Yield now and then; return which slices of a stack look faulty, and whether it is unlike the training images.
+    """Find the faulty slices of a stack, and whether it is unlike the training images; yield now and then.
 
     lengths: of the network's grid, by axis. keeps_empty: an empty slice is no fault, as constant areas are tissue.
 
@@ -123,14 +123,14 @@ def iter_examine_image(
 
 
 def _files_of_slices(stack: Stack) -> tuple[str, ...]:
-    """Return the names of the files of the slices that are judged, empty if they have no files of their own."""
+    """Return the names of the files of the slices, empty if they have no separate files."""
     along = next((axis for axis in "ZT" if stack.length(axis) > 1), "")
     is_named = stack.space.axes[0] == along and len(stack.slice_names) == stack.length(along)
     return stack.slice_names if is_named else ()
 
 
 def _without_outliers(stack: Stack, normalization: Normalization) -> Stack:
-    """Return the stack as a network sees it: one hot pixel decides on the displacement and the contrast of a slice."""
+    """Return the stack with clipped outliers: one hot pixel would decide the displacement and contrast of a slice."""
     if normalization.low is None and normalization.high is None:
         return stack
     return replace(stack, data=ClippedArray(stack.data, normalization.low, normalization.high))
@@ -144,8 +144,8 @@ def sign_stack(stack: Stack, lengths: Mapping[str, int], normalization: Normaliz
 def _read_patches(stack: Stack, lengths: Mapping[str, int], normalization: Normalization) -> list[NDArray[np.float32]]:
     """Return patches (C, Y, X) in standard units; none of an image that is too small.
 
-    A patch with padding tells of the padding, so smaller ones are taken if there is no room for large ones without
-    it. Patches that cannot be read are left out.
+    A patch with padding shows properties of the padding, so smaller ones are used if large ones always have padding.
+    Patches that cannot be read are skipped.
     """
     shape = {axis: lengths.get(axis, stack.length(axis)) for axis in stack.space.axes}
     if min(shape["Y"], shape["X"]) < LEAST_SIDE:
@@ -189,9 +189,9 @@ def _read_patch(
 def probe_grid(
     stack: Stack, description: ModelDescription, lengths: Mapping[str, int], like: TileGrid | None = None
 ) -> TileGrid | None:
-    """Return the grid of patches that a network is asked about; None for an image that is too small.
+    """Return the grid of patches on which a network is tested, None for an image that is too small.
 
-    like: the grid of a run, taken where its tiles are not much larger, as the network is ready for these.
+    like: the grid of a run, used if its tiles are not much larger, because the network is prepared for these.
     """
     seen = "ZYX"[-description.spec.dimensions :]
     if min(lengths.get(axis, stack.length(axis)) for axis in "YX") < LEAST_PROBED:
@@ -206,10 +206,10 @@ def probe_grid(
 
 
 def read_probes(stack: Stack, grid: TileGrid, normalization: Normalization) -> Pixels | None:
-    """Return patches of a stack as a network sees them, (N, C, *space), those with little padding if there are any.
+    """Return patches of a stack as input of a network, (N, C, *space), those with little padding if there are any.
 
-    In the others the tissue is mirrored over the padding, which would be taken for an unsure result. Patches that
-    cannot be read are left out; None if none can.
+    In other patches the tissue is mirrored over the padding, which would make the network unsure. Patches that cannot
+    be read are skipped; return None if none is left.
     """
     generator = np.random.default_rng(SEED)
     numbers = (
@@ -233,7 +233,7 @@ def read_probes(stack: Stack, grid: TileGrid, normalization: Normalization) -> P
 
 
 def _over_padding(pixels: Pixels, padding: Pixels) -> Pixels | None:
-    """Return a patch (C, *space) with a rectangle of its tissue mirrored over the rest, None if there is hardly any."""
+    """Return a patch (C, *space) with a rectangle of its tissue mirrored over the rest, None if it is too small."""
     flat = padding.reshape(-1, *padding.shape[-2:]).max(axis=0) > 0
     top, bottom, left, right = 0, flat.shape[0], 0, flat.shape[1]
     while min(bottom - top, right - left) >= LEAST_TISSUE:
@@ -249,17 +249,17 @@ def _over_padding(pixels: Pixels, padding: Pixels) -> Pixels | None:
 
 
 READ_ONCE = 2**25
-"""Bytes of a stack up to which it is held in memory while it is looked at."""
+"""Most bytes of a stack that is read into memory for the checks."""
 SLICES_SEED = 0
-"""Of the sample that grey values are measured on."""
+"""Seed of the sample in which grey values are measured."""
 
 
 def iter_measure_for(
     stack: Stack, description: ModelDescription, options: SegmentOptions
 ) -> Generator[Progress, None, GreyStatistics]:
-    """Yield now and then; return how a stack is normalised for a model, and what was found about it.
+    """Measure the grey values of a stack for a model, and check it; yield now and then.
 
-    stack: as the network takes it, one channel if it takes one.
+    stack: as the network needs it, with one channel if it needs one.
 
     Raises:
         InputError: as `measure_greys` and `scale.seen_lengths`.
@@ -275,7 +275,7 @@ def iter_measure_for(
 
 
 def _read_once(stack: Stack) -> Stack:
-    """Return the stack in memory if it is small: grey values, slices and patches take the same voxels three times."""
+    """Return the stack in memory if it is small: grey values, slices and patches read the same voxels three times."""
     if isinstance(stack.data, np.ndarray) or math.prod(stack.shape) * np.dtype(stack.data.dtype).itemsize > READ_ONCE:
         return stack
     try:
@@ -285,5 +285,5 @@ def _read_once(stack: Stack) -> Stack:
 
 
 def padding_rule(description: ModelDescription, options: SegmentOptions) -> PaddingRule:
-    """Return whether constant areas may be padding: not if the options or the model take them for tissue."""
+    """Return whether constant areas may be padding: not if they are tissue for the options or the model."""
     return "none" if "none" in (options.padding, description.padding) else "auto"

@@ -1,4 +1,4 @@
-"""How far a tile's border is felt: the margin that a model needs so that its tiles agree with the whole image."""
+"""The margin that a model needs so that its tiles agree with the whole image."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from napari_skipseg.inference.backends.interface import Backend, Pixels
 from napari_skipseg.progress import Progress
 
 AGREEMENT = 0.9999
-"""Share of a tile's kept voxels whose binary value must be that of the whole image."""
+"""Share of a tile's kept voxels that must have the same binary value as in the whole image."""
 _WHOLE = {2: 512, 3: 96}
-"""Longest side of the image that counts as whole."""
+"""Longest side of the image that is computed whole."""
 STRIDES = (1, 2, 3, 4, 6, 8, 12, 16)
 """Margins that are tried, in strides of the network."""
 
 
 def iter_measure_margin(backend: Backend, image: Pixels, stride: int) -> Generator[Progress, None, int]:
-    """Yield before each pass; return the smallest margin, in voxels, at which a tile agrees with the whole image.
+    """Return the smallest margin, in voxels, with which a tile agrees with the whole image; yield before each pass.
 
-    The tile is the far half of the image along its long axes, so that it has a border of its own on one side and the
-    image's on the other. Where no margin that fits into it is enough, the largest that fits.
+    The tile is the far half of the image along its long axes, so that it has its own border on one side and the image's
+    on the other. If no margin is enough, return the largest one that fits into the tile.
 
     image: (C, *space) in standard units.
     """

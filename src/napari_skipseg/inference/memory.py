@@ -1,4 +1,4 @@
-"""How much memory a run over tiles takes, counted in a pass over a tiny one."""
+"""The memory that a run over tiles needs, counted in a pass over a tiny tile."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FLOAT = 4
 _SAMPLE = 2
 """Sides of the tiny tile, in strides of the network."""
 FACTORS = {"cpu": 1.7, "cuda": 2.0, "mps": 2.0}
-"""What a process takes at the most, in `tile_bytes`, by device.
+"""Most memory of a process in units of `tile_bytes`, by device.
 
 CPU: measured as growth of resident memory, on tiles of 100 MB and more (2 cores with AVX-512 bf16; OpenVINO 2026.4,
 torch 2.13): OpenVINO 0.7 to 1.7, the most being its compilation of a wide network, and at most 1.2 from 250 MB on;
@@ -43,7 +43,7 @@ blocks, a guess that was not measured yet.
 
 @dataclass(frozen=True)
 class NetworkMemory:
-    """What a network takes: its weights, and for `voxels` of tiles `bytes` more, which grow with the voxels.
+    """The memory of a network: its weights, and `bytes` for tiles of `voxels`, in proportion to the voxels.
 
     stride: tiles are padded to multiples of it.
     """
@@ -62,17 +62,17 @@ class NetworkMemory:
 def tile_bytes(model: Model, shape: tuple[int, ...], batch: int, precision: str) -> int:
     """Return the bytes that one run over `batch` tiles of `shape` (*space) takes at its peak, on any device.
 
-    These are the activations that are alive together, the weights, and the tiles before and after in float32; not what
-    a backend takes for itself (`FACTORS`).
+    These are the activations that exist together, the weights, and the input and output tiles in float32, without the
+    memory of the backend itself (`FACTORS`).
     """
     return measure_memory(model, precision).run_bytes(shape, batch)
 
 
 def measure_memory(model: Model, precision: str) -> NetworkMemory:
-    """Return what the model's network, folded and cast to `precision`, takes in a pass over a tiny tile.
+    """Return the memory of the model's network, folded and cast to `precision`, in a pass over a tiny tile.
 
-    All that a network keeps grows with the voxels, so that what a tile of any size takes follows to the byte. A pass on
-    torch's "meta" device says the same of a large tile, but has to load torch's compiler first, for seconds.
+    The memory of all activations is proportional to the voxels, so that of a tile of any size follows exactly. A pass
+    on torch's "meta" device returns the same for a large tile, but loads torch's compiler, which takes seconds.
     """
     dtype, stride = DTYPES[precision], model.network.stride
     network = ready_for_inference(model).to(dtype)
@@ -89,8 +89,8 @@ def measure_memory(model: Model, precision: str) -> NetworkMemory:
 class StorageMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the storages of all tensors that operations make while it is on, each once and until it is freed.
 
-    Tensors that were there before (weights, the image) do not count, nor do views and what is changed in place. What a
-    kernel takes for itself and gives back, such as oneDNN's scratch memory, is not seen.
+    Tensors from before (weights, the image), views and in-place changes do not count. Temporary memory of kernels, such
+    as oneDNN's scratch memory, is not counted.
     """
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class StorageMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation, then count what it made."""
+        """Run the operation, then count its results."""
         for tensor in _tensors((args, kwargs)):
             self._meet(tensor, is_new=False)
         result = func(*args, **(kwargs or {}))
@@ -134,9 +134,9 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 SHARE = 0.5
-"""What a run may take of the memory that is free; the rest is for reading, writing and everybody else."""
+"""The share of the free memory that a run may use; the rest is for reading, writing and other programs."""
 KEEPS = {2: (1024, 512, 256, 128, 64, 32), 3: (128, 64, 32, 16)}
-"""What a tile keeps along each axis, in voxels, by the network's dimensions: whole chunks of the output.
+"""Voxels that a tile keeps along each axis, by the network's dimensions: whole chunks of the output.
 
 Measured in 3D on a CPU (OpenVINO, bf16, margin 16), in µs per voxel kept: 1.40 at 64, 0.99 at 96, 0.61 at 128, and 0.44
 at 192, which takes 2.7 times as much memory as 128.
@@ -144,7 +144,7 @@ at 192, which takes 2.7 times as much memory as 128.
 KEEPS_OF_GPU = {2: 2048, 3: 256}
 """One larger still, for a GPU."""
 KEEPS_OF_PLANES = (256, 128, 64, 32)
-"""What a block keeps that a 2D network sees in three planes."""
+"""Voxels that a block keeps along each axis if a 2D network computes it in three planes."""
 VOXELS_AT_ONCE = 16 * 2**20
 """Voxels that keep a GPU busy. A CPU is busy with one tile: 256² takes as long alone as among 4 (measured in torch)."""
 BLOCK_ARRAYS = 3
@@ -153,10 +153,10 @@ BLOCK_ARRAYS = 3
 
 @dataclass(frozen=True)
 class TileChoice:
-    """Side of a tile in voxels, how many go into one run, what that takes at the most in bytes, and why.
+    """The side of a tile in voxels, the tiles per run, the most bytes that this needs, and the reason.
 
-    batch: of blocks that are seen in three planes, how many times `SLICES` of their slices go into one run. bytes: on
-    the device, with the arrays of such a block. reason: to be shown.
+    batch: for blocks in three planes, the number of slices per run divided by `SLICES`. bytes: on the device, with the
+    arrays of such a block. reason: for messages.
     """
 
     side: int
@@ -168,10 +168,10 @@ class TileChoice:
 def choose_tile(
     model: Model, device: Device, precision: str, wanted: int, planes: Planes, share: MemoryShare = WHOLE_MEMORY
 ) -> TileChoice:
-    """Return the largest tile of which a run takes at most `SHARE` of the free memory, and as many as keep it busy.
+    """Return the largest tile with which a run needs at most `SHARE` of the free memory, and enough tiles per run.
 
-    Sides are what a tile keeps and a margin on both ends. wanted: the side that the user names, taken as it is; 0 = to
-    be chosen. Where no candidate fits, the tile is the smallest there is: a stride and its margins.
+    Sides include the margins on both ends. wanted: the side from the user, used unchanged; 0 = choose one. If no
+    candidate fits, return the smallest tile: a stride and its margins.
     """
     stride = model.network.stride
     border = 2 * _up(model.description.margin, stride)

@@ -37,7 +37,7 @@ _FOUND_IN = ("_probability", "_binary")
 
 @dataclass(frozen=True)
 class ObjectsRequest:
-    """What objects are asked for. image: whose grey values are measured. segmentation: the recipe that the probability
+    """What objects are requested. image: whose grey values are measured. segmentation: the recipe that the probability
     came from, where that is known and lies nowhere else. name: what the results are called, "" = as the image is that
     the probability is of."""
 
@@ -64,10 +64,10 @@ def describe_found_objects(asked: ObjectsRequest) -> dict[str, Any]:
 def iter_objects_to_folder(asked: ObjectsRequest, folder: Path) -> Generator[Progress, None, ObjectFiles]:
     """Yield while objects are found and measured; return `<name>_objects.tif` (or .ome.zarr) and `<name>_objects.csv`.
 
-    Recipe and times lie beside them as `<name>_objects_recipe.json` and `<name>_objects_times.json`.
-    A file of the same objects in another format is removed: the table would not describe it. name: of the image that
-    the probability is of, where `asked` names none. Stopped or killed, the same call continues after the last block
-    that was found; blocks lie in `<name>_objects.unfinished` meanwhile.
+    Recipe and times lie beside them as `<name>_objects_recipe.json` and `<name>_objects_times.json`. A file of the same
+    objects in a different format is removed: the table would not describe it. name: of the image that the probability
+    is of, where `asked` names none. Stopped or killed, the same call continues after the last block that was found;
+    blocks lie in `<name>_objects.unfinished` meanwhile.
 
     Raises:
         SkipsegError: as `iter_write_objects`; something that is not ours lies there, or another run is at work there.
@@ -114,7 +114,7 @@ def keeping_blocks(target: ObjectsTarget) -> Iterator[ObjectsTarget]:
 
 
 def check_other_forms(target: ObjectsTarget) -> None:
-    """Raise if objects of the same name lie there in another format, and are not ours.
+    """Raise if objects of the same name lie there in a different format, and are not ours.
 
     Raises:
         FileError: they do.
@@ -124,7 +124,7 @@ def check_other_forms(target: ObjectsTarget) -> None:
 
 
 def remove_other_forms(target: ObjectsTarget) -> None:
-    """Remove objects of the same name in another format.
+    """Remove objects of the same name in a different format.
 
     Raises:
         FileError: they cannot be removed.

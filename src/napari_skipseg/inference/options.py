@@ -139,11 +139,11 @@ class SegmentOptions:
 
 @dataclass(frozen=True)
 class SegmentRequest:
-    """What is asked for, whatever the input.
+    """What is requested, whatever the input.
 
     model: its name or its folder; model_sha256: of its weights, which says which one it is. options: as asked, so that
     a device may be "auto" and a tile 0. depth, form: how results are stored. objects: how objects are found in the
-    probability, None if they are not asked for.
+    probability, None if they are not requested.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -157,6 +157,6 @@ class SegmentRequest:
 
 
 def request_hash(request: SegmentRequest, versions: Mapping[str, str]) -> str:
-    """Return a SHA-256, in hexadecimal, of what is asked for and of the `versions` that answer it."""
+    """Return a SHA-256, in hexadecimal, of what is requested and of the `versions` that answer it."""
     told = {**asdict(request), "versions": dict(versions)}
     return hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

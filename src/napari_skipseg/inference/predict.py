@@ -85,7 +85,7 @@ def iter_predict(
 
     Cancel by closing the generator; send a `Focus` to have what is looked at first. Results are memory-mapped files in
     `folder`, or arrays in memory where it is None. `greys` are measured on the stack, unless they were measured before,
-    say on the whole of which `stack` is one slice. `backend_maker` is not asked for samples: those take torch.
+    say on the whole of which `stack` is one slice. `backend_maker` is not requested samples: those take torch.
     preview: take tiles of one size, whatever the size of the stack, for which a warm engine is ready. pinned: as in
     `iter_prepare`; a backend in its precision besides, which are taken where they can be had here.
 
@@ -278,7 +278,7 @@ def select_channel(stack: Stack, model: Model, options: SegmentOptions) -> Stack
     """Return the channel that the options name where the network takes one, else all that the network takes.
 
     Raises:
-        InputError: the image has several channels and none was chosen, or another number than the network takes.
+        InputError: the image has several channels and none was chosen, or a different number than the network takes.
     """
     channels, wanted = stack.length("C"), model.description.spec.in_channels
     if wanted == 1:
@@ -297,7 +297,7 @@ def check_fits(stack: Stack, model: Model, options: SegmentOptions | None = None
     """Return the axes that a tile spans: those of the network, or all three.
 
     Raises:
-        InputError: a 3D model meets an image without Z, or three planes are asked for that cannot be had.
+        InputError: a 3D model meets an image without Z, or three planes are requested that cannot be had.
     """
     dimensions, name = model.description.spec.dimensions, model.description.name
     if dimensions == 3 and stack.length("Z") < 2:

@@ -1,12 +1,12 @@
 """A run on disk that survives a kill: what was begun, which units are done, and their results so far.
 
-It lies beside the results as `<name>.unfinished` and goes when they are whole:
+It lies beside the results as `<name>.unfinished` and is removed when they are whole:
 
-    run.json    what the run is of (its key), what was settled when it began (its recipe), what changed of that since,
-                and, when all is written, the files that are being moved to their place
-    done        the numbers of the units whose results are written and on disk (`run_journal`)
-    lock        held by the process that is at work on it, whose number it says
-    *.ome.zarr  the results so far, each a store that any viewer opens
+    run.json    the key of the run, its recipe from the beginning, the changes of that since, and, when all is written,
+                the files that are being moved to their place
+    done        the numbers of the units with results on disk (`run_journal`)
+    lock        locked by the process that works on it, with its number
+    *.ome.zarr  the results so far, each a store that any viewer can open
 
 Others may be able to write to the folder, too: only results of the run's own name are moved out of it, and no link in
 it is followed.
@@ -46,18 +46,18 @@ ENDING = ".unfinished"
 _FACTS, _REPLACED = "run.json", "replaced-"
 _RESULT = r"(probability|binary|uncertainty|attention_\d+)\.(tif|ome\.zarr)"
 _OURS = re.compile(rf"_({_RESULT}|(recipe|times)\.json)")
-"""How the names of our files continue after the run's own."""
+"""The ends of the names of our files, after the name of the run."""
 
 
 class RunFolder:
-    """The folder of one run, begun or continued; a context manager that releases it, and removes it where it is of
-    no use: nothing was done, or all is finished.
+    """The folder of one run, begun or continued. It is a context manager that releases the folder, and removes it if
+    nothing was done or all is finished.
 
-    key: what the run is of, as JSON; a run of another key is not continued. restart: throw away what is there.
-    lasting: whether the run can be continued at all; where not, nothing of it is kept.
+    key: all that decides the results, as JSON; a run with a different key is not continued. restart: discard an earlier
+    run. lasting: whether the run can be continued at all; if not, nothing of it is kept.
 
     Raises:
-        FileError: another process is at work on it, it holds a run of another key, or nothing can be written.
+        FileError: a different process works on it, it contains a run with a different key, or nothing can be written.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class RunFolder:
         self._made = [place for place in (folder, *folder.parents) if not place.exists()]
         nearest = next(place for place in (folder, *folder.parents) if place.exists())
         if not nearest.is_dir():
-            raise FileError(f"'{nearest}' is a file: choose another folder.")
+            raise FileError(f"'{nearest}' is a file: choose a different folder.")
         with file_errors_as(self.path):
             refuse_link(self.path)
         self._lock = FolderLock(
             self.path,
-            f"'{self.path}' is being written by another run (process {{holder}}): wait for it, or end it first.",
+            f"'{self.path}' is being written by a different run (process {{holder}}): wait for it, or end it first.",
         )
         with contextlib.ExitStack() as leaving:
             leaving.callback(self._release)
@@ -99,14 +99,14 @@ class RunFolder:
         elif facts["key"] != self._key:
             differs = [name for name in {**self._key, **facts["key"]} if facts["key"].get(name) != self._key.get(name)]
             raise FileError(
-                f"'{self.path}' holds an unfinished run that differs in {', '.join(differs)}: finish it first with the "
-                "command that began it, or throw it away (in a shell with --restart)."
+                f"'{self.path}' contains an unfinished run that differs in {', '.join(differs)}: finish it first with "
+                "the command that began it, or throw it away (in a shell with --restart)."
             )
         else:
             self.recipe, self.changes, self._moving = facts["recipe"], facts["changes"], facts["moving"]
 
     def begin(self, recipe: Mapping[str, Any]) -> None:
-        """Record what was settled, so that a continued run takes it again.
+        """Record the recipe, so that a continued run uses the same choices.
 
         Raises:
             FileError: nothing can be written.
@@ -115,7 +115,7 @@ class RunFolder:
         self._write_facts()
 
     def change(self, changes: Mapping[str, Any]) -> None:
-        """Record what differs from the recipe, from now on.
+        """Record changes of the recipe.
 
         Raises:
             FileError: nothing can be written.
@@ -140,15 +140,15 @@ class RunFolder:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all results are written, and at most not all of them in their place."""
+        """Whether all results are written, although some may still have to be moved."""
         return self._moving is not None and all(
             (self.path / name).exists() or (self.path.parent / name).exists() for name in self._moving
         )
 
     def finish(self, files: list[Path]) -> None:
-        """Record that these `files`, in this folder, are the whole results: from now on only moving them is left.
+        """Record that these `files` in this folder are the whole results, and only have to be moved.
 
-        They are on disk before; folders among them must be already.
+        Files are brought to disk first; folders must be on disk already.
 
         Raises:
             FileError: nothing can be written.
@@ -158,11 +158,11 @@ class RunFolder:
             write_durably(self.path / _FACTS, self._facts(), after=[file for file in files if file.is_file()])
 
     def waiting(self) -> list[Path]:
-        """Return the results that are whole and not yet in their place."""
+        """Return the results that still have to be moved."""
         return [self.path / name for name in self._moving or () if (self.path / name).exists()]
 
     def move_results(self) -> list[Path]:
-        """Return where the results lie when all have been moved out, in place of older ones.
+        """Move all results out of the folder, in place of older ones, and return their paths.
 
         Raises:
             FileError: one cannot be moved.
@@ -172,14 +172,14 @@ class RunFolder:
             with file_errors_as(target):
                 if file.is_dir() and (target.exists() or target.is_symlink()):
                     _remove(replaced)
-                    replace(target, replaced)  # a kill leaves the old store or the new one, and never half of one
+                    replace(target, replaced)  # after a kill there is the old store or the new one, never half of one
                 replace(file, target)
         with file_errors_as(self.path.parent):
             sync_folder(self.path.parent)
         return [self.path.parent / name for name in self._moving or ()]
 
     def done(self) -> list[int]:
-        """Return the numbers of the units that are done, in the order in which they were noted.
+        """Return the numbers of the units that are done, in the order of the journal.
 
         Raises:
             FileError: nothing can be written.
@@ -188,7 +188,7 @@ class RunFolder:
         return noted_tiles(self.path)
 
     def note(self, number: int, files: Iterable[Path] = ()) -> None:
-        """Have a unit noted as done, within seconds, once its `files` are on disk.
+        """Note a unit as done, within seconds, once its `files` are on disk.
 
         Raises:
             FileError: nothing could be written.
@@ -196,7 +196,7 @@ class RunFolder:
         self._journal.note(number, files)
 
     def flush(self) -> None:
-        """Return when all units that are done are noted.
+        """Wait until all units that are done are noted.
 
         Raises:
             FileError: nothing can be written.
@@ -204,7 +204,7 @@ class RunFolder:
         self._journal.flush()
 
     def forget(self, numbers: Collection[int]) -> None:
-        """Have units done anew, as their results are damaged.
+        """Mark units as not done, because their results are damaged.
 
         Raises:
             FileError: nothing can be written.
@@ -214,11 +214,11 @@ class RunFolder:
             write_durably(self.path / JOURNAL, tiles_to_bytes(left))
 
     def discard(self) -> None:
-        """Keep nothing of the run: it is of no use."""
+        """Remove the run when it is released."""
         self._lasting = False
 
     def _empty(self) -> None:
-        """Remove all that is ours, first what says that there is a run."""
+        """Remove all our files, the record of the run first."""
         for name in (_FACTS, JOURNAL):
             (self.path / name).unlink(missing_ok=True)
         for place in self.path.iterdir():
@@ -229,7 +229,7 @@ class RunFolder:
         return name.startswith(self._name) and _OURS.fullmatch(name, len(self._name)) is not None
 
     def _release(self) -> None:
-        """Let go of the folder, and remove it and those made for it where they are empty."""
+        """Release the folder, and remove it and the folders made for it if they are empty."""
         self._journal.close()
         self._lock.release()
         for place in (self.path, *self._made):
@@ -251,13 +251,13 @@ class RunFolder:
             self._release()
 
     def _has_done(self) -> bool:
-        with contextlib.suppress(FileError):  # a full disk: what was noted before counts
+        with contextlib.suppress(FileError):  # the disk is full: units noted before count
             self._journal.flush()
         return bool(noted_tiles(self.path))
 
 
 def recipe_of_run(path: Path) -> dict[str, Any]:
-    """Return what was settled of the run that was begun in the folder `path`, with what changed since.
+    """Return the recipe of the run that was begun in the folder `path`, with its changes.
 
     Raises:
         FileError: there is none that can be continued.
@@ -269,7 +269,7 @@ def recipe_of_run(path: Path) -> dict[str, Any]:
 
 
 def note_tiles(path: Path, numbers: Iterable[int]) -> None:
-    """Record in the folder `path` of a run that these units are done, and on disk; one process at a time may.
+    """Record in the folder `path` of a run that these units are on disk; only one process at a time may call this.
 
     Raises:
         FileError: nothing can be written.
@@ -279,7 +279,7 @@ def note_tiles(path: Path, numbers: Iterable[int]) -> None:
 
 
 def _read_facts(path: Path) -> dict[str, Any] | None:
-    """Return what was begun in the folder `path`, None if nothing was that can be continued."""
+    """Return the record of the run in the folder `path`, None if there is none that can be continued."""
     try:
         facts = json.loads((path / _FACTS).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -300,7 +300,7 @@ def _remove(place: Path) -> None:
 
 
 class RunTimes:
-    """Counts the seconds of each part of a run, the first from now on; of a continued run, of what is left of it."""
+    """Counts the seconds of each part of a run, beginning with `part`; for a continued run, only of the rest."""
 
     def __init__(self, part: str) -> None:
         self._begin = datetime.now(UTC)
@@ -308,7 +308,7 @@ class RunTimes:
         self._entered: tuple[str, float] | None = part, time.perf_counter()
 
     def enter(self, part: str) -> None:
-        """Leave the part before, and enter this one."""
+        """End the previous part, and begin this one."""
         self._release()
         self._entered = part, time.perf_counter()
 
@@ -321,7 +321,7 @@ class RunTimes:
     def to_json(self, continued: bool) -> str:
         """Return begin, end, seconds of each part, and machine as readable JSON.
 
-        continued: some of the tiles, or of the blocks, were there already.
+        continued: some tiles or blocks were done before.
         """
         self._release()
         told: dict[str, Any] = {

@@ -1,8 +1,8 @@
-"""Which units of a run are done. Each is noted when its files are on disk, so the journal is right after a power cut.
+"""The journal of the finished units of a run. A unit is noted once its files are on disk, so a power cut does no harm.
 
 Bringing a file to disk takes milliseconds, and a fast device finishes units faster. So a thread does it for all units
-that were done meanwhile, at most ten times a second, and the network never waits for it. A kill in between loses
-nothing: the run that continues finds what was written and not noted, checks it and takes it over.
+that were finished meanwhile, at most ten times a second, and the network never waits for it. A kill loses nothing: the
+run that continues finds the units that were written and not noted, checks them and keeps them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from napari_skipseg.durable import open_file, sync, sync_folder
 from napari_skipseg.images.faults import file_errors_as
 
 JOURNAL = "done"
-"""The numbers of the units, 8 bytes each, in the order in which they were noted."""
+"""The numbers of the units, 8 bytes each, in the order of their notes."""
 
 EVERY = 0.1
-"""Seconds between two times at which units are noted, and before the first: a run that is shorter needs no journal."""
+"""Seconds between two times at which units are noted, and before the first; a shorter run needs no journal."""
 PAUSE, LONGEST = 10, 2.0
 """The thread waits this many times as long as the last time took, so that a slow disk is left to others, but no longer
 than so many seconds: what a power cut may cost."""
@@ -44,15 +44,15 @@ class TileJournal:
         self._next = 0.0
 
     def add_files(self, files: Iterable[Path]) -> None:
-        """Have files on disk before the next unit is noted."""
+        """Bring files to disk before the next unit is noted."""
         with self._changed:
             self._files += files
 
     def note(self, number: int, files: Iterable[Path] = ()) -> None:
-        """Have a unit noted once `files`, and those before, are on disk.
+        """Note a unit once `files`, and all files before, are on disk.
 
         Raises:
-            FileError: the disk was at fault before.
+            FileError: the disk failed before.
         """
         self._check()
         with self._changed:
@@ -65,10 +65,10 @@ class TileJournal:
                 self._thread.start()
 
     def flush(self) -> None:
-        """Return when all that came until now is on disk, and noted.
+        """Wait until all units up to now are on disk and noted.
 
         Raises:
-            FileError: the disk is at fault.
+            FileError: the disk failed.
         """
         with self._changed:
             if self._thread is not None:
@@ -82,7 +82,7 @@ class TileJournal:
             sync(files, self._folder)
 
     def close(self) -> None:
-        """Note nothing more; what was not noted yet is forgotten."""
+        """Stop; units that were not noted yet are not noted any more."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -108,7 +108,7 @@ class TileJournal:
             try:
                 sync(files, self._folder)
                 append_tiles(self._folder, numbers)
-            except Exception as error:  # whoever notes or waits next raises it
+            except Exception as error:  # the next call of `note` or `flush` raises it
                 self._fault = error
             with self._changed:
                 self._busy = False
@@ -119,7 +119,8 @@ class TileJournal:
 
 
 def append_tiles(folder: Path, numbers: Iterable[int]) -> None:
-    """Note units in the folder of a run; the journal is on disk when this returns. One process at a time may.
+    """Note units in the folder of a run; the journal is on disk when this returns. Only one process at a time may call
+    it.
 
     Raises:
         OSError: nothing can be written, or the journal is a link.
@@ -136,7 +137,7 @@ def append_tiles(folder: Path, numbers: Iterable[int]) -> None:
 
 
 def noted_tiles(folder: Path) -> list[int]:
-    """Return the units that are noted, each once, in the order in which they were."""
+    """Return the units in the journal, each once, in its order."""
     try:
         content = (folder / JOURNAL).read_bytes()
     except OSError:
@@ -146,5 +147,5 @@ def noted_tiles(folder: Path) -> list[int]:
 
 
 def tiles_to_bytes(numbers: Iterable[int]) -> bytes:
-    """Return what the journal holds of some units."""
+    """Return the bytes of some units in the journal."""
     return np.array(list(numbers), _NUMBER).tobytes()

@@ -26,12 +26,12 @@ from napari_skipseg.inference.prediction import Binary, Prediction, QuantizedArr
 from napari_skipseg.inference.recipes.recipe import RECIPE_FILE, dict_to_json
 
 _LONGEST_NAME = 255
-"""Letters of a file's name on Windows, and bytes on most other systems."""
+"""Most letters of a file name on Windows, and most bytes on other systems."""
 
 
 @dataclass(frozen=True)
 class SavedArray:
-    """One file to write: `<stack's name>_<name>`, its values as they are stored, and where they lie."""
+    """One file to write: `<stack's name>_<name>`, with its stored values and their space."""
 
     name: str
     data: ArrayLike
@@ -106,10 +106,10 @@ def write_tiff(path: Path, saved: SavedArray, synced: bool = True) -> None:
 
 
 def write_zarr(path: Path, saved: SavedArray) -> None:
-    """Write one result as OME-Zarr; a store of ours that lies there is replaced.
+    """Write one result as OME-Zarr; an existing store of ours is replaced.
 
     Raises:
-        FileError: it cannot be written, or something else lies there.
+        FileError: it cannot be written, or there is something different.
     """
     from napari_skipseg.images.zarr.writer import write_ome_zarr
 
@@ -151,10 +151,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_length(folder: Path, name: str, endings: Iterable[str]) -> None:
-    """Raise if files called `name` and one of the `endings` cannot lie in `folder`, whose names are shorter.
+    """Check that `name` with each of the `endings` is short enough for `folder`.
 
     Raises:
-        FileError: they cannot; it says by how many letters the name is too long.
+        FileError: it is too long; the message has the number of letters.
     """
     longest = max(endings, key=len)
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
@@ -170,14 +170,14 @@ def check_length(folder: Path, name: str, endings: Iterable[str]) -> None:
 
 
 def check_replaceable(targets: Iterable[Path], form: Format) -> None:
-    """Raise if one of the results would take the place of something that bears no recipe of ours.
+    """Check that no result would replace a file without a recipe of ours.
 
     Raises:
-        FileError: it would, or what lies there cannot be read.
+        FileError: one would, or an existing file cannot be read.
     """
     for target in targets:
         if target.exists() and not _is_ours(target, form):
-            raise FileError(f"'{target}' is there already and not ours: choose another folder, or remove it.")
+            raise FileError(f"'{target}' is there already and not ours: choose a different folder, or remove it.")
 
 
 def _is_ours(target: Path, form: Format) -> bool:
@@ -192,7 +192,7 @@ def _is_ours(target: Path, form: Format) -> bool:
 
 
 def _is_sidecar(target: Path) -> bool:
-    """Return whether a file holds a recipe, or the times of a run."""
+    """Return whether a file contains a recipe, or the times of a run."""
     try:
         told = json.loads(target.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -202,7 +202,7 @@ def _is_sidecar(target: Path) -> bool:
 
 @contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new folder inside `folder`, gone at the end; so is `folder`, where it was made here and stays empty.
+    """Yield a new folder inside `folder`, removed at the end; so is `folder` if it was made here and stays empty.
 
     Raises:
         FileError: `folder` cannot be made, or nothing be written to it.
@@ -215,7 +215,9 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
                 scratch = leaving.enter_context(draft_folder(folder))
             except OSError as error:
                 reason = error.strerror or error
-                raise FileError(f"Nothing can be written to '{folder}' ({reason}): choose another folder.") from error
+                raise FileError(
+                    f"Nothing can be written to '{folder}' ({reason}): choose a different folder."
+                ) from error
             yield scratch
     finally:
         for place in made:
@@ -232,7 +234,7 @@ def plain_name(file_name: str) -> str:
 
 
 def _recipe_of(prediction: Prediction, threshold: float, dtype: Depth, form: Format) -> dict[str, Any]:
-    """Return the recipe of a prediction as it is saved: at another threshold, it may be, than it was asked for."""
+    """Return the recipe of a prediction for saving, with the threshold that is used for it."""
     options = {**prediction.recipe.get("options", {}), "threshold": threshold}
     told: dict[str, Any] = json.loads(
         json.dumps(prediction.recipe | {"options": options, "depth": dtype, "form": form})

@@ -1,4 +1,4 @@
-"""The grid that the network sees: the stack's own, or one with voxels of the size that the model was trained at."""
+"""The network's grid: that of the stack, or one with the voxel size of the model's training."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.description import ModelDescription
 
 SMALLEST, LARGEST = 1 / 16, 16.0
-"""How many times as long as the image's the network's grid may be along an axis."""
+"""Largest length of the network's grid along an axis, relative to the image."""
 _UNLIKE = 1.5
-"""How many times as long as its shortest side a voxel may be that counts as a cube."""
+"""Largest ratio of the sides of a voxel that counts as a cube."""
 
 
 def trained_voxel_size(description: ModelDescription, unit: str, seen: str) -> tuple[float, float, float] | None:
@@ -30,7 +30,7 @@ def trained_voxel_size(description: ModelDescription, unit: str, seen: str) -> t
 
 
 def describe_unknown_size(stack: Stack, description: ModelDescription) -> str:
-    """Return a sentence if the voxel size of an image is not known, with the flags that give it; "" if it is known."""
+    """Return a sentence with a cure if the voxel size of an image is not known, "" if it is known."""
     if stack.space.has_size:
         return ""
     lacks = "is not known" if set(stack.space.voxel_size) == {1.0} else "has no unit"
@@ -43,7 +43,7 @@ def describe_unknown_size(stack: Stack, description: ModelDescription) -> str:
 
 
 def network_scale(stack: Stack, description: ModelDescription, seen: str) -> dict[str, float]:
-    """Return, for each axis the network sees, how many of its voxels one of the stack is long: 1 where nearly the same.
+    """Return the length of a stack's voxel in voxels of the network, by axis: 1 if they are nearly the same.
 
     Empty if one of the two voxel sizes is not known.
     """
@@ -58,8 +58,8 @@ def lengths_seen_by_network(stack: Stack, description: ModelDescription, seen: s
     """Return the lengths along `seen` of the grid that the network sees.
 
     Raises:
-        InputError: a rescaling is asked for and a voxel size is not known, or the two are too far apart; none is asked
-            for, and a 2D network would see voxels of unlike sides along the three axes.
+        InputError: rescaling is requested and a voxel size is not known, or the two differ too much; or it is not
+            requested, and a 2D network would get voxels with different sides along the three axes.
     """
     if not rescale:
         if len(seen) > description.spec.dimensions:
@@ -92,7 +92,7 @@ def network_lengths_of(stack: Stack, description: ModelDescription, options: Seg
 
 
 def _check_isotropic(stack: Stack) -> None:
-    """Raise InputError where voxels are known to be no cubes."""
+    """Raise InputError if voxels are known to be no cubes."""
     size, unit = stack.space.voxel_size, stack.space.unit
     if stack.space.has_size and max(size) > _UNLIKE * min(size):
         sides = " × ".join(f"{side:g}" for side in size)

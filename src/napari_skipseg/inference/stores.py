@@ -1,4 +1,4 @@
-"""Where results are written while a run proceeds: memory, memory-mapped files for a viewer, or OME-Zarr."""
+"""The stores for the results of a run: memory, memory-mapped files for a viewer, or OME-Zarr."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from napari_skipseg.models.model import Model
 
 PROBABILITY, BINARY, UNCERTAINTY = "probability", "binary", "uncertainty"
 ATTENTION = "attention_"
-"""How the names of attention maps begin; their level follows."""
+"""Beginning of the names of attention maps; their level follows."""
 LEAST_OF_TISSUE = np.float32(1 / 255)
 """Least probability of tissue in a run that leaves padding out: 1 in 8 bits, so that a stored 0 always means padding.
 Cells lie where the probability of membrane is low, so nothing else tells padding from the inside of a cell."""
@@ -59,13 +59,13 @@ class ResultArray:
         return self.name == BINARY
 
     def space_in(self, stack: Stack) -> Space:
-        """Return where it lies: exactly over `stack`."""
+        """Return its space: exactly over `stack`."""
         steps = dict(zip(self.axes.replace("C", ""), self.stride, strict=True))
         return stack.space.with_axes(self.axes).scaled(steps)
 
 
 class ResultPiece(NamedTuple):
-    """What a unit gives to one array: `values` for the `region` of it."""
+    """The part of an array from one unit: `values` for its `region`."""
 
     name: str
     region: TileRegion
@@ -73,7 +73,7 @@ class ResultPiece(NamedTuple):
 
 
 def result_names(model: Model, options: SegmentOptions) -> list[str]:
-    """Return the names of the arrays that the options ask for, in the order in which they are reported."""
+    """Return the names of the arrays for the options, in the order of reports."""
     averaged = options.samples or options.average > 1 or options.planes != "xy"
     levels = len(model.network.attention_strides) if options.attention and options.planes == "xy" else 0
     attentions = [f"{ATTENTION}{level}" for level in range(1, levels + 1)]
@@ -83,7 +83,7 @@ def result_names(model: Model, options: SegmentOptions) -> list[str]:
 def result_arrays_of(
     grid: TileGrid, model: Model, options: SegmentOptions, with_binary: bool
 ) -> tuple[ResultArray, ...]:
-    """Return these arrays, the probability last: where it is written, all is. The viewer makes its own binary."""
+    """Return the arrays with the probability last: once it is written, all are. The viewer makes its own binary."""
     names = [name for name in result_names(model, options) if with_binary or name != BINARY]
     return tuple(_result(name, grid, model) for name in sorted(names, key=lambda name: name == PROBABILITY))
 
@@ -100,7 +100,7 @@ def _result(name: str, grid: TileGrid, model: Model) -> ResultArray:
 
 
 def in_stored_order(results: tuple[ResultArray, ...]) -> list[ResultArray]:
-    """Return the arrays in the order in which they are reported: probability, binary, uncertainty, attention maps."""
+    """Return the arrays in the order of reports: probability, binary, uncertainty, attention maps."""
     ranks = {PROBABILITY: 0, BINARY: 1, UNCERTAINTY: 2}
     return sorted(results, key=lambda result: (ranks.get(result.name, 3), result.level))
 
@@ -114,10 +114,10 @@ def result_pieces(
     threshold: float,
     padding: NDArray[np.bool_] | None = None,
 ) -> Iterator[ResultPiece]:
-    """Yield what `unit`, image `number` of the batch behind `output`, gives to each of the arrays, in their order.
+    """Yield the part of each array from `unit`, image `number` of the batch with this `output`, in their order.
 
-    padding: (*space) of what the unit keeps, if there is surely background: no tissue, and no doubt. None in a run
-    that leaves no padding out.
+    padding: (*space) of the kept part: certain background, without tissue. None in a run that does not leave padding
+    out.
     """
     probability = keep_pixels(grid, unit, output.probability[number])
     probability = probability if padding is None else _emptied(np.maximum(probability, LEAST_OF_TISSUE), padding)
@@ -129,7 +129,7 @@ def result_pieces(
             values = labels_of(probability, threshold)[None]
         elif result.name == UNCERTAINTY:
             if output.uncertainty is None:
-                raise ValueError("these passes give no uncertainty")
+                raise ValueError("these passes have no uncertainty")
             values = _emptied(keep_pixels(grid, unit, output.uncertainty[number]), padding)
         else:
             stride = result.stride[-1]
@@ -143,7 +143,7 @@ def _emptied(values: NDArray[np.float32], padding: NDArray[np.bool_] | None) -> 
 
 
 def _piece(result: ResultArray, grid: TileGrid, unit: TileUnit, values: NDArray[Any]) -> ResultPiece:
-    """Return `values` (C, *space) with every axis of the array, and where they lie in it."""
+    """Return `values` (C, *space) with every axis of the array, and their region in it."""
     region = grid.region(unit, max(result.stride))
     lengths = tuple(part.stop - part.start for part in region)
     if "C" not in result.axes:
@@ -152,20 +152,20 @@ def _piece(result: ResultArray, grid: TileGrid, unit: TileUnit, values: NDArray[
 
 
 RESULTS_IN_MEMORY = 256 * 2**20
-"""Bytes of a slab that are kept in memory; a larger one lies in a file."""
+"""Most bytes of a slab in memory; a larger one is in a file."""
 
 StoreIndex = tuple[int | slice, ...]
 
 
 class PlaneView(LazyArray):
-    """An array whose axis i is axis `order.index(i)` of the one behind it; the last two are its planes.
+    """A stored array with its axes in a different order; the last two axes are its planes.
 
-    Planes are kept by the slab: as many as a chunk is high. So whoever asks for one after the other, whole or in
-    parts, reads each chunk once, in the memory of a slab; where that has more than 256 MiB, in the memory of a row of
-    its chunks: then it is unpacked into a file without a name in `folder`, gone with this process.
+    Its axis i is axis `order.index(i)` of the stored array. A slab of planes, as many as a chunk is high, is kept. So
+    reading plane after plane, whole or in parts, decodes each chunk once, in the memory of a slab. If that is more than
+    256 MiB, the slab is written row by row of chunks to an unnamed file in `folder`, which ends with this process.
 
     Raises:
-        FileError: (where it is read) a chunk is damaged, or there is no room for a slab.
+        FileError: (on reading) a chunk is damaged, or there is no space for a slab.
     """
 
     def __init__(self, data: ZarrArray, order: tuple[int, ...], folder: Path) -> None:
@@ -188,7 +188,7 @@ class PlaneView(LazyArray):
         return values.transpose(np.argsort(kept)) if kept else values[()]
 
     def _slab_at(self, place: tuple[int, ...]) -> NDArray[Any] | _SlabFile:
-        """Return all chunks that hold the plane at `place`."""
+        """Return all chunks with the plane at `place`."""
         if self._slab is None or self._place != place:
             self._slab = None  # before the next one takes memory
             sides = zip(place, self._data.chunks, self._data.shape, strict=False)
@@ -203,7 +203,7 @@ class PlaneView(LazyArray):
 
 
 class _SlabFile:
-    """The planes of a region, one behind the other in a file."""
+    """The planes of a region, one after the other in a file."""
 
     def __init__(self, data: ZarrArray, region: tuple[slice, ...], counts: tuple[int, ...], folder: Path) -> None:
         self._counts, self._dtype = counts, data.dtype
@@ -222,7 +222,7 @@ class _SlabFile:
         self._file.seek((plane * self._height + row) * self._width * self._dtype.itemsize)
 
     def __getitem__(self, key: StoreIndex) -> NDArray[Any]:
-        """Return the rows of one plane that the last part of `key` names, after the place of the plane."""
+        """Return rows of one plane. key: the place of the plane, then the rows."""
         place, y = key[:-1], key[-1]
         wanted = range(self._height)[y] if isinstance(y, slice) else range(y, y + 1)
         low = min(wanted, default=0)
@@ -234,13 +234,13 @@ class _SlabFile:
 
 
 class Store(Protocol):
-    """Takes the pieces of a run; they may come from another thread, one at a time."""
+    """Writes the pieces of a run; they may come from a different thread, one at a time."""
 
     def write(self, piece: ResultPiece) -> None:
         """Write a piece.
 
         Raises:
-            FileError: the disk is full or closed to us.
+            FileError: the disk is full, or there is no permission.
         """
         ...
 
@@ -249,7 +249,7 @@ class ArrayStore:
     """float32 arrays, in memory, or memory-mapped in files `<name>.npy` of a folder.
 
     Raises:
-        FileError: there is no room for the files.
+        FileError: there is no space for the files.
     """
 
     def __init__(self, results: tuple[ResultArray, ...], folder: Path | None = None) -> None:
@@ -269,25 +269,25 @@ def _array(shape: tuple[int, ...], folder: Path | None, name: str) -> NDArray[np
         _reserve(file)
     except OSError as error:
         raise FileError(
-            f"There is no room for the results in {folder} ({error.strerror}): free some space, or segment less."
+            f"There is no space for the results in {folder} ({error.strerror}): free some space, or segment less."
         ) from error
     return mapped
 
 
 def _reserve(file: Path) -> None:
-    """Take the file's space on the disk now: a memory map that finds the disk full later would kill the process."""
+    """Reserve the file's space on the disk: writing to a memory map on a full disk would kill the process."""
     if hasattr(os, "posix_fallocate"):
         with file.open("r+b") as opened:
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
 
 class ZarrStore:
-    """OME-Zarr 0.5 stores `<prefix>_<name>.ome.zarr`; what is there already of the same layout is continued.
+    """OME-Zarr 0.5 stores `<prefix>_<name>.ome.zarr`; existing ones of the same layout are continued.
 
-    open_writer: gives the writer of a store; `OmeZarrWriter` itself leaves one alone that others are writing to.
+    open_writer: opens the writer of a store; `OmeZarrWriter` itself is for stores that other processes have created.
 
     Raises:
-        FileError: something else is there, or nothing can be written.
+        FileError: there is something different, or nothing can be written.
     """
 
     def __init__(
@@ -310,39 +310,39 @@ class ZarrStore:
         self.writers[piece.name].write(region, values.transpose(order))
 
     def is_complete(self, grid: TileGrid, unit: TileUnit) -> bool:
-        """Return whether all that a unit gives is there, and no chunk of it is empty."""
+        """Return whether all chunks of a unit exist, and none is empty."""
         return all(self.writers[name].is_written(region) for name, region in self._regions(grid, unit))
 
     def is_sound(self, grid: TileGrid, unit: TileUnit) -> bool:
-        """Return whether all that a unit gives is there and can be decoded."""
+        """Return whether all chunks of a unit exist and can be decoded."""
         return all(self.writers[name].is_sound(region) for name, region in self._regions(grid, unit))
 
     def files(self, grid: TileGrid, unit: TileUnit) -> list[Path]:
-        """Return the files of all chunks that a unit gives."""
+        """Return the files of all chunks of a unit."""
         return [file for name, region in self._regions(grid, unit) for file in self.writers[name].files(region)]
 
     def _regions(self, grid: TileGrid, unit: TileUnit) -> Iterator[tuple[str, TileRegion]]:
-        """Yield the region that a unit fills of each store, first of the probability, which is written last."""
+        """Yield each store's region of a unit; the probability, which is written last, comes first."""
         for name, result in reversed(self._results.items()):
             region = grid.region(unit, max(result.stride))
             whole = (slice(0, result.shape[0]), *region) if "C" in result.axes else region
             yield name, tuple(whole[axis] for axis in stored_order(result.axes))
 
     def take_unsynced(self) -> list[Path]:
-        """Return the files that were written and that nobody took yet; they may not be on disk."""
+        """Return the files written since the last call; they may not be on disk."""
         return [file for writer in self.writers.values() for file in writer.take_unsynced()]
 
     def sync(self) -> None:
-        """Bring to disk what was written and what nobody took.
+        """Bring to disk the written files that `take_unsynced` has not returned.
 
         Raises:
-            FileError: the disk is at fault.
+            FileError: the disk failed.
         """
         for writer in self.writers.values():
             writer.sync()
 
     def remove_damaged(self) -> int:
-        """Return how many chunks could not be decoded; they are removed, to be written again.
+        """Remove the chunks that cannot be decoded, to be written again, and return their number.
 
         Raises:
             FileError: one cannot be removed.
@@ -360,7 +360,7 @@ class ZarrStore:
 
 
 def describe_conversion(path: Path, changes: Mapping[str, Any]) -> None:
-    """Write into the recipe of the store at `path` what changed during the run.
+    """Write the changes during the run into the recipe of the store at `path`.
 
     Raises:
         FileError: nothing can be written, or there is no store of ours.
@@ -373,17 +373,17 @@ def describe_conversion(path: Path, changes: Mapping[str, Any]) -> None:
 
 
 def stored_order(axes: str) -> tuple[int, ...]:
-    """Return which of `axes` comes where in OME-Zarr, whose order is T, C, Z, Y, X."""
+    """Return the numbers of `axes` in the order of OME-Zarr: T, C, Z, Y, X."""
     return tuple(sorted(range(len(axes)), key=lambda place: "TCZYX".index(axes[place])))
 
 
 def stored_dtype(result: ResultArray, depth: Depth) -> str:
-    """Return the type that a result is stored in."""
+    """Return the type of a stored result."""
     return "uint8" if result.is_labels or _is_scaled(result, depth) else "float32"
 
 
 def _is_scaled(result: ResultArray, depth: Depth) -> bool:
-    """Return whether 0-255 are stored. An uncertainty never is: small ones would be rounded away."""
+    """Return whether a result is stored as 0-255. An uncertainty is not: small values would be rounded to 0."""
     return depth == "uint8" and not result.is_labels and result.name != UNCERTAINTY
 
 

@@ -1,4 +1,4 @@
-"""A stack cut into units of work: each reads one tile, and writes a part of the results that no other one writes."""
+"""The units of work of a stack: each reads one tile, and writes a part of the results that no other unit writes."""
 
 from __future__ import annotations
 
@@ -72,24 +72,24 @@ class TileGrid:
         return TileUnit(number, (part, tile), fixed, self.tiles[tile])
 
     def region(self, unit: TileUnit, stride: int = 1) -> TileRegion:
-        """Return what the unit writes of a result that has one pixel per `stride` voxels along the axes of a tile."""
+        """Return the region of a unit in a result with one pixel per `stride` voxels along the axes of a tile."""
         kept = dict(zip(self.seen, unit.tile.keep_of_level(stride), strict=True))
         return tuple(
             kept[axis] if axis in kept else slice(unit.fixed[axis], unit.fixed[axis] + 1) for axis in self.axes
         )
 
     def shape_of_level(self, stride: int) -> tuple[int, ...]:
-        """Return the shape of a result that has one pixel per `stride` voxels along the axes of a tile."""
+        """Return the shape of a result with one pixel per `stride` voxels along the axes of a tile."""
         return tuple(-(-n // stride) if axis in self.seen else n for axis, n in zip(self.axes, self.shape, strict=True))
 
     def chunks(self, stride: int = 1) -> tuple[int, ...]:
-        """Return the shape of chunks of such a result of which every unit writes whole ones."""
+        """Return the shape of chunks of such a result, so that every unit writes whole chunks."""
         kept = dict(zip(self.seen, self.tiles.chunk, strict=True))
         return tuple(max(1, -(-kept[axis] // stride)) if axis in kept else 1 for axis in self.axes)
 
 
 class Order:
-    """Which unit comes next: those left are taken in their order, the nearest to the focus first once there is one."""
+    """The order of the units that are left: by number, or by distance from the focus once there is one."""
 
     def __init__(self, grid: TileGrid, done: Iterable[int] = ()) -> None:
         self._grid = grid
@@ -102,18 +102,15 @@ class Order:
         return len(self._queue) - self._next
 
     def take(self) -> int:
-        """Return the number of the next unit, which is then no longer left."""
+        """Remove the next unit, and return its number."""
         number = int(self._queue[self._next])
         self._left[number] = False
         self._next += 1
         return number
 
     def reorder(self, focus: Focus) -> None:
-        """Put the units that are left in order.
-
-        First by distance from the time and the slice that are shown, then those in view, then by distance from the
-        view's centre.
-        """
+        """Sort the units that are left: by distance from the shown time and slice, then those in view first, then by
+        distance from the centre of the view."""
         left = np.flatnonzero(self._left)
         lengths = (*self._grid.loops, *self._grid.tiles.counts)
         keys = [np.broadcast_to(key, lengths).ravel()[left] for key in self._keys(focus)]
@@ -121,7 +118,7 @@ class Order:
         self._next = 0
 
     def _keys(self, focus: Focus) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Return what units are sorted by, the last first; each spreads over the axes of units."""
+        """Return the sort keys of the units, the last key first; each is broadcast over the axes of the units."""
         from_centre, from_view = np.zeros(1), np.zeros(1)
         from_shown = np.zeros(1, np.intp)
         for axis in (axis for axis in "TZYX" if axis in self._grid.axes and axis in focus.view):
@@ -137,7 +134,7 @@ class Order:
         return from_centre, from_view, from_shown
 
     def _gap(self, axis: str, low: float, high: float) -> NDArray[np.float64]:
-        """Return how far [low, high] is from what is kept along an axis: of each tile, or of each position."""
+        """Return the distance of [low, high] from the kept part of each tile, or from each position, along an axis."""
         if axis in self._grid.seen:
             borders = np.asarray(self._grid.tiles.axes[self._grid.seen.index(axis)].borders, float)
         else:
@@ -153,13 +150,13 @@ def make_tile_grid(stack: Stack, seen: str, tiles: TilePlan) -> TileGrid:
 
 
 MOST_READ = 2**25
-"""Voxels read at once for a tile of larger ones; it is put together from parts where it is made of more."""
+"""Most voxels that are read at once for a tile with larger voxels; a tile that needs more is joined from parts."""
 
 
 class TilePixels(NamedTuple):
-    """What a network sees of a tile: pixels (C, *space) in standard units.
+    """A tile as input of a network: pixels (C, *space) in standard units.
 
-    padding: how much of each pixel is padding, in [0, 1], (1, *space); None if there is none.
+    padding: the share of padding in each pixel, in [0, 1], (1, *space); None if there is none.
     """
 
     pixels: Pixels
@@ -167,7 +164,7 @@ class TilePixels(NamedTuple):
 
 
 def read_pixels(stack: Stack, grid: TileGrid, unit: TileUnit, normalization: Normalization) -> TilePixels:
-    """Return what the network sees of a unit, mirrored where its tile reaches beyond the image.
+    """Return a unit as input of the network, mirrored where its tile reaches beyond the image.
 
     Raises:
         InputError: NaN or infinite values that are not padding.
@@ -212,9 +209,9 @@ def _joined(parts: list[TilePixels], axis: int) -> TilePixels:
 def _prepared(
     stack: Stack, unit: TileUnit, ranges: dict[str, tuple[int, int]], normalization: Normalization
 ) -> TilePixels:
-    """Return the voxels of these ranges as the network sees them.
+    """Return the voxels of these ranges as input of the network.
 
-    Where the stack has padding more is read around them: it decides what is padding here, and what takes its place.
+    If the stack has padding, more voxels around are read, which decide what is padding and how it is filled.
     """
     wide = dict(ranges)
     if normalization.has_padding:
@@ -224,7 +221,7 @@ def _prepared(
     values = _read(stack, unit, wide)
     pixels, mask = normalization.prepare(values, across_slices="Z" in ranges)
     if values.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise InputError(f"'{stack.name}' holds NaN or infinite values: replace them (numpy.nan_to_num) and try again.")
+        raise InputError(f"'{stack.name}' has NaN or infinite values: replace them (numpy.nan_to_num) and try again.")
     inner = tuple(slice(first - wide[axis][0], last - wide[axis][0]) for axis, (first, last) in ranges.items())
     pixels = pixels[(slice(None), *inner)]
     if mask is None or not mask[inner].any():
@@ -244,7 +241,7 @@ def _read(stack: Stack, unit: TileUnit, ranges: dict[str, tuple[int, int]]) -> N
 
 
 def keep_pixels(grid: TileGrid, unit: TileUnit, output: Pixels) -> Pixels:
-    """Return what the unit keeps of an `output` (classes, *space) that covers its whole tile."""
+    """Return the kept part of an `output` (classes, *space) of a whole tile."""
     if not grid.tiles.is_rescaled:
         kept: Pixels = output[(slice(None), *unit.tile.keep_in_read)]
         return kept
@@ -252,7 +249,7 @@ def keep_pixels(grid: TileGrid, unit: TileUnit, output: Pixels) -> Pixels:
 
 
 def keep_padding(grid: TileGrid, unit: TileUnit, padding: Pixels | None) -> NDArray[np.bool_]:
-    """Return where padding is in what the unit keeps (*space), a single False if it is nowhere."""
+    """Return the mask of padding in the kept part (*space), a single False if there is none."""
     if padding is None:
         return np.zeros(1, np.bool_)
     kept: NDArray[np.bool_] = keep_pixels(grid, unit, padding)[0] > 0.5
@@ -260,7 +257,7 @@ def keep_padding(grid: TileGrid, unit: TileUnit, padding: Pixels | None) -> NDAr
 
 
 def keep_map_pixels(grid: TileGrid, unit: TileUnit, attention: Pixels, stride: int) -> Pixels:
-    """Return what the unit keeps of a map (*space / stride) of its whole tile: one pixel per `stride` of the stack."""
+    """Return the kept part of a map (*space / stride) of a whole tile, with one pixel per `stride` of the stack."""
     if not grid.tiles.is_rescaled:
         kept: Pixels = attention[unit.tile.keep_in_read_of_level(stride)]
         return kept
@@ -269,7 +266,7 @@ def keep_map_pixels(grid: TileGrid, unit: TileUnit, attention: Pixels, stride: i
 
 
 def _back(grid: TileGrid, unit: TileUnit, values: Pixels, stride: int) -> Pixels:
-    """Return what is kept of `values` (C, *space), brought from the network's grid to the stack's."""
+    """Return the kept part of `values` (C, *space), resampled from the network's grid to the stack's."""
     tile = unit.tile
     kept = tile.keep_of_level(stride)
     for number, (plan, part, start) in enumerate(zip(grid.tiles.axes, kept, tile.start, strict=True), start=1):
@@ -280,5 +277,5 @@ def _back(grid: TileGrid, unit: TileUnit, values: Pixels, stride: int) -> Pixels
 
 
 def _step(plan: AxisPlan) -> float:
-    """Return how many voxels of the image one of the network's grid is long."""
+    """Return the length of a voxel of the network's grid in voxels of the image."""
     return plan.length / plan.seen

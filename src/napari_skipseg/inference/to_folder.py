@@ -1,4 +1,4 @@
-"""A stack segmented into files of a folder, in little memory, and continued after a kill where it stopped."""
+"""Segment a stack into files in a folder, in little memory, and resume after a kill."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
 
 CHANGING = ("backend", "precision", "notes")
-"""What of a recipe a fault in the run may change."""
+"""Entries of a recipe that a failure of a backend during the run may change."""
 
 CHECKED = 2**30
 """Voxels of the last units that are decoded before a run continues (about a second): a power cut can damage them."""
 MENDED = 3
-"""How often units whose chunks turn out to be damaged are done anew, before the disk is to blame."""
+"""Tries to compute units with damaged chunks again; after that the disk is the cause."""
 
 
 @dataclass(frozen=True)
 class FolderTarget:
-    """Where results go and how: `<name>_probability.tif` and so on in `folder`; restart throws away a run begun.
+    """The files of the results: `<name>_probability.tif` and so on in `folder`. restart: discard an unfinished run.
 
-    objects: how objects are to be found in the probability afterwards, for the recipe.
+    objects: options for finding objects in the probability afterwards, for the recipe.
     """
 
     folder: Path
@@ -54,11 +54,11 @@ class FolderTarget:
     objects: ObjectOptions | None = None
 
     def file(self, result: str) -> Path:
-        """Return where a result of this name goes."""
+        """Return the file of a result."""
         return self.folder / f"{self.name}_{result}{FORMAT_ENDINGS[self.form]}"
 
     def sidecar(self, name: str) -> Path:
-        """Return where `RECIPE_FILE` or `TIMES_FILE` goes."""
+        """Return the file of the recipe (`RECIPE_FILE`) or of the times (`TIMES_FILE`)."""
         return self.folder / f"{self.name}_{name}"
 
 
@@ -70,18 +70,17 @@ def iter_segment(
     backend_maker: BackendMaker = make_backend,
     pinned: Mapping[str, Any] | None = None,
 ) -> Generator[Progress, Focus | None, list[Path]]:
-    """Yield as segmentation proceeds; return the files written. Its recipe and its times lie beside them.
+    """Segment a stack; yield the progress, and return the files. The recipe and the times are written beside them.
 
-    Tiles go to OME-Zarr stores in `<name>.unfinished` beside the results. What was stopped, killed or failed after its
-    first tile stays there, and the same call continues with it, with the tile, backend and precision that it began
-    with; its results are then the same bytes. A stack that lies in no file is always begun anew, and nothing of it
-    stays.
+    Tiles go to OME-Zarr stores in `<name>.unfinished` beside the results. A run that was stopped, killed or failed
+    after its first tile stays there, and the same call continues it with the same tile, backend and precision; its
+    results then have the same bytes. A stack in memory is always begun again, and no unfinished run of it is kept.
 
-    pinned: of the recipe of a run that is repeated, what is to be taken again: side, batch and device, and where they
-    are named backend, precision and normalization.
+    pinned: choices from the recipe of a run that is repeated: side, batch and device, and optionally backend, precision
+    and normalization.
 
     Raises:
-        SkipsegError: the stack does not fit the model, the image changes while it is read, another run lies there, or
+        SkipsegError: the stack does not fit the model, the image changes while it is read, there is a different run, or
             the folder cannot be written.
     """
     times = RunTimes("preparing")
@@ -89,16 +88,16 @@ def iter_segment(
     results = [target.file(name) for name in result_names(model, options)]
     stores = [
         f"_{name}{FORMAT_ENDINGS['ome-zarr']}" for name in result_names(model, options)
-    ]  # of a TIFF, too, until it is whole
+    ]  # for a TIFF too, until it is whole
     check_length(target.folder, target.name, [*stores, f"_{RECIPE_FILE}", f"_{TIMES_FILE}"])
     check_replaceable([*results, *sidecars], target.form)
     before = fingerprint(stack.file) if stack.file else None
     key = _key(stack, model, options, target, before, pinned)
     with RunFolder(target.folder, target.name, key, target.restart, lasting=before is not None) as place:
         if not place.is_whole:
-            goes_on = place.recipe is not None
+            continues = place.recipe is not None
             run, store = yield from _prepare(stack, model, options, target, place, backend_maker, pinned)
-            done = _done(run, store, place) if goes_on else []
+            done = _done(run, store, place) if continues else []
             times.enter("tiles")
             yield from iter_fill(run, store, done, partial(_note, run, store, place))
             times.enter("writing")
@@ -118,7 +117,7 @@ def _prepare(
     maker: BackendMaker,
     pinned: Mapping[str, Any] | None,
 ) -> Generator[Progress, Focus | None, tuple[Run, ZarrStore]]:
-    """Yield while things are prepared, as they were where the run continues; return it with what it writes to."""
+    """Prepare the run, with its earlier choices if it continues; return it and its store."""
     begun = place.recipe
     given = begun or pinned
     now = {**(given or {}), **place.changes}
@@ -135,12 +134,12 @@ def _prepare(
 
 
 def _note(run: Run, store: ZarrStore, place: RunFolder, unit: TileUnit) -> None:
-    _note_changes(run, place)  # first: no unit is noted that another backend computed than the run's facts say
+    _note_changes(run, place)  # first, so that the record of the run always names the backend of a noted unit
     place.note(unit.number, store.take_unsynced())
 
 
 def _note_changes(run: Run, place: RunFolder) -> None:
-    """Record which backend took over, so that the results record it and a run that continues takes that one."""
+    """Record which backend took over, for the results, and so that a run that continues uses that one."""
     if run.recipe.get("notes", ()):
         known = place.changes.get("notes", [])
         notes = [*known, *(note for note in run.recipe["notes"] if note not in known)]
@@ -150,7 +149,7 @@ def _note_changes(run: Run, place: RunFolder) -> None:
 
 
 def _check_input(stack: Stack, place: RunFolder, before: dict[str, Any] | None) -> None:
-    """Raise if the image is not what it was; of one that changed nothing is kept, as nothing of it is sure."""
+    """Raise if the image has changed; discard the run then, because its tiles may be of either content."""
     if before is None:
         return
     try:
@@ -164,8 +163,9 @@ def _check_input(stack: Stack, place: RunFolder, before: dict[str, Any] | None) 
 def _iter_finish(
     run: Run, store: ZarrStore, place: RunFolder, target: FolderTarget
 ) -> Generator[Progress, Focus | None, list[Path]]:
-    """Yield while what the stores hold becomes the files asked for; units of damaged chunks are done anew. Return the
-    files, still in the run's folder; stores are on disk."""
+    """Convert the stores to the requested files, and compute units with damaged chunks again; return the files.
+
+    They are still in the run's folder; stores are on disk."""
     for tries_left in reversed(range(MENDED)):
         try:
             return (yield from _finish(run, store, place, target))
@@ -198,10 +198,10 @@ def _finish(
 
 
 def _done(run: Run, store: ZarrStore, place: RunFolder) -> list[int]:
-    """Return the numbers of the units that are there from before.
+    """Return the numbers of the units that were done before.
 
-    Of those that were noted the last ones are decoded: a power cut may have damaged them. Others that are whole were
-    written just before a kill, and are noted now.
+    The last noted ones are decoded, because a power cut may have damaged them. Whole units without a note were written
+    just before a kill, and are noted now.
     """
     grid, left, done = run.grid, CHECKED, []
     noted = [number for number in place.done() if number < len(grid)]
@@ -221,7 +221,7 @@ def _done(run: Run, store: ZarrStore, place: RunFolder) -> list[int]:
 
 
 def _move(place: RunFolder, target: FolderTarget) -> list[Path]:
-    """Return where the results lie now, each with what changed in the run."""
+    """Move the results to their place, with the changes of the recipe, and return their paths."""
     check_replaceable((target.folder / file.name for file in place.waiting()), target.form)
     for file in place.waiting():
         if place.changes and file.is_dir():
@@ -230,7 +230,7 @@ def _move(place: RunFolder, target: FolderTarget) -> list[Path]:
 
 
 def _write_sidecars(place: RunFolder, target: FolderTarget, times: str) -> list[Path]:
-    """Return the files that say how the run was made and how long it took, in the run's folder."""
+    """Write the recipe and the times into the run's folder, and return the files."""
     texts = {RECIPE_FILE: dict_to_json((place.recipe or {}) | place.changes), TIMES_FILE: times}
     files = [place.path / target.sidecar(name).name for name in texts]
     for file, text in zip(files, texts.values(), strict=True):
@@ -242,9 +242,9 @@ def _write_sidecars(place: RunFolder, target: FolderTarget, times: str) -> list[
 def _arrays_of(run: Run, store: ZarrStore, recipe: dict[str, Any]) -> Iterator[SavedArray]:
     for result in in_stored_order(run.results):
         classes = run.model.description.class_names if "C" in result.axes else None
-        told = recipe | {"layer": "labels"} if result.is_labels else recipe
+        own = recipe | {"layer": "labels"} if result.is_labels else recipe
         data = store.plane_view(result.name)
-        yield SavedArray(result.name, data, result.space_in(run.stack), classes, told)
+        yield SavedArray(result.name, data, result.space_in(run.stack), classes, own)
 
 
 def _key(
@@ -255,7 +255,7 @@ def _key(
     before: dict[str, Any] | None,
     pinned: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return all that results depend on, but what is settled by the run itself; the names are shown to the user."""
+    """Return all that the results depend on, except the run's own choices; users see the names in messages."""
     packages = {f"version of {name}": version for name, version in versions().items()}
     return {
         "input": before,

@@ -1,4 +1,4 @@
-"""One batch of a run, read, computed and written on trial, to say how long the whole will take."""
+"""A trial of one batch that is read, computed and written, to estimate how long the whole run takes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Result = TypeVar("Result")
 TrialPart = Literal["reading", "network", "writing"]
 
 MEASURED_PASSES = 3
-"""Passes over the trial tile that are timed, if a tile takes more."""
+"""Most passes over the trial tile that are timed."""
 COARSER = 4 / 3
 """All coarser levels of a pyramid against the first of them, at the most: 1 + 1/4 + 1/16 + …"""
 _MEASURING = "measuring one tile"
@@ -56,7 +56,7 @@ _MEASURING = "measuring one tile"
 
 @dataclass(frozen=True)
 class TrialCost:
-    """Seconds that pass, and seconds that all cores together compute meanwhile."""
+    """Elapsed seconds, and processor seconds of all cores together."""
 
     passed: float = 0.0
     computed: float = 0.0
@@ -70,10 +70,10 @@ class TrialCost:
 
 @dataclass(frozen=True)
 class Trial:
-    """What each part of a run costs. reading, writing: a tile. network: a batch of tiles. finishing: a tile's share.
+    """The cost of each part of a run. reading, writing: per tile. network: per batch. finishing: a tile's share.
 
-    A run reads, computes and writes at the same time, so that the slowest of the three sets its pace; or the cores, if
-    they cannot do all of it at once. Then come pyramids or TIFF files, which is `finishing`.
+    A run reads, computes and writes at the same time, so that the slowest of the three limits its speed, or the cores,
+    if they cannot do all at once. Pyramids or TIFF files follow, which is `finishing`.
     """
 
     reading: TrialCost
@@ -82,17 +82,17 @@ class Trial:
     finishing: TrialCost
 
     def of_parts(self, tiles: float, batch: int) -> dict[TrialPart, TrialCost]:
-        """Return what each part costs for so many tiles, in batches."""
+        """Return the cost of each part for so many tiles, in batches."""
         batches = math.ceil(tiles / batch)
         return {"network": self.network * batches, "reading": self.reading * tiles, "writing": self.writing * tiles}
 
     def slowest(self, tiles: float, batch: int) -> TrialPart:
-        """Return the part that sets the pace."""
+        """Return the part that limits the speed."""
         parts = self.of_parts(tiles, batch)
         return max(parts, key=lambda part: parts[part].passed)
 
     def seconds(self, tiles: float, batch: int) -> float:
-        """Return how long a run over so many tiles takes, in batches."""
+        """Return the duration of a run over so many tiles, in batches."""
         parts = self.of_parts(tiles, batch)
         together = sum((cost.computed for cost in parts.values()), 0.0) / len(cores())
         pace = max(together, *(cost.passed for cost in parts.values()))
@@ -104,12 +104,12 @@ class Trial:
 
 
 def iter_trial(run: Run, folder: Path, depth: Depth | None, form: Format) -> Generator[Progress, Focus | None, Trial]:
-    """Yield while a tile is read, a batch computed and a tile written, in a folder that is removed; return the costs.
+    """Read a tile, compute a batch and write a tile, in a folder that is removed; return the costs.
 
-    depth: None stands for the viewer's results, float32 files in `folder`.
+    depth: None = the viewer's results, float32 files in `folder`.
 
     Raises:
-        InputError: the image holds values that cannot be used.
+        InputError: the image contains values that cannot be used.
     """
     yield Progress(0, 1, _MEASURING)
     reading = _read(run)
@@ -119,7 +119,7 @@ def iter_trial(run: Run, folder: Path, depth: Depth | None, form: Format) -> Gen
     try:
         with scratch_folder(folder) as scratch:
             writing, finishing = _write(run, scratch, depth, form)
-    except FileError:  # the plan warns if the disk is full; the run says it if the folder is closed to us
+    except FileError:  # the plan warns if the disk is full; the run reports a folder without permission
         with tempfile.TemporaryDirectory() as scratch_name:
             writing, finishing = _write(run, Path(scratch_name), depth, form)
     return Trial(reading, network, writing, finishing)
@@ -132,7 +132,7 @@ def _timed(work: Callable[[], Result]) -> tuple[TrialCost, Result]:
 
 
 def _read(run: Run) -> TrialCost:
-    """Return what reading a tile costs. Two are read: the first opens files, too."""
+    """Return the cost of reading a tile. Two are read, because the first also opens files."""
     cost = TrialCost()
     for number in (0, len(run.grid) // 2):
         unit = run.grid.unit(number)
@@ -141,7 +141,7 @@ def _read(run: Run) -> TrialCost:
 
 
 def _compute(run: Run) -> Generator[Progress, Focus | None, TrialCost]:
-    """Yield while a batch of noise goes through the network; return what a batch costs. The first pass warms up."""
+    """Run a batch of noise through the network, and return the cost of a batch. The first pass is a warm-up."""
     shape = (run.batch, run.model.description.spec.in_channels, *run.grid.tiles.size)
     images = np.random.default_rng(0).standard_normal(shape, np.float32)
     places = [(0, number) for number in range(run.batch)]
@@ -162,7 +162,7 @@ def _pass(work: Generator[None, None, object], count: int) -> None:
 
 
 def _write(run: Run, folder: Path, depth: Depth | None, form: Format) -> tuple[TrialCost, TrialCost]:
-    """Return what writing a tile costs, and its share of what comes after the last tile."""
+    """Return the cost of writing a tile, and its share of the work after the last tile."""
     unit = run.grid.unit(0)
     output = _noise(run)
     store: Store
@@ -184,7 +184,7 @@ def _write(run: Run, folder: Path, depth: Depth | None, form: Format) -> tuple[T
 
 
 def _noise(run: Run) -> TileOutput:
-    """Return an output of the kind that the network gives: what is written costs the same, whatever it shows."""
+    """Return noise in the shape of the network's output; the cost of writing does not depend on the content."""
     rng = np.random.default_rng(0)
     size = run.grid.tiles.size
     classes = len(run.model.description.class_names)
@@ -195,7 +195,7 @@ def _noise(run: Run) -> TileOutput:
 
 
 def _part(result: ResultArray, run: Run, form: Format) -> ResultArray:
-    """Return an array for what the first tile gives to `result`; with coarser levels if the whole one has them."""
+    """Return an array for the first tile's part of `result`, with coarser levels if the whole one has them."""
     region = run.grid.region(run.grid.unit(0), max(result.stride))
     stops = [part.stop for part in region]
     if form == "ome-zarr":
@@ -207,7 +207,7 @@ def _part(result: ResultArray, run: Run, form: Format) -> ResultArray:
 
 
 def _finish(run: Run, small: tuple[ResultArray, ...], store: ZarrStore, folder: Path, form: Format) -> TrialCost:
-    """Return a tile's share of pyramids or TIFF files, without what a file costs however large it is."""
+    """Return a tile's share of pyramids or TIFF files, without the fixed cost of a file."""
     total = TrialCost()
     for result in small:
         if form == "ome-zarr":
@@ -226,7 +226,7 @@ def _finish(run: Run, small: tuple[ResultArray, ...], store: ZarrStore, folder: 
 
 
 def _coarser(writer: OmeZarrWriter, region: TileRegion) -> TrialCost:
-    """Return what the coarser levels of `region`, which begins where the store does, cost."""
+    """Return the cost of the coarser levels of `region`, the first part of the store."""
     if len(writer.layout.levels) < 2:
         return TrialCost()
     finest, level = writer.layout.levels[:2]
@@ -236,7 +236,7 @@ def _coarser(writer: OmeZarrWriter, region: TileRegion) -> TrialCost:
     )
     cost, _ = _timed(partial(writer.write_coarser, 1, chunks))
     read = region_below(chunks, level.factor, finest.shape)
-    return cost * (COARSER * _voxels(region) / _voxels(read))  # beyond the tile whole chunks hold nothing yet
+    return cost * (COARSER * _voxels(region) / _voxels(read))  # chunks beyond the tile are still empty
 
 
 def _voxels(region: TileRegion) -> int:
@@ -255,7 +255,7 @@ def _one_voxel(result: ResultArray) -> tuple[int, ...]:
 
 
 PYRAMID = 4 / 3
-"""How much larger a result is with its coarser levels, at the most."""
+"""Size of a result with its coarser levels, relative to that without, at most."""
 _FLOAT = 4
 
 
@@ -270,9 +270,9 @@ def iter_plan(
     greys: GreyStatistics | None = None,
     probes: Pixels | None = None,
 ) -> Generator[Progress, Focus | None, RunPlan]:
-    """Yield while one tile is read, one goes through the network and one is written; return what the stack would take.
+    """Estimate a run by reading, computing and writing one tile; yield the progress, and return the plan.
 
-    Nothing stays in `folder`. depth: None stands for the viewer's results, float32 files in `folder`. greys: as in
+    Nothing stays in `folder`. depth: None = the viewer's results, float32 files in `folder`. greys: as in
     `iter_predict`. probes: as in `iter_prepare`.
 
     Raises:
@@ -306,7 +306,8 @@ def iter_plan(
 
 
 def _memory(run: Run, on_gpu: int) -> int:
-    """Return what the process takes: what it holds now, a tile in the network, and tiles that wait on either side."""
+    """Return the memory of the process: its present size, a tile in the network, and tiles that wait before and after
+    it."""
     classes = len(run.model.description.class_names)
     channels = run.model.description.spec.in_channels
     tile = run.batch * math.prod(run.grid.tiles.size) * _FLOAT
@@ -323,5 +324,5 @@ def _disk(run: Run, depth: Depth | None, form: Format) -> int:
             total += voxels * _FLOAT
         else:
             size = voxels * np.dtype(stored_dtype(result, depth)).itemsize
-            total += size * (PYRAMID if form == "ome-zarr" else 2)  # a TIFF is written beside the store it is made of
+            total += size * (PYRAMID if form == "ome-zarr" else 2)  # a TIFF is written beside the store it is made from
     return math.ceil(total)

@@ -1,1 +1,1 @@
-"""Jobs: the engine as a child process, the messages between it and the viewer, and the files that they name."""
+"""Jobs: the engine as a child process, its messages to and from the viewer, and the files of these messages."""

@@ -1,4 +1,4 @@
-"""The engine process from outside: lines in, lines out, and what became of it. Never imports torch."""
+"""The engine process as seen by its parent: lines to it, lines from it, and how it ended. Never imports torch."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from napari_skipseg.progress import Progress
 Fault = TypeVar("Fault", bound=SkipsegError)
 
 COMMAND = (sys.executable, "-P", "-m", "napari_skipseg.jobs.worker")
-"""-P: a file in the folder where the viewer was started must not take a library's place."""
+"""-P: a file in the folder where the viewer was started must not shadow a library."""
 ENGINE_WAKE = 0.1
-"""Longest wait for a line, in seconds, before the caller may look at something else."""
+"""Longest wait for a line in seconds, after which the caller gets control again."""
 GRACE = 8.0
-"""Seconds that a cancelled job has to stop before its process is killed."""
-LAST_WORDS = 40
+"""Seconds in which a cancelled job has to stop, else its process is killed."""
+ERROR_LINES = 40
 """Lines of standard error that are kept for the details of an error."""
 
 
 class EngineEndedError(EngineError):
-    """The engine's process ended in mid-job."""
+    """The engine's process ended during a job."""
 
 
 class Child:
-    """One engine process; it starts with the object and is not started twice."""
+    """One engine process. It starts with the object, and only once."""
 
     def __init__(self) -> None:
         try:
@@ -52,15 +52,14 @@ class Child:
         except OSError as error:
             raise EngineError(f"The engine process cannot be started ({error}): install the package again.") from error
         self._lines: SimpleQueue[bytes | None] = SimpleQueue()
-        self._last_words: deque[str] = deque(maxlen=LAST_WORDS)
+        self._error_lines: deque[str] = deque(maxlen=ERROR_LINES)
         self._is_ready = False
         self._was_stopped = False
-        self._listen = threading.Thread(target=_read_lines, args=(self._process.stdout, self._lines), daemon=True)
-        self._overhear = threading.Thread(
-            target=_read_errors, args=(self._process.stderr, self._last_words), daemon=True
+        threading.Thread(target=_read_lines, args=(self._process.stdout, self._lines), daemon=True).start()
+        self._error_reader = threading.Thread(
+            target=_read_errors, args=(self._process.stderr, self._error_lines), daemon=True
         )
-        self._listen.start()
-        self._overhear.start()
+        self._error_reader.start()
 
     @property
     def pid(self) -> int:
@@ -71,24 +70,24 @@ class Child:
         """Return whether the process is gone."""
         return self._process.poll() is not None
 
-    def send(self, sent: Envelope) -> None:
-        """Hand a line to the process; where it is gone, `next_line` will say so.
+    def send(self, envelope: Envelope) -> None:
+        """Send a line to the process; if it has ended, `next_line` will raise.
 
         Raises:
             FileError: an array of the line cannot be written.
         """
-        line = to_line(sent, Path(sent.folder) / INPUT)
+        line = to_line(envelope, Path(envelope.folder) / INPUT)
         if self._process.stdin is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._process.stdin.write(line)
                 self._process.stdin.flush()
 
     def next_line(self, timeout: float) -> Envelope | None:
-        """Return what the process says next, None if it says nothing within `timeout` seconds.
+        """Return the next line of the process, None if there is none within `timeout` seconds.
 
         Raises:
             EngineEndedError: the process ended.
-            EngineError: it said something that is no line of ours, or its result cannot be read.
+            EngineError: the line is not one of ours, or its result cannot be read.
         """
         try:
             line = self._lines.get(timeout=timeout)
@@ -96,35 +95,35 @@ class Child:
             return None
         if line is None:
             self._lines.put(None)
-            raise self._why_it_ended()
+            raise self._ended_error()
         try:
-            said = from_line(line, open_result)
+            envelope = from_line(line, open_result)
         except ValueError as error:
             text = line.decode("utf-8", "replace").rstrip()
             if not self._is_ready:
-                self._last_words.append(text)
+                self._error_lines.append(text)
                 return None
             raise with_details(
                 EngineError("The engine answered with something unexpected: try again."), text
             ) from error
-        self._is_ready = self._is_ready or isinstance(said.value, Ready)
-        return said
+        self._is_ready = self._is_ready or isinstance(envelope.value, Ready)
+        return envelope
 
     def cancel(self, job: int) -> None:
-        """Stop a job and return when it has stopped; end the process where that takes longer than `GRACE`."""
+        """Stop a job and return when it has stopped; end the process if that takes longer than `GRACE`."""
         self.send(Envelope(job, Cancel()))
         until = time.monotonic() + GRACE
         with contextlib.suppress(EngineError):
             while time.monotonic() < until:
-                said = self.next_line(ENGINE_WAKE)
-                if said is not None and said.job == job and not isinstance(said.value, Progress):
+                envelope = self.next_line(ENGINE_WAKE)
+                if envelope is not None and envelope.job == job and not isinstance(envelope.value, Progress):
                     return
         self.end()
 
     def end(self, patience: float = 1.0) -> None:
-        """End the process, whatever it is doing, and return when it is gone.
+        """End the process, also during a job, and return when it has ended.
 
-        patience: seconds that it has to end by itself: a training first writes a checkpoint.
+        patience: seconds in which it may end by itself: a training first writes a checkpoint.
         """
         self._was_stopped = self._was_stopped or not self.has_ended()
         with contextlib.suppress(OSError):
@@ -136,21 +135,21 @@ class Child:
             self._process.kill()
             self._process.wait()
 
-    def _why_it_ended(self) -> EngineEndedError:
+    def _ended_error(self) -> EngineEndedError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
-        self._overhear.join(1)
-        how = "was stopped" if self._was_stopped else _how(self._process.returncode)
+        self._error_reader.join(1)
+        how = "was stopped" if self._was_stopped else _describe_exit(self._process.returncode)
         return with_details(
             EngineEndedError(
                 f"The engine process {how}; the viewer and its layers are safe: try again, with a smaller "
                 "tile if memory was short."
             ),
-            "\n".join(self._last_words),
+            "\n".join(self._error_lines),
         )
 
 
-def _how(code: int | None) -> str:
+def _describe_exit(code: int | None) -> str:
     if code is None or code >= 0:
         return f"ended with exit code {code}"
     try:
@@ -161,13 +160,13 @@ def _how(code: int | None) -> str:
 
 
 def error_of(failed: Failed) -> SkipsegError:
-    """Return the error that the engine met, of the same kind and with the same sentence."""
+    """Return the error of the engine, of the same class and with the same message."""
     kind = getattr(errors, failed.error, EngineError)
     return with_details(kind(failed.message), failed.details)
 
 
 def with_details(error: Fault, details: str) -> Fault:
-    """Return `error` with `details` (a traceback, last words) as its attribute of that name."""
+    """Return `error` with the attribute `details`: a traceback, or the last lines of standard error."""
     error.details = details
     return error
 
@@ -179,20 +178,21 @@ def _read_lines(stream: IO[bytes], lines: SimpleQueue[bytes | None]) -> None:
     lines.put(None)
 
 
-def _read_errors(stream: IO[bytes], last_words: deque[str]) -> None:
+def _read_errors(stream: IO[bytes], lines: deque[str]) -> None:
     with stream:
         for line in stream:
-            last_words.append(line.decode("utf-8", "replace").rstrip())
+            lines.append(line.decode("utf-8", "replace").rstrip())
 
 
 class Session:
-    """The process and the folder of an engine, apart from it: they must end with it, and after it was forgotten."""
+    """The process and the folder of an engine. It is a separate object so that a finaliser of the engine can close
+    it."""
 
     def __init__(self) -> None:
         self.child: Child | None = None
         self.folder: Path | None = None
         self.closed = False
-        self.is_leaving = False  # the viewer is being closed: what can be resumed stays
+        self.is_leaving = False  # the viewer is closing: checkpoints stay
         self._changing = threading.Lock()
 
     def start(self) -> Child:
@@ -207,7 +207,7 @@ class Session:
             return self.child
 
     def new_run(self, is_own: bool = False) -> Path:
-        """Return a new folder for one run, in the session's or, where `is_own`, beside it, to outlive the session."""
+        """Return a new folder for one run. is_own: it outlives the session, so it is not in the session's folder."""
         with self._changing:
             if self.closed:
                 raise EngineError("The engine was closed: make a new one.")
@@ -218,7 +218,7 @@ class Session:
             return make_run_folder(self.folder)
 
     def close(self) -> None:
-        """End the process and remove the folder; nothing is started any more."""
+        """End the process and remove the folder; no process can be started after that."""
         with self._changing:
             self.closed = True
             if self.child is not None:

@@ -1,7 +1,7 @@
-"""The engine as the viewer sees it: a generator of `Progress` for each request, run by a child process. No torch.
+"""The engine for the viewer: each request is a generator of `Progress` that a child process runs. Loads without torch.
 
-The viewer survives whatever happens to the engine: it says in one sentence what happened, and the next request starts a
-new process. Everything raised is a `SkipsegError`, fit for a generator worker of napari.
+The viewer survives all failures of the engine: it shows one sentence about the failure, and the next request starts a
+new process. Only `SkipsegError`s are raised, which suits the generator workers of napari.
 """
 
 from __future__ import annotations
@@ -41,10 +41,8 @@ from napari_skipseg.training.progress import TrainingProgress
 
 
 class Engine:
-    """The engine process: started by the first request, kept warm between requests, ended by `close` or with its owner.
-
-    A context manager, too.
-    """
+    """The engine process. The first request starts it; it is kept between requests, and ends at `close` or with its
+    owner. It is a context manager, too."""
 
     def __init__(self) -> None:
         self._session = Session()
@@ -61,17 +59,17 @@ class Engine:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request is at work, so that another one would be refused."""
+        """Whether a request is running, so that another one would be refused."""
         return self._alone.locked()
 
     def close(self) -> None:
-        """End the engine process, in the middle of a job too, and remove the temporary folder."""
+        """End the engine process, also during a job, and remove the temporary folder."""
         self._finalize()
 
     def leave(self, is_leaving: bool = True) -> None:
-        """Say that the viewer is about to close: a training that is closed from now on leaves its checkpoint.
+        """Note that the viewer is about to close: a training that is closed from now on keeps its checkpoint.
 
-        is_leaving: False where it stays open after all.
+        is_leaving: False if the viewer stays open after all.
         """
         self._session.is_leaving = is_leaving
 
@@ -84,18 +82,18 @@ class Engine:
         self.close()
 
     def run(self, request: Request[Result]) -> Call[Result]:
-        """Yield `Progress` at least every 0.1 s, and return what the engine answers; one request at a time.
+        """Run one request at a time; yield `Progress` at least every 0.1 s, and return the result.
 
-        Closed, it cancels the job and returns at once: the engine is asked to stop, and killed if it has not after
-        `child.GRACE` seconds. A stack that lies in a file is read there by the engine; another one is copied first.
-        Arrays that come back are memory-mapped files, which live as long as the arrays do, whatever is run next. Where
-        the engine's process ends in a batch or a training, a new one continues, as long as that gets further.
+        Closing the generator cancels the job and returns at once; the engine is killed if it has not stopped after
+        `child.GRACE` seconds. The engine reads a stack from its file; a stack in memory is copied to a file first.
+        Returned arrays are memory-mapped files, which exist as long as the arrays. If the engine's process ends during
+        a batch or a training, a new one continues, as long as each process makes progress.
 
         Raises:
-            SkipsegError: the error of the engine; EngineError where its process ended or another request is at work.
+            SkipsegError: the error of the engine; EngineError if its process ended or a different request is running.
         """
         if not self._alone.acquire(blocking=False):
-            raise EngineError("The engine is at work: wait until it is done, or cancel it first.")
+            raise EngineError("The engine is busy: wait until it is done, or cancel its job.")
         try:
             yield from self._start()
             with self._run_folder(request) as folder:
@@ -117,7 +115,7 @@ class Engine:
 
     @contextlib.contextmanager
     def _run_folder(self, request: Request[Any]) -> Iterator[Path]:
-        """Give the folder of a run. What the engine read goes at the end; all of it if the run does not get there."""
+        """Yield the folder of a run. Remove its inputs at the end, or the whole folder if the run fails."""
         if request.folder == "none":
             yield Path()
             return
@@ -131,11 +129,11 @@ class Engine:
                 remove_folder(folder)
             raise
         shutil.rmtree(folder / INPUT, ignore_errors=True)
-        with contextlib.suppress(OSError):  # results lie there
+        with contextlib.suppress(OSError):  # it still contains results
             folder.rmdir()
 
     def _run_to_end(self, request: Any, folder: Path) -> Call[Any]:
-        """Return the answer to a request; if the process ends, continue in a new one as long as that gets further."""
+        """Return the result of a request; if the process ends, continue in a new one, unless it made no progress."""
         point = ResumePoint()
         while True:
             child = yield from self._start()
@@ -146,20 +144,24 @@ class Engine:
                 if point.reached <= begun or self._session.closed:
                     raise
             request = point.resume(request)
-            yield Progress(0, 1, "the engine ended: going on where it was")
+            yield Progress(0, 1, "the engine ended: continuing in a new one")
 
     def _request_result(self, child: Child, request: Any, folder: Path, point: ResumePoint) -> Call[Any]:
-        """Return the job's result; closed in mid-run, ask the engine to stop and see to it in the background.
+        """Return the job's result; if closed before, stop the engine's job in the background.
 
-        A job that fails leaves the engine warm. Only one that ran out of memory has it end: the C library and OpenVINO
-        keep what they once had, and a new process has all of it for the next try.
+        The engine is kept after a job that failed, unless that ran out of memory: the C library and OpenVINO do not
+        return memory to the system, so a new process has more for the next try.
         """
         job, shown = next(self._jobs), Progress(0, 1, STARTING)
         child.send(Envelope(job, request, str(folder)))
         try:
             while True:
-                said = _next_line(child)
-                value = said.value if said is not None and said.job in (job, NO_JOB) else None
+                try:
+                    envelope = child.next_line(ENGINE_WAKE)
+                except EngineError:  # it has ended, or its line is not understood
+                    child.end()
+                    raise
+                value = envelope.value if envelope is not None and envelope.job in (job, NO_JOB) else None
                 if isinstance(value, Failed):
                     error = error_of(value)
                     if isinstance(error, OutOfMemoryError):
@@ -170,7 +172,7 @@ class Engine:
                     shown = value
                 elif value is None or isinstance(value, Ready):
                     shown = Progress(shown.done, shown.total, shown.message)
-                elif isinstance(value, Cancelled):  # nobody here asked for it: the process got a signal to end
+                elif isinstance(value, Cancelled):  # not cancelled from here: the process got a signal to end
                     child.end()
                     raise EngineEndedError("The engine was stopped: try again.")
                 else:
@@ -188,18 +190,18 @@ class Engine:
 
 
 class ResumePoint:
-    """How far a request has come, so that a new process can resume it where an engine ended.
+    """The progress of a request, so that a new process can resume it after an engine ended.
 
-    reached: training steps, or how far a batch is; 0 for requests that cannot be resumed.
+    reached: training steps, or steps of a batch; 0 for requests that cannot be resumed.
     """
 
     def __init__(self) -> None:
         self.reached = 0
-        self._wanted: set[str] = set()  # files that were to be done, whatever became of them since
+        self._wanted: set[str] = set()  # the files to process, also those that are done by now
         self._opened: Progress | None = None  # its arrays must stay the same until the end
 
     def note(self, progress: Progress) -> None:
-        """Note what the engine says."""
+        """Note a message of the engine."""
         if isinstance(progress, ResultsOpened):
             self._opened = progress
         elif isinstance(progress, TrainingProgress):
@@ -213,22 +215,13 @@ class ResumePoint:
                 self._wanted.add(progress.row.relative)
 
     def resume(self, request: Any) -> Any:
-        """Return the request that continues with what a request has done."""
+        """Return the request that continues after what is done."""
         if isinstance(request, Train):
             return replace(request, restart=False)
         if isinstance(request, RunBatch) and (request.retry or request.only is not None):
-            # what failed is done by now, in part: another search for failed files would find too few
+            # some of the failed files are done by now, so a new search for failed files would miss them
             return replace(request, retry=False, only=tuple(sorted(self._wanted)))
         return request
-
-
-def _next_line(child: Child) -> Envelope | None:
-    """Return what the engine says next; end the process if it ended by itself, or is not understood."""
-    try:
-        return child.next_line(ENGINE_WAKE)
-    except EngineError:
-        child.end()
-        raise
 
 
 def _cancel_and_clean(child: Child, job: int, leftovers: list[Path]) -> None:

@@ -1,12 +1,12 @@
-"""What crosses between the viewer and the engine process: one JSON object per line that holds the value itself.
+"""The messages between the viewer and the engine process: one JSON object per line, which contains the value itself.
 
-To the engine goes a `Request`, then commands to the job at work. Back comes every `Progress` that the work yields, then
-what it returns, `Failed` or `Cancelled`. The values are the dataclasses that the rest of the package uses; in JSON each
-has the name of its class under "kind". To add a request, derive a class from `Request[ITS RESULT]`, and say in
-`preparation` and `operations` how it is prepared and done; to add a progress, put its class into `YIELDED`.
+The viewer sends a `Request`, then commands to the running job. The engine sends each `Progress` that the work yields,
+then the result, `Failed` or `Cancelled`. The values are the dataclasses that the rest of the package uses; in JSON each
+has the name of its class under "kind". To add a request, derive a class from `Request[ITS RESULT]`, and register how it
+is prepared and performed in `preparation` and `operations`. To add a progress, put its class into `YIELDED`.
 
-Arrays do not cross. One that lies in a file crosses as an `ArrayReference`; another one is written to a file of the
-run's folder first, to be read once. Loads without torch.
+Arrays are not sent. An array in a file is sent as an `ArrayReference`; an array in memory is first written to a file of
+the run's folder, to be read once. Loads without torch.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
 Result = TypeVar("Result")
 
 NO_JOB = 0
-"""The number of what belongs to no job: that the engine is ready, or could not read a line. Jobs count from 1."""
+"""The number of messages that belong to no job: the engine is ready, or could not read a line. Jobs count from 1."""
 
-# extra: a key that nobody knows is a fault. arbitrary types: arrays and dtypes. constants: a score may be NaN.
+# extra: an unknown key is a fault. arbitrary types: arrays and dtypes. constants: a score may be NaN.
 _CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="constants")
 
 
@@ -68,11 +68,11 @@ def _to_dtype(value: Any) -> np.dtype[Any]:
 
 @dataclass(frozen=True)
 class ArrayReference:
-    """Where the values of an array lie; it stands in the array's place on a line.
+    """The file of an array; it replaces the array in a message.
 
-    array_file: a .npy file, or an image file where `axes` says which axes its layer has; "" if only the shape and
-    the type are known. part: of the first axis of a .npy file, where the array is one part of it. depth: the values
-    are taken as files of this depth hold them (`Stored`). once: the file is read whole and then removed; others are
+    array_file: a .npy file, or an image file if `axes` has the axes of its layer; "" if only the shape and the type are
+    known. part: index in the first axis of a .npy file, if the array is only that part of it. depth: the values are
+    quantised like in files of this depth (`QuantizedArray`). once: the file is read whole and then removed; others are
     memory-mapped.
     """
 
@@ -87,34 +87,34 @@ class ArrayReference:
     once: bool = False
 
     def __getitem__(self, key: Any) -> Any:
-        raise ValueError("a reference holds no values: open it first")
+        raise ValueError("a reference has no values: open it first")
 
 
 class Request(Generic[Result]):
-    """What the engine can be asked for; it answers with a `Result`.
+    """A request to the engine, which answers with a `Result`.
 
-    A request is made with arrays, layers and names. `preparation.iter_prepare` brings what it needs into files, and it
-    crosses as the same class. `model_sha256` is set then: the weights must be those still when the engine reads them.
-    folder: of the run's files, "run" for one that goes with the engine, "own" for one that outlives it, "none" where
-    the request has no files.
+    A request is made with arrays, layers and names. `preparation.iter_prepare_request` writes these to files and
+    returns a request of the same class, which is sent. This sets `model_sha256`: the engine must find the same weights.
+    folder: where the run's files are, "run" = removed with the engine, "own" = kept longer, "none" = there are no
+    files.
     """
 
     folder: ClassVar[Literal["run", "own", "none"]] = "run"
 
     @classmethod
     def result_type(cls) -> type[Result]:
-        """The class of the answer."""
+        """Return the class of the result."""
         found: type[Result] = get_args(cls.__orig_bases__[0])[0]  # type: ignore[attr-defined]
         return found
 
 
 @dataclass(frozen=True)
 class Segment(Request[Prediction]):
-    """Segment a stack. Before the end `ResultsOpened` brings the prediction while it is empty, and `TileWritten` says
-    which part has come; a `Focus` sent back puts what is left in another order.
+    """Segment a stack. `ResultsOpened` has the prediction while it is still empty, and each `TileWritten` the part that
+    was filled. A `Focus` that is sent changes the order of the tiles that are left.
 
-    model: a folder, or a name in the catalog. whole: what `stack` is a part of, so that its grey values are normalised
-    as the whole's are. greys: these, measured before. preview, pinned: as in `iter_predict`.
+    model: a folder, or a name in the catalog. whole: the image of which `stack` is a part, so that its grey values are
+    normalised like those of the whole. greys: these, if measured before. preview, pinned: as in `iter_predict`.
     """
 
     stack: Stack
@@ -129,10 +129,10 @@ class Segment(Request[Prediction]):
 
 @dataclass(frozen=True)
 class EstimateRun(Request[RunPlan]):
-    """Say what segmenting a stack would take, measured on one tile, and what was found about the image.
+    """Estimate the time, memory and disk that a segmentation takes, from one tile, and report findings on the image.
 
-    whole: as in `Segment`. greys, probes: of the image, measured before it crosses; probes are patches that the network
-    is asked about, None if there is nothing to ask.
+    whole: as in `Segment`. greys, probes: measured before it is sent. Probes are patches on which the network is
+    tested, None if no test is needed.
     """
 
     stack: Stack
@@ -153,11 +153,10 @@ Span = Annotated[slice, BeforeValidator(_to_slice), PlainSerializer(lambda span:
 
 @dataclass(frozen=True)
 class Inspect(Request[Inspection]):
-    """Show what the gates of a model see and let through in one part of a stack.
+    """Compute the features before and after a gate of a model in one part of a stack, and all attention maps.
 
-    gate: whose features are wanted, such as "long skip 1". part: which positions, by axis letter; `choose_part` gives
-    one of a usable size. channel: the one to look at, where the model takes one. normalization: of the whole stack,
-    measured before it crosses.
+    gate: such as "long skip 1". part: positions by axis letter; `choose_part` returns one of a usable size. channel: of
+    the image, if the model takes one channel. normalization: of the whole stack, measured before it is sent.
     """
 
     stack: Stack
@@ -171,11 +170,11 @@ class Inspect(Request[Inspection]):
 
 @dataclass(frozen=True)
 class CorrectedStack:
-    """An image and what corrects it.
+    """An image and its corrections.
 
-    labels: where the corrections lie, or what writes them as they are now under a path. values: what their values from
-    2 on stand for in the settings' classes, where not the same; 1 for a class that is not learnt. channel: the one to
-    learn from; None if the image has no others.
+    labels: the files of the corrections, or a function that writes their current state to a folder. values: maps values
+    of the corrections from 2 on to values of the settings' classes, if they differ; 1 = a class that is not learnt.
+    channel: the one to learn from; None if the image has one channel.
     """
 
     stack: Stack
@@ -185,8 +184,8 @@ class CorrectedStack:
 
 
 @dataclass(frozen=True)
-class PlanLesson(Request[TrainingSummary]):
-    """Say what fine-tuning would learn from and hold out; no voxel of an image in memory is read."""
+class PlanFinetuning(Request[TrainingSummary]):
+    """Summarise what fine-tuning would learn from and hold out; no voxel of an image in memory is read."""
 
     settings: FinetuneSettings
     images: tuple[CorrectedStack, ...]
@@ -195,12 +194,12 @@ class PlanLesson(Request[TrainingSummary]):
 
 @dataclass(frozen=True)
 class Finetune(Request[Finetuned]):
-    """Fine-tune a model, and compare the new one, which lies in `target`, with the old one.
+    """Fine-tune a model, and compare the new one, in the folder `target`, with the old one.
 
-    `TrainingProgress` comes where curves move and `ValidationPicture` with what the network returns for one tile; a
-    `KeepBest` sent back ends training with the best weights so far. What is painted meanwhile does not count. It goes
-    on from a checkpoint of the same settings and corrections, where one lies in `target`; cancelled, it leaves
-    nothing. model: set before it crosses, from the settings.
+    `TrainingProgress` has new points of the curves, and `ValidationPicture` the network's output for one patch. A
+    `KeepBest` that is sent ends the training with the best weights so far. Strokes that are painted meanwhile do not
+    count. The training resumes from a checkpoint in `target` with the same settings and corrections; if it is
+    cancelled, no files stay. model: the folder of the settings' model, set before it is sent.
     """
 
     settings: FinetuneSettings
@@ -213,10 +212,10 @@ class Finetune(Request[Finetuned]):
 
 @dataclass(frozen=True)
 class Train(Request[Trained]):
-    """Train a model from scratch into `target`; the rest is as in `Finetune`.
+    """Train a model from scratch into `target`; messages and commands are those of `Finetune`.
 
-    layers: images and labels that lie in no file; those that the settings name by these names are written first.
-    restart: throw away the checkpoint that an earlier call of such settings left.
+    layers: images and labels in memory, by the names that the settings use; they are first written to files. restart:
+    discard the checkpoint of an earlier call with these settings.
     """
 
     settings: TrainSettings
@@ -230,9 +229,9 @@ class Train(Request[Trained]):
 class FindObjects(Request[FoundObjects]):
     """Find and measure the objects of a whole stack, block by block.
 
-    The labels lie in a folder of their own, which the caller removes when it no longer shows them; it goes in any case
-    when a later session begins after this process's end. is_labels, class_names: as for `objects.find.find_objects`.
-    image: grey values to measure. recipe: what is kept with the labels, besides.
+    The labels are in a folder of their own, which the caller removes when it no longer shows them; at the latest, a
+    session that begins after the end of this process removes it. is_labels, class_names: as for `objects.find.
+    find_objects`. image: grey values to measure. recipe: entries that are added to the recipe of the labels.
     """
 
     folder = "own"
@@ -247,11 +246,10 @@ class FindObjects(Request[FoundObjects]):
 
 @dataclass(frozen=True)
 class RunBatch(Request[BatchResult]):
-    """Segment all images of a folder; what became of them is as `batch.run.iter_batch` says.
+    """Segment all images of a folder, as `batch.run.iter_batch` does.
 
-    Cancelled, what is done stays, and the same request continues at the tile where it was; a `Retry` sent back has
-    failed files done again. retry: only what failed the last time. only: the files to do, by their names in the table;
-    None = all.
+    If it is cancelled, all that is done stays, and the same request continues at the same tile. A `Retry` that is sent
+    processes failed files again. retry, only: as for `iter_batch`.
     """
 
     folder = "none"
@@ -263,39 +261,39 @@ class RunBatch(Request[BatchResult]):
 
 @dataclass(frozen=True)
 class ListDevices(Request[DeviceReport]):
-    """Say what there is to compute on; it warms the engine up, too."""
+    """List the devices. This also starts the engine, so that later requests are faster."""
 
     folder = "none"
 
 
 @dataclass(frozen=True)
 class ReportSystem(Request[SystemReport]):
-    """Say what a bug report needs to know of this machine; a small network is tried for it."""
+    """Describe this machine for a bug report; a small network is tested for it."""
 
     folder = "none"
 
 
 Command = Focus | KeepBest | Retry
-"""What can be sent to a job at work."""
+"""What can be sent to a running job."""
 Call = Generator[Progress, Command | None, Result]
-"""How a request is run: it yields how far it is, takes commands, and returns the result."""
+"""A running request: it yields its progress, takes commands, and returns the result."""
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """Stop the job within a tile; nothing happens where it has ended already."""
+    """Stop the job within a tile; this has no effect if the job has ended."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The engine has loaded its libraries and takes jobs."""
+    """The engine has loaded its libraries and accepts jobs."""
 
     pid: int
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The job failed: the name of a `SkipsegError` class, its sentence, and the traceback."""
+    """The job failed: the name of a `SkipsegError` class, its message, and the traceback."""
 
     error: str
     message: str
@@ -304,7 +302,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Cancelled:
-    """The job was stopped; it left no result."""
+    """The job was stopped without a result."""
 
 
 YIELDED = (
@@ -318,7 +316,7 @@ YIELDED = (
     FileChanged,
     BatchWaits,
 )
-"""What the work yields; another subclass of these crosses as the one that it derives from."""
+"""The progress classes that can be sent; an instance of a different subclass is sent as its base class."""
 _REQUESTS = Request.__subclasses__()
 _KINDS: dict[str, type] = {
     kind.__name__: kind
@@ -362,7 +360,7 @@ else:
 
 @dataclass(frozen=True)
 class Envelope:
-    """One line in either direction: what is said about a job. folder: of a request, where files of its results go."""
+    """One line in either direction: a message about a job. folder: of a request, the folder for its results."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
 
@@ -373,29 +371,29 @@ class Envelope:
 
 _ENVELOPES = TypeAdapter(Envelope)
 _VALUES: TypeAdapter[Any] = TypeAdapter(Value, config=_CONFIG)
-"""Writes values: of a dataclass's own configuration pydantic does not take what concerns NaN."""
+"""Serialises values: pydantic ignores the NaN setting in a dataclass's own configuration."""
 _REFERENCES = TypeAdapter(ArrayReference)
 _NUMBERS = count(1)
 
 
 def to_line(envelope: Envelope, folder: Path) -> bytes:
-    """Return a line of JSON in ASCII, so that the names of files cross that are no text; arrays go into `folder`.
+    """Return a line of JSON in ASCII, which can contain file names that are no valid text; arrays go into `folder`.
 
     Raises:
         FileError: an array cannot be written there.
     """
     if _kind_of(envelope.value) not in _KINDS:
-        raise TypeError(f"{type(envelope.value).__name__} does not cross between viewer and engine")
-    # warnings: of a numpy number where Python's is expected, which becomes one; the other side checks all types
+        raise TypeError(f"{type(envelope.value).__name__} cannot be sent between viewer and engine")
+    # warnings=False: numpy numbers in fields of Python numbers are converted, and the receiver checks all types
     value = _VALUES.dump_python(
-        envelope.value, mode="json", warnings=False, fallback=lambda each: _to_crossing(each, folder)
+        envelope.value, mode="json", warnings=False, fallback=lambda each: _to_json_value(each, folder)
     )
     line = {"job": envelope.job, "value": value, "folder": envelope.folder}
     return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def from_line(line: bytes, open_array: Callable[[ArrayReference], Any]) -> Envelope:
-    """Return the envelope in a line; `open_array` gives the array of a reference, or the reference itself.
+    """Return the envelope in a line; `open_array` returns the array of a reference, or the reference itself.
 
     Raises:
         ValueError: no JSON, an unknown kind or key, a missing value.
@@ -409,7 +407,7 @@ def from_line(line: bytes, open_array: Callable[[ArrayReference], Any]) -> Envel
 
 
 def request_from_text(text: str, read: Callable[[str], Stack]) -> Request[Any]:
-    """Return the request that somebody wrote by hand; {"read": FILE} stands for a stack, which `read` opens.
+    """Return a request written by hand, in which `read` replaces each {"read": FILE} by the stack in the file.
 
     Raises:
         ValueError: no JSON, no request, an unknown kind or key, a missing value.
@@ -425,19 +423,19 @@ def request_from_text(text: str, read: Callable[[str], Stack]) -> Request[Any]:
     return request
 
 
-def _to_crossing(value: Any, folder: Path) -> Any:
-    """Return what crosses in place of an array, a type or a number of numpy."""
+def _to_json_value(value: Any, folder: Path) -> Any:
+    """Return a value that JSON can represent, for an array, a type or a number of numpy."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.dtype):
         return str(value)
     if isinstance(value, np.ndarray):
         return _reference_to(value, folder)
-    raise TypeError(f"{type(value).__name__} does not cross between viewer and engine")
+    raise TypeError(f"{type(value).__name__} cannot be sent between viewer and engine")
 
 
 def _reference_to(values: NDArray[Any], folder: Path) -> ArrayReference:
-    """Return where an array lies, after it was written into `folder` where it lies in no file."""
+    """Return a reference to an array; write the array into `folder` if it is in no file."""
     file, part = find_npy_file(values)
     if file:
         return ArrayReference(file, values.shape, values.dtype, part=part)
@@ -447,6 +445,6 @@ def _reference_to(values: NDArray[Any], folder: Path) -> ArrayReference:
     except OSError as error:
         raise FileError(
             f"An array cannot be written to {folder} ({error.strerror or error}): free some space there, or set TMPDIR "
-            "to a folder on another disk."
+            "to a folder on a different disk."
         ) from error
     return ArrayReference(str(written), values.shape, values.dtype, once=True)

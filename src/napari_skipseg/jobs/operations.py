@@ -1,6 +1,7 @@
-"""What the engine process does for each request: it opens what lies in files, and runs the generator of the room.
+"""The work of the engine process for each request: it opens the files, and runs the generator that does the work.
 
-Each is a generator that yields `Progress` and returns the request's result. Loads without torch; a request needs it.
+Each is a generator that yields `Progress` and returns the result. The module loads without torch; most requests need
+it.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from functools import singledispatch
 from pathlib import Path
@@ -42,15 +43,15 @@ if TYPE_CHECKING:
 Operation = Generator[Progress, Any, Any]
 
 OBJECTS_NAME = "found"
-"""Of the labels' files in the folder of a `FindObjects` request."""
+"""Name of the labels in the folder of a `FindObjects` request."""
 
 
 @singledispatch
 def iter_perform(request: Any, folder: Path, models: WarmModels) -> Operation:
-    """Yield how far the work is; return its result, whose files lie in `folder`.
+    """Perform a request; yield the progress, and return the result, with its files in `folder`.
 
     Raises:
-        SkipsegError: as what is asked for raises it.
+        SkipsegError: the work failed.
     """
     raise TypeError(f"{type(request).__name__} is no request")
 
@@ -81,7 +82,7 @@ def _(request: messages.EstimateRun, folder: Path, models: WarmModels) -> Operat
 
     warm = yield from models.iter_find(request.model, request.model_sha256)
     voxels = open_voxels(request.stack.data)
-    if isinstance(voxels, ArrayReference):  # as fast to read as a layer in memory
+    if isinstance(voxels, ArrayReference):  # zeros are as fast to read as a layer in memory
         voxels = np.broadcast_to(np.zeros((), voxels.dtype), voxels.shape)
     return (
         yield from iter_plan(
@@ -115,7 +116,7 @@ def _(request: messages.Inspect, folder: Path, models: WarmModels) -> Operation:
 
 
 @iter_perform.register
-def _(request: messages.PlanLesson, folder: Path, models: WarmModels) -> Operation:
+def _(request: messages.PlanFinetuning, folder: Path, models: WarmModels) -> Operation:
     from napari_skipseg.training.finetune.estimate import iter_plan_finetuning
 
     return (yield from iter_plan_finetuning(request.settings, open_corrected(request.images), request.device))
@@ -169,17 +170,12 @@ def _(request: messages.FindObjects, folder: Path, models: WarmModels) -> Operat
 @iter_perform.register
 def _(request: messages.RunBatch, folder: Path, models: WarmModels) -> Operation:
     work = iter_batch(request.settings, request.retry, only=request.only)
-    with _leaving_crashes_to_the_batch(), contextlib.closing(work):
-        return (yield from work)
-
-
-@contextlib.contextmanager
-def _leaving_crashes_to_the_batch() -> Iterator[None]:
-    """Have the batch note in its folder where this process crashes, and not standard error."""
+    # the batch records crashes of this process in its folder, which needs the fault handler; not standard error
     was_on = faulthandler.is_enabled()
     faulthandler.disable()
     try:
-        yield
+        with contextlib.closing(work):
+            return (yield from work)
     finally:
         if was_on:
             faulthandler.enable()
@@ -210,15 +206,15 @@ def make_folder(target: Path) -> None:
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileError(f"The folder '{target}' cannot be made: {error.strerror}. Choose another one.") from error
+        raise FileError(f"The folder '{target}' cannot be made: {error.strerror}. Choose a different one.") from error
 
 
 def open_voxels(values: ArrayLike) -> ArrayLike:
-    """Return the array that a reference stands for; one to no file stays as it is, with a shape and a type.
+    """Return the array of a reference; return the reference itself if it has no file.
 
     Raises:
         FileError: the file is gone.
-        InputError: it holds another image now than the viewer shows.
+        InputError: it contains a different image than the one that the viewer shows.
     """
     if not isinstance(values, ArrayReference) or not values.array_file:
         return values
@@ -226,7 +222,7 @@ def open_voxels(values: ArrayLike) -> ArrayLike:
     if values.axes:
         opened = _read_as_shown(values.array_file, values.axes)
         if tuple(opened.shape) != values.shape:
-            raise InputError(f"'{values.array_file}' is another image now than the viewer shows: open it again.")
+            raise InputError(f"'{values.array_file}' has changed since the viewer opened it: open it again.")
     else:
         mapped: NDArray[Any] = np.load(values.array_file, mmap_mode="r")
         opened = mapped if values.part is None else mapped[values.part]
@@ -234,9 +230,9 @@ def open_voxels(values: ArrayLike) -> ArrayLike:
 
 
 def _read_as_shown(file: str, axes: str) -> ArrayLike:
-    """Return the voxels of a file as the reader gave them to the viewer: turned, where the file has other axes.
+    """Return the voxels of a file in the order of axes in which the viewer shows them.
 
-    `axes` are those of the layer; as names for the file's own axes they count only if the file has none.
+    axes: of the layer; they name the axes of the file only if the file itself has no names.
     """
     try:
         return read_stack(file).data
@@ -261,7 +257,7 @@ def open_corrected(images: tuple[CorrectedStack, ...]) -> tuple[Corrected, ...]:
 
 
 def open_labels(image: CorrectedStack) -> ArrayLike:
-    """Return the corrections of an image, with the values that the settings' classes have.
+    """Return the corrections of an image, with the values of the settings' classes.
 
     Raises:
         FileError: they are gone.
@@ -272,7 +268,7 @@ def open_labels(image: CorrectedStack) -> ArrayLike:
 
 
 def open_strokes(image: CorrectedStack) -> ArrayLike | None:
-    """Return those of the corrections that were painted, which are not 0; None if all were.
+    """Return the painted corrections, which are not 0; None if all corrections were painted.
 
     Raises:
         FileError: they are gone.

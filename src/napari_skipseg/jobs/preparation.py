@@ -1,6 +1,6 @@
-"""What a request needs before it crosses to the engine: voxels, corrections and layers in files, grey values measured.
+"""The preparation of requests before they are sent: write voxels, corrections and layers to files, measure grey values.
 
-This part runs in the viewer's process, beside the window. Loads without torch.
+This runs in the viewer's process, in a thread beside the window. Loads without torch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Preparing = Generator[Progress, None, Any]
 
 @singledispatch
 def iter_prepare_request(request: Any, folder: Path) -> Preparing:
-    """Yield while files are written into `folder`; return the request as it crosses, of the same class.
+    """Write files into `folder`, yield the progress, and return the request to send, of the same class.
 
     Raises:
         SkipsegError: there is no such model, an image cannot be read, the disk is full.
@@ -98,7 +98,7 @@ def _(request: messages.Inspect, folder: Path) -> Preparing:
 
 
 @iter_prepare_request.register
-def _(request: messages.PlanLesson, folder: Path) -> Preparing:
+def _(request: messages.PlanFinetuning, folder: Path) -> Preparing:
     images = []
     for number, image in enumerate(request.images):
         yield Progress(0, 1, "reading the corrections")
@@ -141,7 +141,7 @@ def _(request: messages.FindObjects, folder: Path) -> Preparing:
 
 
 def locate_model_of_request(name: str) -> tuple[str, ModelDescription]:
-    """Return the folder of a model, and what it says of itself.
+    """Return the folder of a model and its description.
 
     Raises:
         ModelError: there is no such model.
@@ -151,7 +151,7 @@ def locate_model_of_request(name: str) -> tuple[str, ModelDescription]:
 
 
 def iter_place(stack: Stack, copy: Path) -> Generator[Progress, None, Stack]:
-    """Return the stack with a reference in place of its voxels, which are copied to `copy` if they lie in no file.
+    """Return the stack with a reference to its voxels, which are copied to the file `copy` if they are in no file.
 
     Raises:
         SkipsegError: as for `iter_write_npy`.
@@ -170,7 +170,7 @@ def iter_place(stack: Stack, copy: Path) -> Generator[Progress, None, Stack]:
 
 
 def without_voxels(stack: Stack) -> Stack:
-    """Return the stack with a reference to its file; one in memory keeps no more than its shape and type."""
+    """Return the stack with a reference to its file; a stack in memory keeps only its shape and type."""
     dtype = np.dtype(stack.data.dtype)
     return replace(
         stack, data=ArrayReference(stack.file, stack.shape, dtype, axes=stack.space.axes if stack.file else "")
@@ -178,21 +178,21 @@ def without_voxels(stack: Stack) -> Stack:
 
 
 def choose_channel(image: CorrectedStack) -> CorrectedStack:
-    """Return an image in memory with no more than the channel that is learnt from; in a file the engine chooses it."""
+    """Return an image in memory with only the channel to learn from; for an image in a file, the engine chooses it."""
     if image.stack.file or image.channel is None:
         return image
     return replace(image, stack=image.stack.channel(image.channel), channel=None)
 
 
 def write_layer_labels(image: CorrectedStack, folder: Path) -> Snapshot:
-    """Return where the corrections of an image lie, after they were written where they lie nowhere yet."""
+    """Return the files of the corrections of an image; write them into `folder` if they are in no files yet."""
     return image.labels if isinstance(image.labels, Snapshot) else image.labels(folder)
 
 
 def find_probes(
     stack: Stack, description: ModelDescription, options: SegmentOptions, greys: GreyStatistics
 ) -> NDArray[Any] | None:
-    """Return patches of an image that the network is asked about, None if there is nothing to ask."""
+    """Return patches of an image on which the network is tested, None if no test is needed."""
     grid = (
         probe_grid(stack, description, network_lengths_of(stack, description, options)) if greys.asks_network else None
     )
@@ -200,11 +200,11 @@ def find_probes(
 
 
 def write_layer(stack: Stack, file: Path) -> str:
-    """Return the path of `file` after the stack was written there as OME-TIFF.
+    """Write the stack to `file` as OME-TIFF, and return the path.
 
     Raises:
         FileError: it cannot be written.
-        InputError: OME-TIFF cannot hold such values.
+        InputError: OME-TIFF does not support such values.
     """
     wide = np.dtype(stack.data.dtype).name in ("int64", "uint64")
     data = NarrowedArray(stack) if wide else stack.data

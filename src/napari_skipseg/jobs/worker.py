@@ -1,11 +1,11 @@
-"""The engine process, `python -m napari_skipseg.jobs.worker`: lines in by standard input, out by standard output.
+"""The engine process, `python -m napari_skipseg.jobs.worker`: it reads lines from standard input and writes to output.
 
-It runs one job at a time and keeps the last models warm between jobs. It takes its own standard streams away from the
-libraries, so that a stray print cannot break the protocol; it steps back before the viewer in time and memory; and it
-ends when its standard input does, that is with its parent. `jobs.client` is its other end.
+It runs one job at a time and keeps the last models in memory. It replaces its standard streams, so that a print of a
+library cannot break the protocol; it has a lower priority than the viewer in processor time and memory; and it ends
+with its standard input, that is with its parent. `jobs.client` is the other side.
 
 By hand, `python -m napari_skipseg.jobs.worker REQUEST.json` runs one request from a file ("-": from standard input) in
-this process, prints what the viewer would be sent, a line for each message, and lets the error through if it fails:
+this process, prints the messages that the viewer would get, one per line, and raises the error if it fails:
 
     {"kind": "Segment", "stack": {"read": "em.tif"}, "model": "em-membrane", "options": {"tile": 256}}
 """
@@ -60,11 +60,11 @@ NICENESS = 10
 LEAVING = 7.0
 """Seconds that a training has for its last step and its checkpoint when the viewer closes."""
 OUT_OF_MEMORY_SCORE = 500
-"""Of 1000: when the system runs out of memory, the engine goes first and the viewer stays."""
+"""Of 1000: if the system runs out of memory, it kills the engine and not the viewer."""
 
 
 class Worker:
-    """Runs jobs one after the other on the thread that calls `work`, while another one listens."""
+    """Runs jobs one after the other in the thread that calls `work`; a second thread reads messages."""
 
     def __init__(self, output: BinaryIO) -> None:
         self._output = output
@@ -77,12 +77,12 @@ class Worker:
         self._models = WarmModels()
 
     def listen(self, lines: Iterable[bytes]) -> None:
-        """Take jobs and commands until the stream ends, then end the process, whatever it is doing."""
+        """Read jobs and commands until the stream ends, then end the process, also during a job."""
         for line in lines:
             try:
                 envelope = from_line(line, _read_once)
-            except Exception as error:  # whatever it is: an engine that stops listening cannot be stopped
-                message = "The engine was asked for something it does not know: restart the viewer."
+            except Exception as error:  # any: an engine that no longer reads messages could not be stopped
+                message = "The engine got an unknown request: restart the viewer."
                 self.send(Envelope(NO_JOB, Failed(EngineError.__name__, message, str(error))))
                 continue
             if isinstance(envelope.value, Request):
@@ -95,14 +95,14 @@ class Worker:
         os._exit(0)
 
     def _leave_checkpoint(self) -> None:
-        """Stop a training after its step, so that it leaves a checkpoint; other jobs have nothing to leave."""
+        """Stop a training after its step, so that it writes a checkpoint; other jobs have none."""
         job = self._job
         if job is not None and isinstance(job.value, Finetune | Train):
             self._cancelled = job.job
             self._has_stopped.wait(LEAVING)
 
     def work(self) -> None:
-        """Load the libraries, say `Ready`, then run jobs for ever."""
+        """Load the libraries, send `Ready`, then run jobs for ever."""
         import napari_skipseg.inference.predict  # noqa: F401
         from napari_skipseg.inference.backends.torch_backend import release_memory
 
@@ -117,11 +117,11 @@ class Worker:
                 line = to_line(Envelope(envelope.job, failure(error)), Path())
             self._job = None
             self._has_stopped.set()
-            release_memory()  # an engine that waits leaves the GPU to napari and others
+            release_memory()  # while the engine waits, napari and other programs can use the GPU's memory
             self._write(line)
 
     def run(self, envelope: Envelope) -> bytes:
-        """Return the line that ends a job: its result, or that it was stopped; send its progress on the way."""
+        """Run a job and send its progress; return its last line, the result or `Cancelled`."""
         folder, command = Path(envelope.folder), None
         work = iter_perform(envelope.value, folder, self._models)
         while envelope.job != self._cancelled:
@@ -135,7 +135,7 @@ class Worker:
         return to_line(Envelope(envelope.job, Cancelled()), folder)
 
     def _take_command(self, job: int) -> Command | None:
-        """Return the oldest command to a job; what is looked at counts only until there is another command."""
+        """Return the oldest command to a job; a `Focus` counts only if no later command follows."""
         command: Command | None = None
         while self._commands and (command is None or isinstance(command, Focus)):
             envelope = self._commands.popleft()
@@ -143,7 +143,7 @@ class Worker:
         return command
 
     def send(self, envelope: Envelope, folder: Path = Path()) -> None:
-        """Write a line; arrays that lie in no file go into `folder`."""
+        """Write a line; arrays in memory go into files in `folder`."""
         self._write(to_line(envelope, folder))
 
     def _write(self, line: bytes) -> None:
@@ -153,14 +153,14 @@ class Worker:
 
 
 def _read_once(reference: ArrayReference) -> Any:
-    """Return an array that is read once; others stay references, which the work opens."""
+    """Return an array that is read once; other references are opened by the job."""
     return np.load(reference.array_file) if reference.once else reference
 
 
 def failure(error: Exception) -> Failed:
-    """Return what is reported of an error, which is the one at work."""
+    """Return the message about the error that is being handled."""
     shown = explain(error)
-    return Failed(type(shown).__name__, _text(str(shown)), _text(traceback.format_exc()))
+    return Failed(type(shown).__name__, _printable(str(shown)), _printable(traceback.format_exc()))
 
 
 def explain(error: Exception) -> SkipsegError:
@@ -171,23 +171,22 @@ def explain(error: Exception) -> SkipsegError:
         return OutOfMemoryError(
             "The engine ran out of memory: choose a smaller tile, such as 256 (64 for a volume), or crop the image."
         )
-    said = (str(error).strip().splitlines() or [""])[0].rstrip(".:")
+    message = (str(error).strip().splitlines() or [""])[0].rstrip(".:")
     return EngineError(
-        f"The engine failed ({type(error).__name__}: {said}): try again, and report the details where it "
-        "fails once more."
+        f"The engine failed ({type(error).__name__}: {message}): try again, and report the details if it fails again."
     )
 
 
-def _text(said: str) -> str:
-    """Return `said` such that it can be shown, whatever the files in it are called."""
-    return said.encode("utf-8", "backslashreplace").decode()
+def _printable(text: str) -> str:
+    """Escape parts of file names that are no valid text."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def take_streams() -> tuple[BinaryIO, BinaryIO]:
-    """Return the process's input and output for the protocol's use alone.
+    """Return the process's input and output, which only the protocol uses from now on.
 
-    What libraries print goes to standard error from now on, and what they read is empty. (On Windows a library that
-    loads while another thread waits for standard input would hang: it no longer is standard input.)
+    Output of libraries goes to standard error, and their input is empty. (On Windows, a library that is loaded while a
+    different thread waits for standard input would hang.)
     """
     lines, output = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     with Path(os.devnull).open("rb") as nothing:
@@ -197,8 +196,8 @@ def take_streams() -> tuple[BinaryIO, BinaryIO]:
     return lines, output
 
 
-def step_back() -> None:
-    """Let the viewer go first: in processor time, and in what stays when memory runs out."""
+def lower_priority() -> None:
+    """Give the viewer priority: in processor time, and if the system runs out of memory."""
     with contextlib.suppress(OSError, psutil.Error):
         if sys.platform == "win32":
             psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
@@ -210,21 +209,21 @@ def step_back() -> None:
 
 
 def serve() -> None:
-    """Serve until standard input ends. An interrupt typed in the viewer's terminal is the viewer's to answer."""
+    """Serve until standard input ends. Ctrl-C in the viewer's terminal is ignored here; the viewer handles it."""
     lines, output = take_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
-    step_back()
+    lower_priority()
     worker = Worker(output)
     threading.Thread(target=worker.listen, args=(lines,), daemon=True).start()
     worker.work()
 
 
 def run_by_hand(text: str, folder: Path, output: BinaryIO) -> None:
-    """Run one request in this process, and write each message to `output`; the results' files lie in `folder`.
+    """Run one request in this process, and write each message to `output`; the results are in `folder`.
 
     Raises:
-        Exception: whatever reading the request and its work raise, after it was written as `Failed`.
+        Exception: any error of the request or its work, after it was written as `Failed`.
     """
     worker, job = Worker(output), NO_JOB + 1
     try:
@@ -238,17 +237,18 @@ def run_by_hand(text: str, folder: Path, output: BinaryIO) -> None:
 
 
 def main() -> None:
-    """Serve a viewer; with a request in a file, run it and print its messages."""
+    """Serve a viewer; with a file, run the request in it and print its messages."""
     parser = argparse.ArgumentParser(prog="python -m napari_skipseg.jobs.worker", description=main.__doc__)
     parser.add_argument("request", nargs="?", help="file with a request in JSON, - for standard input")
     parser.add_argument("--folder", type=Path, help="where arrays and other results go (a new temporary folder)")
-    asked = parser.parse_args()
-    if asked.request is None:
+    arguments = parser.parse_args()
+    if arguments.request is None:
         return serve()
-    text = sys.stdin.read() if asked.request == "-" else Path(asked.request).read_text(encoding="utf-8")
-    folder = asked.folder or Path(tempfile.mkdtemp(prefix="napari-skipseg-request-"))
+    is_input = arguments.request == "-"
+    text = sys.stdin.read() if is_input else Path(arguments.request).read_text(encoding="utf-8")
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="napari-skipseg-request-"))
     output = os.fdopen(os.dup(1), "wb")
-    with contextlib.redirect_stdout(sys.stderr):  # what libraries print is no message
+    with contextlib.redirect_stdout(sys.stderr):  # output of libraries is no message
         run_by_hand(text, folder.resolve(), output)
 
 

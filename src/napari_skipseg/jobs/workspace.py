@@ -1,9 +1,9 @@
-"""The private temporary folder in which arrays cross between viewer and engine process.
+"""The private temporary folder for arrays that the viewer and the engine process exchange.
 
-A session has one folder (mode 0700, in `TMPDIR`), a run one folder in it. Copies of images go when the run ends.
-A result's file goes when the last array that shows it does, or when the engine is closed: on Linux and macOS such
-arrays stay readable even then; on Windows a file in use stays, and is swept by a later session. A session holds a lock
-in its folder; folders whose lock is free are removed when a new session begins. Loads without torch.
+A session has one folder (mode 0700, in `TMPDIR`), and a run one folder in it. Copies of images are removed when the run
+ends. The file of a result is removed with the last array that shows it, or when the engine is closed: on Linux and
+macOS such arrays stay readable even then; on Windows a file in use stays, and a later session removes it. A session
+locks its folder; folders that are no longer locked are removed when a new session begins. Loads without torch.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from napari_skipseg.jobs.messages import ArrayReference
 from napari_skipseg.locks import LOCK_FILE, FolderLock, holder_state
 
 INPUT = "input"
-"""The folder in that of a run that holds what the engine reads; it goes when the run ends."""
+"""The subfolder of a run for the engine's inputs; it is removed when the run ends."""
 _PREFIX = f"napari-skipseg-{re.sub(r'[^A-Za-z0-9]+', '_', platform.node())}-"
-"""Names the host: a temporary folder may be shared by several, and not every file system has locks across them."""
+"""Contains the host: several may share a temporary folder, and not every file system has locks across hosts."""
 
 NEW = 3600.0
-"""Seconds for which a folder without a lock is left alone: its session may be about to take the lock."""
+"""Seconds for which a folder without a lock is kept: its session may not have locked it yet."""
 
-_held: dict[Path, FolderLock] = {}
-"""The locks of the session folders of this process. A number of a process would not do: containers that share a
-temporary folder, and may have one host name, count their processes each from 1."""
+_locks: dict[Path, FolderLock] = {}
+"""The locks of the session folders of this process. The number of the process is not enough: containers that share a
+temporary folder and a host name count their processes each from 1."""
 
 
 def make_session_folder() -> Path:
-    """Return a new private folder, after those of dead sessions were removed; `remove_folder` removes it.
+    """Remove the folders of dead sessions, and return a new private one, which `remove_folder` removes.
 
     Raises:
         FileError: it cannot be made.
     """
     sweep_dead_sessions()
     folder = _make_folder(_PREFIX, None)
-    lock = FolderLock(folder, f"'{folder}' belongs to another session.")
+    lock = FolderLock(folder, f"'{folder}' belongs to a different session.")
     with file_errors_as(folder):
         lock.take()
-    _held[folder] = lock
+    _locks[folder] = lock
     return folder
 
 
@@ -65,8 +65,8 @@ def make_run_folder(session: Path) -> Path:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove the folder of a session or a run, as far as nobody has its files open."""
-    lock = _held.pop(folder, None)
+    """Remove the folder of a session or a run, except files that are in use on Windows."""
+    lock = _locks.pop(folder, None)
     if lock is not None:
         lock.release()
     shutil.rmtree(folder, ignore_errors=True)
@@ -79,12 +79,12 @@ def _make_folder(prefix: str, parent: Path | None) -> Path:
         place = parent or tempfile.gettempdir()
         raise FileError(
             f"No temporary folder can be made in {place} ({error.strerror}): free some space, or set TMPDIR to a "
-            "folder on another disk."
+            "folder on a different disk."
         ) from error
 
 
 def sweep_dead_sessions() -> None:
-    """Remove this user's folders of sessions whose process has ended: their locks are free."""
+    """Remove this user's folders of sessions that have ended: their locks are free."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         if _is_mine(folder) and _is_dead(folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -106,11 +106,11 @@ def _is_dead(folder: Path) -> bool:
 
 
 _mapped: weakref.WeakValueDictionary[Path, NDArray[Any]] = weakref.WeakValueDictionary()
-"""The results' files that are open: a file that is named twice, as in `ResultsOpened` and at the end, is one array."""
+"""The open files of results: a file in two messages, such as `ResultsOpened` and the result, is one array."""
 
 
 def open_result(reference: ArrayReference) -> NDArray[Any]:
-    """Return an array of the engine's: read and removed, or memory-mapped; then its file goes when it is not used.
+    """Return an array of the engine: read once and removed, or memory-mapped and removed with the last use.
 
     Raises:
         EngineError: the file is missing or damaged.
@@ -133,7 +133,7 @@ def open_result(reference: ArrayReference) -> NDArray[Any]:
 
 
 def _discard(file: Path) -> None:
-    """Remove a result's file, and its folder with the last one. (`values.base` is the map that all views share.)"""
+    """Remove a result's file, and its folder with the last file. (`values.base` is the map that all views share.)"""
     with contextlib.suppress(OSError):
         file.unlink()
         file.parent.rmdir()

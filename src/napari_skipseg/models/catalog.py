@@ -42,7 +42,7 @@ def check_free(name: str, folder: Path) -> None:
     taken = next((place for place in (folder, BUILT_IN) if (place / name).exists()), None)
     if taken is not None:
         what = f"'{taken / name}' already exists" if taken == folder else f"'{name}' is a built-in model"
-        raise ModelError(f"{what}; a model is never overwritten: choose another name.")
+        raise ModelError(f"{what}; a model is never overwritten: choose a different name.")
 
 
 def locate_model(name: str) -> Path:

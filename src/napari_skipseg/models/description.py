@@ -216,7 +216,7 @@ def scores_from_json(text: str | bytes, place: str) -> ModelScores:
         return _SCORES.validate_json(text)
     except ValidationError as error:
         raise ModelError(
-            f"The file {place} holds no valid scores ({first_fault(error)}): delete it, the model works without it."
+            f"The file {place} contains no valid scores ({first_fault(error)}): delete it, the model works without it."
         ) from error
 
 

@@ -121,7 +121,7 @@ def shapes_in(content: bytes, description: ModelDescription) -> dict[str, tuple[
         for name, tensor in header.items():
             shape, (begin, end) = tuple(map(int, tensor["shape"])), map(int, tensor["data_offsets"])
             if min(shape, default=0) < 0 or math.prod(shape) * SIZES[tensor["dtype"]] != end - begin:
-                raise ValueError(f"{name} has other bytes than its shape")
+                raise ValueError(f"{name} has different bytes than its shape")
             shapes[name] = shape
             spans.append((begin, end))
         ends = [0, *(end for _, end in sorted(spans))]

@@ -81,7 +81,7 @@ def write_model(folder: Path, description: ModelDescription, network: Network, s
         ModelError: `folder` is already there (a model is never overwritten) or cannot be written.
     """
     if folder.exists():
-        raise ModelError(f"'{folder}' already exists; a model is never overwritten: choose another name.")
+        raise ModelError(f"'{folder}' already exists; a model is never overwritten: choose a different name.")
     content = save({name: _stored(name, tensor) for name, tensor in network.state_dict().items()})
     sampled = None if sample is None else hashlib.sha256(sample).hexdigest()
     description = replace(description, weights_sha256=hashlib.sha256(content).hexdigest(), sample_sha256=sampled)

@@ -86,7 +86,7 @@ class ClassProbability:
             return scaled
         if values.dtype.kind != "f":
             raise InputError(
-                f"'{self.stack.name}' holds {values.dtype} values: give a probability, or say that it holds labels."
+                f"'{self.stack.name}' contains {values.dtype} values: give a probability, or mark it as labels."
             )
         low, high = float(values.min(initial=0)), float(values.max(initial=0))
         if not (low >= 0 and high <= 1):  # NaN fails both
@@ -173,7 +173,7 @@ def note_class(image: ClassImage, options: ObjectOptions) -> str:
 
 
 def holds_few_values(stack: Stack) -> bool:
-    """Return whether an image of integers holds labels, not a probability: none above 31, or only 0 and another.
+    """Return whether an image of integers contains labels, not a probability: none above 31, or only 0 and another.
 
     The largest number of a type is no label: as a probability it is 1.
     """

@@ -55,14 +55,14 @@ def read_probability(
 
     Raises:
         FileError: as `images.files.read_stack`.
-        InputError: so too; or the file holds objects that were found before.
+        InputError: so too; or the file contains objects that were found before.
     """
     stack = read_stack(path, axes, voxel_size, unit)
     recipe = read_recipe(path) or {}
     if recipe.get("layer") == "labels" and stack.data.dtype == OBJECTS_TYPE:
         raise InputError(
-            f"'{path}' holds objects, as they were found already: give the probability, or the binary image, that they "
-            "are to be found in."
+            f"'{path}' contains objects, as they were found already: give the probability, or the binary image, that "
+            "they are to be found in."
         )
     names = tuple(str(name) for name in recipe.get("classes", ()))
     labels = holds_labels(path) or (not names and holds_few_values(stack))
@@ -72,7 +72,7 @@ def read_probability(
 def read_tissue(path: str | PathLike[str], labels: Stack, recipe: Mapping[str, Any]) -> Stack | None:
     """Return the probability beside labels of ours, which is 0 exactly in the padding that the run left out.
 
-    None if `path` holds no labels, the run left nothing out, or there is no probability of the same run.
+    None if `path` contains no labels, the run left nothing out, or there is no probability of the same run.
     """
     head, mark, tail = fspath(path).rpartition("_binary")
     if not mark or recipe.get("layer") != "labels" or not tells_of_padding(recipe):
@@ -108,7 +108,7 @@ def doubt_about(found: ClassImage) -> str:
 
 
 def doubt_about_planes(stack: Stack, options: ObjectOptions) -> str:
-    """Return in a sentence that cells of each slice may be better, if cells are asked for in thick slices; else ""."""
+    """Return in a sentence that cells of each slice may be better, if cells are requested in thick slices; else ""."""
     z, _, x = stack.space.voxel_size
     if options.method != "cells" or options.planes == "slices" or "Z" not in stack.space.axes or z < THICK * x:
         return ""

@@ -242,10 +242,10 @@ def iter_measure(
     largest: voxels of a slab; two slabs are in memory.
 
     Raises:
-        InputError: labels that are no whole numbers, or an image of another shape.
+        InputError: labels that are no whole numbers, or an image of a different shape.
     """
     if labels.data.dtype.kind not in "bui":
-        raise InputError(f"'{labels.name}' holds {labels.data.dtype} values: objects are whole numbers, 0 = none.")
+        raise InputError(f"'{labels.name}' contains {labels.data.dtype} values: objects are whole numbers, 0 = none.")
     sources: list[SlabSource] = []
     if image is not None:
         _check_fits(labels, image)

@@ -115,7 +115,7 @@ def iter_read_slabs(labels: Stack, sources: Sequence[SlabSource], slabs: Sequenc
         rows = slice(slab.y.start - above, slab.y.stop + below)
         values = read_block(labels, time=slab.time, channel=0, z=slab.z, y=rows, x=slice(None))
         if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.uint32).max):
-            raise InputError(f"'{labels.name}' holds numbers that are no labels: they must be 0 to 4,294,967,295.")
+            raise InputError(f"'{labels.name}' contains numbers that are no labels: they must be 0 to 4,294,967,295.")
         depth, height, width = slab.z.stop - slab.z.start, slab.y.stop - slab.y.start, values.shape[2]
         around = np.zeros((1 + depth, height + 2 * AROUND, width + 2 * AROUND), np.uint32)
         around[1:, AROUND - above : AROUND + height + below, AROUND:-AROUND] = values

@@ -128,7 +128,7 @@ def as_labels(values: ArrayLike, name: str) -> NDArray[Any]:
     """
     array = np.asarray(values)
     if array.dtype.kind not in "bui":
-        raise InputError(f"The {name} holds values of type {array.dtype}: give an image of integer labels.")
+        raise InputError(f"The {name} contains values of type {array.dtype}: give an image of integer labels.")
     return array
 
 

@@ -194,7 +194,7 @@ def membrane_to_cell(membrane_probability: NDArray[Any]) -> NDArray[Any]:
 def _checked_probability(cell: ArrayLike) -> NDArray[Any]:
     values = np.asarray(cell)
     if values.dtype.kind not in "buif":
-        raise InputError(f"The prediction holds values of type {values.dtype}: give a probability in [0, 1].")
+        raise InputError(f"The prediction contains values of type {values.dtype}: give a probability in [0, 1].")
     if values.ndim not in (2, 3):
         raise InputError(f"The prediction has {values.ndim} axes: give one slice (Y, X) or one stack (Z, Y, X).")
     if values.size == 0:
@@ -210,7 +210,7 @@ def _checked_probability(cell: ArrayLike) -> NDArray[Any]:
 def _checked_truth(truth: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     values = np.asarray(truth)
     if values.dtype.kind not in "buif":
-        raise InputError(f"The truth holds values of type {values.dtype}: give a mask, 0 on membranes.")
+        raise InputError(f"The truth contains values of type {values.dtype}: give a mask, 0 on membranes.")
     if values.shape != shape:
         raise InputError(f"The prediction has shape {shape}, the truth {values.shape}: give both for the same slices.")
     if values.dtype.kind == "f" and np.isnan(values).any():

@@ -101,8 +101,8 @@ def _ratio(part: int, whole: int, over_nothing: float) -> float:
 def _as_mask(values: ArrayLike, name: str) -> NDArray[np.bool_]:
     array = np.asarray(values)
     if array.dtype.kind not in "buif":
-        raise InputError(f"The {name} holds values of type {array.dtype}: give a mask of 0 and 1.")
+        raise InputError(f"The {name} contains values of type {array.dtype}: give a mask of 0 and 1.")
     if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
-        raise InputError(f"The {name} is no mask (it holds fractions or NaN): apply a threshold first.")
+        raise InputError(f"The {name} is no mask (it contains fractions or NaN): apply a threshold first.")
     mask: NDArray[np.bool_] = array != 0
     return mask

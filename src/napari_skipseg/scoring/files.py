@@ -137,7 +137,7 @@ def iter_score_pairs(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[
 
     Raises:
         SkipsegError: a file that cannot be read, shapes that differ, values that are no probabilities or labels, truths
-            that are masks where instances are asked for, ISBI scores that a constant image would reach too.
+            that are masks where instances are requested, ISBI scores that a constant image would reach too.
     """
     return (yield from _MEASURES[options.measure](pairs, options))
 
@@ -257,7 +257,7 @@ def _membranes_of(
     if judged == "cells":
         labels = np.unique(true)
         few = 2 < len(labels) <= MOST_LABELS
-        return true == 0, [f"'{name}' holds {len(labels)} values: all but 0 were taken for cells."] if few else []
+        return true == 0, [f"'{name}' contains {len(labels)} values: all but 0 were taken for cells."] if few else []
     if judged == "membranes":
         share = float(np.mean(true[~outside] > 0))
         note = f"'{name}' was scored as above 0 on membranes, as what is above 0 is the thinner part."
@@ -265,7 +265,7 @@ def _membranes_of(
             note += f" It is only {percent(share)} of the image: this may be the truth of another class."
         return true > 0, [note]
     assumed, other = ("cells", "membranes") if options.membrane or options.measure == "isbi" else ("membranes", "cells")
-    only = f" (it holds only the value {true.flat[0]:g})" if (true == true.flat[0]).all() else ""
+    only = f" (it contains only the value {true.flat[0]:g})" if (true == true.flat[0]).all() else ""
     note = (
         f"It is not clear whether '{name}' is above 0 in cells or on membranes{only}: {assumed} were assumed. "
         f"For {other} add --truth-foreground {other}."
@@ -347,7 +347,7 @@ def _predicted_labels(path: Path, predicted: NDArray[Any], classes: Mapping[str,
     recipe = _recipe(path)
     check_labels(predicted, str(path), "The prediction")
     if predicted.dtype.kind not in "bui" or (recipe and recipe.get("layer") != "labels"):
-        raise InputError(f"'{path}' holds no labels but probabilities: classes are scored in images of labels.")
+        raise InputError(f"'{path}' contains no labels but probabilities: classes are scored in images of labels.")
     ours = {name: number for number, name in enumerate(recipe.get("classes", ()), start=1)}
     return {name: ours.get(name, value) for name, value in classes.items()}
 

@@ -90,7 +90,7 @@ def _images_by_name(folder: Path) -> ImagesByName:
         if not file.name.startswith(".") and (is_image or (file.is_dir() and is_zarr(file))):
             images.setdefault(normalized_name(plain_name(file.name)), []).append(file)
     if not images:
-        raise FileError(f"The folder '{folder}' holds no TIFF, PNG or OME-Zarr image: check the name.")
+        raise FileError(f"The folder '{folder}' contains no TIFF, PNG or OME-Zarr image: check the name.")
     return images
 
 
@@ -125,7 +125,7 @@ def _truth_name(name: str, file: Path, truths: ImagesByName, folder: Path) -> st
     by_small = {each.casefold(): each for each in truths}
     exact = [each for each in names if each in truths]
     exact += [by_small[each.casefold()] for each in names if each.casefold() in by_small]
-    # letters alone: a number behind the name is that of another image
+    # letters alone: a number behind the name is that of a different image
     longer = re.compile(re.escape(names[1]) + r"_[^\W\d]+", re.IGNORECASE)
     found = exact[:1] or [each for each in truths if longer.fullmatch(each)]
     if len(found) > 1:

@@ -16,8 +16,8 @@ _SAME_SIZE = 0.01
 def read_both(prediction: Path, truth: Path) -> tuple[Stack, Stack]:
     """Return two images with axes of ZYX and equal shapes, of which no voxel is read yet.
 
-    If the shapes are equal, an image with other axes than Z, Y and X takes those of the other one: a stack of 3 or 4
-    slices without axes in its file is read as colours.
+    If the shapes are equal, an image with different axes than Z, Y and X takes those of the other one: a stack of 3 or
+    4 slices without axes in its file is read as colours.
 
     Raises:
         SkipsegError: one of them cannot be read, has other axes or another shape.
@@ -71,7 +71,8 @@ class _Shape:
 
 
 def read_image_of(probability: Stack, image: Path) -> Stack:
-    """Return the image of a probability; if it has the same shape but other axes than ZYX, with the probability's axes.
+    """Return the image of a probability; if it has the same shape but different axes than ZYX, with the probability's
+    axes.
 
     Raises:
         SkipsegError: it cannot be read.
@@ -101,7 +102,7 @@ def _check(found: Stack, true: Stack) -> None:
         if not _is_of_space(stack):
             if stack.file and len((read_recipe(stack.file) or {}).get("classes", ())) > 1:
                 raise InputError(
-                    f"'{stack.file}' holds a probability of each of several classes: score the _binary file of the "
+                    f"'{stack.file}' contains a probability of each of several classes: score the _binary file of the "
                     "same run, with --class NAME=VALUE."
                 )
             raise InputError(

@@ -28,7 +28,9 @@ def marked_truth(true: NDArray[Any], name: str) -> tuple[NDArray[Any], list[str]
     low, high = true.min(), true.max()
     if low in (0, high) or not np.isin(true, (low, high)).all():
         return true, []
-    note = f"'{name}' holds {low:g} and {high:g}, and one of them should be 0: {high:g} was taken for what is marked."
+    note = (
+        f"'{name}' contains {low:g} and {high:g}, and one of them should be 0: {high:g} was taken for what is marked."
+    )
     return true == high, [note]
 
 

@@ -1,7 +1,7 @@
 """Ablation of short and long skips: the same training with both, with either, and with neither.
 
-Drozdzal et al. 2016, section 3.2, figure 3 and table 3: how much the residual FCN owes to its long skips, and how much
-to the shortcut in each block.
+Drozdzal et al. 2016, section 3.2, figure 3 and table 3: what the long skips, and the shortcuts in the blocks,
+contribute to the residual FCN.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TABLE, PICTURE, SETTINGS, MODELS = "ablation.csv", "ablation.png", "settings.jso
 
 
 class Variant(NamedTuple):
-    """One training of an ablation: a name for files, a title for people, and what it changes in the network's spec."""
+    """One training of an ablation: its name in files, its title, and the changes of the network's spec."""
 
     name: str
     title: str
@@ -56,9 +56,9 @@ VARIANTS = (
     Variant("short", "only short skips", {"short_skips": True, **NO_LONG}),
     Variant("long", "only long skips", {"short_skips": False}),
 )
-"""The three of figure 3, in its order."""
+"""The three variants of figure 3, in its order."""
 NEITHER = Variant("plain", "no skips", {"short_skips": False, **NO_LONG})
-"""The fourth; the paper says only that it could not be trained."""
+"""The fourth variant; the paper reports only that it could not be trained."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class AblationRow:
     """The result of one variant (table 3); None if it was not trained, or the value is not known.
 
     best_held_out_loss: the lowest, at `step`. training_loss: at the same step, the mean of the steps just before it.
-    held_out_dice, v_rand, v_info: of the weights kept, on whole slices, as on the model's card; of several classes the
-    mean Dice. seconds: of the training with its scoring, if it was not interrupted. state: "trained", or why not.
+    held_out_dice, v_rand, v_info: scores of the final weights on whole slices, as on the model's card; Dice is the mean
+    over classes. seconds: of the training and its scoring, if it was not interrupted. state: "trained", or the failure.
     """
 
     variant: str
@@ -83,12 +83,12 @@ class AblationRow:
 
 
 def plan_ablation(settings: TrainSettings, variants: Sequence[Variant] = VARIANTS) -> tuple[TrainSettings, ...]:
-    """Return the settings of each variant, which differ in the name and in the skips of the network only.
+    """Return the settings of each variant; they differ only in the name and in the skips of the network.
 
     The long skips are those of `settings`, or sums if these have none.
 
     Raises:
-        SpecError: another network than the residual FCN, no slices held out, or a model to start from.
+        SpecError: the network is no residual FCN, no slices are held out, or there is a model to start from.
     """
     spec = settings.spec
     if not isinstance(spec, ResidualFCNSpec):
@@ -111,16 +111,16 @@ def plan_ablation(settings: TrainSettings, variants: Sequence[Variant] = VARIANT
 def iter_ablation(
     settings: TrainSettings, folder: Path, device_name: str = "auto", variants: Sequence[Variant] = VARIANTS
 ) -> Generator[Progress, None, tuple[AblationRow, ...]]:
-    """Yield as the variants are trained, one after another; return a row for each.
+    """Train the variants one after another, yield the progress, and return a row for each.
 
     `folder` gets the models, the settings, and ablation.csv and ablation.png, which are written again after each
-    variant. The same call resumes: trained models are kept, and a training that was stopped continues from its
-    checkpoint to the same weights. If one training fails, say with a loss that is not finite, its row's state says so
-    and the others continue.
+    variant. The same call resumes: trained models are kept, and a stopped training continues from its checkpoint to the
+    same weights. If a training fails, for example with a loss that is not finite, its row has the reason, and the
+    others continue.
 
     Raises:
-        SkipsegError: bad settings, unreadable or unfit images, no such device, a full disk, or `folder` holds an
-            ablation with different settings.
+        SkipsegError: bad settings, unreadable or unsuitable images, no such device, a full disk, or `folder` contains
+            an ablation with different settings.
     """
     plan = plan_ablation(settings, variants)
     device = choose_device(device_name)
@@ -141,7 +141,7 @@ def iter_ablation(
 
 
 def _keep_settings(settings: TrainSettings, folder: Path) -> None:
-    """Write `settings` to `folder`; raise if it holds an ablation with different ones."""
+    """Write `settings` to `folder`; raise if it contains an ablation with different ones."""
     kept = folder / SETTINGS
     if kept.exists():
         try:
@@ -150,7 +150,7 @@ def _keep_settings(settings: TrainSettings, folder: Path) -> None:
             same = False
         if not same:
             raise SpecError(
-                f"'{folder}' holds an ablation with other settings: choose another folder, or delete this one."
+                f"'{folder}' contains an ablation with different settings: choose a different folder, or delete it."
             )
         return
     text = json.dumps(settings_to_dict(settings), indent=1, ensure_ascii=False) + "\n"
@@ -163,7 +163,7 @@ def _keep_settings(settings: TrainSettings, folder: Path) -> None:
 def _iter_variant(
     row: AblationRow, settings: TrainSettings, models: Path, device_name: str, at: Progress
 ) -> Generator[Progress, None, AblationRow]:
-    """Yield as a variant is trained, from `at` on; return its row, at once if its model exists."""
+    """Train a variant unless its model exists, yield the progress counted from `at`, and return its row."""
     target = models / settings.name
     begun = (models / f"{settings.name}.training" / CHECKPOINT).exists()
     try:
@@ -181,9 +181,9 @@ def _iter_variant(
 
 
 def _timed(work: Generator[Progress, None, Path], at: Progress, steps: int) -> Generator[Progress, None, float]:
-    """Yield the progress of `work`, counted from `at` on; return its seconds, without those spent at a yield.
+    """Yield the progress of `work`, counted from `at`; return its seconds, without those spent at a yield.
 
-    steps: of this training. Its other phases, such as scoring, count something else, so they do not move the bar.
+    steps: of this training. Its other phases, such as scoring, count different things and do not move the bar.
     """
     seconds, reached = 0.0, 0
     with closing(work):
@@ -201,7 +201,7 @@ def _timed(work: Generator[Progress, None, Path], at: Progress, steps: int) -> G
 
 
 def _known_seconds(folder: Path) -> dict[str, float]:
-    """Return what an earlier call measured, by variant."""
+    """Return the seconds that an earlier call measured, by variant."""
     found = {row.get("variant", ""): row.get("seconds", "") for row in read_csv(folder / TABLE)}
     try:
         return {name: float(seconds) for name, seconds in found.items() if seconds}
@@ -213,7 +213,7 @@ def _with_scores(row: AblationRow, description: ModelDescription) -> AblationRow
     curves, scores = description.training.curves, description.card.scores
     step, best = min(curves["held-out loss"], key=lambda point: point[1])
     training = curves["training loss"]
-    # Its points lie at other steps: the first one at or behind `step` is the mean that includes it.
+    # the points of this curve lie at different steps: the first one at or after `step` is the mean that includes it
     at_step = next((value for reached, value in training if reached >= step), training[-1][1])
     dice = [scores[f"Dice {name}"] for name in description.class_names if f"Dice {name}" in scores]
     return replace(
@@ -228,7 +228,7 @@ def _with_scores(row: AblationRow, description: ModelDescription) -> AblationRow
 
 
 def ablation_summary(rows: Sequence[AblationRow]) -> list[StudyRow]:
-    """Return the rows for a terminal, narrow enough for one; with a state only if a variant failed."""
+    """Return rows that are narrow enough for a terminal, with a state only if a variant failed."""
     failed = any(row.state != TRAINED for row in rows)
     return [
         {

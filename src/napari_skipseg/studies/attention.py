@@ -27,8 +27,8 @@ from napari_skipseg.studies.views import StudyView, read_truth, read_view
 def predict_view(view: StudyView, model: Model) -> Prediction:
     """Return the probability of the view, with the attention maps of all gates.
 
-    First come those of the long skips, finest first, numbered as in a segmentation; then those of gates inside dense
-    blocks. The network runs in float32, on the CPU and in one piece.
+    The maps of the long skips come first, the finest one first, numbered as in a segmentation; those of gates inside
+    dense blocks follow. The network runs in float32, on the CPU and in one piece.
     """
     output, gates = run_with_gates(model, view.pixels)
     names = model.description.class_names
@@ -66,7 +66,7 @@ def iter_attention(
     threshold: float = 0.5,
     channel: int | None = None,
 ) -> Generator[Progress, None, StudyResult]:
-    """Yield after each model; return a row per map and the files in `folder`.
+    """Run all models, yield the progress, and return a row per map and the files in `folder`.
 
     attention.png has one row per model: the image, the map of each gate, the prediction and the truth. Probability,
     binary image and maps of each model are OME-TIFF files with their position, so that they open over the image. A 2D
@@ -99,7 +99,7 @@ def iter_attention(
 def check_attend(models: Sequence[Model]) -> None:
     """Raise if there is no model, a model is named twice, or a model has no attention maps."""
     if not models:
-        raise InputError("There is no model to look at: name one with --model, several to compare them.")
+        raise InputError("There is no model: name one with --model, or several to compare them.")
     for name, times in Counter(model.description.name for model in models).items():
         if times > 1:
             raise InputError(f"Model '{name}' is named {times} times: name each once.")

@@ -59,7 +59,7 @@ def _percent(fraction: float | None) -> float | None:
 def iter_channels(
     model_folder: Path, folder: Path, stack: Stack | None = None, number: int | None = None, channel: int | None = None
 ) -> Generator[Progress, None, StudyResult]:
-    """Yield between the steps; return the table and the files in `folder`: channels.csv, channels.png, weights.csv.
+    """Write channels.csv, channels.png and weights.csv to `folder`; yield the progress, return the table and the files.
 
     With a `stack` also features.png: a few channels of slice `number` (by default the middle one) before and after the
     select step of each gate.

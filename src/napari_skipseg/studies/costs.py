@@ -35,7 +35,7 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True)
 class CostSettings:
-    """What is measured: each preset of `networks` in all `dimensions` with all `skips`, on an image of `sizes`.
+    """The measurements: each preset of `networks` in all `dimensions` with all `skips`, on images of `sizes`.
 
     training: measure a training step too.
     """
@@ -67,9 +67,9 @@ class CostSettings:
 class CostRow:
     """The costs of one network; None if not measured.
 
-    saving_percent: of trainable parameters, against the same network with `org`. forward_mib, forward_seconds: of a
-    segmentation. kept_mib: activations that a training step keeps for its backward pass; training_mib: its peak.
-    state: "measured", or why not.
+    saving_percent: of trainable parameters, compared with the same network with `org`. forward_mib, forward_seconds: of
+    a segmentation. kept_mib: activations that a training step keeps for its backward pass. training_mib: peak of a
+    training step. state: "measured", or the failure.
     """
 
     network: str
@@ -88,10 +88,10 @@ class CostRow:
 
 
 def iter_costs(settings: CostSettings, folder: Path) -> Generator[Progress, None, StudyResult]:
-    """Yield before each network; return the rows and the files in `folder`: costs.csv and costs.png.
+    """Measure all networks, yield the progress, and return the rows and the files: costs.csv and costs.png in `folder`.
 
-    The table is written after each row, so that nothing measured is lost; rows of an earlier run with the same settings
-    and device are reused. If one network fails, say for too little memory, its row's state says so and the others
+    The table is written after each row, so that no measurement is lost; rows of an earlier run with the same settings
+    and device are reused. If a network fails, for example for lack of memory, its row has the reason, and the others
     continue.
 
     Raises:
@@ -167,7 +167,7 @@ def _earlier(table: Path, settings: CostSettings, device: Device) -> Iterable[Co
             continue
         try:
             parameters = count_parameters(_spec(row.network, row.dimensions, row.skip))
-        except (SpecError, StopIteration):  # a network or skip that there is no more
+        except (SpecError, StopIteration):  # a network or skip that no longer exists
             continue
         if row.trainable_parameters == parameters:
             yield row if settings.training else replace(row, kept_mib=None, training_mib=None, training_seconds=None)
@@ -250,11 +250,11 @@ def _panel(rows: list[CostRow], key: str, title: str, form: str) -> BarGroups:
 
 
 _TIMES = 3
-"""How often a pass is timed; the median is reported."""
+"""Timed passes; the median is reported."""
 
 
 class Meter(Protocol):
-    """Bytes that were allocated since it was started: now, and at the peak so far."""
+    """Bytes that were allocated since its start."""
 
     @property
     def live(self) -> int:
@@ -286,7 +286,7 @@ class CudaMeter:
 
 @contextmanager
 def metered(device: torch.device) -> Iterator[Meter]:
-    """Yield a meter of what is allocated on `device` inside the block."""
+    """Yield a meter of the memory that is allocated on `device` inside the block."""
     if device.type == "cuda":
         yield CudaMeter()
         return
@@ -296,7 +296,7 @@ def metered(device: torch.device) -> Iterator[Meter]:
 
 @dataclass(frozen=True)
 class InferenceCost:
-    """One pass without gradients: bytes of activations at their peak, and seconds."""
+    """One pass without gradients: peak of the activations in bytes, and seconds."""
 
     peak: int
     seconds: float
@@ -306,7 +306,7 @@ class InferenceCost:
 class TrainingCost:
     """One pass forward and backward: bytes kept for the backward pass, bytes at the peak, and seconds.
 
-    The peak includes the gradients of the parameters; weights and the optimiser's state are in neither.
+    The peak includes the gradients of the parameters. Neither includes weights and the state of the optimiser.
     """
 
     kept: int
@@ -333,7 +333,7 @@ def measure_inference(network: Network, image: Tensor) -> InferenceCost:
 
 
 def measure_training(network: Network, image: Tensor) -> TrainingCost:
-    """Return the cost of a training step on `image` (N, C, *space), without the optimiser's; the loss is the mean."""
+    """Return the cost of a training step on `image` (N, C, *space) without the optimiser; the loss is the mean."""
     network.train()
 
     def run(after_forward: Callable[[], None] = lambda: None) -> None:

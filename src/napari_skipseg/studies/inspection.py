@@ -1,6 +1,6 @@
 """Inspection of the gates of a model in one part of an image: the choice of the part, the run, and its result.
 
-This loads without torch; only `iter_inspect`, which the engine process calls, needs it.
+This loads without torch; only `iter_inspect`, which runs in the engine process, needs it.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ def cut_part(stack: Stack, part: InspectedPart, seen: str) -> Stack:
 def iter_inspect(
     stack: Stack, model: Model, *, gate: str, normalization: Normalization, start: Mapping[str, int], folder: Path
 ) -> Generator[Progress, None, Inspection]:
-    """Yield between the steps; return the features of the gates in a part of an image, memory-mapped from `folder`.
+    """Compute the features of the gates in a part of an image; yield the progress, return them mapped from `folder`.
 
-    The network runs in float32, in one piece. stack: the part as `cut_part` gives it. start: where in the image it
-    begins, by axis letter.
+    The network runs in float32, in one piece. stack: the part, from `cut_part`. start: its first voxel in the image, by
+    axis letter.
 
     Raises:
         SkipsegError: the image does not fit the model, it has no such gate, the disk is full.
@@ -124,7 +124,7 @@ def iter_inspect(
     chosen = [each for each in gates if each.place == gate]
     if not chosen:
         there = ", ".join(each.place for each in gates) or "none"
-        raise ModelError(f"{model.description.name} has no gate at {gate}: choose another one (gates: {there}).")
+        raise ModelError(f"{model.description.name} has no gate at {gate}: choose a different one (gates: {there}).")
     yield Progress(0, 1, "writing the features")
     maps = [
         GateMap(each.place, number, each.stride, _to_file(attention, folder / f"{each.place}_{number}.npy"))

@@ -1,4 +1,4 @@
-"""The pictures of the studies, drawn without torch, without a screen, and without pyplot, whose state threads share."""
+"""The pictures of the studies. They need neither torch nor a screen; pyplot is not used, as threads share its state."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ REASON_WIDTH = 36
 """Letters in a line of the reason why a training failed."""
 FEW_POINTS = 20
 CUT_AT = 2
-"""The axis of losses is at most this many times as long as the training loss needs: the held-out loss of a network that
-trains badly may be a hundred times as high."""
+"""Longest axis of losses, relative to the range of the training loss: the held-out loss of a network that trains badly
+may be a hundred times as high."""
 SHOWN_CHANNELS = 8
 """Channels of a gate in a picture of features."""
 
@@ -58,7 +58,7 @@ class BarGroups:
     groups: tuple[str, ...]
     series: dict[str, tuple[float | None, ...]]
     notes: dict[str, tuple[str, ...]]
-    """What stands above each bar."""
+    """The texts above the bars."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -78,7 +78,7 @@ def write_figure(figure: Figure, path: Path) -> Path:
         figure.savefig(path, format="png", metadata={"Software": "napari-skipseg"})
     except OSError as error:
         raise FileError(
-            f"The picture '{path}' cannot be written ({error.strerror or error}): choose another place."
+            f"The picture '{path}' cannot be written ({error.strerror or error}): choose a different folder."
         ) from error
     return path
 
@@ -103,7 +103,7 @@ def draw_channels(gates: Sequence[GateSelection]) -> Figure:
 
 
 def choose_channels(weights: NDArray[np.float32], count: int = SHOWN_CHANNELS) -> list[int]:
-    """Return up to `count` channels, evenly among those that are on and those that are off, on ones first."""
+    """Return up to `count` channels, half of them on and half off if possible, evenly spaced; those on come first."""
     on, off = np.flatnonzero(weights > 0), np.flatnonzero(weights <= 0)
     wanted_off = min(len(off), max(count // 2, count - len(on)))
     wanted_on = min(len(on), count - wanted_off)
@@ -212,8 +212,8 @@ def _show_bars(axis: Any, panel: BarGroups) -> None:
 class CurvePanel(NamedTuple):
     """One training of the picture.
 
-    curves: by name, as in `TrainingRecord`; empty if it was not trained, and `state` says why. step: of the weights
-    that were kept.
+    curves: by name, as in `TrainingRecord`; empty if it was not trained. state: why it was not trained. step: of the
+    final weights.
     """
 
     title: str
@@ -223,8 +223,8 @@ class CurvePanel(NamedTuple):
 
 
 def draw_curves(panels: Sequence[CurvePanel]) -> Figure:
-    """Return one column per variant, all with the same axes: training and held-out loss, below the held-out Dice
-    (figure 3). A dotted line marks the weights that were kept."""
+    """Return one column per variant, all with the same axes: training and held-out loss, and below them the held-out
+    Dice (figure 3). A dotted line marks the step of the final weights."""
     figure = new_figure(3.4 * len(panels) + 0.6, 5.6)
     axes = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 2))
     for column, panel in zip(axes.T, panels, strict=True):
@@ -242,7 +242,7 @@ def draw_curves(panels: Sequence[CurvePanel]) -> Figure:
     training, both = _losses(panels, "training loss"), _losses(panels, "training loss", "held-out loss")
     bottom = min(0.0, *both) * 1.05  # Dice is a loss below 0
     top, most = bottom + CUT_AT * (max(training) - bottom), max(both) + 0.05 * (max(both) - bottom)
-    axes[0, 0].set_ylabel("loss" if most <= top else "loss (what is higher is cut off)")
+    axes[0, 0].set_ylabel("loss" if most <= top else "loss (higher values are cut off)")
     axes[1, 0].set_ylabel("held-out Dice")
     axes[0, 0].set_ylim(bottom, min(top, most) if max(both) > bottom else None)
     axes[1, 0].set_ylim(0, 1)
@@ -254,7 +254,7 @@ def draw_curves(panels: Sequence[CurvePanel]) -> Figure:
 def _show_curve(axis: Any, name: str, panel: CurvePanel) -> None:
     points = panel.curves.get(name, ())
     if points:
-        marker = "o" if len(points) < FEW_POINTS else None  # a line of one point is not seen
+        marker = "o" if len(points) < FEW_POINTS else None  # a line through one point would be invisible
         axis.plot(*zip(*points, strict=True), color=CURVE_COLOURS[name], label=name, linewidth=1.4, marker=marker, ms=3)
 
 

@@ -1,4 +1,4 @@
-"""The results of a study: rows of a table, and files that appear together when the last one is complete."""
+"""The results of a study: the rows of a table, and files that appear together when all are complete."""
 
 from __future__ import annotations
 

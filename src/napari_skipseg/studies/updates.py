@@ -26,7 +26,7 @@ THIRDS = ("input_third", "centre_third", "output_third")
 UPDATE_COLOURS = "viridis"
 PANELS_PER_ROW = 4
 SHOWN_DECADES = 3
-"""The colour scale ends at most this many powers of ten below the largest update; all below has one colour."""
+"""Most powers of ten that the colour scale spans below the largest update; smaller updates have one colour."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +76,10 @@ def read_updates(description: ModelDescription) -> WeightUpdateMap:
 def iter_updates(
     model_folders: Sequence[Path], folder: Path, own_scale: bool = False
 ) -> Generator[Progress, None, StudyResult]:
-    """Yield after each model; return the shares of the thirds and the files in `folder`.
+    """Draw the maps of all models, yield the progress, and return the shares of the thirds and the files in `folder`.
 
-    NAME_updates.csv holds the map of each model, updates.png all of them side by side, in one colour scale or each in
-    its `own_scale`. The rows give, for the first and the last epoch, the share of all updates in the third of the
+    NAME_updates.csv contains the map of each model, updates.png all maps side by side, in one colour scale or each in
+    its `own_scale`. The rows have, for the first and the last epoch, the share of all updates in the third of the
     convolutions at the input, at the centre (the deepest) and at the output.
 
     Raises:
@@ -90,7 +90,7 @@ def iter_updates(
         yield Progress(done, len(model_folders) + 1, f"reading {model_folder.name}")
         maps.append(read_updates(read_description(model_folder)))
     if not maps:
-        raise InputError("There is no model to look at: name one, or several to compare them.")
+        raise InputError("There is no model: name one, or several to compare them.")
     for name, times in Counter(found.name for found in maps).items():
         if times > 1:
             raise InputError(f"Model '{name}' is named {times} times: name each once.")
@@ -128,10 +128,10 @@ def share_rows(found: WeightUpdateMap) -> list[StudyRow]:
 
 
 def draw_updates(maps: Sequence[WeightUpdateMap], own_scale: bool = False) -> Figure:
-    """Return one panel per model: epochs to the right, convolutions from the input (top) down to the output, the
-    colour their update (figure 4); dashed lines part the thirds.
+    """Return one panel per model (figure 4): epochs from left to right, convolutions from the input at the top to the
+    output, and their updates as colours; dashed lines separate the thirds.
 
-    The colours are logarithmic, since the classifier moves many times as far as the others.
+    The colours are logarithmic, because the classifier moves many times as far as the other convolutions.
     """
     columns = min(len(maps), PANELS_PER_ROW)
     rows = math.ceil(len(maps) / columns)

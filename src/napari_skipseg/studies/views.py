@@ -64,8 +64,7 @@ def read_view(stack: Stack, model: Model, number: int | None = None, channel: in
     voxels = int(np.prod([stack.length(axis) for axis in seen]))
     if voxels > MOST_VIEWED_VOXELS:
         raise InputError(
-            f"'{stack.name}' has {voxels:,} voxels to look at, and a study takes {MOST_VIEWED_VOXELS:,} at once: "
-            f"crop it."
+            f"'{stack.name}' has {voxels:,} voxels in view, and a study takes at most {MOST_VIEWED_VOXELS:,}: crop it."
         )
     normalization = measure(stack, padding=model.description.padding)
     left = [axis for axis, at in zip(stack.space.axes, index, strict=True) if isinstance(at, slice)]
@@ -97,7 +96,7 @@ def read_truth(truth: Stack, view: StudyView, description: ModelDescription) -> 
     """Return the true classes of the slice on view, (Y, X): 0 = background, 1, 2, … = the model's classes.
 
     Raises:
-        InputError: the truth has other slices or another size, or none of the values that stand for the classes.
+        InputError: the truth has different slices or a different size, or none of the values of the classes.
     """
     _, place = find_plane(truth, view.number)
     values = truth.read(place)
@@ -111,7 +110,7 @@ def read_truth(truth: Stack, view: StudyView, description: ModelDescription) -> 
     if not classes.any():
         wanted = ", ".join(f"{label.label} = {label.name}" for label in description.classes)
         raise InputError(
-            f"Slice {view.number} of '{truth.name}' holds no class of {description.name} ({wanted}): choose labels "
+            f"Slice {view.number} of '{truth.name}' contains no class of {description.name} ({wanted}): choose labels "
             "with these values."
         )
     return classes

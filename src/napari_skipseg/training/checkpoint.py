@@ -121,9 +121,9 @@ def read_checkpoint(
             numbers = json.loads((opened.metadata() or {})["fit"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise SpecError(f"The checkpoint {file} is damaged; delete it to start anew.") from error
+        raise SpecError(f"The checkpoint {file} is damaged; delete it to start again.") from error
     if not is_same_run(numbers["settings"]):
-        raise SpecError(f"The checkpoint {file} belongs to other settings; choose another name or delete it.")
+        raise SpecError(f"The checkpoint {file} belongs to other settings; choose a different name or delete it.")
     network.load_state_dict(_under(tensors, "network."))
     slots: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _under(tensors, "optimizer.").items():

@@ -67,7 +67,7 @@ def choose_compute(
     memory for a single step. A resumed training keeps the precision of its checkpoint.
 
     Raises:
-        DeviceError: the named device cannot train this network, or not in the precision that is asked for.
+        DeviceError: the named device cannot train this network, or not in the precision that is requested.
     """
     device = choose_device(device_name)
     compute = _compute_on(device, own_device(device, processes), asked, checkpoint)

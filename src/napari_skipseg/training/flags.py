@@ -106,7 +106,7 @@ def read_class(text: str) -> dict[str, Any]:
     """Return the class in a text NAME=VALUE.
 
     Raises:
-        SpecError: the text has another form.
+        SpecError: the text has a different form.
     """
     name, _, value = text.rpartition("=")
     if not name or not re.fullmatch("-?[0-9]+", value):

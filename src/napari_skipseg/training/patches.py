@@ -112,7 +112,7 @@ def _other_scales(stacks: Sequence[Stack], largest: Stack, dimensions: int) -> l
         return []
     return [
         f"The model is taken to be for voxels of {scale.in_words(dimensions)}, those of {largest.name}; the voxels of "
-        f"{', '.join(others)} have another size, or none that is known."
+        f"{', '.join(others)} have a different size, or none that is known."
     ]
 
 
@@ -139,7 +139,7 @@ def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> tuple[La
     everything = (slice(None),) * len(labels.shape)
     values = labels.read(everything).reshape(space)
     if values.dtype.kind == "f" and not (values == np.round(values)).all():
-        raise InputError(f"'{labels.name}' holds fractions, not labels: save it as whole numbers.")
+        raise InputError(f"'{labels.name}' contains fractions, not labels: save it as whole numbers.")
     target = np.zeros(space, np.int16)
     for index, label in enumerate(settings.classes, start=1):
         target[values == label.label] = index

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.images.intensity.signature import LEAST_SIDE, PATCH, PATCHES, sign_image
 from napari_skipseg.inference.backends.interface import Backend
-from napari_skipseg.inference.certainty import LEAST_FOUND, ask_network, join_certainties
+from napari_skipseg.inference.certainty import LEAST_FOUND, join_certainties, measure_certainty
 from napari_skipseg.inference.guards import LEAST_PROBED, PROBE, PROBES
 from napari_skipseg.models.description import ModelDescription
 
@@ -36,7 +36,7 @@ def with_signature(
     signatures = known if own is None or (parent is not None and not known) else (*known, own)
     size = PROBE[description.spec.dimensions]
     patches = [patch[None] for patch in _patches(images, size, PROBES, LEAST_PROBED, generator)]
-    found = [each for patch in patches for each in ask_network(backend, patch, description.margin)]
+    found = [each for patch in patches for each in measure_certainty(backend, patch, description.margin)]
     # None if the network finds hardly anything in its training images: the ratio of few pixels says little.
     is_certain = bool(found) and join_certainties(found).possible >= LEAST_FOUND
     certainty = round(join_certainties(found).ratio, 3) if is_certain else None

@@ -404,7 +404,7 @@ class FinetuneSettings(FitSettings):
                 "quick": "A new class gets a classifier of its own in seconds, and all else stays. Of known classes "
                 "the last decoder level learns. For a few strokes.",
                 "normal": "The decoder learns, which takes longer: for a new class, or corrections on several slices.",
-                "full": "Every weight learns, which takes longest: for another kind of image, with many corrections.",
+                "full": "Every weight learns, which takes longest: for a new kind of image, with many corrections.",
             },
         ),
     ] = "normal"

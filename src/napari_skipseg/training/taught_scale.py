@@ -63,7 +63,7 @@ def taught_scale(stacks: Sequence[Stack], table: BlockTable, parent: ModelDescri
     others = [stacks[number].name for number in known if not is_same_scale(stacks[number], scale, dimensions)]
     if others:
         chosen = f"{SCALE} {scale.in_words(dimensions)}, which have the most labels"
-        note = f"{chosen}; those of {', '.join(others)} have another size."
+        note = f"{chosen}; those of {', '.join(others)} have a different size."
     return replace(scale, note=note)
 
 

@@ -18,7 +18,7 @@ from napari_skipseg.widgets.batch.tab import BatchTab
 from napari_skipseg.widgets.correct.tab import CorrectTab
 from napari_skipseg.widgets.finetune.tab import FinetuneTab
 from napari_skipseg.widgets.finetune.training_images import OpenCorrections
-from napari_skipseg.widgets.forms.engine_line import EngineLine
+from napari_skipseg.widgets.forms.engine_queue import EngineQueue
 from napari_skipseg.widgets.forms.help import open_page
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.progress_bar import ProgressLine
@@ -39,16 +39,16 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
     def __init__(self, napari_viewer, engine=None) -> None:  # type: ignore[no-untyped-def]
         super().__init__()
         self.engine = Engine() if engine is None else engine
-        viewer, engine, line = napari_viewer, self.engine, EngineLine(self.engine)
-        self.segment_tab = SegmentTab(viewer, engine, line)
-        self.correct_tab = CorrectTab(viewer, line, self.segment_tab.form, self.segment_tab.results)
+        viewer, engine, queue = napari_viewer, self.engine, EngineQueue(self.engine)
+        self.segment_tab = SegmentTab(viewer, engine, queue)
+        self.correct_tab = CorrectTab(viewer, queue, self.segment_tab.form, self.segment_tab.results)
         self.segment_tab.known_colors = self.correct_tab.colors_of
         segment, correct = _state_of(self.segment_tab), _corrections_of(self.correct_tab)
-        self.finetune_tab = FinetuneTab(viewer, engine, line, segment, correct)
-        self.objects_tab = ObjectsTab(viewer, engine, line, segment)
-        self.proofread_tab = ProofreadTab(viewer, line, self.objects_tab.on_show)
-        self.batch_tab = BatchTab(viewer, engine, line, segment.read, self.objects_tab.form.read_for)
-        self.inspect_tab = InspectTab(viewer, engine, line, segment)
+        self.finetune_tab = FinetuneTab(viewer, engine, queue, segment, correct)
+        self.objects_tab = ObjectsTab(viewer, engine, queue, segment)
+        self.proofread_tab = ProofreadTab(viewer, queue, self.objects_tab.on_show)
+        self.batch_tab = BatchTab(viewer, engine, queue, segment.read, self.objects_tab.form.read_for)
+        self.inspect_tab = InspectTab(viewer, engine, queue, segment)
         self._connect_tabs()
         self.segment_tab.form.may_follow = self._may_follow_selection
         self.tabs = QTabWidget()
@@ -71,7 +71,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.elsewhere = ProgressLine()
         self._elsewhere_soon = PacedSignal(self, self._show_elsewhere)
         for tab in self._job_tabs().values():
-            tab.moved.connect(partial(self._elsewhere_soon.put, None))
+            tab.progress_changed.connect(partial(self._elsewhere_soon.put, None))
         self.tabs.currentChanged.connect(self._show_elsewhere)
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)

@@ -7,7 +7,7 @@ from functools import partial
 from qtpy.QtWidgets import QApplication, QDialog, QDialogButtonBox, QPlainTextEdit, QVBoxLayout, QWidget
 
 from napari_skipseg.jobs.messages import ReportSystem
-from napari_skipseg.widgets.forms.engine_line import EngineLike
+from napari_skipseg.widgets.forms.engine_queue import EngineLike
 from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
 
 _ASKING = "Trying a small network and asking for versions…"

@@ -1,1 +1,1 @@
-"""Grey values: what is measured of them, what is left out, how they are normalised."""
+"""Grey values: measured, without padding and outliers, and normalised."""

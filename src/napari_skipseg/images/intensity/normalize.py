@@ -31,9 +31,9 @@ from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.wording import counted
 
 BLENDED = 2
-"""Pixels beside padding that are left out too: a turned image is a mixture there."""
+"""Pixels beside padding that are left out too, because a rotated image is a mixture there."""
 _EXAMINED_SLICES = 8
-"""How many of the sampled slices are checked for labels."""
+"""Number of sampled slices that are checked for labels."""
 _FLAT = 0.8
 """An image of whole numbers with at least this share of pixels equal to their neighbours is taken for labels.
 
@@ -48,10 +48,10 @@ _FEWEST = 0.05
 class Normalization:
     """Grey values become `(value - mean) / deviation`: one rule for a whole stack, kept in its recipe.
 
-    inverted: the network sees the negative of that, as dark and light are the other way round than in its training.
-    low, high: values beyond are taken as these, None for no limit. padding: the values that are padding where they fill
-    constant areas (see `images.intensity.padding`); None stands for NaN and infinity. flat: the range of grey values up
-    to which an area has no structure and is padding too; None if there is no such area.
+    inverted: the network gets the negative, because dark and light are swapped compared with its training. low, high:
+    values are clipped to these, None = no limit. padding: values that are padding if they fill constant areas (see
+    `images.intensity.padding`); None means NaN and infinity. flat: an area with at most this range of grey values has
+    no structure and is padding too; None if there is no such area.
     """
 
     mean: float
@@ -79,11 +79,11 @@ class Normalization:
     def prepare(
         self, values: NDArray[Any], across_slices: bool = False
     ) -> tuple[NDArray[np.float32], PaddingMask | None]:
-        """Return what a network sees of `values` (C, ..., Y, X), and where padding is (..., Y, X), None for nowhere.
+        """Return the input of a network for `values` (C, ..., Y, X), and the mask of padding (..., Y, X), None = none.
 
-        Padding is filled with what disturbs the tissue beside it least. values: whole slices, or parts of them that
-        reach `padding.REACH` pixels further in Y and X than what is used of the result. across_slices: for a network
-        that sees several slices at once; `values` are (C, Z, Y, X) and reach `padding.REACH_Z` slices further in Z.
+        Padding is filled such that it disturbs the tissue beside it least. values: whole slices, or parts with
+        `padding.REACH` more pixels in Y and X than are used of the result. across_slices: for a network that sees
+        several slices at once; `values` are (C, Z, Y, X) with `padding.REACH_Z` more slices in Z.
         """
         mask = find_mask(values, self.padding, self.flat) if self.has_padding else None
         pixels = self.apply(values)
@@ -93,17 +93,17 @@ class Normalization:
 
 
 def normalization_from(values: Mapping[str, Any]) -> Normalization:
-    """Return the normalisation in a recipe, as JSON holds it."""
+    """Return the normalisation from the JSON of a recipe."""
     return Normalization(**{**values, "padding": tuple(values.get("padding", ()))})
 
 
 @dataclass(frozen=True)
 class GreyStatistics:
-    """How a stack's grey values are normalised, and in sentences what was found about them.
+    """The normalisation of a stack's grey values, and findings about them.
 
-    findings: what a user should know, such as what was left out of the statistics. unlike: a sentence if the image
-    is of a kind that the model does not know, else "". asks_network: whether the network has to look at some patches
-    and their negatives, to tell whether the contrast is inverted.
+    findings: sentences for the user, for example on areas that were left out of the statistics. unlike: a sentence if
+    the image differs from those on which the model was trained, else "". asks_network: whether the network has to be
+    tested on some patches and their negatives, to find out whether the contrast is inverted.
     """
 
     normalization: Normalization
@@ -115,14 +115,14 @@ class GreyStatistics:
 def measure(
     stack: Stack, seed: int = 0, lengths: Mapping[str, int] | None = None, padding: PaddingRule = "auto"
 ) -> Normalization:
-    """Return the normalisation of `measure_greys`, without what was found."""
+    """Return the normalisation of `measure_greys`, without the findings."""
     return measure_greys(stack, seed, lengths, padding).normalization
 
 
 def measure_greys(
     stack: Stack, seed: int = 0, lengths: Mapping[str, int] | None = None, padding: PaddingRule = "auto"
 ) -> GreyStatistics:
-    """Return what `iter_measure_greys` does."""
+    """Return the result of `iter_measure_greys`."""
     return run_to_end(iter_measure_greys(stack, seed, lengths, padding))
 
 
@@ -133,8 +133,8 @@ def iter_measure_greys(
 
     The slices are drawn with `seed`.
 
-    lengths: by axis, of the grid that a network sees, if it is different from the stack's own. Its voxels are measured
-    then, as means of several voxels vary less. padding: "none" takes constant areas for tissue.
+    lengths: by axis, of the network's grid, if it differs from the stack's own. Then the voxels of that grid are
+    measured, because means of several voxels vary less. padding: "none" treats constant areas as tissue.
 
     Raises:
         InputError: NaN or infinite values, a constant image, or an image of labels instead of grey values.
@@ -155,10 +155,10 @@ def iter_measure_greys(
     bounds = find_bounds([window.values for window in windows], masks)
     kept = _kept(windows, masks, bounds) if is_padded or bounds != GreyBounds() else values
     if not kept.size:
-        raise InputError(f"'{stack.name}' holds nothing but constant areas: there is nothing to segment.")
+        raise InputError(f"'{stack.name}' contains nothing but constant areas: there is nothing to segment.")
     kept = _without_letters(kept, found)
     limits = (bounds.low, bounds.high)
-    if is_padded:  # where tissue was blended with padding, a value may lie far beyond all of the tissue
+    if is_padded:  # where tissue is blended with padding, a value may be far from all of the tissue
         limits = (float(kept.min()), float(kept.max()))
     if lengths and any(stack.length(axis) != length for axis, length in lengths.items()):
         prepare = partial(_without_rest, axes=stack.space.axes, limits=limits, padding=found, flat=flat)
@@ -200,7 +200,7 @@ def _check_finite(windows: Sequence[SampleWindow], name: str, padding: PaddingRu
         first = next(window for window, count in zip(windows, counts, strict=True) if count)
         where = f", the first in slice {first.ranges['Z'][0]} (counted from 0)" if "Z" in first.ranges else ""
         number = counted(sum(counts), "NaN or infinite value")
-        raise InputError(f"'{name}' holds {number} in what was looked at{where}: {REPLACED}")
+        raise InputError(f"'{name}' contains {number} in the sample that was checked{where}: {REPLACED}")
 
 
 def _find_padding(stack: Stack, windows: list[SampleWindow]) -> tuple[float | None, ...]:
@@ -240,7 +240,7 @@ def _without_letters(kept: NDArray[Any], padding: tuple[float | None, ...]) -> N
 def _describe_padding(
     stack: Stack, windows: Sequence[SampleWindow], padding: tuple[float | None, ...], flat: float | None
 ) -> list[str]:
-    """Return in sentences what was left out as padding."""
+    """Return sentences on the areas that were left out as padding."""
     if not padding and flat is None:
         return []
     masks = [find_mask(window.values[None], padding, flat) for window in windows]
@@ -297,7 +297,7 @@ def in_percent(share: float) -> str:
 
 
 def _describe_outliers(bounds: GreyBounds) -> list[str]:
-    """Return in sentences what was clipped."""
+    """Return sentences on the values that were clipped."""
     sides = (("brighter", bounds.high, bounds.above), ("darker", bounds.low, bounds.below))
     return [
         f"{in_percent(share)} of the pixels are far {how} than the rest and were clipped at {limit:g}."
@@ -307,7 +307,7 @@ def _describe_outliers(bounds: GreyBounds) -> list[str]:
 
 
 def check_values(values: NDArray[Any], name: str) -> None:
-    """Raise InputError where `values` cannot be an image's grey values."""
+    """Raise InputError if `values` cannot be an image's grey values."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise InputError(f"'{name}' holds NaN or infinite values: {REPLACED}")
     lowest, highest = values.min(), values.max()
@@ -315,13 +315,13 @@ def check_values(values: NDArray[Any], name: str) -> None:
         raise InputError(f"'{name}' is constant (every value is {lowest}): there is nothing to segment.")
     if not ((values != lowest) & (values != highest)).any():  # np.isin takes ten times as long
         raise InputError(
-            f"'{name}' holds only two values ({lowest} and {highest}): it looks like a mask of labels. "
+            f"'{name}' contains only two values ({lowest} and {highest}): it looks like a mask of labels. "
             "Choose the raw image."
         )
 
 
 def check_not_labels(windows: list[NDArray[Any]], name: str, padding: Sequence[float | None] = ()) -> None:
-    """Raise InputError where 2D `windows` of whole numbers are flat areas: labels of classes or of instances.
+    """Raise InputError if 2D `windows` of whole numbers are flat areas: labels of classes or of instances.
 
     padding: values of flat areas that the image may have besides.
     """

@@ -56,8 +56,8 @@ class GreyBounds(NamedTuple):
 
 @dataclass(frozen=True)
 class _Tail:
-    """What lies far away on one side. limit: where that begins. solid: of each window, pixels that are no hot pixels;
-    solid_values, all_values: their distances from the median, of all windows together."""
+    """The values far from the median on one side. limit: where they begin. solid: for each window, those that are no
+    hot pixels. solid_values, all_values: distances from the median, of all windows together."""
 
     limit: float
     solid: list[OutlierMask]
@@ -66,7 +66,7 @@ class _Tail:
 
 
 def find_bounds(windows: Sequence[NDArray[Any]], tissue: Sequence[OutlierMask | None]) -> GreyBounds:
-    """Return within which bounds the grey values of a stack lie but for outliers.
+    """Return the bounds of the grey values of a stack without outliers.
 
     windows: parts of slices (Y, X). tissue: which of their pixels count, None for all.
     """

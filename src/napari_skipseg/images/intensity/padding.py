@@ -1,9 +1,9 @@
-"""Padding: areas of one constant value without tissue, as left by programs that align, turn or stitch images.
+"""Padding: areas of one constant value without tissue, from programs that align, rotate or stitch images.
 
-Which values are padding is found once for a stack, in windows of its slices. Where a value is padding is a local rule:
-a pixel that lies in a square of `SQUARE_SIDE` pixels a side that all have it. What lies beyond the image counts as
-padding, so that narrow frames are found too. So a tile of the stack finds the same padding as the whole stack, if it
-is read with `REACH` pixels more on each side.
+The values that are padding are found once for a stack, in windows of its slices. A pixel with such a value is padding
+if it lies in a square of `SQUARE_SIDE` pixels a side that all have this value. The outside of the image counts as
+padding, so that narrow frames are found too. Because this rule is local, a tile of the stack has the same padding as
+the whole stack if it is read with `REACH` more pixels on each side.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ PaddingRule = Literal["auto", "none"]
 
 
 def find_mask(values: NDArray[Any], padding: Sequence[float | None], flat: float | None = None) -> PaddingMask | None:
-    """Return where padding is in `values` (C, ..., Y, X), without the first axis; None where there is none.
+    """Return the mask of padding in `values` (C, ..., Y, X), without the first axis; None if there is none.
 
     padding: the values that are padding in this stack; None stands for NaN and infinity. flat: the range of grey values
     up to which a square has no structure and is padding too. Of several channels all must be padding.
@@ -172,7 +172,7 @@ def _cut(mask: NDArray[Any], start: int, stop: int | None, axis: int) -> NDArray
 
 
 def fill_padding(pixels: NDArray[np.float32], mask: PaddingMask, across_slices: bool = False) -> None:
-    """Write into the padding of `pixels` (C, ..., Y, X) what a network may see there: mirrored tissue, then 0.
+    """Fill the padding of `pixels` (C, ..., Y, X) for a network: with mirrored tissue near tissue, else with 0.
 
     pixels: in standard units, so that 0 is the mean. mask: (..., Y, X). Only tissue in the same row or column is
     mirrored, at the nearest edge. across_slices: tissue at the same place in a slice nearby goes before that; the
@@ -263,19 +263,19 @@ class _Moments:
         return math.sqrt(max(self.squares / self.count - self.mean**2, 0.0))
 
     def distance_from(self, place: float) -> float:
-        """Return the root mean square distance from another place than the centre, which lies at 0."""
+        """Return the root mean square distance from `place`; the centre is 0."""
         return math.sqrt(max(self.squares / self.count - 2 * place * self.mean + place**2, 0.0))
 
 
 @dataclass
 class _Evidence:
-    """What was seen of a value that fills constant areas. whole: windows that have no other value.
+    """Measurements on a value that fills constant areas. whole: number of windows that have no other value.
 
-    The rest is of the other windows. partial: how many have constant squares of it, lined: of these, how many have it
-    all along a border of their slice. In pixels: size of all, those of the value, those in constant squares. Of windows
-    with such squares: others, outside of these, and thick, of these those far from them. The values there are measured
-    from `centre`, a value between, and cut off at `limits`, so that a few bright pixels do not decide; what lies
-    beyond `reach`, such as burnt-in text, does not count.
+    All others are of the other windows. partial: number with constant squares of the value; lined: number of these that
+    have it along a whole border of their slice. Numbers of pixels: size of all, those of the value, those in constant
+    squares. In windows with such squares: others, the pixels outside of these, and thick, those far from them. Their
+    values are measured from `centre`, and clipped at `limits`, so that a few bright pixels do not decide; values beyond
+    `reach`, such as burnt-in text, do not count.
     """
 
     value: float
@@ -317,7 +317,7 @@ def find_values(windows: Sequence[SampleWindow]) -> tuple[float | None, ...]:
 
 
 def _look_at(value: float, windows: Sequence[SampleWindow], is_lettered: bool = False) -> _Evidence:
-    """Return what is seen of a value. is_lettered: along a border it may be the ground between letters, which is no
+    """Return the measurements on a value. is_lettered: along a border it may be the background of letters, which is no
     tissue either."""
     seen = _Evidence(value)
     for window in windows:
@@ -374,10 +374,10 @@ def grow_mask(mask: PaddingMask, radius: int) -> PaddingMask:
 
 
 def find_flat(windows: Sequence[SampleWindow], padding: Sequence[float | None]) -> float | None:
-    """Return up to which range of grey values a square of a stack has no structure, None if none is without.
+    """Return the largest range of grey values in squares without structure, None if there are no such squares.
 
-    Such areas are shaded, or hold the noise of a camera without light or of a lossy compression. padding: the values of
-    constant areas that are known.
+    Such areas have shading, or the noise of a camera without light or of a lossy compression. padding: the known values
+    of constant areas.
     """
     step = (
         max(1, sum(window.values.size for window in windows) // (MOST_SQUARES * SQUARE_SIDE**2)) | 1
@@ -445,7 +445,7 @@ def _squares(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _is_flat(windows: Sequence[SampleWindow], padding: Sequence[float | None], flat: float) -> bool:
-    """Return whether what is without structure ends abruptly, beside tissue like that further away."""
+    """Return whether areas without structure end abruptly, beside tissue like that further away."""
     seen = _Evidence(0.0)
     values: list[float] = []
     for window in windows:

@@ -1,4 +1,4 @@
-"""Quantiles of many values and medians of 3 x 3 pixels, as numpy and scipy give them, in less time."""
+"""Quantiles of many values and medians of 3 x 3 pixels, with the results of numpy and scipy in less time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _THREE = ((0, -2), (1, -1), (2, None))
 
 
 def percentiles(values: NDArray[Any], shares: Sequence[float]) -> list[float]:
-    """Return what `numpy.percentile` does, float64, of finite values.
+    """Return the same as `numpy.percentile`, float64, for finite values.
 
     Measured: 1 million values of 8 bits in 1 ms instead of 30 ms, 65,536 of float32 in 0.4 ms instead of 1.5 ms.
     """
@@ -34,7 +34,7 @@ def percentiles(values: NDArray[Any], shares: Sequence[float]) -> list[float]:
 
 
 def _values_of_ranks(values: NDArray[Any], ranks: NDArray[np.intp]) -> NDArray[Any]:
-    """Return which values would stand at `ranks` if all were sorted. Only the bins that hold them are sorted."""
+    """Return the values at `ranks` of the sorted values. Only the bins with these ranks are sorted."""
     if values.dtype == np.float16:  # it has too few digits to number the bins
         values = values.astype(np.float32)
     lowest, highest = float(values.min()), float(values.max())

@@ -1,4 +1,4 @@
-"""Windows of a stack's slices, drawn at random, on which its grey values are measured; and where constant areas are."""
+"""Random windows of a stack's slices, in which its grey values are measured and constant areas are searched."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PROBE, PROBES, PROBED_SLICES = 64, 6, 8
 """In larger slices: side of the windows that are searched for constant areas, how many of them along Y and X, and in
 how many slices."""
 MOST_OF_SLICE = 2
-"""Most windows of such a slice that are looked at closely."""
+"""Most windows of such a slice that are read whole."""
 SPOT, MOST_SPOTS, MOST_EMPTY = 32, 1024, 16
 """Side of the window in which slices that are not sampled are searched for empty ones, in how many slices at most, and
 how many of these are read whole to be sure."""
 CELL, RUN = 8, 32
-"""Side of the squares, and length of the runs along the image's border, that are looked for in the windows."""
+"""Side of the constant squares, and length of the constant runs along the image's border, that are searched."""
 
 _MEASURING = Progress(0, 1, "measuring the grey values")
 
@@ -153,7 +153,7 @@ def _constant_parts(stack: Stack, place: Mapping[str, int]) -> list[SampleWindow
 
 
 def _around(stack: Stack, side: int, at: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Return where a window lies: number `at` (Y, X) of those that are spread from edge to edge of a slice."""
+    """Return the ranges of window number `at` (Y, X) of those that are spread over a slice."""
     ranges = {}
     for axis, number in zip("YX", at, strict=True):
         length = stack.length(axis)

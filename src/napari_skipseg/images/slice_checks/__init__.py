@@ -1,1 +1,1 @@
-"""Faulty slices of a stack: empty, doubled, shifted, of another contrast."""
+"""Faulty slices of a stack: empty, doubled, shifted, or with a different contrast."""

@@ -1,6 +1,6 @@
-"""Slices that differ from the rest of their stack: empty, doubled, shifted, of another contrast, brightness or focus.
+"""Slices that differ from the rest of their stack: empty, doubled, shifted, or in contrast, brightness or focus.
 
-Nothing is changed: the faults are only named. The thresholds were measured on undisturbed and on disturbed stacks, see
+Nothing is changed: the faults are only reported. The thresholds were measured on undisturbed and disturbed stacks, see
 `benchmarks/guards.py`.
 """
 
@@ -82,11 +82,11 @@ CLEAR, LOST = 12.0, 0.4
 
 @dataclass(frozen=True)
 class SliceFault:
-    """What is wrong with a slice.
+    """A fault of a slice.
 
-    number: of the slice, counted from 0 along Z, or along T where there is no Z. time, channel: where the image has
-    several. amount: pixels of a shift; contrast relative to the others; +1 or -1 for brighter or darker. other: the
-    slice that it is compared with, where that is only one. frame: the slices are the times of an image without Z.
+    number: of the slice, counted from 0 along Z, or along T if there is no Z. time, channel: if the image has several.
+    amount: pixels of a shift; contrast relative to the others; +1 or -1 for brighter or darker. other: the slice with
+    which it is compared, if that is only one. frame: the slices are the times of an image without Z.
     """
 
     kind: SliceFaultKind
@@ -101,8 +101,8 @@ class SliceFault:
 def iter_slice_faults(stack: Stack) -> Generator[Progress, None, tuple[SliceFault, ...]]:
     """Yield after each slice; return the slices of a stack that differ from the rest, none of an image of one slice.
 
-    Slices are those along Z, and each time and channel is judged by itself. Without Z they are the times. Of every
-    slice at most 512 x 512 pixels are looked at, of more than about 1000 slices less.
+    Slices are those along Z, and each time and channel is checked separately; without Z, the slices are the times. At
+    most 512 x 512 pixels of each slice are read, and fewer if there are more than about 1000 slices.
 
     Raises:
         FileError, InputError: the voxels cannot be read or are no numbers.
@@ -285,7 +285,7 @@ def _without_shifted(
 ) -> tuple[Numbers, list[SliceFault]]:
     """Return the slices of a run that lie on the way of the others, and the faults of those that do not.
 
-    The farthest go first: next to them others seem far away too.
+    The farthest one is removed first, because it makes its neighbours look far away too.
     """
     kept, faults = run, []
     unsure: set[int] = set()
@@ -346,7 +346,7 @@ def _farthest_group(place: Values, peak: Values, kept: Numbers, *, limit: float,
         middle = (place[kept[starts - 1]] + place[kept[starts + length]]) / 2
         away = np.min([np.linalg.norm(place[kept[starts + n]] - middle, axis=1) for n in range(length)], axis=0)
         for first, distance in zip(starts[away > limit].tolist(), away[away > limit].tolist(), strict=True):
-            numbers = kept[first - 1 : first + length + 1]  # of the group, one before and one behind
+            numbers = kept[first - 1 : first + length + 1]  # those of the group, one before and one after
             steps = np.linalg.norm(np.diff(place[numbers], axis=0), axis=1)
             across = np.linalg.norm(place[numbers[-1]] - place[numbers[0]])
             is_abrupt = min(steps[0], steps[-1]) > ABRUPT * distance

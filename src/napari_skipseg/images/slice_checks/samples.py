@@ -1,4 +1,4 @@
-"""What is measured of every slice of a stack, in windows of bounded size: one pass, a block of slices at a time."""
+"""Measurements of every slice of a stack, in windows of limited size: in one pass, a block of slices at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIDDLE = 256
 _FEWEST = 2**14
 """Fewest pixels that percentiles are taken from."""
 LARGE_SLICE = 768
-"""Side from which small windows of a slice are looked at too."""
+"""Least side of a slice of which small windows are measured too."""
 MOST_SAMPLED_VOXELS = 2**28
 """Most voxels of the large windows of all slices together. If there are more slices, the windows are smaller."""
 BLOCK_VOXELS, BLOCK_SLICES = 2**24, 64
@@ -65,7 +65,7 @@ class SliceSamples:
 def iter_sample_slices(
     stack: Stack, along: str, fixed: Mapping[str, int], most_voxels: int = MOST_SAMPLED_VOXELS
 ) -> Generator[Progress, None, SliceSamples]:
-    """Yield after each slice; return what is measured of every slice along an axis.
+    """Measure every slice along an axis; yield after each.
 
     fixed: the place along all other axes but Y and X.
 
@@ -137,7 +137,7 @@ def _middle(picture: Picture) -> Picture:
 
 
 def _choose_windows(stack: Stack, along: str, fixed: Mapping[str, int], most_voxels: int) -> tuple[SliceWindow, ...]:
-    """Return the large window first: in the middle, or where there is more to see if the middle shows nothing."""
+    """Return the windows, the large one first: in the middle, or elsewhere if the middle shows nothing."""
     height, width = stack.length("Y"), stack.length("X")
     count = stack.length(along)
     side = max(SMALL, min(WINDOW, int(math.sqrt(most_voxels / count))))
@@ -206,7 +206,7 @@ def _finite(values: NDArray[Any]) -> Picture:
 
 
 def _chunk_length(stack: Stack, axis: str) -> int:
-    """Return how many slices a chunk of the array holds along an axis; 1 where it is not stored in chunks."""
+    """Return the number of slices in a chunk of the array along an axis, 1 if it is not stored in chunks."""
     chunks = getattr(stack.data, "chunks", None)
     if not chunks or len(chunks) != len(stack.space.axes):
         return 1

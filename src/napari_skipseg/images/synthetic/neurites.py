@@ -1,8 +1,8 @@
 """Neurites that fill a block of tissue, and the walls between them; all lengths in nanometres.
 
-A neurite is a chain of tapered capsules in every section, whose nodes and radii wander smoothly from section to
-section. A point belongs to the neurite whose surface is nearest; a wall lies where two surfaces are equally near. The
-sections are looked at through a smooth elastic warp, so that no wall is straight.
+A neurite is a chain of tapered capsules in every section; its nodes and radii change smoothly from section to section.
+A point belongs to the neurite with the nearest surface; a wall lies where two surfaces are equally near. The sections
+are deformed by a smooth elastic warp, so that no wall is straight.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def grow_neurites(
 def _place(rng: np.random.Generator, size: float, placed: FloatArray, extent: tuple[float, float]) -> FloatArray | None:
     """Return a chain (K, 3) of (y, x, radius) that overlaps little with those `placed`, or None.
 
-    All tries lie around one anchor, so that only what is placed near it needs looking at.
+    All tries lie around one anchor, so that only the chains near it have to be checked.
     """
     tries, around = 20, 3 * size + 200
     anchor = rng.uniform(0, extent)
@@ -184,7 +184,7 @@ def _partition(
     warp: FloatArray,
     spacing: SectionSpacing,
 ) -> tuple[NDArray[np.int32], FloatArray]:
-    """Return whose surface is nearest to every pixel of section `z`, and how much further the second one is."""
+    """Return the neurite nearest to every pixel of section `z`, and how much further the second one is."""
     shape = warp.shape[1:]
     owner = np.full(shape, -1, np.int32)
     nearest = np.full(shape, _REACH, np.float32)

@@ -1,4 +1,4 @@
-"""Organelles of synthetic tissue: mitochondria and vesicles, whose outlines are not membranes to a tracer of cells."""
+"""Organelles of synthetic tissue: mitochondria and vesicles. A tracer of cells does not count their outlines."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _density(outward: FloatArray, lamella: FloatArray, microscope: Microscope, s
 def add_vesicles(
     rng: np.random.Generator, tissue: Tissue, microscope: Microscope, grey: FloatArray, taken: Labels
 ) -> None:
-    """Draw vesicles into `grey`, in clusters, off the walls and off what is `taken`: dark rings, some dense cores."""
+    """Draw vesicles into `grey`, in clusters, not on walls or on `taken` pixels: dark rings, some dense cores."""
     shape, spacing = tissue.cells.shape, np.array(tissue.spacing)
     crowd = smooth_noise(rng, shape, noise_scales(tissue.spacing, 150, 90))
     count = rng.poisson(microscope.vesicles * np.prod(spacing * shape) * 1e-9)

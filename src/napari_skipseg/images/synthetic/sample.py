@@ -1,4 +1,4 @@
-"""EM-like samples made from nothing but numbers: neural tissue with its truth, the same for the same seed.
+"""Synthetic EM samples: neural tissue with its truth, the same for the same seed.
 
 Everything is drawn from parameters; no pixel of a real image is used.
 """
@@ -41,7 +41,7 @@ class SyntheticSample(NamedTuple):
 
 
 def make_sample(shape: tuple[int, int, int] = (16, 512, 512), seed: int = 0) -> SyntheticSample:
-    """Return what serial-section TEM of an insect larva's nerve cord looks like, at 50 × 4 × 4 nm.
+    """Return a sample like serial-section TEM of an insect larva's nerve cord, at 50 × 4 × 4 nm.
 
     shape: (Z, Y, X), at least (1, 64, 64). The same shape and seed give the same bytes.
 
@@ -52,7 +52,7 @@ def make_sample(shape: tuple[int, int, int] = (16, 512, 512), seed: int = 0) -> 
 
 
 def make_isotropic_sample(shape: tuple[int, int, int] = (64, 128, 128), seed: int = 0) -> SyntheticSample:
-    """Return what FIB-SEM of the same tissue looks like, at 8 × 8 × 8 nm.
+    """Return a sample like FIB-SEM of the same tissue, at 8 × 8 × 8 nm.
 
     shape: (Z, Y, X), at least (1, 64, 64). The same shape and seed give the same bytes.
 

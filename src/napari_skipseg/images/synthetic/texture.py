@@ -1,4 +1,4 @@
-"""What an electron microscope shows of a tissue: membranes, organelles, staining and noise; lengths in nanometres."""
+"""Tissue as seen by an electron microscope: membranes, organelles, staining and noise; lengths in nanometres."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPECK = 450.0
 
 @dataclass(frozen=True)
 class Microscope:
-    """How an instrument renders tissue: grey levels of 0-255, lengths in nm, blur in pixels."""
+    """The parameters of an instrument: grey levels of 0-255, lengths in nm, blur in pixels."""
 
     section: float
     """Depth that one section projects: tilted walls are smeared over it."""
@@ -28,7 +28,7 @@ class Microscope:
     membrane_depth: float
     membrane_sigma: float
     membrane_half_width: float
-    """Half of what a tracer would mark as membrane."""
+    """Half the width that a tracer would mark as membrane."""
     matrix_depth: float
     """How much darker than cytoplasm the inside of a mitochondrion is."""
     organelle_depth: float

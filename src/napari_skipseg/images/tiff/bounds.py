@@ -1,4 +1,4 @@
-"""How much memory strips, tiles and metadata of a TIFF may take, checked before they are decoded or built."""
+"""Limits on the memory for strips, tiles and metadata of a TIFF, checked before these are decoded or built."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ FREE_SHARE = 0.25
 """The share of the free memory that one decoded strip or tile may take."""
 
 USUAL_SEGMENT = 256 * 2**20
-"""Up to so many bytes of a decoded strip or tile, any compression ratio is accepted."""
+"""Most bytes of a decoded strip or tile that may have any compression ratio."""
 
 ROOM, FEW_PIXELS = 4, 2**20
-"""A strip or tile may claim so many times the pixels that the page gives it, plus so many."""
+"""A strip or tile may claim at most so many times its pixels on the page, plus so many."""
 
 USUAL_EXPANSION = 500
-"""Larger ones are refused beyond this many times their compressed data: only an image of one value gets there."""
+"""Largest compression ratio of larger ones; only an image of one value exceeds it."""
 
 
 def check_segments(path: Path, page: Any) -> None:
-    """Refuse a page with a strip or tile that would take too much memory when it is decoded.
+    """Raise if a strip or tile of a page would take too much memory when it is decoded.
 
     Raises:
         FileError: there is one.
@@ -61,7 +61,7 @@ def check_segments(path: Path, page: Any) -> None:
 
 
 def check_inner_sizes(path: Path, page: Any, segments: Iterable[int]) -> None:
-    """Refuse strips or tiles with headers that claim far more pixels than the page gives them.
+    """Raise if the header of a strip or tile claims far more pixels than it has on the page.
 
     The decoders of JPEG, PNG and similar codecs reserve and fill that memory before they check anything.
 
@@ -83,7 +83,7 @@ def check_inner_sizes(path: Path, page: Any, segments: Iterable[int]) -> None:
 
 
 def check_metadata(path: Path, file: Any) -> None:
-    """Refuse metadata of special kinds of TIFF that would make tifffile build huge lists, or open files elsewhere.
+    """Raise if metadata of special kinds of TIFF would make tifffile build huge lists, or open files elsewhere.
 
     Raises:
         FileError: the file has such metadata.

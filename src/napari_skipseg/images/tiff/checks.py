@@ -1,4 +1,4 @@
-"""Open a TIFF safely: what it claims is checked before anything is read."""
+"""Open a TIFF safely: its claims are checked before anything is read."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from napari_skipseg.images.tiff.ome_set import (
     too_many_planes,
 )
 
-# tifffile logs what it finds odd; without a handler Python would print that on the user's terminal.
+# tifffile logs oddities of files; without a handler Python would print them on the user's terminal
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 SHORT_CIRCLE = 100
-"""tifffile itself notices a circle in the chain of pages if it has fewer pages than this."""
+"""tifffile itself detects a circle in the chain of pages if it has fewer pages than this."""
 
 WHOLE_PAGE = 64 * 2**20
-"""Pages of up to so many bytes are decoded whole; of larger ones only the strips or tiles that are needed."""
+"""Most bytes of a page that is decoded whole; of a larger one only the needed strips or tiles are decoded."""
 
 EXPANSION = 10_000
 """A page larger than this many times its compressed data (and than `WHOLE_PAGE`) is refused.
@@ -47,18 +47,18 @@ EXPANSION = 10_000
 zlib reaches 1,032 and LZW about 2,700; only an invented size goes beyond."""
 
 _MOST_LOOKED_AT = 100
-"""Pages without a place in an OME-XML that are looked at, one by one, to count them."""
+"""Most pages that are read one by one to count those that are not in an OME-XML."""
 
 SEPARATE = 2
-"""The planar configuration of pages that hold one colour after the other."""
+"""The planar configuration of pages that store one colour after the other."""
 
 
 class OpenTiff(NamedTuple):
     """An open TIFF and the series of the chosen image: checked, but not read.
 
-    file: the `tifffile.TiffFile`; its series are of no use. number: of the image, where a user named one of several.
-    images: all of the file. notes: what is left out. files: names of those in which the image lies, where they are
-    several.
+    file: the `tifffile.TiffFile`; its own series must not be used. number: of the image, if a user named one of
+    several. images: all in the file. notes: on images that are left out. files: names of the files of the image, if
+    there are several.
     """
 
     file: Any
@@ -76,7 +76,7 @@ def open_tiff(path: Path, image: int | None = None) -> OpenTiff:
 
     Raises:
         FileError: there is no such file, it is no TIFF, cut short, damaged or claims an impossible size.
-        SeveralImagesError: no number is given, and several images have equal standing.
+        SeveralImagesError: no number is given, and several images are of equal rank.
         InputError: there is no image of this number.
     """
     with read_errors_as_sentences(path), ExitStack() as on_failure:
@@ -107,7 +107,7 @@ def open_unread(path: Path) -> Any:
     """Return the open `tifffile.TiffFile` of a path, its chain of pages followed and no series made.
 
     Raises:
-        FileError: it is no TIFF, or cut short, or its metadata cannot be looked at.
+        FileError: it is no TIFF, or cut short, or its metadata cannot be read.
     """
     if path.is_dir():
         raise FileError(f"'{path}' is a folder: give an image file, or the folder of an OME-Zarr.")
@@ -195,7 +195,7 @@ def _open_companion(path: Path, image: int | None) -> OpenTiff:
 
 
 def _open_of_set(path: Path, file: Any, found: OmeSet, image: int | None) -> OpenTiff:
-    """Return an image of the OME-XML in `file`: of several files that have images of their own, that of this file."""
+    """Return an image of the OME-XML in `file`; if several files have images of their own, that of this file."""
     infos = [each.info for each in found.images]
     own = [each.info for each in found.images if "" in each.files or path.name in each.files]
     if image is None and 0 < len(own) < len(infos) and (main := main_image(own)) is not None:
@@ -216,7 +216,7 @@ def _open_of_set(path: Path, file: Any, found: OmeSet, image: int | None) -> Ope
 
 
 def _open_alone(path: Path, found: OmeSet, chosen: ImageChoice, image: int | None, given: Path) -> OpenTiff:
-    """Return one image of a set, with an OME-XML of this image only. given: what a user named."""
+    """Return one image of a set, with an OME-XML of this image only. given: the path from the user."""
     only = found.images[chosen.number]
     check_claims(path, found, only)
     file = tifffile.TiffFile(path, omexml=found.text_of(only))
@@ -233,7 +233,7 @@ def _open_alone(path: Path, found: OmeSet, chosen: ImageChoice, image: int | Non
 
 
 def _names_of(path: Path, image: OmeImage) -> tuple[str, ...]:
-    """Return the names of the files in which an image lies, none where it lies in one."""
+    """Return the names of the files of an image, none if it is in one file."""
     names = tuple(dict.fromkeys(name or path.name for name in image.files))
     return names if len(names) > 1 else ()
 
@@ -252,7 +252,7 @@ def _cut_short(path: Path) -> FileError:
 
 
 def _check_chain(path: Path, file: Any) -> None:
-    """Refuse a broken chain of pages, and a long circle of pages, which tifffile would follow for ever."""
+    """Raise for a broken chain of pages, and for a long circle of pages, which tifffile would follow for ever."""
     if file.is_ndpi:
         return
     tiff, handle = file.tiff, file.filehandle
@@ -276,7 +276,7 @@ def _check_chain(path: Path, file: Any) -> None:
 
 
 def _check_pages(path: Path, opened: OpenTiff) -> None:
-    """Refuse pages that are missing, lie outside the file, or claim a size their data cannot fill."""
+    """Raise if pages are missing, outside the file, or claim a size that their data cannot fill."""
     series = opened.series
     page = series.keyframe
     _check_kind(path, series)
@@ -299,17 +299,17 @@ def _check_pages(path: Path, opened: OpenTiff) -> None:
 
 
 def is_plain(series: Any) -> bool:
-    """Return whether the voxels of a series lie in one file as plain numbers, one behind the other."""
+    """Return whether the voxels of a series are plain numbers in one contiguous part of a file."""
     return series.transform is None and not series.is_multifile and series.dataoffset is not None
 
 
 def _check_kind(path: Path, series: Any) -> None:
-    """Refuse voxels of a kind that cannot be read, an image without voxels, and one with pages of another kind."""
+    """Raise for voxels that cannot be read, an image without voxels, and one with pages of a different kind."""
     page = series.keyframe
     if series.dtype is None or page.dtype is None:
         raise FileError(f"'{path}' has pixels of an unknown kind: save it as 8-bit, 16-bit or float grey.")
     if series.dtype.kind == "c":
-        raise InputError(f"'{path}' holds complex numbers: save their magnitude.")
+        raise InputError(f"'{path}' contains complex numbers: save their magnitude.")
     if 0 in series.get_shape(False):
         raise InputError(f"'{path}' is empty: its shape is {tuple(series.get_shape(False))}.")
     if page.compression not in tifffile.TIFF.DECOMPRESSORS:
@@ -319,15 +319,15 @@ def _check_kind(path: Path, series: Any) -> None:
 
 
 def _check_order(path: Path, series: Any) -> None:
-    """Refuse a stack with a few pages of another size or kind in its middle: without them slices would move."""
+    """Raise if a few pages in the middle of a stack have a different size or kind: without them slices would move."""
     if series.kind != "generic":
         return
     numbers = [part.index for part in series if part is not None and len(part.treeindex) == 1]
     others = sorted(set(range(numbers[0], numbers[-1])) - set(numbers)) if numbers else []
     if others and 4 * len(others) <= len(numbers):
         raise FileError(
-            f"Page {others[0]} of '{path}' has another size or kind than the pages around it: it is damaged; copy or "
-            "export it again."
+            f"Page {others[0]} of '{path}' has a different size or kind than the pages around it: it is damaged; copy "
+            "or export it again."
         )
 
 

@@ -1,4 +1,4 @@
-"""The size in the header of a strip or tile itself, for codecs that reserve memory for what it claims."""
+"""The size in the header inside a strip or tile, for codecs that reserve memory according to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ JPEG, JPEG_2000, PNG, JPEG_XR = (6, 7, 33007, 34892), (33003, 33004, 33005, 3471
 WEBP, LERC, JPEG_XL = (34927, 50001), (34887,), (50002, 52546)
 
 HEAD = 2**16
-"""Bytes of a strip or tile in which its header is looked for."""
+"""Bytes of a strip or tile that are searched for its header."""
 
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7}
 """Markers of JPEG and JPEG-LS that are followed by height and width."""
@@ -20,7 +20,7 @@ _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 
 
 
 def inner_pixels(compression: int, data: bytes) -> int | None:
-    """Return how many pixels a strip or tile claims in its own header; None for a codec that has none, or if unknown.
+    """Return the number of pixels in the header of a strip or tile; None if it is unknown, or the codec has none.
 
     data: at least its first `HEAD` bytes.
     """

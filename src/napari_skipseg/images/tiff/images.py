@@ -19,7 +19,7 @@ from napari_skipseg.images.set_files import printable_name
 from napari_skipseg.images.tiff.bounds import check_inner_sizes, check_segments
 
 MOST_COMPARED = 64 * 2**20
-"""Most pixels of a plane that is compared with smaller ones, which may be copies of it."""
+"""Most pixels of a plane that is compared with possible smaller copies."""
 
 ALIKE = 0.8
 """Least correlation of a larger plane and a smaller copy of it.
@@ -28,7 +28,7 @@ Of 26 EM images at 1/2 to 1/8, averaged, interpolated or subsampled copies have 
 same stack at most 0.65, other images at most 0.13."""
 
 SAME_RATIO = 0.05
-"""How much the proportions of a copy may differ from those of its original, by rounding."""
+"""Tolerance of the proportions of a copy, because of rounding."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class HeldImage:
 def held_images(path: Path, file: Any) -> list[HeldImage]:
     """Return the images of an open `tifffile.TiffFile`, in the order of their first pages.
 
-    Series of single pages of one shape and type, as `append=True` writes them, are one stack in the order of the pages;
-    so are pages that differ only in their compression. Levels of a pyramid are no images of their own, unless the file
-    does not mark them as such and they show something else.
+    Series of single pages of one shape and type, which `append=True` writes, are one stack in the order of the pages;
+    so are pages that differ only in their compression. Levels of a pyramid are not separate images, unless the file
+    does not mark them as levels and their content is different.
 
     Raises:
         FileError: a series lacks pages that its description counts.
@@ -60,9 +60,9 @@ def held_images(path: Path, file: Any) -> list[HeldImage]:
 
 
 def series_of(file: Any) -> list[Any]:
-    """Return the series that tifffile finds in an open file; of an ImageJ TIFF first the planes that it counts.
+    """Return the series that tifffile finds in an open file; for an ImageJ TIFF first the planes in its description.
 
-    tifffile takes all pages of an ImageJ TIFF for planes, and looks at four pages of others to say that all are alike.
+    tifffile takes all pages of an ImageJ TIFF for planes; for others, it compares four pages and assumes the rest.
     """
     try:
         found: list[Any] = file.series
@@ -80,24 +80,24 @@ def series_of(file: Any) -> list[Any]:
 
 
 def _check_whole(path: Path, series: Any) -> None:
-    """Refuse a series with fewer pages than its description says: tifffile would give the first page alone."""
+    """Raise if a series has fewer pages than in its description: tifffile would return only the first page."""
     page = series.keyframe
     if series.kind != "shaped" or page.shaped_description is None:
         return
     description = tifffile.tifffile.shaped_description_metadata(page.shaped_description)
     counted = math.prod(description["shape"]) // max(1, math.prod(page.shape))
     listed = len(series)
-    if series.dataoffset is not None:  # the planes behind the first are not listed, or not counted again
+    if series.dataoffset is not None:  # the planes after the first are not listed, or not counted again
         all_pages = len(page.parent.pages)
         listed = counted if description.get("truncated") or all_pages == 1 else all_pages
     if counted > listed:
         raise FileError(
-            f"'{path}' says that it has {counted} planes, but lacks some of them: it is cut short; copy it again."
+            f"'{path}' should have {counted} planes, but lacks some of them: it is cut short; copy it again."
         )
 
 
 def _listed_by_imagej(file: Any) -> Any | None:
-    """Return the series of the planes that ImageJ's description counts, None where there are fewer pages."""
+    """Return the series of the planes in ImageJ's description, None if there are fewer pages."""
     metadata = file.imagej_metadata or {}
     counts = [max(1, int(metadata.get(key, 1))) for key in ("frames", "slices", "channels")]
     if math.prod(counts) > len(file.pages):
@@ -110,7 +110,7 @@ def _listed_by_imagej(file: Any) -> Any | None:
 
 
 def page_at(file: Any, number: int) -> Any:
-    """Return a page of an open TIFF with all its tags: those that tifffile has listed may lack them."""
+    """Return a page of an open TIFF with all its tags, which may be missing in the pages that tifffile has listed."""
     return file.pages.get(number, aspage=True)
 
 
@@ -121,7 +121,7 @@ def note_copies(path: Path, series: Any) -> str:
     if not copies:
         return ""
     sizes = ", ".join(" × ".join(map(str, level.shape)) for level in copies)
-    return f"'{path.name}' also holds the image at fewer pixels ({sizes}), which is left out."
+    return f"'{path.name}' also contains the image at fewer pixels ({sizes}), which is left out."
 
 
 def _first_index(series: Any) -> tuple[int, ...]:
@@ -130,12 +130,12 @@ def _first_index(series: Any) -> tuple[int, ...]:
 
 
 def _with_pages_behind(file: Any, first: Any) -> list[Any]:
-    """Return ImageJ's series, and one for each page that lies behind the planes which its description counts."""
+    """Return ImageJ's series, and one for each page after the planes in its description."""
     key = first.keyframe
     counted, there = math.prod(first.get_shape(False)) // max(1, math.prod(key.shape)), len(file.pages)
     if there == 1:
         return [first]
-    # ImageJ lists all planes; tifffile lists the first alone, and the others lie behind it
+    # ImageJ lists all planes as pages; tifffile writes one page, and the data of the other planes follow it
     follows = first.dataoffset is not None and page_at(file, 1).dataoffsets[0] == first.dataoffset + key.nbytes
     start = counted if follows or first.dataoffset is None else 1
     if first.dataoffset is None and len(first) > counted:
@@ -149,7 +149,7 @@ def _with_pages_behind(file: Any, first: Any) -> list[Any]:
 
 
 def _with_unlike_levels(path: Path, series: Sequence[Any]) -> list[Any]:
-    """Return the series, and the levels that are neither marked nor copies as series of their own."""
+    """Return the series, with levels that are neither marked nor copies as separate series."""
     found = []
     for each in series:
         found.append(each)
@@ -172,7 +172,7 @@ def _merged(series: Sequence[Any]) -> list[Any]:
 
 
 def _is_of_pages(series: Any) -> bool:
-    """Return whether a series has no metadata but its pages: all of a plain TIFF, or a single page."""
+    """Return whether a series has no metadata except its pages: it is a plain TIFF or a single page."""
     page = series.keyframe
     if page.is_subifd or len(series.levels) > 1:
         return False
@@ -185,7 +185,7 @@ def _without_ones(shape: Sequence[int]) -> list[int]:
 
 
 def _stack_of(group: Sequence[Any]) -> Any:
-    """Return one series of the pages of several, in the order in which they lie in the file."""
+    """Return one series with the pages of several, in the order of the file."""
     pages = sorted((page for each in group for page in each), key=lambda page: page.index)
     first = group[0].keyframe
     shape = (len(pages), *first.shape)
@@ -206,7 +206,7 @@ def _describe(number: int, series: Any, all_series: Sequence[Any]) -> ImageInfo:
 
 
 def _is_beside(series: Any, all_series: Sequence[Any]) -> bool:
-    """Return whether the file marks a series as a smaller or another picture of the same thing."""
+    """Return whether the file marks a series as a smaller or different picture of the same object."""
     page = series.keyframe
     if page.is_reduced or page.is_mask:
         return True
@@ -217,7 +217,7 @@ def _is_beside(series: Any, all_series: Sequence[Any]) -> bool:
 
 
 def mark_copies(path: Path, images: list[HeldImage]) -> list[HeldImage]:
-    """Return the images. Single planes that are smaller copies of the largest single plane are marked as beside it."""
+    """Return the images, with `is_beside` set for single planes that are smaller copies of the largest one."""
     single = [each for each in images if each.info.planes == 1 and not each.info.is_beside]
     if len(images) == 1 or len(single) < 2 or len(single) != sum(not each.info.is_beside for each in images):
         return images
@@ -249,7 +249,7 @@ def is_copy(path: Path, small: Any, large: Any) -> bool:
 
 
 def _reduced(plane: NDArray[np.float32], height: int, width: int) -> Iterator[NDArray[np.float32]]:
-    """Yield a plane at fewer pixels, as programs make it: averaged, or one pixel of each block, the first or middle."""
+    """Yield the usual reductions of a plane: means of blocks, and the first or the middle pixel of each block."""
     yield np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BOX))
     down, across = plane.shape[0] // height, plane.shape[1] // width
     for first in ((0, 0), (down // 2, across // 2)):
@@ -257,7 +257,7 @@ def _reduced(plane: NDArray[np.float32], height: int, width: int) -> Iterator[ND
 
 
 def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Return the correlation of two planes of one size; of flat ones 1 if both are flat, else 0."""
+    """Return the correlation of two planes of the same size; 1 if both are constant, 0 if one is."""
     if one.shape != other.shape:
         return 0.0
     if one.std() == 0 or other.std() == 0:

@@ -1,4 +1,4 @@
-"""Pixel sizes that the makers of microscopes and cameras keep in TIFF tags of their own."""
+"""Pixel sizes in the private TIFF tags of makers of microscopes and cameras."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MakerScales = dict[str, AxisScale]
 
 
 def read_maker(file: Any, page: Any) -> MakerScales:
-    """Return the scales in the maker's tags of an open `tifffile.TiffFile`; nothing if there are none.
+    """Return the scales in the maker's tags of an open `tifffile.TiffFile`, empty if there are none.
 
     FEI / Thermo Fisher (SEM, FIB, Titan), Zeiss (SEM, LSM), Gatan DigitalMicrograph, TVIPS, Olympus (SIS, FluoView),
-    MetaMorph (STK, MetaSeries), Micro-Manager, Aperio and Leica (SCN). Where each of them keeps the size is known from
-    tifffile, from Bio-Formats and from RosettaSciIO.
+    MetaMorph (STK, MetaSeries), Micro-Manager, Aperio and Leica (SCN). Sources for the places of the sizes: tifffile,
+    Bio-Formats and RosettaSciIO.
     """
     for read in _READERS:
         with suppress(Exception):  # tifffile parses these tags here, and a damaged one makes it raise anything
@@ -76,7 +76,7 @@ def _zeiss_sem(_: Any, page: Any) -> MakerScales:
         found = metadata.get(name, ())
         if len(found) == 3:
             return _in_units(found[2], found[1], found[1])
-    size = metadata[""][3] * 1024 / page.imagewidth  # of a picture of 1024 pixels, whatever this one has
+    size = metadata[""][3] * 1024 / page.imagewidth  # it always is for a picture of 1024 pixels
     return _in_metres(size, size)
 
 

@@ -1,4 +1,4 @@
-"""OME-XML: the scales in that of a file, and that of the files that we write."""
+"""OME-XML: the scales in that of a file, and the OME-XML of files that we write."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECIPE = "napari-skipseg/recipe"
 PIXEL_TYPES = {"bool": "bit", "float32": "float", "float64": "double"} | {
     f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32)
 }
-"""The types that OME-TIFF can hold, by their numpy names."""
+"""The types that OME-TIFF supports, by their numpy names."""
 
 
 def _local(element: ElementTree.Element) -> str:
@@ -60,9 +60,9 @@ def ome_xml(
     recipe: Mapping[str, Any] | None,
     title: str = "",
 ) -> bytes:
-    """Return the OME-XML (ASCII) of one image whose pages follow each other in the order of its leading axes.
+    """Return the OME-XML (ASCII) of one image with its pages in the order of its leading axes.
 
-    A C behind X is stored as samples of each pixel. title: the name of the image, "" for none.
+    If C is the last axis, it is stored as samples of each pixel. title: the name of the image, "" = none.
     """
     axes = space.axes
     length = dict(zip(axes, (int(n) for n in shape), strict=True))
@@ -116,7 +116,7 @@ def _physical_sizes(space: Space) -> dict[str, str]:
 
 
 def find_recipe(description: str) -> dict[str, Any] | None:
-    """Return the recipe in OME-XML, None where there is none.
+    """Return the recipe in OME-XML, None if there is none.
 
     Raises:
         FileError: there is one, but it is damaged.

@@ -1,4 +1,4 @@
-"""The images of an OME-XML, in a TIFF or a companion file, checked before tifffile makes pages of them."""
+"""The images of an OME-XML, in a TIFF or a companion file, checked before tifffile builds their pages."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ LARGEST_TEXT = 256 * 2**20
 """Largest OME-XML that is read, in bytes."""
 
 _PARTS = 300_000
-"""Elements and attributes of an OME-XML, together, that are always allowed: opening it takes 1 s and 170 MB."""
+"""Elements and attributes of an OME-XML together that are always allowed: opening it takes 1 s and 170 MB."""
 
 BYTES_PER_PART = 1000
-"""A set of files with so many bytes for each element and attribute may have more than `_PARTS` of them."""
+"""A set of files with so many bytes per element and attribute may have more than `_PARTS` of them."""
 
 BYTES_PER_PLANE = 64
-"""A plane of a TIFF takes more than so many bytes: those of its list of tags. So a file's size bounds its planes."""
+"""Least bytes of a plane of a TIFF, for its list of tags; so the size of a file limits the number of its planes."""
 
 FEW_PLANES = 1000
-"""Planes that any file may claim, as a list of so few costs nothing."""
+"""Planes that any file may claim, because so short a list costs nothing."""
 
 _TYPES = {"bit": "bool", "float": "float32", "double": "float64", "complex": "complex64"}
 
 
 @dataclass(frozen=True)
 class OmeImage:
-    """An <Image>. files: names of the files its planes are in, "" = the file that holds or names the OME-XML."""
+    """An <Image>. files: names of the files of its planes, "" = the file that contains or names the OME-XML."""
 
     info: ImageInfo
     element: ElementTree.Element
@@ -49,7 +49,7 @@ class OmeImage:
 class OmeSet:
     """All images of an OME-XML.
 
-    metadata_file: the file that describes the images, if this text does not. is_elsewhere: the text is of that file.
+    metadata_file: the file that describes the images, if this text does not. is_elsewhere: the text is from that file.
     """
 
     root: ElementTree.Element
@@ -58,7 +58,7 @@ class OmeSet:
     is_elsewhere: bool = False
 
     def text_of(self, image: OmeImage) -> str:
-        """Return an OME-XML with this image alone, and what else was there."""
+        """Return an OME-XML with all elements except the other images."""
         root = ElementTree.Element(self.root.tag, dict(self.root.attrib))
         for element in self.root:
             if local_name(element) != "Image":
@@ -69,7 +69,7 @@ class OmeSet:
 
 
 def is_companion(path: Path) -> bool:
-    """Return whether `path` is named as an OME-XML in a file of its own."""
+    """Return whether `path` has the ending of an OME-XML in a separate file."""
     return path.suffix.lower() == COMPANION and path.is_file()
 
 
@@ -93,9 +93,9 @@ def read_companion(path: Path) -> str:
 
 
 def check_text(path: Path, text: str | bytes) -> None:
-    """Refuse an XML with entities, or with more elements and attributes than can be looked at; keeps none of them.
+    """Raise for an XML with entities, or with too many elements and attributes; build none of them.
 
-    A broken text passes: reading it raises the error.
+    A broken text is accepted: reading it raises the error.
 
     Raises:
         FileError: it is unsafe or too large.
@@ -126,7 +126,7 @@ def check_text(path: Path, text: str | bytes) -> None:
 
 
 def _bytes_beside(path: Path) -> int:
-    """Return how many bytes the files in the folder of `path` have."""
+    """Return the total size of the files in the folder of `path`."""
     total = 0
     for entry in os.scandir(path.parent):
         if entry.is_file(follow_symlinks=False):
@@ -135,7 +135,7 @@ def _bytes_beside(path: Path) -> int:
 
 
 def parse_set(path: Path, text: str) -> OmeSet | None:
-    """Return the images in the OME-XML of the file `path`; None where the text is broken.
+    """Return the images in the OME-XML of the file `path`, None if the text is broken.
 
     Raises:
         FileError: it is unsafe, too large, or names files in other places.
@@ -178,7 +178,7 @@ def _describe(number: int, element: ElementTree.Element, pixels: ElementTree.Ele
 
 
 def _files(path: Path, pixels: ElementTree.Element, own: str | None) -> Iterator[str]:
-    """Yield the name of the file of each <TiffData>, "" where that is `path` itself. own: what the text calls it."""
+    """Yield the name of the file of each <TiffData>, "" for `path` itself. own: the name of `path` in the text."""
     for data in pixels:
         if local_name(data) == "TiffData":
             uuid = next((each for each in data if local_name(each) == "UUID"), None)
@@ -187,13 +187,13 @@ def _files(path: Path, pixels: ElementTree.Element, own: str | None) -> Iterator
 
 
 def check_claims(path: Path, found: OmeSet, image: OmeImage) -> None:
-    """Refuse an image that claims more planes than its files can have, or has files that must not be opened.
+    """Raise if an image claims more planes than its files can have, or has files that must not be opened.
 
-    tifffile makes a list of all planes that the lengths claim, and of all that each <TiffData> claims. path: a file of
-    the set.
+    tifffile makes a list of all planes according to the lengths, and of all in each <TiffData>. path: a file of the
+    set.
 
     Raises:
-        FileError: it does, or a file is missing, in another place or no regular file.
+        FileError: there are too many planes, or a file is missing, in a different place or no regular file.
     """
     files = {find_beside(path, name) for name in image.files if name} | {path}
     most = max(FEW_PLANES, sum(file.stat().st_size for file in files) // BYTES_PER_PLANE)
@@ -204,7 +204,7 @@ def check_claims(path: Path, found: OmeSet, image: OmeImage) -> None:
 
 
 def check_own_planes(path: Path, found: OmeSet) -> None:
-    """Refuse images that lie in the file `path` alone and together claim more planes than it can have.
+    """Raise if the images in the file `path` together claim more planes than it can have.
 
     Raises:
         FileError: they do.
@@ -221,7 +221,7 @@ def too_many_planes(path: Path) -> FileError:
 
 
 def _claimed(element: ElementTree.Element) -> int:
-    """Return how many planes an element claims."""
+    """Return the number of planes that an element claims."""
     attributes = element.attrib
     if local_name(element) == "Pixels":
         return math.prod(max(0, int(attributes.get(f"Size{axis}", "1"))) for axis in "TCZ")
@@ -231,7 +231,7 @@ def _claimed(element: ElementTree.Element) -> int:
 
 
 def _steps(element: ElementTree.Element) -> float:
-    """Return the number of steps in which an annotation divides an axis: tifffile makes an array of them."""
+    """Return the number of steps of an axis in an annotation, of which tifffile makes an array."""
     if not local_name(element).startswith("ModuloAlong") or "Start" not in element.attrib:
         return 0.0
     start, end, step = (float(element.get(key, "1")) for key in ("Start", "End", "Step"))

@@ -23,7 +23,7 @@ from napari_skipseg.images.tiff.checks import WHOLE_PAGE, is_plain
 from napari_skipseg.images.views import MappedArray
 
 _KEPT = 2 * WHOLE_PAGE
-"""Most bytes of decoded pages, strips and tiles in the cache: neighbouring parts need the same ones."""
+"""Most bytes of decoded pages, strips and tiles in the cache, because neighbouring parts need the same ones."""
 
 PageIndex = tuple[int | slice, ...]
 
@@ -31,14 +31,14 @@ PageIndex = tuple[int | slice, ...]
 def lazy_array(path: Path, file: Any, series: Any, shape: tuple[int, ...]) -> ArrayLike:
     """Return the voxels of `series` as a lazy array of `shape` in native byte order.
 
-    A memory map where the file holds plain numbers, otherwise pages decoded on demand (the file stays open).
+    It is a memory map if the file has plain numbers; otherwise pages are decoded on demand, and the file stays open.
 
     Raises:
         FileError: the first page cannot be decoded.
     """
     with read_errors_as_sentences(path):
         if is_plain(series):
-            owner = series.keyframe.parent  # of a set of files it may be another one than `path`
+            owner = series.keyframe.parent  # of a set of files it may be a different one than `path`
             file.close()
             stored = np.dtype(owner.byteorder + series.dtype.char)
             return MappedArray(Path(owner.filehandle.path), stored, series.dataoffset, shape)
@@ -49,7 +49,7 @@ def lazy_array(path: Path, file: Any, series: Any, shape: tuple[int, ...]) -> Ar
 
 
 class TiffArray(LazyArray):
-    """The pages of a TIFF series as one array; only what is asked for is decoded."""
+    """The pages of a TIFF series as one array; only what is requested is decoded."""
 
     def __init__(self, path: Path, file: Any, series: Any, shape: tuple[int, ...]) -> None:
         self.shape, self.dtype = shape, np.dtype(series.dtype)
@@ -69,7 +69,7 @@ class TiffArray(LazyArray):
         counts = [len(place) for place, part in zip(places, leading, strict=True) if isinstance(part, slice)]
         page = self.shape[self._leading :]
         window = tuple(len(range(n)[p]) for p, n in zip(inner, page, strict=True) if isinstance(p, slice))
-        with read_errors_as_sentences(self._path, "The part asked for of"):
+        with read_errors_as_sentences(self._path, "The part requested of"):
             result = np.empty((math.prod(counts), *window), self.dtype)
         for number, place in enumerate(product(*places)):
             result[number] = self._read_page(place, inner)
@@ -134,7 +134,7 @@ def _bytes(decoded: Any) -> int:
 
 
 def _leading_axes(path: Path, shape: tuple[int, ...], pages: int) -> int:
-    """Return how many leading axes of `shape` count the pages."""
+    """Return the number of leading axes of `shape` that the pages fill."""
     for count in range(len(shape) - 1):
         if math.prod(shape[:count]) == pages:
             return count
@@ -147,7 +147,7 @@ def _bounds(part: int | slice, length: int) -> tuple[int, int]:
 
 
 def _shifted(part: int | slice, length: int, first: int) -> int | slice:
-    """Return `part` of an axis of `length` as an index into what begins at `first`."""
+    """Return `part` of an axis of `length` as an index into an array that begins at `first`."""
     if isinstance(part, int):
         return part - first
     places = range(length)[part]
@@ -168,7 +168,7 @@ def _segments_in(page: Any, samples: int, bounds: list[tuple[int, int]]) -> Iter
 
 
 def _decode(page: Any, index: int) -> Any:
-    """Return strip or tile `index` of `page` decoded, its position and its size, as tifffile gives them."""
+    """Return the decoded strip or tile `index` of `page`, its position and its size, from tifffile."""
     data = None
     if page.databytecounts[index]:
         page.parent.filehandle.seek(page.dataoffsets[index])
@@ -179,7 +179,7 @@ def _decode(page: Any, index: int) -> Any:
 
 @contextmanager
 def _opened(handle: Any) -> Iterator[None]:
-    """Hold `handle` open: the other files of a multi-file OME-TIFF are closed between reads."""
+    """Keep `handle` open; the other files of a multi-file OME-TIFF are closed between reads."""
     closed = handle.closed
     if closed:
         handle.open()

@@ -15,7 +15,7 @@ WHITE_IS_ZERO, PALETTE, YCBCR = 0, 3, 6
 """Values of the tag PhotometricInterpretation."""
 
 OTHER_COLOURS = {5: "CMYK", 8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32803: "raw camera", 32844: "LogL", 32845: "LogLuv"}
-"""Colours that are neither grey nor RGB, and that tifffile gives as they are stored."""
+"""Colours that are neither grey nor RGB, and that tifffile returns unchanged."""
 
 LOSSLESS = ("NONE", "LZW", "DEFLATE", "ADOBE_DEFLATE", "PACKBITS", "LZMA", "ZSTD")
 """Compressions within which YCbCr colours stay YCbCr; those of pictures, such as JPEG, give RGB."""
@@ -24,25 +24,24 @@ TRANSPARENCY = (1, 2)
 """Values of the tag ExtraSamples for the two kinds of alpha."""
 
 _MOST_LOOKED_AT = 32 * 2**20
-"""Voxels that are looked at to recognise a mask."""
+"""Voxels that are read to recognise a mask."""
 
 _SLICES = 16
-"""Slices that are looked at, spread over the stack."""
+"""Slices that are read for that, spread over the stack."""
 
 
 def with_zero_as_black(
     data: ArrayLike, file: Any, series: Any, palette: NDArray[Any] | None, are_labels: bool
 ) -> tuple[ArrayLike, tuple[str, ...]]:
-    """Return the values of a TIFF as they are meant, and notes if they are different from the stored ones.
+    """Return the values of a TIFF with 0 as black, and notes if they differ from the stored ones.
 
-    A palette of greys gives these greys, as it does in a PNG; of a palette of colours the stored numbers are taken.
-    Where white is 0, values become top - value, with the largest value of the file's bits as `top`, as Pillow does.
-    These stay as they are stored: labels, which are numbers and no greys; masks of two values, in which ImageJ, for
-    one, stores the object as 255 and shows it black; the bits that tifffile writes, with the tag for white, for an
-    array of true and false; signed numbers and fractions, which have no top.
+    A palette of greys is applied, as in a PNG; with a palette of colours the stored numbers are kept. If white is 0,
+    values become top - value, with the largest value of the file's bits as `top`, as in Pillow. These values are not
+    inverted: labels, which are no greys; masks of two values, in which for example ImageJ stores the object as 255 and
+    shows it black; bits, which tifffile writes with the tag for white as 0; signed numbers and fractions, which have no
+    largest value.
 
-    file: a `tifffile.TiffFile`. series: one of its series, of which `data` are the voxels. palette: as `read_palette`
-    gives it.
+    file: a `tifffile.TiffFile`. series: one of its series, with the voxels `data`. palette: from `read_palette`.
     """
     page = series.keyframe
     if palette is not None and not are_labels:
@@ -60,7 +59,7 @@ def with_zero_as_black(
     if are_labels:
         return data, ("The file says that white is 0: as labels its values were taken as they are stored.",)
     if _is_mask(data, top):
-        return data, (f"The file says that white is 0, but holds only 0 and {top}: a mask, taken as it is stored.",)
+        return data, (f"The file says that white is 0, but contains only 0 and {top}: a mask, taken as it is stored.",)
     return InvertedArray(data, top), (f"The file says that white is 0: its values were inverted ({top} - value).",)
 
 
@@ -90,14 +89,16 @@ def _by_palette(data: ArrayLike, palette: NDArray[Any]) -> tuple[ArrayLike, tupl
     if (palette != palette[:1]).any():
         return data, ("The file shows its values in colours, by a palette: they were taken as they are stored.",)
     greys: NDArray[Any] = palette[0]
-    if greys.max() > 255 and data.dtype.itemsize == 1:  # the standard wants 16 bits; some programs store 8
+    if greys.max() > 255 and data.dtype.itemsize == 1:  # the standard requires 16 bits; some programs store 8
         greys = greys >> 8
     greys = greys.astype(data.dtype)
     top = len(greys) - 1
     if np.abs(greys - np.linspace(0, int(greys.max()), len(greys))).max() <= 1:
         return data, ()
     if _is_mask(data, top):
-        return data, (f"The file has a palette of greys, but holds only 0 and {top}: a mask, taken as it is stored.",)
+        return data, (
+            f"The file has a palette of greys, but contains only 0 and {top}: a mask, taken as it is stored.",
+        )
     return LookupArray(data, greys), ("The file shows its values by a palette of greys: these greys were taken.",)
 
 
@@ -115,7 +116,7 @@ def note_samples(page: Any) -> tuple[str, ...]:
     orientation = page.tags.valueof(274, default=1)
     if orientation not in (0, 1):
         notes.append(
-            f"The file says that its picture is to be shown turned or mirrored (orientation {orientation}): it was "
-            "taken as it is stored."
+            f"The file marks its picture as turned or mirrored (orientation {orientation}): it was taken as it is "
+            "stored."
         )
     return tuple(notes)

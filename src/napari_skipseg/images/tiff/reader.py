@@ -29,20 +29,20 @@ def read_tiff(
 ) -> Stack:
     """Return an image of a TIFF, or of an OME companion file, at full resolution; its voxels are read on demand.
 
-    image: its number, where the file holds several. Without it, the only one or the main one beside thumbnails, labels
-    and macro images.
+    image: its number, where the file contains several. Without it, the only one or the main one beside thumbnails,
+    labels and macro images.
 
-    RGB samples become C; pages without metadata become Z, or T where there is a Z
-    already. Axes in another order than Z, Y, X are turned. If white is 0, grey values are inverted, and a palette of
-    greys gives these (see `pixel_values.as_meant`).
-    Resolution tags of a plain TIFF count only below 1 µm per pixel: what is coarser (72, 96, 300 dpi) is a print size.
+    RGB samples become C; pages without metadata become Z, or T where there is a Z already. Axes in a different order
+    than Z, Y, X are turned. If white is 0, grey values are inverted, and a palette of greys gives these (see
+    `pixel_values.as_meant`). Resolution tags of a plain TIFF count only below 1 µm per pixel: what is coarser (72, 96,
+    300 dpi) is a print size.
 
     are_labels: the values are numbers of classes or objects; they stay as they are stored.
 
     Raises:
         FileError: no such file, a folder, no TIFF, damaged, cut short, or compressed in an unknown way.
         InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used; no such image.
-        SeveralImagesError: several images have equal standing, and no number is given.
+        SeveralImagesError: several images are of equal rank, and no number is given.
     """
     opened = open_tiff(path, image)
     file, series = opened.file, opened.series
@@ -78,13 +78,13 @@ def read_tiff(
 
 
 def _title_of(opened: OpenTiff) -> str:
-    """Return what the OME-XML of a file calls the image; tifffile makes up the names of other series."""
+    """Return the name of the image in an OME-XML; tifffile invents the names of other series."""
     number = 0 if opened.number is None and len(opened.images) == 1 else opened.number
     return opened.images[number].name if number is not None and opened.file.is_ome else ""
 
 
 def read_tiff_recipe(path: Path) -> dict[str, Any] | None:
-    """Return the recipe in an OME-TIFF that we wrote, None where there is none.
+    """Return the recipe in an OME-TIFF that we wrote, None if there is none.
 
     Raises:
         FileError: no such file, no TIFF, or damaged.

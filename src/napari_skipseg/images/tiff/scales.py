@@ -1,4 +1,4 @@
-"""The scales of the axes of a TIFF: from OME-XML, ImageJ's notes, the tags of a maker, or resolution tags."""
+"""The scales of the axes of a TIFF: from OME-XML, ImageJ's description, the tags of a maker, or resolution tags."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from napari_skipseg.images.tiff.ome import read_ome
 from napari_skipseg.images.units import find_unit
 
 PRINT_SIZE = 1e-6
-"""A resolution in inches or centimetres of at least so many metres per pixel is taken for a print size.
+"""A resolution in inches or centimetres of at least so many metres per pixel counts as a print size.
 
-72, 96, 300 and 1200 dpi say how large a program would print the image; 1 µm is 25,400 dpi, finer than any
-printer or scanner, so a finer resolution is that of a microscope."""
+72, 96, 300 and 1200 dpi are sizes of prints. 1 µm is 25,400 dpi, finer than any printer or scanner, so a finer
+resolution comes from a microscope."""
 
 PRINTERS = (72, 75, 96, 100, 120, 144, 150, 180, 200, 240, 300, 360, 400, 600, 720, 1200, 1440, 2400, 4800)
-"""Dots per inch that printers, screens and scanners have.
+"""Usual dots per inch of printers, screens and scanners.
 
-ImageJ gives its images the unit inch or cm if they came from a program that wrote these."""
+ImageJ keeps the unit inch or cm of images from programs that write it."""
 
 SMALL_UNITS = ("pm", "Å", "nm", "µm")
 """Units in which slices may be 1 apart. ImageJ omits a spacing of 1, and also that of an uncalibrated stack."""
@@ -36,15 +36,15 @@ UNIT_METRES = {INCH: 0.0254, 3: 0.01, 4: 1e-3, 5: 1e-6}
 """Metres of the units of the tag ResolutionUnit; beyond the standard's two tifffile knows mm and µm."""
 
 LONGEST_HEAD = 2000
-"""Letters of a description within which an OME-XML names itself; tifffile knows it by its end, which may be damaged."""
+"""An OME-XML is recognised in so many first letters; tifffile recognises it by its end, which may be damaged."""
 
 TiffScales = dict[str, AxisScale]
 
 
 def read_scales(file: Any, series: Any) -> tuple[TiffScales, tuple[str, ...]]:
-    """Return the scales of the axes of a series in an open TIFF, and notes on what was not taken.
+    """Return the scales of the axes of a series in an open TIFF, and notes on values that were not used.
 
-    OME-XML counts first, then ImageJ's notes, then the tags of the maker of a microscope, then resolution tags.
+    OME-XML comes first, then ImageJ's description, then the tags of the maker of a microscope, then resolution tags.
     """
     page = series.keyframe
     is_ome = file.is_ome and file.ome_metadata is not None
@@ -52,19 +52,19 @@ def read_scales(file: Any, series: Any) -> tuple[TiffScales, tuple[str, ...]]:
     if any(scale.size is not None for scale in found.values()):
         return found, ()
     others, notes = _read_without_ome(file, page)
-    if found:  # of no size, but with a place
+    if found:  # there is an origin but no size
         return {
             axis: replace(others.get(axis, place), start=place.start, start_unit=place.start_unit)
             for axis, place in found.items()
         }, ()
     if is_ome or "<OME " in file.pages.first.description[:LONGEST_HEAD]:
-        damaged = "The OME-XML of the file is damaged, or tells of an image of another size"
+        damaged = "The OME-XML of the file is damaged, or describes an image of a different size"
         notes = (*notes, f"{damaged}: no voxel size was taken from it; {GIVE_SIZE}.")
     return others, notes
 
 
 def _read_without_ome(file: Any, page: Any) -> tuple[TiffScales, tuple[str, ...]]:
-    """Return the scales of ImageJ's notes, the tags of a maker or resolution tags: the first that there are."""
+    """Return the scales of ImageJ's description, of the tags of a maker or of resolution tags: the first that exist."""
     resolution = (_per_pixel(page.tags.valueof(283)), _per_pixel(page.tags.valueof(282)))
     if file.is_imagej and file.imagej_metadata is not None:
         return read_imagej(file.imagej_metadata, resolution)
@@ -83,8 +83,8 @@ def read_shaped(
 ) -> tuple[TiffScales, tuple[str, ...]] | None:
     """Return the scales in the JSON that tifffile writes, None if it has none.
 
-    It holds what a user hands over as metadata: the words of ImageJ (unit, spacing) or of OME (PhysicalSizeX), also in
-    files that are neither.
+    It contains what a user hands over as metadata: the keys of ImageJ (unit, spacing) or of OME (PhysicalSizeX), also
+    in files that are neither.
 
     resolution: pixels per unit along (y, x); unit: the tag ResolutionUnit.
     """
@@ -114,9 +114,9 @@ def _per_pixel(rational: Any) -> float | None:
 def read_imagej(
     notes: Mapping[str, Any], resolution: tuple[float | None, float | None]
 ) -> tuple[TiffScales, tuple[str, ...]]:
-    """Return the scales in ImageJ's description, and notes on what was not taken.
+    """Return the scales in ImageJ's description, and notes on values that were not used.
 
-    ImageJ writes `yunit` and `zunit` if they are different from `unit`, and leaves a spacing of 1 out.
+    ImageJ writes `yunit` and `zunit` if they differ from `unit`, and omits a spacing of 1.
 
     resolution: pixels per unit along (y, x); None if there is no tag, NaN if it makes no sense.
     """
@@ -144,7 +144,7 @@ def _without_unit(
 ) -> TiffScales:
     """Return the numbers that ImageJ wrote without a unit of x: a printer's resolution is no scale.
 
-    resolution: pixels per unit along (y, x). of_y, of_z: their units, "" where there is none.
+    resolution: pixels per unit along (y, x). of_y, of_z: their units, "" = none.
     """
     per_y, per_x = resolution
     if per_x is None or not per_x > 0 or is_print_resolution(per_x):
@@ -178,7 +178,7 @@ def read_resolution(resolution: tuple[float | None, float | None], unit: int) ->
 
 
 def is_print_resolution(dpi: float) -> bool:
-    """Return whether printers, screens or scanners have such a resolution, by dots per inch."""
+    """Return whether a resolution in dots per inch is usual for printers, screens or scanners."""
     return any(abs(dpi / known - 1) < 0.002 for known in PRINTERS)
 
 
@@ -187,7 +187,7 @@ def _print_note(dpi: float) -> str:
 
 
 def _side(per: float | None, unit: str) -> AxisScale:
-    """Return the side of a pixel, with the 7 digits that a TIFF rational holds: 1/0.004 is stored as 250 - a little."""
+    """Return the side of a pixel with the 7 digits of a TIFF rational: 1/0.004 is stored as a little less than 250."""
     if per is None or math.isnan(per):
         return AxisScale(per, unit)
     if unit.casefold() in INCHES:

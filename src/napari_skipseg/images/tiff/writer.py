@@ -28,9 +28,9 @@ TILE = 512
 """Side of those tiles, in pixels."""
 
 EFFORT = 1
-"""The level of zlib: about twice as fast as its default, files 0 to 5 % larger (masks 50 %, of next to nothing).
+"""The level of zlib: about twice as fast as its default, with files 0 to 5 % larger (masks, which are tiny, 50 %).
 
-No predictor: it makes soft probabilities 12 % smaller, but sharp ones and masks larger."""
+No predictor is used: it makes soft probabilities 12 % smaller, but sharp ones and masks larger."""
 
 
 def write_ome_tiff(
@@ -44,7 +44,7 @@ def write_ome_tiff(
 ) -> None:
     """Write an OME-TIFF, compressed by zlib, BigTIFF where it may exceed 4 GB; memory holds one plane.
 
-    Of a plane over 64 MiB it holds a row of 512-pixel tiles. The same input gives the same bytes. The file appears
+    Of a plane over 64 MiB it contains a row of 512-pixel tiles. The same input gives the same bytes. The file appears
     under its name when it is whole, never before. A leading axis of length 1 is left out when the file is read again.
 
     array: anything that can be sliced, with Y and X last, or followed by C: samples of each pixel, as in RGB.
@@ -68,7 +68,7 @@ def write_ome_tiff(
 
 def _check_storable(stack: Stack, dtype: np.dtype[Any], channel_names: Sequence[str] | None) -> None:
     if dtype.name not in PIXEL_TYPES:
-        raise InputError(f"OME-TIFF cannot hold {dtype.name}: convert it to one of {', '.join(PIXEL_TYPES)}.")
+        raise InputError(f"OME-TIFF does not support {dtype.name}: convert it to one of {', '.join(PIXEL_TYPES)}.")
     if not stack.space.axes.endswith(("YX", "YXC")):
         raise InputError(f"The axes '{stack.space.axes}' do not end with Y, X (or Y, X, C): transpose the image.")
     if channel_names is not None and len(channel_names) != stack.length("C"):

@@ -1,4 +1,4 @@
-"""A zarr array, read where it is looked at, chunk by chunk."""
+"""A zarr array that is read on demand, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ BLOSC_HEADER = 16
 
 
 class WholeChunkStore(WrapperStore[LocalStore]):  # type: ignore[misc]  # zarr is not typed for us
-    """The files of an array, read-only; a chunk without its end raises ValueError.
+    """The files of an array, read-only; a truncated chunk raises ValueError.
 
-    Most codecs find that out by themselves. But Blosc takes no length and reads on behind the end of what it is given,
-    whatever lies in memory there; and a file of no bytes, as a power cut leaves it, passes for an empty shard.
+    Most codecs detect truncation themselves. But Blosc does not check the length and reads memory after the end of its
+    input; and an empty file, which a power cut can leave, looks like an empty shard.
 
-    blosc: each file is one Blosc block. forms: names of chunks that are different from those in the metadata.
+    blosc: each file is one Blosc block. forms: forms of chunk names that differ from the metadata.
     """
 
     def __init__(self, store: LocalStore, blosc: bool = False, forms: tuple[KeyForm, ...] = ()) -> None:
@@ -98,7 +98,7 @@ ChunkIndex = tuple[int, ...]
 
 
 class ChunkCache:
-    """Decoded chunks by their place. Threads that want the same chunk at once wait for one of them to decode it."""
+    """Decoded chunks by place. If several threads need the same chunk at once, one decodes it and the others wait."""
 
     def __init__(self) -> None:
         self._chunks: OrderedDict[ChunkIndex, Future[NDArray[Any]]] = OrderedDict()
@@ -114,7 +114,7 @@ class ChunkCache:
         """Call `use` with each of the chunks at `places`, which have `size` bytes; several are decoded at once.
 
         Raises:
-            Exception: what decoding raises.
+            Exception: any error of the decoding.
         """
         workers = min(len(places), os.cpu_count() or 1, max(1, KEPT_CHUNKS // max(1, size)))
         if workers <= 1:
@@ -168,16 +168,16 @@ class ChunkCache:
 
 
 class ZarrArray(LazyArray):
-    """The voxels of a zarr array in native byte order, those of missing chunks its fill value.
+    """The voxels of a zarr array in native byte order; missing chunks have the fill value.
 
-    Several threads may read at once. Of large chunks the last ones are kept, so that reading slice by slice does not
-    decode a thick chunk again and again.
+    Several threads may read at once. The last large chunks are kept, so that reading slice by slice does not decode a
+    thick chunk several times.
 
     chunks: the shape of the parts that are stored as one. notes: for the user.
 
     Raises:
-        FileError: its chunks are too large, have no voxels or are not where they should be; it holds no image.
-        InputError: it holds complex numbers.
+        FileError: its chunks are too large, have no voxels or are not where they should be; it contains no image.
+        InputError: it contains complex numbers.
     """
 
     def __init__(self, node: Node) -> None:
@@ -189,7 +189,7 @@ class ZarrArray(LazyArray):
         self.chunks: tuple[int, ...] = tuple(int(n) for n in self._array.shards or self._array.chunks)
         self.dtype = np.dtype(self._array.dtype).newbyteorder("=")
         self.notes: tuple[str, ...] = (places.note,) if places.note else ()
-        self._decoded = tuple(int(n) for n in self._array.chunks)  # of a shard, only what is asked for is decoded
+        self._decoded = tuple(int(n) for n in self._array.chunks)  # of a shard, only what is requested is decoded
         self._chunk_bytes = math.prod(self._decoded) * self.dtype.itemsize
         self._cache = ChunkCache() if self._chunk_bytes > SMALL_CHUNK else None
 
@@ -204,7 +204,7 @@ class ZarrArray(LazyArray):
     def written(self) -> Iterator[tuple[slice, ...]]:
         """Yield the part of every chunk that has a file, in order; all other voxels have the fill value.
 
-        All of them are yielded where the fill value is not 0.
+        All are yielded if the fill value is not 0.
 
         Raises:
             FileError: the folder cannot be read, or is gone.
@@ -237,7 +237,7 @@ class ZarrArray(LazyArray):
         return values.astype(self.dtype, copy=False)
 
     def _read_kept(self, index: list[int | slice]) -> NDArray[Any]:
-        """Return the voxels at `index`, whose steps are above 0, chunk by chunk from those that are kept."""
+        """Return the voxels at `index`, with steps above 0, from the kept chunks."""
         lengths = [int(length) for length in self._array.shape]
         wanted = [
             range(part, part + 1) if isinstance(part, int) else range(n)[part]
@@ -255,7 +255,7 @@ class ZarrArray(LazyArray):
         return result[tuple(0 if isinstance(part, int) else slice(None) for part in index)]
 
     def decode(self, place: tuple[int, ...]) -> NDArray[Any]:
-        """Return the chunk at `place`, whatever axes are kept; at the end of an axis, what of it lies in the array."""
+        """Return the chunk at `place` with all axes; at the end of an axis, its part inside the array."""
         part = tuple(slice(n * size, (n + 1) * size) for n, size in zip(place, self._decoded, strict=True))
         return np.asarray(self._array[part]).astype(self.dtype, copy=False)
 
@@ -266,10 +266,10 @@ class ZarrArray(LazyArray):
         return any((self._node.path / form.key(numbers)).is_file() for form in self._forms)
 
     def _fault(self, index: list[int | slice], error: Exception) -> FileError:
-        """Return the sentence for a part that cannot be read: the first chunk of it that fails by itself."""
+        """Return the error for a part that cannot be read; it names the first chunk that cannot be read."""
         path = self._node.path
         if isinstance(error, MemoryError):
-            return FileError(f"The part asked for of '{path}' needs more memory than there is: read a smaller part.")
+            return FileError(f"The part requested of '{path}' needs more memory than there is: read a smaller part.")
         chunks = tuple(self._array.shards or self._array.chunks)
         spans = [_span(part, length, n) for part, length, n in zip(index, self._array.shape, chunks, strict=True)]
         for place in product(*spans):
@@ -318,9 +318,11 @@ def _open(node: Node) -> tuple[ChunkPlaces, Any]:
             ) from error
         dtype = np.dtype(array.dtype)
         if dtype.kind == "c":
-            raise InputError(f"'{node.path}' holds complex numbers: save their magnitude.")
+            raise InputError(f"'{node.path}' contains complex numbers: save their magnitude.")
         if dtype.kind not in "buif" or not array.shape:
-            raise FileError(f"'{node.path}' holds no image ({dtype} values): save it as 8-bit, 16-bit or float grey.")
+            raise FileError(
+                f"'{node.path}' contains no image ({dtype} values): save it as 8-bit, 16-bit or float grey."
+            )
         inside = math.prod(array.shards) // math.prod(array.chunks) if array.shards else 0
         needed = max(math.prod(array.chunks) * dtype.itemsize, inside * INDEX_ENTRY)
         if needed > min(LARGEST_CHUNK, psutil.virtual_memory().total // 4):
@@ -345,7 +347,7 @@ def _chunk_lengths(metadata: Any) -> Iterator[list[Any]]:
 
 
 def _forward(part: int | slice, length: int) -> tuple[int | slice, bool]:
-    """Return `part` as zarr takes it, its step above 0, and whether what it gives must be turned round."""
+    """Return `part` with a step above 0, which zarr needs, and whether the result must be reversed."""
     if isinstance(part, int):
         return part, False
     places = range(length)[part]
@@ -361,7 +363,7 @@ def _span(part: int | slice, length: int, chunk: int) -> range:
 
 
 def _overlap(wanted: range, start: int, length: int) -> tuple[slice, slice]:
-    """Return which of the `wanted` places lie in a chunk that begins at `start`, and where in the chunk that is."""
+    """Return the `wanted` positions that lie in a chunk that begins at `start`, as slices of both."""
     first = max(0, -(-(start - wanted.start) // wanted.step))
     last = min(len(wanted), -(-(start + length - wanted.start) // wanted.step))
     if last <= first:  # the step is longer than the chunk

@@ -1,8 +1,8 @@
-"""The chunks of a zarr array of ours, written and checked: each is a file that is whole or not there.
+"""Write and check the chunks of our zarr arrays: each is a file that is whole or missing.
 
-The files are what zarr 3 writes itself: the chunk in C order, its bytes little-endian, compressed by zstd with a
-checksum. zarr would do so too, but does not say which files it wrote, and those must be brought to disk later; and it
-takes about 8 ns of Python for a voxel in chunks of 64³, which this does not.
+The files are the same that zarr 3 writes: the chunk in C order, little-endian, compressed by zstd with a checksum. zarr
+itself does not report which files it wrote, and these must be brought to disk later; and it takes about 8 ns per voxel
+in chunks of 64³, which this does not.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class ChunkWriter:
         self._stored = dtype.newbyteorder("<")
 
     def write(self, region: PyramidRegion, values: NDArray[Any]) -> list[Path]:
-        """Return the files of the chunks of `region`, written. They are not on disk until they are synced.
+        """Write the chunks of `region`, and return their files, which are not on disk until they are synced.
 
         Raises:
-            OSError: the disk is full or closed to us.
+            OSError: the disk is full, or there is no permission.
             ValueError: `region` is not made of whole chunks.
         """
         whole = all(
@@ -91,11 +91,11 @@ class ChunkWriter:
         )
 
     def file(self, place: WrittenChunk) -> Path:
-        """Return where a chunk lies."""
+        """Return the file of a chunk."""
         return self.folder.joinpath("c", *map(str, place))
 
     def files(self, region: PyramidRegion) -> list[Path]:
-        """Return where the chunks lie that `region` touches."""
+        """Return the files of the chunks that `region` touches."""
         return [self.file(place) for place in self.places(region)]
 
     def is_written(self, region: PyramidRegion) -> bool:
@@ -107,7 +107,7 @@ class ChunkWriter:
         return all(self._is_sound(file) for file in self.files(region))
 
     def remove_damaged(self) -> int:
-        """Return how many chunks could not be decoded; their files are removed.
+        """Remove the files of chunks that cannot be decoded, and return their number.
 
         Raises:
             OSError: one cannot be removed.

@@ -1,4 +1,4 @@
-"""The names of the files of a zarr array's chunks: as its metadata say, or as they are in fact."""
+"""The file names of a zarr array's chunks: those in its metadata, or the real ones."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from napari_skipseg.images.faults import read_errors_as_sentences
 from napari_skipseg.images.zarr.metadata import Node
 
 MOST_ENTRIES = 20_000
-"""Entries of a folder that are looked at to find chunks."""
+"""Most entries of a folder that are read to find chunks."""
 
 _NUMBERS = re.compile(r"(?:c[./])?(\d+(?:[./]\d+)*)")
 
 
 @dataclass(frozen=True)
 class KeyForm:
-    """How chunks are named: c/0/1, c.0.1, 0/1 or 0.1. prefix: "c" or "". separator: "/" or "."."""
+    """A form of chunk names: c/0/1, c.0.1, 0/1 or 0.1. prefix: "c" or "". separator: "/" or "."."""
 
     prefix: str
     separator: str
@@ -32,7 +32,7 @@ class KeyForm:
         return self.separator.join([self.prefix, *parts] if self.prefix else parts)
 
     def rename(self, key: str) -> str:
-        """Return the name that a chunk has in this form, whatever form `key` has."""
+        """Return the name of a chunk in this form, from its name `key` in any form."""
         found = _NUMBERS.fullmatch(key)
         return key if found is None else self.key(re.split(r"[./]", found[1]))
 
@@ -43,7 +43,7 @@ FORMS = tuple(KeyForm(prefix, separator) for prefix in ("c", "") for separator i
 
 @dataclass(frozen=True)
 class ChunkPlaces:
-    """The form that the metadata name, others in which chunks lie, and a note for the user ("" if all is as named)."""
+    """The form of chunk names in the metadata, other forms in use, and a note on these for the user, "" = none."""
 
     named: KeyForm
     others: tuple[KeyForm, ...] = ()
@@ -51,13 +51,13 @@ class ChunkPlaces:
 
 
 def find_chunks(node: Node, dimensions: int) -> ChunkPlaces:
-    """Return how the files of the chunks of an array are named.
+    """Return the forms of the chunk names of an array.
 
-    Old programs wrote nested chunks (0/0/0) without noting that in `.zarray`, which means 0.0.0 by default; their image
+    Old programs wrote nested chunks (0/0/0) without an entry in `.zarray`, which means 0.0.0 by default; their images
     would be read as zeros.
 
     Raises:
-        FileError: there are files of chunks, but none where the array's metadata or another form would have them.
+        FileError: there are files of chunks, but none has a name of any form.
     """
     named = _named_form(node)
     if dimensions == 0:
@@ -69,7 +69,7 @@ def find_chunks(node: Node, dimensions: int) -> ChunkPlaces:
             return ChunkPlaces(
                 named,
                 others,
-                f"The chunks of the image are named as {others[0].key('0' * dimensions)}, not as its metadata say "
+                f"The chunks of the image are named like {others[0].key('0' * dimensions)}, and not as in its metadata "
                 f"({named.key('0' * dimensions)}): they were read where they are.",
             )
         if named in found:
@@ -104,7 +104,7 @@ def _holds(folder: Path, form: KeyForm, dimensions: int) -> bool:
 
 
 def _has_file(folder: Path, names: list[re.Pattern[str]]) -> bool:
-    """Return whether there is a file whose path below `folder` is named so, part by part."""
+    """Return whether there is a file below `folder` with these parts of its path."""
     with os.scandir(folder) as entries:
         for entry in islice(entries, MOST_ENTRIES):
             if names[0].fullmatch(entry.name) is None:
@@ -117,7 +117,7 @@ def _has_file(folder: Path, names: list[re.Pattern[str]]) -> bool:
 
 
 def _stray_chunks(folder: Path) -> Iterator[str]:
-    """Yield the files below `folder` that are named as chunks are, by numbers."""
+    """Yield the files below `folder` with names of numbers, like those of chunks."""
     looked_at = 0
     for parent, _, names in os.walk(folder):
         looked_at += len(names)

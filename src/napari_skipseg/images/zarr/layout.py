@@ -15,7 +15,7 @@ from napari_skipseg.images.space import Space, check_axes
 from napari_skipseg.images.zarr.pyramid import PyramidLevel, plan_levels
 
 OURS = "napari-skipseg"
-"""The attribute under which we keep what was run."""
+"""The attribute with the recipe."""
 
 ZARR_UNITS = {
     "pm": "picometer",
@@ -26,10 +26,10 @@ ZARR_UNITS = {
     "cm": "centimeter",
     "m": "meter",
 }
-"""Our units of length by the names that OME-Zarr wants; without a unit a size is in pixels."""
+"""OME-Zarr's names of our units of length; without a unit a size is in pixels."""
 
 _METHODS = {"image": "mean of 2 voxels along each halved axis", "labels": "most common value, the highest of several"}
-"""How a coarser level is made."""
+"""Description of how a coarser level is made."""
 
 LayerKind = Literal["image", "labels"]
 
@@ -37,15 +37,15 @@ _CHUNK = 2**20
 """Bytes of a default chunk, uncompressed."""
 
 MANY_CHUNKS = 20_000
-"""Default chunks grow, up to 16 times, while there would be more of them than this."""
+"""Most default chunks; they are enlarged, up to 16 times, if there would be more."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The layout of a store: shape and space (axes in the order TCZYX), kind of values, chunks, and what was run.
+    """The layout of a store: shape and space (axes in the order TCZYX), kind of values, chunks, and the recipe.
 
-    chunks: one length per axis; what a tile keeps should be whole chunks. Default: planes of about 1 MiB, right for
-    results that are made slice by slice; results of 3D tiles should give their own.
+    chunks: one length per axis; a tile should keep whole chunks. The default, planes of about 1 MiB, is right for
+    results that are made slice by slice; results of 3D tiles need their own.
     kind: "labels" are reduced to the most common value of a block, an "image" to its mean.
     """
 
@@ -85,7 +85,7 @@ class Layout:
 
 
 def default_chunks(shape: tuple[int, ...], axes: str, itemsize: int) -> tuple[int, ...]:
-    """Return one-slice chunks of about 1 MiB, of up to 16 MiB where there would be more than 20,000 files."""
+    """Return one-slice chunks of about 1 MiB, or up to 16 MiB if there would be more than 20,000 files."""
     side = 2 ** (int(math.log2(_CHUNK // itemsize)) // 2)
     planes = math.prod(n for n, axis in zip(shape, axes, strict=True) if axis not in "YX")
     area = math.prod(n for n, axis in zip(shape, axes, strict=True) if axis in "YX")
@@ -120,7 +120,7 @@ def _axis(axis: str, unit: str) -> dict[str, str]:
 
 
 def _dataset(layout: Layout, number: int, level: PyramidLevel) -> dict[str, Any]:
-    """Return a level's path and place: a coarse voxel's centre is the centre of the fine ones it stands for."""
+    """Return a level's path and transformations: the centre of a coarse voxel is that of the fine ones it covers."""
     axes = layout.space.axes
     space = layout.space.scaled(dict(zip(axes, level.factor, strict=True)))
     steps = [

@@ -16,12 +16,12 @@ METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 """Files that make a folder a part of a zarr store: zarr 3, then zarr 2."""
 
 LARGEST_METADATA = 64 * 2**20
-"""Bytes of metadata from which on they are refused."""
+"""Most bytes of metadata that are read."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A group or an array of a zarr store. `array` holds the array's own metadata, None for a group."""
+    """A group or an array of a zarr store. `array` contains the array's own metadata, None for a group."""
 
     path: Path
     attributes: dict[str, Any]
@@ -44,12 +44,12 @@ def is_node(path: Path) -> bool:
 
 
 def is_zarr(path: Path) -> bool:
-    """Return whether `path` is in a zarr store, or named as one."""
+    """Return whether `path` is in a zarr store, or has the ending of one."""
     return is_node(path) or (path.suffix.lower() == ".zarr" and not path.is_file())
 
 
 def store_root(path: Path) -> Path:
-    """Return the outermost folder of the store that holds the node `path`."""
+    """Return the outermost folder of the store that contains the node `path`."""
     root = path.absolute()
     while root.parent != root and is_node(root.parent):  # the root of a drive is its own parent
         root = root.parent
@@ -66,7 +66,7 @@ def read_node(path: Path) -> Node:
         if not path.exists():
             raise FileNotFoundError(path)
         if not is_node(path):
-            raise FileError(f"'{path}' is a folder without zarr metadata: give the folder that holds them.")
+            raise FileError(f"'{path}' is a folder without zarr metadata: give the folder that contains them.")
         if (path / "zarr.json").is_file():
             contents = _read_json(path / "zarr.json")
             array = contents if contents.get("node_type") == "array" else None
@@ -90,7 +90,7 @@ def _dictionary(value: Any) -> dict[str, Any]:
 
 
 def check_harmless(node: Node) -> None:
-    """Refuse an array with codecs that could run code, or with Python objects as values.
+    """Raise for an array with codecs that could run code, or with Python objects as values.
 
     numcodecs' pickle filter runs any code that a chunk contains.
 
@@ -103,7 +103,7 @@ def check_harmless(node: Node) -> None:
     ]
     objects = str(metadata.get("dtype", "")).lstrip("<>|=")[:1] == "O"
     if objects or any("pickle" in name for name in names):
-        raise FileError(f"'{node.path}' holds Python objects, which may run code when they are read: save numbers.")
+        raise FileError(f"'{node.path}' contains Python objects, which may run code when read: save numbers.")
 
 
 def _codec_names(codecs: Any) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The levels of a pyramid: which there are, and how each is made from the finer one, in little memory."""
+"""The levels of a pyramid: their sizes, and how each is made from the next finer one, in little memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LARGEST_PLANE_SIDE = 512
 """Levels are added until Y and X are no longer than this ..."""
 
 LARGEST_VOLUME = 2**26
-"""... and the voxels of one time and channel no more than this: napari shows the last level in 3D."""
+"""... and one time and channel has no more voxels than this: napari shows the last level in 3D."""
 
 PyramidRegion = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
 class PyramidLevel:
-    """One level: its lengths, and how many voxels of the finest one lie along each axis of one of its own."""
+    """One level: its lengths, and the size of its voxels in voxels of the finest level."""
 
     shape: tuple[int, ...]
     factor: tuple[int, ...]
@@ -33,8 +33,8 @@ class PyramidLevel:
 def plan_levels(shape: tuple[int, ...], space: Space) -> tuple[PyramidLevel, ...]:
     """Return the levels for an image, the finest first.
 
-    From one to the next, an axis of space is halved (rounded up) where its voxels are less than twice as long as the
-    shortest: Z of serial sections stays until Y and X have caught up.
+    From one level to the next, an axis of space is halved (rounded up) if its voxels are less than twice as long as the
+    shortest: Z of serial sections stays until Y and X are as coarse.
     """
     levels = [PyramidLevel(shape, (1,) * len(shape))]
     axes = space.axes
@@ -63,7 +63,7 @@ def _is_large(shape: tuple[int, ...], axes: str) -> bool:
 
 
 def average(values: NDArray[Any], steps: tuple[int, ...]) -> NDArray[Any]:
-    """Return the means of blocks of `steps` (1 or 2) voxels, whole numbers rounded half up; a rest is its own block."""
+    """Return the means of blocks of `steps` (1 or 2) voxels, rounded half up for whole numbers; the rest is a block."""
     kind = values.dtype
     if kind.kind == "f":
         total = _sum_of_blocks(values, steps, np.result_type(kind, np.float32))
@@ -82,7 +82,7 @@ def _sum_of_blocks(values: NDArray[Any], steps: tuple[int, ...], wide: np.dtype[
 
 
 def _pairs(values: NDArray[Any], axis: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the first and the second of each two voxels along `axis`; the last one alone is its own second."""
+    """Return the first and the second of each two voxels along `axis`; a single last one is used twice."""
     even: list[slice] = [slice(None)] * values.ndim
     odd = even.copy()
     even[axis], odd[axis] = slice(0, None, 2), slice(1, None, 2)
@@ -95,9 +95,9 @@ def _pairs(values: NDArray[Any], axis: int) -> tuple[NDArray[Any], NDArray[Any]]
 
 
 def most_common(values: NDArray[Any], steps: tuple[int, ...]) -> NDArray[Any]:
-    """Return the most common value of blocks of `steps` (1 or 2) voxels; of equally common ones the highest.
+    """Return the most common value of blocks of `steps` (1 or 2) voxels, the highest one of several.
 
-    So a label that fills half of a block outlasts the background.
+    So a label that fills half of a block wins over the background.
     """
     parts = [values]
     for axis, step in enumerate(steps):
@@ -116,7 +116,7 @@ def most_common(values: NDArray[Any], steps: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _sorted(parts: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Return arrays whose values, voxel by voxel, are those of `parts` in rising order; there are 1, 2, 4 or 8.
+    """Return arrays with the values of `parts`, sorted voxel by voxel; there are 1, 2, 4 or 8.
 
     A sorting network (Batcher 1968) of whole arrays is ten times as fast as sorting along a short axis.
     """
@@ -135,7 +135,7 @@ def _sorted(parts: list[NDArray[Any]]) -> list[NDArray[Any]]:
 
 
 def regions(shape: tuple[int, ...], chunks: tuple[int, ...], largest: int) -> Iterator[PyramidRegion]:
-    """Yield the parts of an array in C order: each whole chunks, as many as fit into `largest` voxels, at least one."""
+    """Yield the parts of an array in C order: as many whole chunks as fit into `largest` voxels, at least one."""
     size = list(chunks)
     for axis in reversed(range(len(shape))):
         room = max(1, largest // math.prod(size))
@@ -150,7 +150,7 @@ def regions(shape: tuple[int, ...], chunks: tuple[int, ...], largest: int) -> It
 
 
 def region_below(region: PyramidRegion, steps: tuple[int, ...], finer: tuple[int, ...]) -> PyramidRegion:
-    """Return the part of the finer level, of shape `finer`, that `region` of the next one is made from."""
+    """Return the part of the finer level, of shape `finer`, from which `region` of the next one is made."""
     return tuple(
         slice(part.start * step, min(part.stop * step, length))
         for part, step, length in zip(region, steps, finer, strict=True)

@@ -38,8 +38,8 @@ OLDEST = {5: "TCZYX"}
 class Level:
     """One resolution.
 
-    path: where its array lies. names: one letter for each axis, "?" = unknown; "" if the axes are not named.
-    scales: of each axis; empty if there are none. guessed: its axes by their number, if they are not named.
+    path: of its array. names: one letter for each axis, "?" = unknown; "" if the axes are not named. scales: of each
+    axis; empty if there are none. guessed: its axes by their number, if they are not named.
     """
 
     path: Path
@@ -54,15 +54,15 @@ def read_zarr(
 ) -> Stack:
     """Return the finest level of an OME-Zarr image, or the array that `path` names, read chunk by chunk.
 
-    Axes, voxel size, unit and origin come from the multiscales, the transformations of dataset and multiscale
-    composed. Axes in another order than Z, Y, X are turned; along a negative scale the image is turned round, with its
-    origin at the other end. Of a plate, a well or a collection (bioformats2raw), its image where there is one. A plain
-    array has the axes that its dimension names say, else YX, ZYX, TZYX or TCZYX. Chunks that are missing hold the fill
-    value, as the standard wants.
+    Axes, voxel size, unit and origin come from the multiscales, the transformations of dataset and multiscale composed.
+    Axes in a different order than Z, Y, X are turned; along a negative scale the image is turned round, with its origin
+    at the other end. Of a plate, a well or a collection (bioformats2raw), its image where there is one. A plain array
+    has the axes that its dimension names say, else YX, ZYX, TZYX or TCZYX. Chunks that are missing hold the fill value,
+    as the standard wants.
 
     Raises:
         FileError: no such folder, a newer version, damaged, or stored in an unknown way.
-        SeveralImagesError: a plate, a well or a collection holds several images.
+        SeveralImagesError: a plate, a well or a collection contains several images.
         InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used.
     """
     stack = replace(stack_from_file_image(_image_of(path, find_levels(path)[0]), given), file=str(path.absolute()))
@@ -70,14 +70,14 @@ def read_zarr(
 
 
 def _other_multiscales(path: Path) -> tuple[str, ...]:
-    """Return a sentence on images that a group holds besides its first, if any: OME-Zarr takes the first."""
+    """Return a sentence on images of a group after its first, if any: the first one is the image in OME-Zarr."""
     node = find_image(path)
     others = node.ome.get("multiscales", [])[1:] if node.array is None else []
     if not others:
         return ()
     place = node.path / str(others[0]["datasets"][0]["path"])
     count = f"{len(others)} other image{'s' * (len(others) > 1)}"
-    return (f"'{node.path.name}' also holds {count}, left out: '{place}' is the path of one.",)
+    return (f"'{node.path.name}' also contains {count}, left out: '{place}' is the path of one.",)
 
 
 def read_zarr_levels(path: Path) -> list[Stack]:
@@ -134,7 +134,7 @@ def _name_of(path: Path) -> str:
 
 
 def find_levels(path: Path) -> list[Level]:
-    """Return the levels of the image at `path`, finest first; where it names an array, that one.
+    """Return the levels of the image at `path`, the finest first; if it is an array, only that one.
 
     Raises:
         FileError: there is no image, or it cannot be understood.
@@ -150,8 +150,8 @@ def find_image(path: Path) -> Node:
     """Return the group or array of the image at `path`.
 
     Raises:
-        FileError: it holds none, and which place to name.
-        SeveralImagesError: it holds several.
+        FileError: it contains none; the message has a path to give instead.
+        SeveralImagesError: it contains several.
     """
     node = read_node(path)
     with read_errors_as_sentences(path, "The metadata of"):
@@ -172,7 +172,7 @@ def find_image(path: Path) -> Node:
             raise FileError(f"'{path}' is a well of several fields: give the path of one, such as '{field}'.")
         inside = next(node.children(), None)
     if inside is None:
-        raise FileError(f"'{path}' holds no image: give the folder of an OME-Zarr image.")
+        raise FileError(f"'{path}' contains no image: give the folder of an OME-Zarr image.")
     raise FileError(f"'{path}' is a group without an image of its own: give a path inside it, such as '{inside}'.")
 
 
@@ -190,7 +190,7 @@ def list_zarr_images(path: Path) -> tuple[ImageInfo, ...]:
 
 
 def zarr_image(path: Path, number: int | None) -> Path:
-    """Return the folder of image `number` in an OME-Zarr that holds several; of one that holds one, `path`.
+    """Return the folder of image `number` in an OME-Zarr of several; `path` itself for one with one image.
 
     Raises:
         FileError: as `find_image`.
@@ -208,7 +208,7 @@ def _is_of_bioformats(node: Node) -> bool:
 
 
 def _held_images(node: Node) -> list[ImageInfo]:
-    """Return the images in a plate, a well or a collection, those that are there; empty where the group is none."""
+    """Return the existing images of a plate, a well or a collection; none for any other group."""
     if _is_of_bioformats(node):
         around = read_node(node.path / "OME") if is_node(node.path / "OME") else node
         names = [str(name) for name in around.ome.get("series", ())]
@@ -260,7 +260,7 @@ def _level_of_array(node: Node) -> Level:
             break
         around = read_node(parent)
         if "multiscales" in around.ome and _is_understood(around):
-            with suppress(FileError):  # it is placed in a way that is not understood: the array by itself
+            with suppress(FileError):  # its transformations are not understood: use the array alone
                 found = [level for level in _levels(around) if level.path.absolute() == place]
                 if found:
                     return found[0]
@@ -271,7 +271,7 @@ def _level_of_array(node: Node) -> Level:
 
 
 def _scales_of_array(node: Node, dimensions: int) -> tuple[AxisScale, ...]:
-    """Return the scales in the attributes of a plain array, as gunpowder and daisy write them, or nothing.
+    """Return the scales in the attributes of a plain array, as gunpowder and daisy write them, empty if there are none.
 
     resolution or voxel_size, offset and units have one entry for each of the last axes.
     """
@@ -318,7 +318,7 @@ def _levels(node: Node) -> list[Level]:
 
 
 def _datasets(node: Node) -> list[dict[str, Any]]:
-    """Return the datasets of a multiscale, finest first, as the standard wants them: some programs turn them round."""
+    """Return the datasets of a multiscale, the finest first, as in the standard; some programs reverse them."""
     datasets: list[dict[str, Any]] = node.ome["multiscales"][0]["datasets"]
     places = [_inside(node.path, dataset["path"]) for dataset in datasets]
     sizes = [math.prod((read_node(place).array or {}).get("shape", [0])) if is_node(place) else 0 for place in places]
@@ -337,10 +337,10 @@ def _is_understood(node: Node) -> bool:
 
 
 def _inside(folder: Path, path: str) -> Path:
-    """Return the folder of a dataset, which must lie inside its group, on every system.
+    """Return the folder of a dataset, which must be inside its group on every system.
 
-    Windows takes a backslash for a slash, a colon for a drive or a stream, and leaves dots and spaces at the end of a
-    name out.
+    On Windows a backslash is a slash, a colon marks a drive or a stream, and dots and spaces at the end of a name are
+    ignored.
     """
     parts = PurePosixPath(path).parts
     odd = any(sign in path for sign in "\\:\0") or any(not part.strip(". ") for part in parts)
@@ -350,7 +350,7 @@ def _inside(folder: Path, path: str) -> Path:
 
 
 def _read_axes(axes: Sequence[Any] | None) -> tuple[str, tuple[str | None, ...]]:
-    """Return one letter for each axis, and its unit; "" if there are none. OME-Zarr 0.3 says only names."""
+    """Return one letter for each axis, and its unit; "" if there are none. OME-Zarr 0.3 has only names."""
     if axes is None:
         return "", ()
     entries = [axis if isinstance(axis, dict) else {"name": axis} for axis in axes]
@@ -372,9 +372,9 @@ def _letter(name: Any, kind: str | None = None) -> str:
 
 
 def _scales(units: Sequence[str | None], steps: Sequence[dict[str, Any]]) -> tuple[AxisScale, ...]:
-    """Return the scales of the axes after all transformations; nothing without a scale.
+    """Return the scales of the axes after all transformations, empty without a scale.
 
-    Where they have another number of axes, or no numbers, the sizes are NaN.
+    The sizes are NaN if a transformation has a different number of axes, or no numbers.
     """
     if not any(step["type"] == "scale" for step in steps):
         return ()
@@ -393,7 +393,7 @@ def _scales(units: Sequence[str | None], steps: Sequence[dict[str, Any]]) -> tup
 
 
 def _numbers_of(step: dict[str, Any], count: int) -> list[float] | None:
-    """Return the numbers of a transformation, 1 for each axis of the identity; None if they are not one for each."""
+    """Return the numbers of a transformation, all 1 for the identity; None if there is not one per axis."""
     factors = step.get(step["type"], [1.0] * count)
     if not isinstance(factors, list) or len(factors) != count:
         return None
@@ -402,7 +402,7 @@ def _numbers_of(step: dict[str, Any], count: int) -> list[float] | None:
 
 
 def read_zarr_recipe(path: Path) -> dict[str, Any] | None:
-    """Return the recipe that we stored in an OME-Zarr, None where there is none.
+    """Return the recipe that we stored in an OME-Zarr, None if there is none.
 
     Raises:
         FileError: no such folder, no image, or damaged.
@@ -413,7 +413,7 @@ def read_zarr_recipe(path: Path) -> dict[str, Any] | None:
 
 
 def is_label_image(path: Path) -> bool:
-    """Return whether an OME-Zarr image says that it holds labels.
+    """Return whether an OME-Zarr image is marked as labels.
 
     Raises:
         FileError: no such folder, no image, or damaged.
@@ -425,11 +425,11 @@ _UNFINISHED = ".partial"
 """Ending of a chunk's file while zarr itself writes it."""
 
 MOST_FILES = 100_000
-"""Files that are looked at; of an array with more, the first ones by name, folder by folder."""
+"""Most files that are checked: the first ones by name, folder by folder."""
 
 
 class ZarrChunkFiles(NamedTuple):
-    """What the files of an array's chunks come to. size: in bytes. newest: latest time of change, in nanoseconds."""
+    """The number and size of an array's chunk files. size: in bytes. newest: latest time of change, in nanoseconds."""
 
     number: int
     size: int

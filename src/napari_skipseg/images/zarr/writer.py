@@ -1,8 +1,8 @@
 """Write OME-Zarr 0.5: first all metadata, then the chunks, then the pyramid; a run can be resumed.
 
-Chunks are plain zarr 3 chunks, one file each, compressed by zstd at its quickest level with its checksum: every zarr 3
-reader has it, and a flipped bit is found. There is no sharding: a shard has one writer, so a tile would have to keep
-as much as a shard holds, and a killed run would lose that much.
+Chunks are plain zarr 3 chunks, one file each, compressed by zstd at its fastest level with its checksum: every zarr 3
+reader supports it, and a flipped bit is detected. There are no shards: a shard has one writer, so a tile would have to
+keep as much as a shard, and a killed run would lose that much.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from napari_skipseg.images.zarr.pyramid import PyramidRegion, average, most_comm
 from napari_skipseg.progress import Progress, run_to_end
 
 PYRAMID_VOXELS = 2**22
-"""Voxels of a level that are written at once; for them up to 8 times as many of the finer level are read."""
+"""Voxels of a level that are written at once; up to 8 times as many of the finer level are read for them."""
 
 
 class OmeZarrWriter:
@@ -55,7 +55,7 @@ class OmeZarrWriter:
         """Write whole chunks of the finest level: each file appears whole or not at all.
 
         Raises:
-            FileError: the disk is full or closed to us.
+            FileError: the disk is full, or there is no permission.
             ValueError: `region` is not made of whole chunks.
         """
         self._write(0, region, values)
@@ -79,7 +79,7 @@ class OmeZarrWriter:
         """Bring to disk the written files that `take_unsynced` has not returned.
 
         Raises:
-            FileError: the disk is at fault.
+            FileError: the disk failed.
         """
         with file_errors_as(self._named):
             sync(self.take_unsynced(), self.path)
@@ -97,7 +97,7 @@ class OmeZarrWriter:
         return self._chunks[0].files(region)
 
     def remove_damaged(self) -> int:
-        """Return how many chunks, of any level, could not be decoded; they are removed, to be written again.
+        """Remove the chunks of all levels that cannot be decoded, to be written again, and return their number.
 
         Raises:
             FileError: one cannot be removed.
@@ -110,10 +110,10 @@ class OmeZarrWriter:
         return self.is_written(tuple(slice(0, length) for length in self.layout.shape))
 
     def iter_pyramid(self) -> Generator[Progress, None, None]:
-        """Write the coarser levels from the finest, a few chunks at a time; those that are there are left alone.
+        """Write the coarser levels, a few chunks at a time; existing chunks are kept.
 
         Raises:
-            FileError: the finest level is not complete, or the disk is full or closed to us.
+            FileError: the finest level is not complete, the disk is full, or there is no permission.
         """
         if not self.is_complete():
             raise FileError(f"'{self.path}' is not finished: continue its run before its pyramid is made.")
@@ -123,14 +123,14 @@ class OmeZarrWriter:
             yield Progress(done, len(parts), f"pyramid, level {number}")
 
     def parts(self, level: int) -> list[PyramidRegion]:
-        """Return the parts of a coarser level that are made at once: whole chunks, which processes can share."""
+        """Return the parts of a coarser level, of whole chunks, that processes can share."""
         return list(regions(self.layout.levels[level].shape, self.arrays[level].chunks, PYRAMID_VOXELS))
 
     def write_coarser(self, number: int, region: PyramidRegion) -> None:
         """Write one of the `parts` of a level from the next finer level, unless it is there already.
 
         Raises:
-            FileError: the disk is full or closed to us, or a chunk of the finer level is damaged.
+            FileError: the disk is full, there is no permission, or a chunk of the finer level is damaged.
         """
         if self.is_sound(region, number):
             self.note_unsynced(self._chunks[number].files(region))  # a process that was killed may have written them
@@ -147,10 +147,10 @@ class OmeZarrWriter:
 
 
 def create_ome_zarr(path: str | os.PathLike[str], layout: Layout) -> OmeZarrWriter:
-    """Return the writer of an OME-Zarr 0.5 store, made with all its metadata and levels, and no voxel yet.
+    """Create an OME-Zarr 0.5 store with all its metadata and levels, but no voxels, and return its writer.
 
-    A store of exactly this layout (description included) that is there already is continued: `is_written` tells what
-    it has. A store that is not finished can be opened like any other: what is missing is 0.
+    An existing store of exactly this layout (description included) is continued: `is_written` shows its chunks. An
+    unfinished store can be opened like any other: missing voxels are 0.
 
     Raises:
         FileError: something else is there, or nothing can be written.
@@ -165,7 +165,7 @@ def create_ome_zarr(path: str | os.PathLike[str], layout: Layout) -> OmeZarrWrit
             metadata = [path / file.relative_to(store) for file in store.rglob("zarr.json")]
             if path.exists():
                 _check_same(path, store)
-                for file in path.rglob(".*"):  # what a killed process left of chunks that it was writing
+                for file in path.rglob(".*"):  # parts of chunks that a killed process was writing
                     if is_draft(file.name):
                         file.unlink(missing_ok=True)
             else:
@@ -205,7 +205,7 @@ def _check_same(path: Path, draft: Path) -> None:
         except (ValueError, RecursionError):
             is_same = False
         if not is_same:
-            raise FileError(f"'{path}' holds something else already: choose another name, or remove it.")
+            raise FileError(f"'{path}' has different content already: choose a different name, or remove it.")
 
 
 def write_ome_zarr(path: str | os.PathLike[str], array: ArrayLike, layout: Layout) -> None:
@@ -222,8 +222,8 @@ def iter_write_ome_zarr(
 ) -> Generator[Progress, None, None]:
     """Write a whole array and its pyramid, a few chunks at a time; yield after each part.
 
-    The store appears under its name when it is whole and on disk, never before. A store that we wrote is replaced;
-    anything else of that name is left alone.
+    The store appears under its name when it is whole and on disk, never before. A store that we wrote is replaced; any
+    other file or folder with this name is kept.
 
     array: anything that can be sliced, with the layout's shape.
 
@@ -233,7 +233,7 @@ def iter_write_ome_zarr(
     """
     path = Path(path)
     if os.path.lexists(path) and not (not path.is_symlink() and is_node(path) and OURS in read_node(path).attributes):
-        raise FileError(f"'{path}' is there already and not ours: choose another name, or remove it.")
+        raise FileError(f"'{path}' is there already and not ours: choose a different name, or remove it.")
     if tuple(array.shape) != layout.shape:
         raise ValueError(f"an array of {array.shape} for a layout of {layout.shape}")
     with contextlib.ExitStack() as leaving:

@@ -1,4 +1,4 @@
-"""What runs a network over tiles: OpenVINO or torch, on the device that is fastest, behind one small interface."""
+"""Backends that run a network over tiles: OpenVINO or torch, on the fastest device, with one small interface."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What runs a network over tiles: OpenVINO or torch, on the device that is fastest, behind one small interface."""
+"""The choice of the backend that runs a network over tiles: OpenVINO or torch, on the fastest device."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from napari_skipseg.networks.specs import UNetSpec
 
 
 class BackendChoice(NamedTuple):
-    """What a run was begun with: a backend's name and its precision."""
+    """The backend of a run: its name and precision."""
 
     name: str
     precision: str
@@ -51,13 +51,13 @@ def make_backend(
     pinned: BackendChoice | None = None,
     share: MemoryShare = WHOLE_MEMORY,
 ) -> FallbackBackend:
-    """Return the fastest backend for `model` on `device` and tiles of `shape`; if it fails, the next takes over.
+    """Return the fastest backend for `model` on `device` and tiles of `shape`; if it fails, the next one takes over.
 
-    pinned: what a run that is being resumed was begun with; nothing else is taken, unless that fails in the run. share:
-    of the computer's memory, which decides the tile of a CPU that takes over from a GPU.
+    pinned: the backend of a run that is resumed; no other is used, unless this one fails during the run. share: of the
+    computer's memory, which decides the tile of a CPU that takes over from a GPU.
 
     Raises:
-        DeviceError: what is pinned cannot be had here.
+        DeviceError: the pinned backend is not available here.
     """
     choices = choose_backends(device, share)
     if pinned is None:
@@ -66,7 +66,7 @@ def make_backend(
     titles = {choice.title for choice in own}
     later = tuple(choice for choice in choices if choice.title not in titles)
     fault = DeviceError(
-        f"This run was begun with {pinned.name} in {pinned.precision}, which cannot be had here: begin it anew."
+        f"This run was begun with {pinned.name} in {pinned.precision}, which is not available here: begin it again."
     )
     if not own:
         raise fault
@@ -79,7 +79,7 @@ def make_backend(
 
 
 def choose_backends(device: Device, share: MemoryShare = WHOLE_MEMORY) -> tuple[BackendOption, ...]:
-    """Return what can run a network on `device`, the fastest first, and then what takes over if that fails."""
+    """Return the backends for `device`, the fastest first; each takes over if those before fail."""
     choices = choose_torch(device, _make_torch, share)
     if not has_openvino():
         return choices
@@ -91,14 +91,14 @@ def choose_backends(device: Device, share: MemoryShare = WHOLE_MEMORY) -> tuple[
 def choose_torch(
     device: Device, make: TorchMaker, share: MemoryShare = WHOLE_MEMORY, precision: str | None = None
 ) -> tuple[BackendOption, ...]:
-    """Return what `make` can make for `device`: in `precision` (None = the best there), in f32, and on the CPU."""
+    """Return the torch backends for `device`: in `precision` (None = the best there), in f32, and on the CPU."""
     choices = []
     own_tile = own_tile_of_cpu(device, share)
     if device.name != "cpu":
         choices.append(_torch_choice(make, device, device.title, f"{device.reason}; {UNTESTED}", precision))
         if (precision or best_precision(device.name).name) != "f32":  # GPU
             choices.append(_torch_choice(make, device, device.title, f"half precision failed; {UNTESTED}", "f32"))
-    why = "what takes over if the others fail"
+    why = "it takes over if the others fail"
     if not choices and not has_openvino():
         why = "OpenVINO, which is faster, is not installed"
     cpu = Device("cpu", cpu_title(), "")
@@ -108,14 +108,14 @@ def choose_torch(
 
 
 def fastest_precision(device: Device, openvino: bool = True) -> ChosenPrecision:
-    """Return in which precision the first of `choose_backends` computes. openvino: whether it may be that one."""
+    """Return the precision of the first of `choose_backends`. openvino: whether that may be OpenVINO."""
     if device.name == "cpu" and openvino and has_openvino():
         return openvino_backend.compiled_precision()
     return best_precision(device.name)
 
 
 def try_backend(device: Device) -> FallbackBackend:
-    """Return what runs a tiny network on `device` at this moment, having run it; its notes say what failed."""
+    """Run a tiny network on `device`, and return the backend that succeeded; its notes have the failures."""
     spec = UNetSpec(widths=(4, 8))
     description = ModelDescription("trial", spec, (ClassLabel("anything", 1),), margin=0, weights_sha256="")
     backend = make_backend(Model(description, build(spec).eval()), device, (32, 32))
@@ -124,8 +124,8 @@ def try_backend(device: Device) -> FallbackBackend:
 
 
 def _choose_pinned(device: Device, pinned: BackendChoice, share: MemoryShare) -> tuple[BackendOption, ...]:
-    """Return what could give the pinned backend in its precision; making it says whether it can."""
-    reason = "what this run was begun with"
+    """Return the options for the pinned backend in its precision; making it shows whether it is available."""
+    reason = "the backend of this run from the beginning"
     own_tile = own_tile_of_cpu(device, share)
     if pinned.name == OpenVINOBackend.name:
         return (_openvino_choice(reason, pinned.precision, own_tile),)
@@ -157,12 +157,12 @@ def _openvino_choice(
 
 
 def own_tile_of_cpu(device: Device, share: MemoryShare = WHOLE_MEMORY) -> Callable[[Model], tuple[int, ...]] | None:
-    """Return what chooses the CPU's own tile if the tile of the run was chosen for a GPU; None if it was not."""
+    """Return a function that chooses a tile for the CPU if that of the run was chosen for a GPU, else None."""
     return None if device.name == "cpu" else partial(_tile_of_cpu, share)
 
 
 def _tile_of_cpu(share: MemoryShare, model: Model) -> tuple[int, ...]:
-    """Return the largest tile that the CPU takes at this moment; counted in f32, which takes the most."""
+    """Return the largest tile that fits the CPU's memory now, in f32, which needs the most."""
     tile = choose_tile(model, Device("cpu", cpu_title(), ""), "f32", 0, "xy", share)
     return (tile.side,) * model.description.spec.dimensions
 
@@ -178,29 +178,29 @@ def _make_openvino(precision: str | None, model: Model, shape: tuple[int, ...]) 
 
 
 def _check(precision: str | None, best: str) -> None:
-    """Raise if the processor does not compute in `precision` itself."""
+    """Raise if the processor does not support `precision`."""
     if precision not in (None, "f32", best):
         raise RuntimeError(f"this processor computes in {best} and f32, not in {precision}")
 
 
 @runtime_checkable
 class ExactBackendMaker(Protocol):
-    """A maker of backends that can be asked for a certain one."""
+    """A maker of backends that can also make a specific one."""
 
     def pinned(self, pinned: BackendChoice) -> BackendMaker:
-        """Return what makes no other backend than the one that a run was begun with."""
+        """Return a maker of only this backend."""
         ...
 
 
 def require_backend(maker: BackendMaker, pinned: BackendChoice) -> BackendMaker:
-    """Return what makes the backend that a run was begun with, and no other; a maker of one kind stays as it is."""
+    """Return a maker of only the pinned backend; a maker of one kind of backend is returned unchanged."""
     if isinstance(maker, ExactBackendMaker):
         return maker.pinned(pinned)
     return partial(make_backend, pinned=pinned) if maker is make_backend else maker
 
 
 def prefer_backend(maker: BackendMaker, recipe: Mapping[str, Any] | None) -> BackendMaker:
-    """Return what makes the backend that a recipe names where it can be had here, else what `maker` makes."""
+    """Return a maker of the recipe's backend if it is available here, else of the backends of `maker`."""
     if recipe is None or not {"backend", "precision"} <= recipe.keys():
         return maker
     pinned = BackendChoice(recipe["backend"], recipe["precision"])

@@ -1,8 +1,8 @@
 """Compiled networks kept on disk between processes, in the user's cache folder.
 
-An entry is a file with the SHA-256 of its content in front. What is damaged is not there; what cannot be written is not
-kept: neither is an error. The hash does not protect from others, so a folder that others own or may write to is left
-alone.
+An entry is a file that begins with the SHA-256 of its content. A damaged entry counts as missing, and an entry that
+cannot be written is not kept: neither is an error. The hash does not protect against other users, so a folder that
+others own or may write to is not used.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from napari_skipseg.durable import write_whole
 
 COMPILED_VARIABLE = "NAPARI_SKIPSEG_CACHE"
 LIMIT = 2**30
-"""Bytes of all entries; beyond it those go that were used longest ago."""
+"""Most bytes of all entries; the entries used longest ago are removed first."""
 HASH_LENGTH = hashlib.sha256().digest_size
 PRIVATE = 0o700
 
 
 def compiled_folder() -> Path:
-    """Return where compiled networks lie: `NAPARI_SKIPSEG_CACHE`, else in the user's cache folder."""
+    """Return the folder of compiled networks: `NAPARI_SKIPSEG_CACHE`, else in the user's cache folder."""
     named = os.environ.get(COMPILED_VARIABLE)
     if named:
         return Path(named)
@@ -38,7 +38,7 @@ def compiled_folder() -> Path:
 
 
 def read_compiled(key: str) -> bytes | None:
-    """Return what was kept under `key`, or None if there is nothing whole."""
+    """Return the entry of `key`, None if there is none or it is damaged."""
     try:
         file = compiled_folder() / key
         if not is_ours_alone(file.parent):
@@ -54,8 +54,8 @@ def read_compiled(key: str) -> bytes | None:
 
 
 def write_compiled(key: str, content: bytes) -> None:
-    """Keep `content` under `key`, whole or not at all, and make room for it."""
-    with contextlib.suppress(OSError, RuntimeError):  # the latter where there is no home folder
+    """Store `content` under `key`, whole or not at all, and remove old entries."""
+    with contextlib.suppress(OSError, RuntimeError):  # the latter if there is no home folder
         folder = compiled_folder()
         folder.mkdir(PRIVATE, parents=True, exist_ok=True)
         if is_ours_alone(folder):
@@ -74,7 +74,7 @@ def is_ours_alone(path: Path) -> bool:
 
 
 def _make_room(folder: Path) -> None:
-    """Remove the entries used longest ago until all that is left is within the limit."""
+    """Remove the entries used longest ago until the rest is within the limit."""
     found = sorted(((file, file.stat()) for file in folder.iterdir()), key=lambda item: item[1].st_mtime)
     total = sum(facts.st_size for _, facts in found)
     for file, facts in found:

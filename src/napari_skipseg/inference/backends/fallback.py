@@ -14,16 +14,16 @@ from napari_skipseg.models.model import Model
 
 
 class FallbackBackend:
-    """The first backend of `choices` that works. If it fails, the next one is prepared and takes the same tiles.
+    """The first backend of `choices` that works. If it fails, the next one is prepared and computes the same tiles.
 
-    If memory is short, each first continues with fewer images at once and with smaller tiles. Those of `later` take
-    over in a run only: none of them is the first.
+    If memory is short, each one first continues with fewer images at once and with smaller tiles. Backends in `later`
+    take over only during a run; none of them is the first.
 
-    notes: a sentence for each that failed, and for each step down. attention: whether attention maps are wanted.
+    notes: a sentence for each failure, and for each reduction. attention: whether attention maps are computed.
 
     Raises:
-        OutOfMemoryError: (by `run` too) the last one has no memory for the smallest tile. Its other faults are raised
-            as they are.
+        OutOfMemoryError: (also by `run`) the last one has no memory for the smallest tile. Its other errors are raised
+            unchanged.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class FallbackBackend:
 
     @property
     def precision(self) -> str:
-        """The precision it computes in now."""
+        """The precision in which it computes now."""
         return self._backend.precision
 
     @property
     def reason(self) -> str:
-        """What computes now, where, in which precision, and why."""
+        """The present backend, its device and precision, and the reason."""
         return f"{self._left[0].title} in {self.precision}: {self._left[0].reason}"
 
     @property
@@ -82,7 +82,7 @@ class FallbackBackend:
     def iter_average(self, images: Pixels, views: Sequence[NetworkView]) -> Generator[None, None, TileOutput | None]:
         """Yield between views; return the mean over them with the deviation, averaged on the device.
 
-        None if the device could not: then the views are to be run one after the other, which meets its fault again.
+        Return None if the device could not: running the views one after the other then meets its error again.
         """
         return (yield from self._iter_on_device(lambda: self._backend.iter_average(images, views)))
 
@@ -100,7 +100,7 @@ class FallbackBackend:
             raise
         except Exception as error:
             self._backend.stop_averaging()
-            # a lost device and overflow come again in the first of the passes, and are noted then
+            # a lost device and overflow occur again in the first of the passes, and are noted then
             if fault_kind(error) != "lost" and not isinstance(error, FloatingPointError):
                 self.notes.append(f"{self._left[0].title} {_what(error)}; it computes one pass after the other.")
         release_memory()
@@ -120,7 +120,7 @@ class FallbackBackend:
             release_memory()
 
     def _pass_over(self, error: Exception, is_made: bool = True) -> bool:
-        """Note that the present choice failed and leave it behind; return False if it is the last, or not at fault."""
+        """Note that the present choice failed and take the next; return False if it is the last, or not the cause."""
         failed, *rest = self._left
         kind = fault_kind(error)
         if not is_made or kind in ("memory", "lost"):  # another precision on the same device needs more, or fails too
@@ -137,5 +137,5 @@ def _what(error: Exception) -> str:
 
 
 def notes_of(backend: Backend) -> tuple[str, ...]:
-    """Return what failed before `backend` took over; nothing if it stands alone."""
+    """Return a sentence for each backend that failed before `backend` took over."""
     return tuple(getattr(backend, "notes", ()))

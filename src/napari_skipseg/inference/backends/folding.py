@@ -1,4 +1,4 @@
-"""A model's network made ready to run: it ends in probabilities, and gates and batch norms are folded away."""
+"""A model's network for inference: it returns probabilities, and gates and batch norms are folded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONVOLUTION = (nn.Conv2d, nn.Conv3d, *UP_CONVOLUTION)
 
 
 class Probabilities(nn.Module):
-    """A network that ends in probabilities instead of logits, with its attention maps behind them, in float32.
+    """A network that returns probabilities instead of logits, and its attention maps, in float32.
 
     attention: whether the maps are returned; it may be changed between two runs.
     """
@@ -29,7 +29,7 @@ class Probabilities(nn.Module):
         self.attention = True
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return (N, classes, *space) and the attention maps, if they are wanted."""
+        """Return (N, classes, *space), and the attention maps if `attention` is set."""
         output = self.network(image)
         maps = output.attentions if self.attention else ()
         return (self.network.probability(output.logits.float()), *(values.float() for values in maps))
@@ -44,10 +44,9 @@ def ready_for_inference(model: Model) -> Probabilities:
 
 
 def fold_batch_norms(network: nn.Module) -> None:
-    """Fold each batch norm right behind a convolution into it; outputs stay the same up to rounding.
+    """Fold each batch norm that directly follows a convolution into it; outputs stay the same up to rounding.
 
-    `network` must be in eval mode. A batch norm behind anything else, such as the one that opens a pre-activation
-    block, stays.
+    `network` must be in eval mode. Other batch norms, such as the first one of a pre-activation block, stay.
     """
     for parent in network.modules():
         if type(parent).forward is not nn.Sequential.forward:

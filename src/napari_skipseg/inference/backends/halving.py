@@ -1,4 +1,4 @@
-"""What a backend does if memory is short: half the batch, then half the tile. What comes out has the same shape."""
+"""A backend that reduces the batch, then the tile, by half if memory is short. Its output has the same shape."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ALL = slice(None)
 
 @dataclass(frozen=True)
 class BackendOption:
-    """A backend that could be made: what and where it is, why it stands at its place, and what makes it.
+    """A backend that can be made: its title, the reason for its rank, and a function that makes it.
 
-    at_once: most images that it is given at a time, None = any number. A CPU gains nothing from several, and one by one
-    they come out the same to the last bit, whatever lies beside them. own_tile: returns the largest tile that it takes,
-    None = the tile of the run; for a CPU that takes over a run whose tile was chosen for a GPU. is_gpu: whether it
-    computes on a GPU, of which an error that nobody knows may be short memory in other words.
+    at_once: most images per run, None = any number. A CPU gains nothing from several, and one by one each image has the
+    same bits in any batch. own_tile: returns the largest tile that it can compute, None = the tile of the run; it is
+    for a CPU that takes over a run from a GPU, for which the tile was chosen. is_gpu: whether it computes on a GPU; an
+    unknown error of a GPU may be a lack of memory.
     """
 
     title: str
@@ -38,15 +38,15 @@ class BackendOption:
 
 
 class HalvingBackend:
-    """The backend of `choice`. If memory is short it is given fewer images at once, then smaller tiles to stitch.
+    """The backend of `choice`. If memory is short it gets fewer images at once, then smaller tiles to stitch.
 
-    What was found to fit is kept for the next run. A sentence for each step is appended to `notes`. An error of a GPU
-    that nobody knows is met once with one image at a time and half the tile.
+    The size that fits is kept for the next run. A sentence for each reduction is appended to `notes`. After an unknown
+    error of a GPU, one image at a time and half the tile are tried once.
 
-    attention: whether attention maps are wanted.
+    attention: whether attention maps are computed.
 
     Raises:
-        OutOfMemoryError: (by `run` too) there is no memory for a tile of one stride and its margins.
+        OutOfMemoryError: (also by `run`) there is no memory for a tile of one stride and its margins.
     """
 
     def __init__(self, choice: BackendOption, model: Model, shape: tuple[int, ...], notes: list[str]) -> None:
@@ -57,7 +57,7 @@ class HalvingBackend:
         self._draw: Draw | None = None
         self._backend: Backend | None = None
         self._tried = not choice.is_gpu
-        self._untold = ""  # the note of a step that has not been seen to help
+        self._pending_note = ""  # the note on a reduction that has not helped yet
         self._averages = True
         backend = self._prepared()
         self.name, self.precision = backend.name, backend.precision
@@ -69,7 +69,7 @@ class HalvingBackend:
 
     @property
     def averages(self) -> bool:
-        """Whether `iter_average` and `iter_planes` can be had: on a GPU, as long as a whole tile fits."""
+        """Whether `iter_average` and `iter_planes` are available: on a GPU, as long as a whole tile fits."""
         return self._averages and self._tile == self._shape and bool(getattr(self._prepared(), "averages", False))
 
     def draw(self, draw: Draw | None) -> None:
@@ -142,7 +142,7 @@ class HalvingBackend:
         return self._plan(shape, largest).size
 
     def _prepared(self) -> Backend:
-        """Return the backend for the present tile; if there is no memory to make it, for a smaller one."""
+        """Return the backend for the present tile; if memory is too short to make it, for a smaller one."""
         while self._backend is None:
             try:
                 self._backend = self._choice.make(self._model, self._tile)
@@ -153,58 +153,60 @@ class HalvingBackend:
         return self._backend
 
     def _step_down(self, count: int, error: Exception, in_a_run: bool) -> bool:
-        """Take half of `count` images from now on, or half the tile if it is one; return whether that may help.
+        """Use half of `count` images from now on, or half the tile if it is one; return whether that may help.
 
-        The error is not raised here: a frame that holds it and is in its traceback would keep alive what the failed
-        attempt had on the device.
+        The error is not raised here: a frame in its traceback that refers to it would keep the memory of the failed
+        attempt on the device.
         """
         kind = fault_kind(error)
         is_unknown = kind == "other" and in_a_run and not self._tried
         # torch raises faults of a device as RuntimeError
         is_unknown &= isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError | SkipsegError)
         if kind not in ("memory", "size") and not is_unknown:
-            self._untold = ""
+            self._pending_note = ""
             return False
         if count > 1 and not is_unknown:
             self._batch = count // 2
-            steps = f"{self._batch} tiles at a time go on" if self._batch > 1 else "one tile at a time goes on"
+            steps = (
+                f"it continues with {self._batch} tiles at a time" if self._batch > 1 else "it continues with one tile"
+            )
         else:
             half = halved(self._tile, self._model.description.margin, self._model.network.stride)
             if half == self._tile and kind == "memory":
                 raise OutOfMemoryError(
-                    f"There is not enough memory for a tile of {_said(half)} voxels ({self._choice.title}), and a "
-                    "smaller one is of no use: close other programs and try again."
+                    f"There is not enough memory for a tile of {_in_words(half)} voxels ({self._choice.title}), and a "
+                    "smaller one is not possible: close other programs and try again."
                 ) from error
-            if half == self._tile:  # no tile is small enough, so it was no matter of size
+            if half == self._tile:  # no tile is small enough, so size was not the cause
                 return False
             self._tile, self._backend = self._plan(self._shape, half).size, None
-            steps = f"tiles of {_said(self._tile)} go on"
+            steps = f"it continues with tiles of {_in_words(self._tile)}"
             if is_unknown:
                 self._tried, self._batch = True, 1
-                steps = f"tiles of {_said(self._tile)}, one at a time, go on"
+                steps = f"it continues with tiles of {_in_words(self._tile)}, one at a time"
         what = "ran out of memory" if is_out_of_memory(error) else f"failed ({type(error).__name__}: {gist_of(error)})"
-        note = f"{self._choice.title} {what}; {steps} there."
+        note = f"{self._choice.title} {what}; {steps}."
         if is_unknown:
-            self._untold = note
+            self._pending_note = note
         else:
             self._note_step()
             self._notes.append(note)
         return True
 
     def _note_step(self) -> None:
-        """Note the step that has helped."""
-        if self._untold:
-            self._notes.append(self._untold)
-            self._untold = ""
+        """Note the reduction, now that it has helped."""
+        if self._pending_note:
+            self._notes.append(self._pending_note)
+            self._pending_note = ""
 
     def _plan(self, shape: tuple[int, ...], largest: tuple[int, ...]) -> TilePlan:
         return plan_tiles(shape, largest, self._model.description.margin, self._model.network.stride)
 
 
 def halved(tile: tuple[int, ...], margin: int, stride: int) -> tuple[int, ...]:
-    """Return a tile that keeps half as much along each long axis, a stride at least; `tile` if that is all it has.
+    """Return a tile that keeps half as much along each long axis, at least a stride; `tile` itself if it is minimal.
 
-    Along an axis less than half as long as the longest nothing is halved.
+    Axes less than half as long as the longest one are not halved.
     """
     margins = 2 * _up(margin, stride)
     return tuple(
@@ -220,7 +222,7 @@ def run_in_parts(
 ) -> TileOutput:
     """Return the output for `images` (N, C, *space), computed in `tiles` and stitched.
 
-    run: gives the output for the tile of a number, of which it gets the pixels. strides: of the attention maps.
+    run: returns the output for the number and the pixels of a tile. strides: of the attention maps.
     """
     shape = images.shape[2:]
     last = tiles[-1]
@@ -252,7 +254,7 @@ def _joined(outputs: Sequence[TileOutput]) -> TileOutput:
     )
 
 
-def _said(tile: tuple[int, ...]) -> str:
+def _in_words(tile: tuple[int, ...]) -> str:
     return " × ".join(map(str, tile))
 
 

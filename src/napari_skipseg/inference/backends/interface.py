@@ -1,4 +1,4 @@
-"""What every backend is and returns."""
+"""The interface of all backends, and their output."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Pixels = NDArray[np.float32]
 
 
 class TileOutput(NamedTuple):
-    """Of N tiles: probability (N, classes, *space) and per gate an attention map (N, *space / stride), in [0, 1].
+    """For N tiles: probability (N, classes, *space), and per gate an attention map (N, *space / stride), in [0, 1].
 
-    attentions: empty if they are not wanted. uncertainty: the standard deviation of probability over passes, in its
-    shape; None if there was one pass.
+    attentions: empty if they are not computed. uncertainty: the standard deviation of the probability over passes;
+    None for one pass.
     """
 
     probability: Pixels
@@ -23,9 +23,9 @@ class TileOutput(NamedTuple):
 
 
 class Backend(Protocol):
-    """A network made ready for one device, precision and tile size.
+    """A network for one device, precision and tile size.
 
-    A backend that has a writable attribute `attention` returns attention maps only while it is True.
+    A backend with a writable attribute `attention` returns attention maps only while it is True.
     """
 
     @property
@@ -35,7 +35,7 @@ class Backend(Protocol):
 
     @property
     def precision(self) -> str:
-        """The numbers it computes in: f32, bf16 or f16."""
+        """The type of its numbers: f32, bf16 or f16."""
         ...
 
     def run(self, images: Pixels) -> TileOutput:

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU. Converting and compiling take seconds, so what comes out is kept on disk."""
+"""OpenVINO on the CPU. Converting and compiling take seconds, so the compiled network is kept on disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from napari_skipseg.networks.specs import spec_to_dict
 
 
 class OpenVINOBackend:
-    """OpenVINO on the CPU, compiled for one tile size; bfloat16 where the processor computes in it.
+    """OpenVINO on the CPU, compiled for one tile size; in bfloat16 if the processor supports it.
 
     A model that lies in a folder is converted once per tile size and machine; a draft each time.
 
@@ -46,7 +46,7 @@ class OpenVINOBackend:
         if network is None:
             network = _core().compile_model(_convert(model, shape), "CPU", options)
             if kept:
-                with contextlib.suppress(RuntimeError):  # a device that cannot export compiles anew each time
+                with contextlib.suppress(RuntimeError):  # a device that cannot export compiles again each time
                     exported = network.export_model()
                     content = exported.getvalue() if isinstance(exported, io.BytesIO) else bytes(exported)
                     compiled.write_compiled(key, content)
@@ -59,7 +59,7 @@ class OpenVINOBackend:
         for number in range(len(images)):
             self._request.infer({0: np.ascontiguousarray(images[number : number + 1])}, share_inputs=True)
             wanted = self._request.output_tensors if self.attention else self._request.output_tensors[:1]
-            parts.append([tensor.data.copy() for tensor in wanted])  # the next run writes over them
+            parts.append([tensor.data.copy() for tensor in wanted])  # the next run overwrites them
         probability, *attentions = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
         # one sum is the cheapest look at all values: probabilities cannot become infinite by adding, and NaN stays
         if not np.isfinite(probability.sum()):
@@ -68,7 +68,7 @@ class OpenVINOBackend:
 
 
 def compiled_precision() -> ChosenPrecision:
-    """Return the precision in which OpenVINO computes fastest on this processor: the best one, if it has that too."""
+    """Return the fastest precision of OpenVINO on this processor: the processor's best one, if OpenVINO supports it."""
     best = best_precision("cpu")
     if best.name == "bf16" and "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return ChosenPrecision("f32", "OpenVINO has no bf16 for this processor")
@@ -76,7 +76,7 @@ def compiled_precision() -> ChosenPrecision:
 
 
 def _openvino() -> Any:
-    """Return OpenVINO with its telemetry off: without that package it falls back to a stub that sends nothing."""
+    """Return OpenVINO with its telemetry off: without the telemetry package it uses a stub that sends nothing."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
@@ -89,22 +89,22 @@ def _core() -> Any:
 
 
 def _convert(model: Model, shape: tuple[int, ...]) -> Any:
-    """Return the network in OpenVINO's own form.
+    """Return the network as an OpenVINO model.
 
-    A small image shows torch's tracer the same path as a whole tile, if neither needs padding. The tracer's own check
-    runs the network twice more and loads torch.distributed for it: tests compare the outputs instead.
+    It is traced with a small image, which takes the same path as a whole tile if neither needs padding. The tracer's
+    own check would run the network twice more and load torch.distributed: tests compare the outputs instead.
     """
     stride, channels = model.network.stride, model.description.spec.in_channels
     padded = any(length % stride for length in shape)
     example = torch.zeros(1, channels, *(shape if padded else (min(length, 2 * stride) for length in shape)))
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer, about sizes that are fixed here
+        warnings.simplefilter("ignore")  # the tracer warns about sizes, which are fixed here
         traced = torch.jit.trace(folding.ready_for_inference(model), example, check_trace=False)  # type: ignore[no-untyped-call]
         return _openvino().convert_model(traced, example_input=example, input=[(1, channels, *shape)])
 
 
 def _read(key: str, options: dict[str, str]) -> Any:
-    """Return the compiled network kept under `key`, or None if there is none that loads."""
+    """Return the compiled network stored under `key`, None if there is none that can be loaded."""
     content = compiled.read_compiled(key)
     if content is not None:
         with contextlib.suppress(RuntimeError):
@@ -113,7 +113,7 @@ def _read(key: str, options: dict[str, str]) -> Any:
 
 
 def _key(model: Model, shape: tuple[int, ...], precision: str) -> str:
-    """Return a name for all that the compiled network depends on; the weights count as they are, not as described."""
+    """Return a hash of all that the compiled network depends on, with the real weights and not those described."""
     core = _core()
     facts = {
         "spec": spec_to_dict(model.description.spec),
@@ -132,7 +132,7 @@ def _key(model: Model, shape: tuple[int, ...], precision: str) -> str:
 
 @cache
 def _code_hash() -> str:
-    """Return the hash of the code that says what a network computes."""
+    """Return the hash of the code that defines what a network computes."""
     sources = [*(file for folder in networks.__path__ for file in Path(folder).rglob("*.py")), Path(folding.__file__)]
     digest = hashlib.sha256()
     for file in sorted(sources):

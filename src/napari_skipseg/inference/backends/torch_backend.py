@@ -1,4 +1,4 @@
-"""torch on the CPU, on CUDA or on an Apple GPU. What is for GPUs alone is marked so, and tested by `pytest -m gpu`."""
+"""torch on the CPU, on CUDA or on an Apple GPU. Lines for GPUs alone are marked, and tested by `pytest -m gpu`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 class TorchBackend:
     """torch with weights of the precision, gates and batch norms folded; sigmoid in float32.
 
-    The batch norms that are left stay in float32 themselves. On CUDA pixels cross through pinned memory, which torch
-    keeps for the next tile, and results are read only after they have arrived.
+    The batch norms that are left stay in float32. On CUDA pixels are copied through pinned memory, which torch keeps
+    for the next tile, and results are read only after they have arrived.
 
     attention: whether attention maps are returned; it may be changed between two runs.
 
     Raises:
-        FloatingPointError: (by `run` too) values became too large for half precision.
-        ModelError: (by `run` too) the network gives NaN whatever the precision.
+        FloatingPointError: (also by `run`) values became too large for half precision.
+        ModelError: (also by `run`) the network returns NaN in any precision.
     """
 
     name = "torch"
@@ -78,7 +78,7 @@ class TorchBackend:
 
     def _iter_averaged(self, work: Generator[None, None, list[Tensor]]) -> Generator[None, None, TileOutput]:
         while True:
-            # the modes belong to the thread, so they must not be on while somebody else's code runs
+            # these modes belong to the thread, so they must be off while the caller's code runs
             with torch.inference_mode(), _repeatable(self._device):
                 try:
                     next(work)
@@ -90,7 +90,7 @@ class TorchBackend:
         return TileOutput(mean, tuple(attention[:, 0] for attention in attentions), deviation)
 
     def _forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return what the network gives for `images` on the device."""
+        """Return the network's output for `images` on the device."""
         self._network.attention = self.attention
         outputs: tuple[Tensor, ...] = self._network(images.contiguous(memory_format=self._format))
         return outputs
@@ -101,30 +101,30 @@ class TorchBackend:
     def _check(self, finite: bool) -> None:
         if finite:
             return
-        # bf16 has the range of f32, so on a CPU f32 would give NaN too
+        # bf16 has the range of f32, so on a CPU f32 would also give NaN
         if self.precision == "f16" or (self.precision == "bf16" and self._device.type != "cpu"):
             raise FloatingPointError(f"values became too large for half precision ({self.precision})")
         raise ModelError(
-            f"{self._model_name} gives values that are not numbers (NaN): its weights are damaged or its training went "
-            "wrong. Train it again, or choose another model."
+            f"{self._model_name} returns values that are not numbers (NaN): its weights are damaged or its training "
+            "went wrong. Train it again, or choose a different model."
         )
 
     def _upload(self, images: Pixels) -> Tensor:
         tensor = torch.from_numpy(images)
         if self._device.type != "cuda":
             return tensor.to(self._device)
-        return tensor.pin_memory().to(self._device, non_blocking=True)  # GPU: only pinned memory crosses by itself
+        return tensor.pin_memory().to(self._device, non_blocking=True)  # GPU: only from pinned memory without waiting
 
     def _download(self, outputs: Sequence[Tensor]) -> list[NDArray[Any]]:
         arrived = [output.contiguous() for output in outputs]
-        if self._device.type == "cuda":  # GPU: torch lets them arrive in pinned memory, all on their way at once
+        if self._device.type == "cuda":  # GPU: torch copies all of them at once, into pinned memory
             arrived = [output.to("cpu", non_blocking=True) for output in arrived]
             torch.cuda.current_stream(self._device).synchronize()
         return [output.cpu().numpy() for output in arrived]
 
 
 def memory_format(device: str, dimensions: int, precision: str) -> torch.memory_format:
-    """Return how tensors lie in the memory of `device`: channels last where its convolutions are made for that.
+    """Return the memory format for `device`: channels last if its convolutions are optimised for that.
 
     These are oneDNN on a CPU and the tensor cores of CUDA, which take bf16 and f16. Metal, and CUDA in float32 (without
     TF32, which rounds), compute on contiguous tensors.
@@ -135,8 +135,8 @@ def memory_format(device: str, dimensions: int, precision: str) -> torch.memory_
 
 
 def release_memory() -> None:
-    """Give memory on the GPU that no tensor holds any more back to other programs."""
-    with contextlib.suppress(RuntimeError):  # of a GPU that is lost
+    """Release cached memory of the GPU that no tensor uses to other programs."""
+    with contextlib.suppress(RuntimeError):  # the GPU may be lost
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # GPU
             torch.cuda.empty_cache()
         if torch.backends.mps.is_available():  # GPU
@@ -153,9 +153,9 @@ def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def _repeatable(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """On CUDA, let the same tile give the same bytes, and float32 be float32.
+    """Make CUDA return the same bytes for the same tile, and compute float32 without rounding to TF32.
 
-    These flags belong to the process, not to the thread: one thread computes at a time.
+    These flags belong to the process, not to the thread; one thread computes at a time.
     """
     if device.type != "cuda":
         return contextlib.nullcontext()

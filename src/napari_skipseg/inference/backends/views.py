@@ -1,6 +1,6 @@
-"""The ways in which a network may see a batch of tiles, and their average on a GPU: one upload, one download.
+"""The views of a batch of tiles for a network, and their average on a GPU with one upload and one download.
 
-Tiles may be mirrored and turned, or seen with dropout masks.
+In a view, tiles are mirrored and turned, or computed with dropout masks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from napari_skipseg.inference.backends.interface import Pixels
 
 Y, X, Z = -2, -1, -3
-"""Axes counted from the last, so that they are the same ones in images and in attention maps."""
+"""Axes counted from the last, so that they are the same in images and in attention maps."""
 
 
 class Symmetry(NamedTuple):
@@ -31,7 +31,7 @@ class Symmetry(NamedTuple):
         return np.ascontiguousarray(self._turn(np.flip(values, self.mirrored)))
 
     def undo(self, values: Pixels) -> Pixels:
-        """Return a view of what belongs to the copy, as it belongs to the tile itself."""
+        """Return a result for the copy as a result for the tile itself, as a view."""
         return np.flip(self._turn(values), self.mirrored)
 
     def apply_to_tensor(self, values: Tensor) -> Tensor:
@@ -53,9 +53,9 @@ class Symmetry(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """Which dropout masks the images of a batch get: those of this seed, sample and place. Equal draws, equal masks.
+    """The seed, sample and places that decide the dropout masks of a batch. Equal draws have equal masks.
 
-    places: of each image in the stack. A part of a tile has the number of the part behind its place.
+    places: of each image in the stack; for a part of a tile, followed by the number of the part.
     """
 
     seed: int
@@ -90,7 +90,7 @@ See = Callable[[Tensor], tuple[Tensor, ...]]
 """Runs the network: images (N, C, *space) -> probability (N, classes, *space) and attention maps, in float32."""
 AveragedPart = EllipsisType | tuple[slice, ...]
 FIRST_AXIS = 2
-"""Of space, in (N, C, *space)."""
+"""First axis of space in (N, C, *space)."""
 
 
 class TensorAverage:
@@ -101,7 +101,7 @@ class TensorAverage:
         self._squares = torch.zeros_like(self.mean) if with_deviation else None
 
     def add(self, values: Tensor, count: int, part: AveragedPart = ...) -> None:
-        """Take `values` into `part` as the `count`-th there, from 1 on."""
+        """Add `values` to `part` as the `count`-th there, from 1 on."""
         mean = self.mean[part]
         away = values - mean
         mean += away / count
@@ -112,7 +112,7 @@ class TensorAverage:
     def deviation(self, count: int) -> Tensor:
         """Return the standard deviation after `count` values of every part."""
         if self._squares is None:
-            raise ValueError("no deviation was asked for")
+            raise ValueError("no deviation was requested")
         return (self._squares / count).sqrt_()
 
 
@@ -121,7 +121,7 @@ def iter_views(
 ) -> Generator[None, None, list[Tensor]]:
     """Yield between views; return [finite, mean, deviation, mean of each attention map], all on the device.
 
-    finite: a bool, whether all probabilities were numbers. images: (N, C, *space), on the device.
+    finite: a bool, whether no probability was NaN. images: (N, C, *space), on the device.
     """
     averages: list[TensorAverage] = []
     finite = torch.ones((), dtype=torch.bool, device=images.device)
@@ -161,7 +161,7 @@ def iter_planes_of(see: See, volumes: Tensor, at_once: int) -> Generator[None, N
 
 
 def slice_batches(shape: tuple[int, ...], at_once: int) -> Iterator[tuple[int, tuple[slice, ...]]]:
-    """Yield the axis of (N, C, Z, Y, X) that slices lie across, and the part of the images that a batch of them is."""
+    """Yield batches of slices of (N, C, Z, Y, X): the axis across the slices, and the part of the images."""
     for axis, length in enumerate(shape, start=FIRST_AXIS):
         for first in range(0, length, at_once):
             yield axis, (*(slice(None),) * axis, slice(first, first + at_once))

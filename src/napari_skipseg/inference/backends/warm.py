@@ -1,6 +1,6 @@
 """Models that stay in memory with their backends, so that the next run of the same model starts at once.
 
-Loads without torch; a model that is read needs it.
+The module loads without torch; reading a model needs it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 KEPT_BACKENDS = 4
 KEPT_MODELS = 2
-"""A model that was fine-tuned, and the model that came out."""
+"""A model that was fine-tuned, and the new model."""
 
 
 class WarmModel:
@@ -41,7 +41,7 @@ class WarmModel:
         self._backends: dict[tuple[str, tuple[int, ...]], FallbackBackend] = {}
 
     def backend(self, model: Model, device: Device, shape: tuple[int, ...]) -> FallbackBackend:
-        """Return a backend for tiles of `shape`, a kept one if there is one that never failed."""
+        """Return a backend for tiles of `shape`: a kept one that never failed, or else a new one."""
         from napari_skipseg.inference.backends.choose import make_backend
 
         key = (device.name, shape)
@@ -55,16 +55,16 @@ class WarmModel:
 
 
 class WarmModels:
-    """The models that were asked for last."""
+    """The models that were used last."""
 
     def __init__(self) -> None:
         self._kept: list[WarmModel] = []
 
     def iter_find(self, folder: str, weights_sha256: str) -> Generator[Progress, Any, WarmModel]:
-        """Return the model in `folder`, a kept one if it is unchanged on disk; the one used longest ago goes.
+        """Return the model in `folder`, a kept one if it is unchanged on disk; drop the one used longest ago.
 
         Raises:
-            ModelError: there is no such model, or it has other weights than those named.
+            ModelError: there is no such model, or it has different weights than those named.
         """
         key = _warm_key(folder, weights_sha256)
         self._kept.sort(key=lambda warm: warm.key != key)

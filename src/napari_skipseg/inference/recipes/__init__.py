@@ -1,1 +1,1 @@
-"""Recipes: what a run was asked for, where they lie, and runs that repeat them."""
+"""Recipes: what a run was requested, where they lie, and runs that repeat them."""

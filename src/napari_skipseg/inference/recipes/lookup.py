@@ -84,8 +84,8 @@ def check_same_recipe(place: Path, inputs: tuple[str, ...], asked: object) -> No
     told: object = (there.objects, there.form) if isinstance(there, ObjectsRecipe) else there.request
     if tuple(each.sha256 for each in there.inputs) != inputs or told != asked:
         raise FileError(
-            f"The results of another recipe lie there ('{place}'): give another folder for these (OUT_DIR), or remove "
-            "those."
+            f"The results of a different recipe lie there ('{place}'): give another folder for these (OUT_DIR), or "
+            "remove those."
         )
 
 
@@ -106,7 +106,7 @@ def find_model_of_recipe(recipe: Recipe, named: str = "") -> Path:
         folder = locate_model(named)
         if read_description(folder).weights_sha256 != sha256:
             raise ModelError(
-                f"'{named}' has other weights than the recipe's model '{name}' (SHA-256 {sha256[:12]}…): give that one."
+                f"'{named}' has different weights than the recipe's model '{name}' (SHA-256 {sha256[:12]}…): give this."
             )
         return folder
     known = _known_weights()
@@ -151,7 +151,7 @@ def find_input(told: RecipeInput, near: Path) -> Stack:
         if stack is not None:
             return stack
     raise FileError(
-        f"'{places[0]}' holds another image now than when the recipe was written: put the old one back, or give "
+        f"'{places[0]}' contains a different image now than when the recipe was written: put the old one back, or give "
         "with --input the one to segment."
     )
 

@@ -1,7 +1,8 @@
 """A recipe: the request, the input and the choices of a run; enough to repeat it.
 
-It holds no times and no results, so that the same run on the same machine writes the same recipe. It is one JSON object
-in the layers' metadata, in the files' own metadata, and beside them as `<name>_recipe.json`. Loads without torch.
+It contains no times and no results, so that the same run on the same machine writes the same recipe. It is one JSON
+object in the layers' metadata, in the files' own metadata, and beside them as `<name>_recipe.json`. Loads without
+torch.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def choices_of_recipe(recipe: Recipe) -> dict[str, int | str]:
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Return `recipe` as one flat mapping: what was asked for and what was chosen side by side."""
+    """Return `recipe` as one flat mapping: what was requested and what was chosen side by side."""
     values = asdict(recipe)
     return {**_HEAD, **values.pop("request"), **values}
 
@@ -173,7 +174,7 @@ def recipe_from_dict(values: object, place: str = "The recipe") -> Recipe:
         FileError: as `recipe_from_json`.
     """
     if not isinstance(values, Mapping) or "operation" not in values:
-        raise FileError(f"{place} holds no recipe: give one that a run wrote.")
+        raise FileError(f"{place} contains no recipe: give one that a run wrote.")
     check_head(values, place)
     rest = {name: value for name, value in values.items() if name not in (*_HEAD, LAYER)}
     check_keys(rest, {each.name for each in fields(Recipe)} - {"request"} | set(_ASKED), place)
@@ -329,7 +330,7 @@ def objects_differences(before: ObjectsRecipe, now: ObjectsRecipe) -> list[str]:
     if bool(old_images) != bool(new_images):
         found.append("grey values measured too" if new_images else "grey values not measured")
     elif [each.sha256 for each in old_images] != [each.sha256 for each in new_images]:
-        found.append("grey values of another image")
+        found.append("grey values of a different image")
     told = asdict(before.objects)
     others = [name for name, old in told.items() if options[name] != old]
     found += [

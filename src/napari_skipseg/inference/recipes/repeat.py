@@ -59,7 +59,7 @@ class PreparedSearch:
 
 
 def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> PreparedSearch:
-    """Return what a recipe says, ready to be run. given: another probability than the recipe's.
+    """Return what a recipe says, ready to be run. given: a different probability than the recipe's.
 
     Raises:
         SkipsegError: an image is gone or has changed.
@@ -90,7 +90,7 @@ def iter_repeat_objects(repeat: PreparedSearch, folder: Path, name: str = "") ->
     """Yield as the search proceeds; return the files written to `folder`. name: as in `ObjectsRequest`.
 
     Raises:
-        SkipsegError: as `iter_objects_to_folder`; results of another recipe lie there.
+        SkipsegError: as `iter_objects_to_folder`; results of a different recipe lie there.
     """
     name = name or name_of_objects(repeat.asked.source.stack.name)
     stacks = [stack for stack in (repeat.asked.source.stack, repeat.asked.image) if stack is not None]
@@ -155,7 +155,7 @@ def iter_repeat(
     """Yield as the run proceeds; return the files written to `folder`. name: what they are called, "" = as the image.
 
     Raises:
-        SkipsegError: as `iter_segment`, or as `iter_objects_to_folder`; results of another recipe lie there.
+        SkipsegError: as `iter_segment`, or as `iter_objects_to_folder`; results of a different recipe lie there.
     """
     if isinstance(repeat, PreparedSearch):
         return (yield from iter_repeat_objects(repeat, folder, name))

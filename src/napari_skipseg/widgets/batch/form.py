@@ -365,7 +365,7 @@ def check_place(output: str) -> None:
     nearest = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
     if not nearest.is_dir():
         raise FileError(
-            f"The folder '{output}' cannot be created, because '{nearest}' is not a folder: choose another one."
+            f"The folder '{output}' cannot be created, because '{nearest}' is not a folder: choose a different one."
         )
     is_of_machine = any(nearest.resolve().is_relative_to(each) for each in MACHINE)
     if is_of_machine or not os.access(nearest, os.W_OK | os.X_OK):

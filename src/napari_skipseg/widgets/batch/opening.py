@@ -25,7 +25,7 @@ def iter_read_results(row: BatchRow, with_image: bool = True) -> Generator[Progr
 
     Raises:
         FileError: a file cannot be read.
-        InputError: a file holds no image.
+        InputError: a file contains no image.
     """
     kinds = {file: result_kind(file) for file in row.outputs}
     shown = sorted((file for file in row.outputs if kinds[file]), key=lambda file: list(LOOKS).index(kinds[file]))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QHBoxLayout, QPushButton
 
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.batch.settings import BatchSettings
@@ -30,12 +30,19 @@ from napari_skipseg.widgets.batch.form import (
 )
 from napari_skipseg.widgets.batch.opening import OpenedRows, iter_read_results
 from napari_skipseg.widgets.batch.table import BatchTable, count_states, describe_end, mark_stopped
-from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
-from napari_skipseg.widgets.forms.fields import FAULT_COLOR, WARNING_COLOR, MessageLine, RichLabel, color_of, set_hint
+from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
+from napari_skipseg.widgets.forms.fields import (
+    FAULT_COLOR,
+    WARNING_COLOR,
+    MessageLine,
+    PrimaryButton,
+    RichLabel,
+    color_of,
+    set_hint,
+)
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up, pop_up_fault
 from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
 from napari_skipseg.widgets.segment.checks import SegmentFormValues
-from napari_skipseg.widgets.segment.tab import PRIMARY
 from napari_skipseg.wording import about_left
 
 if TYPE_CHECKING:
@@ -58,11 +65,11 @@ class BatchTab(JobTab):
         self,
         viewer: ViewerModel,
         engine: EngineLike,
-        line: EngineLine,
+        queue: EngineQueue,
         read_segment: Callable[[], SegmentFormValues],
         read_objects: Callable[[Sequence[str]], ObjectOptions],
     ) -> None:
-        super().__init__(line)
+        super().__init__(queue)
         self._engine, self._read_segment, self._read_objects = engine, read_segment, read_objects
         self._opened = OpenedRows(viewer)
         self._opening: Any = None
@@ -72,9 +79,7 @@ class BatchTab(JobTab):
         self.form, self.inputs, self.table, self.row_line = BatchForm(), InputsLine(), BatchTable(), MessageLine()
         self.table.setToolTip(TABLE_HINT)
         self.table.hide()
-        self.start_button, self.retry_button = QPushButton("Start"), QPushButton("Retry failed")
-        self.start_button.setStyleSheet(PRIMARY)
-        self.start_button.setMinimumHeight(30)
+        self.start_button, self.retry_button = PrimaryButton("Start"), QPushButton("Retry failed")
         self.start_button.setToolTip(START_HINT)
         self.retry_button.setToolTip(RETRY_HINT)
         self.cancel_button.setText("Stop")
@@ -97,18 +102,8 @@ class BatchTab(JobTab):
         below.addWidget(self.retry_button)
         below.addWidget(self.links)
         below.addStretch(1)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(10, 10, 10, 10)
-        column.setSpacing(8)
-        column.addWidget(self.form)
-        column.addWidget(self.inputs)
-        column.addLayout(buttons)
-        for widget in (self.progress, self.progress_text, self.message):
-            column.addWidget(widget)
-        column.addWidget(self.table, 1)
-        column.addWidget(self.row_line)
-        column.addLayout(below)
-        column.addStretch(0)
+        lines = self.progress, self.progress_text, self.message
+        self.add_column(self.form, self.inputs, buttons, *lines, self.table, self.row_line, below, stretched=self.table)
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
         """Show the choices of the last session the first time, and look for images each time."""
@@ -152,7 +147,7 @@ class BatchTab(JobTab):
         self.links.setText("")
         self.links.hide()
         work, name = partial(self._engine.run, RunBatch(settings, retry)), f"Batch of {Path(settings.inputs).name}"
-        self.start(work, name, self._finish, on_stop=self._stop, waiting="waits for the batch")
+        self.start(work, name, self._finish, on_stop=self._stop, waiting_text="waits for the batch")
         self.inputs.stop()
 
     def _read(self) -> BatchSettings:
@@ -167,25 +162,25 @@ class BatchTab(JobTab):
     def _objects(self, segment: SegmentFormValues) -> ObjectOptions:
         return self._read_objects(() if segment.model is None else segment.model.class_names)
 
-    def draw(self, news: list[Progress]) -> None:
+    def show_progress(self, news: list[Progress]) -> None:
         """Show the progress of the batch and the changes in its rows."""
         opened = [place for place, progress in enumerate(news) if isinstance(progress, BatchOpened)]
         if opened:
             self._open_table(news[opened[-1]].rows)  # type: ignore[attr-defined]
         later = news[opened[-1] :] if opened else news
         self.table.rows.change([progress.row for progress in later if isinstance(progress, FileChanged)])
-        super().draw(news)
+        super().show_progress(news)
         self._show_table()
         self._update_row_line()
 
-    def describe(self, progress: Progress) -> str:
+    def describe_progress(self, progress: Progress) -> str:
         """Return how many files are done, and the time that the rest takes."""
         is_of_rows = isinstance(progress, BatchOpened | FileChanged)
         if is_of_rows:
             self._seconds_left = progress.seconds_left if isinstance(progress, FileChanged) else None
         if is_of_rows or progress.total > 1:
             return f"{progress.message}{about_left(self._seconds_left)}"
-        return super().describe(progress)
+        return super().describe_progress(progress)
 
     def _open_table(self, rows: tuple[BatchRow, ...]) -> None:
         self.table.rows.show_rows(rows)
@@ -218,7 +213,7 @@ class BatchTab(JobTab):
         self.retry_button.setText(f"Retry failed ({failed})")
 
     def _finish(self, result: BatchResult) -> None:
-        self.pace.flush()
+        self.paced_progress.flush()
         self._open_table(result.rows)
         links = (("Report", result.report), ("Folder", result.folder))
         self.links.setText(" · ".join(_link_to_file(text, file) for text, file in links))
@@ -228,7 +223,7 @@ class BatchTab(JobTab):
 
     def _stop(self) -> str:
         """Return the state of a batch that was stopped or failed."""
-        self.pace.flush()
+        self.paced_progress.flush()
         rows = self.table.rows
         rows.change([mark_stopped(row) for row in rows.rows if row.state == "running"])
         return f"{count_states(rows.rows)}; Start continues from there." if rows.rows else ""

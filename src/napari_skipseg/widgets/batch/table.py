@@ -50,7 +50,7 @@ def describe_end(row: BatchRow) -> str:
     shared = (row.note, describe_row_objects(row), _scores(row))
     parts = (plain_text(row.reason), *shared) if row.reason else (row.message, *shared)
     text = "; ".join(part for part in parts if part)
-    return text if row.reason or not text else f"{plain_text(row.called)}: {text}"
+    return text if row.reason or not text else f"{plain_text(row.full_name)}: {text}"
 
 
 def describe_row(row: BatchRow) -> str:
@@ -291,7 +291,7 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
             score = row.scores.get(self.scores[column - len(HEADS)])
             return "" if score is None else f"{score:.3f}"
         texts: dict[int, Callable[[], str]] = {
-            FILE: lambda: plain_text(row.called),
+            FILE: lambda: plain_text(row.full_name),
             STATE: lambda: describe_state(row),
             TIME: lambda: describe_time(row),
             SIZE: lambda: row.size,

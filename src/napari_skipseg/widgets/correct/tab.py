@@ -28,13 +28,12 @@ from napari_skipseg.widgets.correct.sessions import (
     iter_open,
 )
 from napari_skipseg.widgets.correct.uncertain_regions import UncertainRegionList, describe_voxel, go_to_voxel
-from napari_skipseg.widgets.forms.engine_line import EngineLine
-from napari_skipseg.widgets.forms.fields import FAULT_COLOR, ConnectionGroup, PlainLabel, set_hint
+from napari_skipseg.widgets.forms.engine_queue import EngineQueue
+from napari_skipseg.widgets.forms.fields import FAULT_COLOR, ConnectionGroup, PlainLabel, PrimaryButton, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
 from napari_skipseg.widgets.layers.live import Results
 from napari_skipseg.widgets.segment.form import SegmentForm, choose_value
-from napari_skipseg.widgets.segment.tab import PRIMARY
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -163,8 +162,8 @@ class CorrectTab(JobTab):
     It corrects the image that the Segment form has chosen. session: its corrections, None while they are not open.
     """
 
-    def __init__(self, viewer: ViewerModel, line: EngineLine, form: SegmentForm, results: Results) -> None:
-        super().__init__(line)
+    def __init__(self, viewer: ViewerModel, queue: EngineQueue, form: SegmentForm, results: Results) -> None:
+        super().__init__(queue)
         self._viewer, self._form, self._results = viewer, form, results
         self.sessions, self.identities, self.links = CorrectionSessions(), ImageHashes(), ConnectionGroup()
         self.session: CorrectionSession | None = None
@@ -180,9 +179,7 @@ class CorrectTab(JobTab):
         self.check()
 
     def _lay_out(self) -> None:
-        self.correct_button = QPushButton("Correct")
-        self.correct_button.setStyleSheet(PRIMARY)
-        self.correct_button.setMinimumHeight(30)
+        self.correct_button = PrimaryButton("Correct")
         self.correct_button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.what_for = PlainLabel(WHAT_FOR)
         self.what_for.setWordWrap(True)

@@ -19,7 +19,7 @@ from napari_skipseg.training.progress import TrainingSummary
 from napari_skipseg.training.settings import AUGMENTATIONS, AUTO, FinetuneSettings, Reach, slices_to_hold_out
 from napari_skipseg.training.unfinished import Unfinished
 from napari_skipseg.widgets.correct.classes import short_count
-from napari_skipseg.widgets.forms.engine_line import EngineLine
+from napari_skipseg.widgets.forms.engine_queue import EngineQueue
 from napari_skipseg.widgets.forms.estimate_line import SettledLine
 from napari_skipseg.widgets.forms.fields import (
     WARNING_COLOR,
@@ -243,8 +243,8 @@ class TrainingSummaryLine(SettledLine):
 
     answered = Signal()
 
-    def __init__(self, line: EngineLine) -> None:
-        super().__init__(line, _LOOKING, "waits until the corrections are counted")
+    def __init__(self, queue: EngineQueue) -> None:
+        super().__init__(queue, _LOOKING, "waits until the corrections are counted")
         self.refused = False
         self.pace, self.estimated = 1.0, 0.0
 

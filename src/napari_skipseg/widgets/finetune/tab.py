@@ -13,7 +13,7 @@ from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
 
 from napari_skipseg.errors import SkipsegError
-from napari_skipseg.jobs.messages import Finetune, PlanLesson, Train
+from napari_skipseg.jobs.messages import Finetune, PlanFinetuning, Train
 from napari_skipseg.models.catalog import user_folder
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.progress import (
@@ -33,14 +33,20 @@ from napari_skipseg.widgets.finetune.form import FinetuneForm, TrainingSummaryLi
 from napari_skipseg.widgets.finetune.phases import OverallProgress
 from napari_skipseg.widgets.finetune.train_form import TrainForm, describe_trained
 from napari_skipseg.widgets.finetune.training_images import OpenCorrections, TrainingImages, TrainingSourceList
-from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
-from napari_skipseg.widgets.forms.fields import WARNING_COLOR, Collapsible, ConnectionGroup, set_hint
+from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
+from napari_skipseg.widgets.forms.fields import (
+    BUTTON_HEIGHT,
+    WARNING_COLOR,
+    Collapsible,
+    ConnectionGroup,
+    PrimaryButton,
+    set_hint,
+)
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
 from napari_skipseg.widgets.forms.worker import Work
 from napari_skipseg.widgets.layers.results import ShownResult
 from napari_skipseg.widgets.segment.checks import find_faults
 from napari_skipseg.widgets.segment.state import SegmentState
-from napari_skipseg.widgets.segment.tab import PRIMARY
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -71,11 +77,11 @@ class FinetuneTab(JobTab):
         self,
         viewer: ViewerModel,
         engine: EngineLike,
-        line: EngineLine,
+        queue: EngineQueue,
         segment: SegmentState,
         corrections: OpenCorrections,
     ) -> None:
-        super().__init__(line)
+        super().__init__(queue)
         self._viewer, self._engine, self._segment = viewer, engine, segment
         self._comparison = BeforeAfter(viewer)
         self._seen: object = None
@@ -90,15 +96,13 @@ class FinetuneTab(JobTab):
         self.sources = TrainingSourceList()
         self.form = FinetuneForm(self.sources)
         self._images = TrainingImages(self.form, self.sources, segment.read, corrections)
-        self.summary_line = TrainingSummaryLine(self._line)
+        self.summary_line = TrainingSummaryLine(self._queue)
         self.summary_line.answered.connect(self.check)
         self.scratch, self.scratch_fold = TrainForm(viewer), Collapsible("Train from scratch")
         self.scratch_fold.fill(self.scratch)
-        self.tune_button, self.keep_button = QPushButton("Fine-tune"), QPushButton("Stop, keep the best")
-        self.tune_button.setStyleSheet(PRIMARY)
+        self.tune_button, self.keep_button = PrimaryButton("Fine-tune"), QPushButton("Stop, keep the best")
         self.keep_button.setToolTip(NOT_YET_HINT)
-        for button in (self.tune_button, self.keep_button):
-            button.setMinimumHeight(30)
+        self.keep_button.setMinimumHeight(BUTTON_HEIGHT)
         self.report = ReportTable()
         self.unfinished = UnfinishedNote()
         self._polling = QTimer(self)
@@ -248,7 +252,7 @@ class FinetuneTab(JobTab):
         self._step = ""
         if self.plots is not None:
             self.plots.start()
-        self.start(work, description, finish, on_stop=self._on_stopped, waiting=waiting)
+        self.start(work, description, finish, on_stop=self._on_stopped, waiting_text=waiting)
 
     def _on_stopped(self) -> str:
         """Return that the Segment tab still runs, such as the preview that this tab asked for."""
@@ -313,13 +317,13 @@ class FinetuneTab(JobTab):
         if news:
             self.show_message(" ".join(news), "transparent" if is_plain else WARNING_COLOR)
 
-    def describe(self, progress: Progress) -> str:
+    def describe_progress(self, progress: Progress) -> str:
         """Return the progress in words, without the losses, which the curves show."""
-        return super().describe(replace(progress, message=without_losses(progress.message)))
+        return super().describe_progress(replace(progress, message=without_losses(progress.message)))
 
-    def draw(self, news: list[Progress]) -> None:
+    def show_progress(self, news: list[Progress]) -> None:
         """Show the progress in words, in the bar and as curves."""
-        super().draw(news)
+        super().show_progress(news)
         if self.is_running and self.cancel_button.isEnabled():
             for progress in news:
                 overall = self._overall.of(progress)
@@ -362,7 +366,7 @@ class FinetuneTab(JobTab):
 
         def ask() -> Generator[Progress, None, TrainingSummary]:
             images = yield from open_all()
-            return (yield from self._engine.run(PlanLesson(settings, tuple(images), device)))
+            return (yield from self._engine.run(PlanFinetuning(settings, tuple(images), device)))
 
         self.summary_line.pace = self._pace.get(settings.reach, 1.0)
         self.summary_line.update_for((settings, self._images.version(), device), ask)

@@ -11,12 +11,12 @@ from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.forms.engine_line import EngineLine, EngineTurn
+from napari_skipseg.widgets.forms.engine_queue import EngineQueue, QueueEntry
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine, set_hint
 from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
 
 _SETTLED = 800
-"""Milliseconds without a change of the choices before the engine is asked."""
+"""Milliseconds without a change of the choices before the request is sent to the engine."""
 MOST_KEPT = 64
 MOST_FINDINGS = 6
 """Sentences about the image that are shown; the tooltip has all."""
@@ -24,25 +24,25 @@ _MEASURING = "estimating time and memory… Segment can be pressed already."
 _QUIET = "QLabel { font-size: 8pt; }"
 
 
-Question = Callable[[], Generator[Progress, Any, Any]]
-"""A request to the engine; called when the choices have settled."""
+EngineRequest = Callable[[], Generator[Progress, Any, Any]]
+"""Sends a request to the engine; called once the choices no longer change."""
 
 
 class SettledLine(QWidget):  # type: ignore[misc]
-    """An answer of the engine to the choices, asked for when these have settled, in one line; and a warning below.
+    """The engine's answer to the choices in one line, requested once these no longer change; and a warning below.
 
-    A subclass shows the answers; it shows no faults unless it overrides `show_fault`. line: the engine's line, None if
-    the answer needs no engine. asking: shown until the answer comes. waiting: the text of jobs that wait for it.
+    A subclass shows the answers. It shows no faults unless it overrides `show_fault`. queue: None if no engine is
+    needed. asking_text: shown until the answer comes. waiting_text: shown by jobs that wait for the answer.
     """
 
-    def __init__(self, line: EngineLine | None, asking: str, waiting: str = "") -> None:
+    def __init__(self, queue: EngineQueue | None, asking_text: str, waiting_text: str = "") -> None:
         super().__init__()
-        self._line, self._asking, self._waiting = line, asking, waiting
+        self._queue, self._asking_text, self._waiting_text = queue, asking_text, waiting_text
         self._answers: dict[Hashable, Any] = {}
         self._key: Hashable = None
-        self._work: Question | None = None
+        self._work: EngineRequest | None = None
         self._worker: Any = None
-        self._turn: EngineTurn | None = None
+        self._entry: QueueEntry | None = None
         self.summary, self.warning = MessageLine(), MessageLine()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -54,8 +54,8 @@ class SettledLine(QWidget):  # type: ignore[misc]
         self._timer.setInterval(_SETTLED)
         self._timer.timeout.connect(self._on_settled)
 
-    def update_for(self, key: Hashable, work: Question) -> None:
-        """Show the answer for the choices that `key` stands for: at once if it is known, else when it comes."""
+    def update_for(self, key: Hashable, work: EngineRequest) -> None:
+        """Show the answer to the choices with this key: at once if it is known, else when it comes."""
         if key == self._key:
             return
         self.stop()
@@ -63,26 +63,26 @@ class SettledLine(QWidget):  # type: ignore[misc]
         if key in self._answers:
             self.show_answer(self._answers[key])
         else:
-            self.say(self._asking)
+            self.say(self._asking_text)
             self._timer.start()
 
     def keep(self, key: Hashable) -> None:
-        """Keep showing the answer for these choices, and none for different ones; ask for nothing."""
+        """Keep the answer if it is one to these choices, else remove it; send no request."""
         if key != self._key:
             self.clear()
 
     def clear(self) -> None:
-        """Remove the answer, and ask for none."""
+        """Remove the answer, and request none."""
         self.stop()
         self._key = None
         self.say("")
 
     def stop(self) -> None:
-        """Stop asking, which releases the engine soon."""
+        """Cancel the request, which releases the engine soon."""
         self._timer.stop()
-        if self._turn is not None:
-            self._turn.leave()
-            self._turn = None
+        if self._entry is not None:
+            self._entry.release()
+            self._entry = None
         if self._worker is not None:
             self._worker.quit()
             self._worker = None
@@ -106,13 +106,13 @@ class SettledLine(QWidget):  # type: ignore[misc]
         self.warning.say(warning, WARNING_COLOR)
 
     def _on_settled(self) -> None:
-        if self._line is not None and not self._line.is_empty:
+        if self._queue is not None and not self._queue.is_empty:
             self._timer.start()
         else:
             self._request()
 
     def request_now(self) -> None:
-        """Ask at once, before the choices have settled, or as soon as the engine is free."""
+        """Send the request at once, or as soon as the engine is free, without waiting for more changes."""
         if self._timer.isActive():
             self._timer.stop()
             self._request()
@@ -121,13 +121,13 @@ class SettledLine(QWidget):  # type: ignore[misc]
         key, work = self._key, self._work
         if work is None:
             return
-        if self._line is None:
+        if self._queue is None:
             self._launch(key, work, lambda: None)
             return
-        turn = self._turn = self._line.join(self._waiting, is_job=False)
-        turn.call(partial(self._launch, key, self._line.when_free(work), turn.leave))
+        entry = self._entry = self._queue.add(self._waiting_text, is_job=False)
+        entry.start_when_first(partial(self._launch, key, self._queue.after_last_run(work), entry.release))
 
-    def _launch(self, key: Hashable, work: Question, leave: Callable[[], None]) -> None:
+    def _launch(self, key: Hashable, work: EngineRequest, release: Callable[[], None]) -> None:
         def on_outcome(outcome: WorkOutcome) -> None:
             if not outcome.fault:
                 while len(self._answers) >= MOST_KEPT:
@@ -141,27 +141,27 @@ class SettledLine(QWidget):  # type: ignore[misc]
         def on_end() -> None:
             if self._worker is worker:
                 self._worker = None
-            leave()
+            release()
 
-        self._turn = None
+        self._entry = None
         worker = start_work(self, work, "Planning", lambda _: None, on_outcome, on_end, is_quiet=True)
         self._worker = worker
 
 
 class PlanLine(SettledLine):
     """Time, memory and disk of a run, with details in the tooltip; a warning if something is short; findings about the
-    image. If its contrast seems inverted, a button offers to invert it: `invert_asked`.
+    image. If its contrast seems inverted, a button offers to invert it: `invert_requested`.
 
     Faults of the estimate are not shown: the run itself will show them.
     """
 
-    invert_asked = Signal()
+    invert_requested = Signal()
 
-    def __init__(self, line: EngineLine) -> None:
-        super().__init__(line, _MEASURING, "waits until time and memory are estimated")
+    def __init__(self, queue: EngineQueue) -> None:
+        super().__init__(queue, _MEASURING, "waits until time and memory are estimated")
         self.findings, self.invert = MessageLine(), QPushButton("Invert")
         self.invert.setToolTip("Feed the negative of the image to the model, or the image itself again")
-        self.invert.clicked.connect(self.invert_asked)
+        self.invert.clicked.connect(self.invert_requested)
         self.invert.hide()
         self._image: Hashable = None
         self.layout().addWidget(self.findings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qtpy.QtCore import Qt, Signal
@@ -31,6 +31,22 @@ FAULT_COLOR = "rgba(214, 69, 80, 110)"
 WARNING_COLOR = "rgba(224, 165, 40, 90)"
 PLAIN_STYLE = "plain_style"
 """The Qt property of a field with its style without a fault."""
+
+
+BUTTON_HEIGHT = 30
+_PRIMARY_STYLE = """
+QPushButton:enabled { background-color: #3f66c8; color: white; font-weight: 600; }
+QPushButton:enabled:hover { background-color: #4f78dc; }
+"""
+
+
+class PrimaryButton(QPushButton):  # type: ignore[misc]
+    """The button that starts what a tab is for."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.setStyleSheet(_PRIMARY_STYLE)
+        self.setMinimumHeight(BUTTON_HEIGHT)
 
 
 class Missing(str):
@@ -143,7 +159,7 @@ class FreshCombo(QComboBox):  # type: ignore[misc]
         self.opening.emit()
         super().showPopup()
 
-    def offer(self, choices: list[tuple[str, object]], chosen: object) -> None:
+    def offer(self, choices: Sequence[tuple[str, object]], chosen: object) -> None:
         """Offer (text, value) pairs and choose the one with value `chosen`, or else the first; emit nothing."""
         self.blockSignals(True)
         self.clear()

@@ -10,12 +10,12 @@ from typing import Any
 
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QPushButton, QWidget
+from qtpy.QtWidgets import QLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_skipseg.foreign_text import without_bidi_marks
 from napari_skipseg.progress import ImageFindings, Progress, TimeLeft
-from napari_skipseg.widgets.forms.engine_line import EngineLine, EngineTurn
-from napari_skipseg.widgets.forms.fields import FAULT_COLOR, WARNING_COLOR, MessageLine, color_of
+from napari_skipseg.widgets.forms.engine_queue import EngineQueue, QueueEntry
+from napari_skipseg.widgets.forms.fields import BUTTON_HEIGHT, FAULT_COLOR, WARNING_COLOR, MessageLine, color_of
 from napari_skipseg.widgets.forms.progress_bar import JobBar, ProgressLine
 from napari_skipseg.widgets.forms.worker import PacedSignal, Work, WorkOutcome, start_work
 from napari_skipseg.wording import in_words
@@ -59,37 +59,50 @@ LONG = 10
 class JobTab(QWidget):  # type: ignore[misc]
     """The part that all tabs with a job share. A subclass lays out the widgets, and enables them in `check`.
 
-    finished: a job ended; True = with a result. moved: the text of the progress changed.
+    finished: a job ended; True = with a result. progress_changed: the text of the progress is different now.
     """
 
     finished = Signal(bool)
-    moved = Signal()
+    progress_changed = Signal()
 
-    def __init__(self, line: EngineLine) -> None:
+    def __init__(self, queue: EngineQueue) -> None:
         super().__init__()
-        self._line = line
-        self._line.moved.connect(self._show_awaited)
+        self._queue = queue
+        self._queue.entry_removed.connect(self._show_waiting)
         self._worker: Any = None
-        self._turn: EngineTurn | None = None
+        self._entry: QueueEntry | None = None
         self._has_begun = False
         self._last_message = ("", "")
-        self._words, self._phase, self._launched = "", ("", 0.0), 0.0
+        self._progress_words, self._phase, self._start_time = "", ("", 0.0), 0.0
         self.cancel_button = QPushButton("Cancel")
-        self.cancel_button.setMinimumHeight(30)
+        self.cancel_button.setMinimumHeight(BUTTON_HEIGHT)
         self.cancel_button.hide()
         self.cancel_button.clicked.connect(self.cancel)
         self.progress, self.progress_text, self.message = JobBar(), ProgressLine(), MessageLine()
-        self.pace = PacedSignal(self, self.draw)
+        self.paced_progress = PacedSignal(self, self.show_progress)
+
+    def add_column(self, *items: QWidget | QLayout, stretched: QWidget | None = None) -> QVBoxLayout:
+        """Put widgets and layouts below each other; `stretched` takes the space that is left, else it stays empty."""
+        column = QVBoxLayout(self)
+        column.setContentsMargins(10, 10, 10, 10)
+        column.setSpacing(8)
+        for item in items:
+            if isinstance(item, QLayout):
+                column.addLayout(item)
+            else:
+                column.addWidget(item, 1 if item is stretched else 0)
+        column.addStretch(0 if stretched is not None else 1)
+        return column
 
     @property
     def is_running(self) -> bool:
         """Whether a job runs, or waits for the engine."""
-        return self._worker is not None or self._turn is not None
+        return self._worker is not None or self._entry is not None
 
     @property
     def seconds(self) -> float:
-        """The time since the job has the engine."""
-        return time.monotonic() - self._launched
+        """The time since the job got the engine."""
+        return time.monotonic() - self._start_time
 
     def check(self) -> None:
         """Enable what the job and the choices allow, and say why the rest is off."""
@@ -104,36 +117,36 @@ class JobTab(QWidget):  # type: ignore[misc]
         on_value: Callable[[Any], None],
         on_progress: Callable[[Progress], None] = lambda _: None,
         on_stop: Callable[[], str] = lambda: "",
-        waiting: str = "",
+        waiting_text: str = "",
     ) -> None:
         """Start a job.
 
-        on_value: called with its value. on_stop: called if it was cancelled or failed; returns what it left, "" if it
-        left nothing. waiting: the text of tabs that wait for this job to release the engine, such as "waits for the
-        fine-tuning"; "" = the job needs no engine and starts at once.
+        on_value: called with its value. on_stop: called if it was cancelled or failed; describes the partial result, ""
+        if there is none. waiting_text: shown by tabs that wait for this job to release the engine, such as "waits for
+        the fine-tuning"; "" = the job needs no engine and starts at once.
         """
         self._succeeded = self._is_over = self._has_begun = False
-        self._left = TimeLeft()
+        self._time_left = TimeLeft()
         self._on_value, self._on_progress, self._on_stop = on_value, on_progress, on_stop
         self._last_message = ("", "")
-        if waiting:
-            turn = self._turn = self._line.join(waiting)
-            turn.call(partial(self._launch, self._line.when_free(work), description))
+        if waiting_text:
+            entry = self._entry = self._queue.add(waiting_text)
+            entry.start_when_first(partial(self._launch, self._queue.after_last_run(work), description))
         else:
             self._launch(work, description)
         self.check()
-        self._show_awaited()
+        self._show_waiting()
 
     def _launch(self, work: Work, description: str) -> None:
-        self._launched = time.monotonic()
+        self._start_time = time.monotonic()
         self._worker = start_work(self, work, description, self._on_job_progress, self._on_outcome, self._release)
 
-    def _show_awaited(self) -> None:
-        """Show at once what a job waits for, or that it starts."""
+    def _show_waiting(self) -> None:
+        """Show at once which job this one waits for, or that it starts."""
         if self.is_running and not self._has_begun:
-            awaited = "" if self._turn is None else self._turn.awaited()
-            self._put(Progress(0, 1, awaited or "starting"))
-            self.pace.flush()
+            awaited = "" if self._entry is None else self._entry.describe_wait()
+            self._take_progress(Progress(0, 1, awaited or "starting"))
+            self.paced_progress.flush()
 
     def send(self, value: object) -> None:
         """Send `value` to the job that runs, once it has begun."""
@@ -141,8 +154,8 @@ class JobTab(QWidget):  # type: ignore[misc]
             self._worker.send(value)
 
     def cancel(self) -> None:
-        """Cancel the job that runs, or take back the one that waits."""
-        if self._worker is None and self._turn is not None:
+        """Cancel the job that runs or waits."""
+        if self._worker is None and self._entry is not None:
             self._release()
         elif self._worker is not None:
             self._worker.quit()
@@ -153,7 +166,7 @@ class JobTab(QWidget):  # type: ignore[misc]
         self._has_begun = True
         if self._worker is None or not self.cancel_button.isEnabled():
             return
-        self._put(progress)
+        self._take_progress(progress)
         if isinstance(progress, ImageFindings):
             self.show_findings(progress.findings, progress.seems_inverted)
         self._on_progress(progress)
@@ -162,29 +175,30 @@ class JobTab(QWidget):  # type: ignore[misc]
         """Show findings about an image until the job ends."""
         self.show_message(" ".join(findings), WARNING_COLOR)
 
-    def _put(self, progress: Progress) -> None:
-        self._words = self.describe(progress)  # each one, not only those that are drawn: the time left needs all
-        self.pace.put(progress)
+    def _take_progress(self, progress: Progress) -> None:
+        # each one is described, not only those that are shown: the time left is estimated from all
+        self._progress_words = self.describe_progress(progress)
+        self.paced_progress.put(progress)
 
-    def draw(self, news: list[Progress]) -> None:
-        """Show the progress since the last drawing."""
+    def show_progress(self, messages: list[Progress]) -> None:
+        """Show the last of the progress messages since the last call."""
         if self.is_running and self.cancel_button.isEnabled():
-            self._show_progress_text(self._words)
-            self.progress.show_progress(news[-1])
+            self._show_progress_text(self._progress_words)
+            self.progress.show_progress(messages[-1])
 
-    def describe(self, progress: Progress) -> str:
+    def describe_progress(self, progress: Progress) -> str:
         """Return the progress in words, with the duration if the work has no steps to count."""
         now = time.monotonic()
         if self._phase[0] != progress.message:
             self._phase = (progress.message, now)
         seconds = int(now - self._phase[1]) // LONG * LONG
         if progress.total > 1 or seconds < LONG:
-            return self._left.describe(progress)
+            return self._time_left.describe(progress)
         return f"{progress.message} ({in_words(seconds)})"
 
     def _show_progress_text(self, text: str) -> None:
         self.progress_text.say(text)
-        self.moved.emit()
+        self.progress_changed.emit()
 
     def _on_outcome(self, outcome: WorkOutcome) -> None:
         self._is_over = True
@@ -195,10 +209,10 @@ class JobTab(QWidget):  # type: ignore[misc]
             self._succeeded = True
 
     def _release(self) -> None:
-        turn, self._worker, self._turn = self._turn, None, None
-        if turn is not None:
-            turn.leave()
-        self.pace.flush()
+        entry, self._worker, self._entry = self._entry, None, None
+        if entry is not None:
+            entry.release()
+        self.paced_progress.flush()
         self._show_progress_text("")
         if not self._is_over:
             stopped = self._on_stop()
@@ -217,7 +231,7 @@ class JobTab(QWidget):  # type: ignore[misc]
         self.check()
 
     def explain(self, fault: str) -> None:
-        """Show the last message, or without one why no job can be started."""
+        """Show the last message; if there is none, show why no job can be started."""
         self.message.say(*(self._last_message if self._last_message[0] or not fault else (fault, color_of(fault))))
 
     def forget_and_check(self) -> None:

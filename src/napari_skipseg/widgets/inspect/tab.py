@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QPushButton
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.jobs.messages import Inspect
@@ -16,8 +16,15 @@ from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.selection import GateSelection, read_selection
 from napari_skipseg.networks.specs import SELECTING
 from napari_skipseg.studies.inspection import Inspection, choose_part
-from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
-from napari_skipseg.widgets.forms.fields import ConnectionGroup, FreshCombo, PlainLabel, mark_field, set_hint
+from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
+from napari_skipseg.widgets.forms.fields import (
+    BUTTON_HEIGHT,
+    ConnectionGroup,
+    FreshCombo,
+    PlainLabel,
+    mark_field,
+    set_hint,
+)
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.model_choices import model_choices
 from napari_skipseg.widgets.inspect.gate_layers import (
@@ -48,8 +55,8 @@ class InspectTab(JobTab):
     Image, axes and channel are those of the Segment tab. The plots are made when the tab is opened first.
     """
 
-    def __init__(self, viewer: ViewerModel, engine: EngineLike, line: EngineLine, segment: SegmentState) -> None:
-        super().__init__(line)
+    def __init__(self, viewer: ViewerModel, engine: EngineLike, queue: EngineQueue, segment: SegmentState) -> None:
+        super().__init__(queue)
         self._viewer, self._engine, self._segment = viewer, engine, segment
         self._seen: dict[str, InspectedImage] = {}
         self._description: ModelDescription | None = None
@@ -61,7 +68,7 @@ class InspectTab(JobTab):
         self.all_maps = QCheckBox("attention of all gates")
         self.all_maps.setToolTip("Add the attention maps of all gates, not only of the one chosen above")
         self.show_button = QPushButton("Show gates on this slice")
-        self.show_button.setMinimumHeight(30)
+        self.show_button.setMinimumHeight(BUTTON_HEIGHT)
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Model", self.model)
@@ -69,14 +76,8 @@ class InspectTab(JobTab):
         buttons = QHBoxLayout()
         buttons.addWidget(self.show_button, 2)
         buttons.addWidget(self.cancel_button, 1)
-        column = self._column = QVBoxLayout(self)
-        column.setContentsMargins(10, 10, 10, 10)
-        column.setSpacing(8)
-        column.addLayout(form)
-        column.addLayout(buttons)
-        for widget in (self.all_maps, self.progress, self.progress_text, self.message):
-            column.addWidget(widget)
-        column.addStretch(1)
+        lines = self.progress, self.progress_text, self.message
+        self._column = self.add_column(form, buttons, self.all_maps, *lines)
         self.model.opening.connect(self._offer_models)
         self.model.activated.connect(self._read_model)
         self.show_button.clicked.connect(self.show_gates)
@@ -139,7 +140,7 @@ class InspectTab(JobTab):
         if self._model_fault:
             return self._model_fault
         if self.plots is None or self.plots.gate.currentData() is None:
-            return "This model has no gates to show: choose another one."
+            return "This model has no gates to show: choose a different one."
         wrong = [faults[field] for field in (*_SEGMENT_FIELDS, "model") if field in faults]
         if wrong:
             return wrong[0]
@@ -178,7 +179,7 @@ class InspectTab(JobTab):
                 f"Shown: {inspection.place} of {where}. A slider below the image goes through its channels."
             )
 
-        self.start(work, f"Inspecting {layer.name}", show, waiting="waits for the inspection of the model")
+        self.start(work, f"Inspecting {layer.name}", show, waiting_text="waits for the inspection of the model")
 
     def on_image_placed(self) -> None:
         """Move the layers of the gates to where their image lies now."""

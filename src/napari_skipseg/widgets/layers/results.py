@@ -16,12 +16,7 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers.axes import is_rgb, origin_of, voxel_size_of
 from napari_skipseg.widgets.layers.files import file_of, notes_of_stack
 from napari_skipseg.widgets.layers.placement import CutArray, Placement, RepeatedSlices, place_at, place_over
-from napari_skipseg.widgets.layers.result_looks import (
-    HIDDEN_MAP,
-    PROBABILITY_LOOKS,
-    choose_colors,
-    label_colors,
-)
+from napari_skipseg.widgets.layers.result_looks import HIDDEN_MAP, PROBABILITY_LOOKS, choose_colors, label_colors
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -35,7 +30,7 @@ KEY = "skipseg"
 _ASIDE = "aside"
 """The key of a result that is hidden while a different result of the same image is in front: the source of that one."""
 ONE_OF = "one_of"
-"""The key of an image whose file holds several images: that file."""
+"""The key of an image whose file contains several images: that file."""
 _BEHIND = "behind"
 """The key of a layer that is hidden while a different image of its file is shown."""
 LAYER_NAMES = "preview "

@@ -99,7 +99,7 @@ class ObjectsPreview(QObject):  # type: ignore[misc]
         self._begin()
 
     def stop(self) -> None:
-        """Remove the layer, and forget what was asked for."""
+        """Remove the layer, and forget what was requested."""
         self._is_on, self._next, self._done, self._search = False, None, None, None
         remove_objects_preview(self._viewer)
 

@@ -108,7 +108,7 @@ def _find_open(viewer: ViewerModel, layer: Layer, given: RecipeInput) -> list[La
 
 
 def _holds(viewer: ViewerModel, layer: Layer, given: RecipeInput) -> bool:
-    """Return whether a layer holds the voxels of the input of a recipe."""
+    """Return whether a layer contains the voxels of the input of a recipe."""
     try:
         stack = stack_to_search(replace(describe_source(viewer, layer), axes=given.space.axes), _depth_of(given))
         return identify(stack) == given.sha256

@@ -33,7 +33,7 @@ PREVIEW = "objects preview"
 
 @dataclass(frozen=True, eq=False)
 class ProbabilitySource:
-    """A layer in which objects are found: its axes, the names of its classes, and whether it holds labels.
+    """A layer in which objects are found: its axes, the names of its classes, and whether it contains labels.
 
     name: of its image.
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QPushButton
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.options import SegmentRequest
@@ -18,8 +18,15 @@ from napari_skipseg.objects.files import describe_padding
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.correct.uncertain_regions import RegionHighlight
-from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
-from napari_skipseg.widgets.forms.fields import FAULT_COLOR, ConnectionGroup, MessageLine, Missing, set_hint
+from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
+from napari_skipseg.widgets.forms.fields import (
+    FAULT_COLOR,
+    ConnectionGroup,
+    MessageLine,
+    Missing,
+    PrimaryButton,
+    set_hint,
+)
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
 from napari_skipseg.widgets.forms.worker import start_work
 from napari_skipseg.widgets.layers.results import data_of, stack_of_layer
@@ -59,7 +66,6 @@ from napari_skipseg.widgets.objects.sources import (
 )
 from napari_skipseg.widgets.objects.table import ObjectsTable
 from napari_skipseg.widgets.segment.state import SegmentState
-from napari_skipseg.widgets.segment.tab import PRIMARY
 from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:
@@ -74,8 +80,8 @@ _SETTLED = 120
 class ObjectsOnShow(JobTab):
     """The widgets of the tab, and the objects found so far: a layer, a table, saving and scoring."""
 
-    def __init__(self, line: EngineLine, viewer: ViewerModel) -> None:
-        super().__init__(line)
+    def __init__(self, queue: EngineQueue, viewer: ViewerModel) -> None:
+        super().__init__(queue)
         self._viewer = viewer
         self._shown: dict[str, ShownObjects] = {}
         self._source: ProbabilitySource | None = None
@@ -86,8 +92,7 @@ class ObjectsOnShow(JobTab):
         self.form, self.look = ObjectsForm(), ObjectsPreview(self, self._viewer)
         self.preview, self.preview_note = QCheckBox("Preview on screen"), MessageLine()
         self.preview.setToolTip("Find the objects on screen again whenever a slider or the view moves")
-        self.find_button, self.save_button = QPushButton("Find objects"), QPushButton("Save…")
-        self.find_button.setMinimumHeight(30)
+        self.find_button, self.save_button = PrimaryButton("Find objects"), QPushButton("Save…")
         self.save_button.setToolTip("Write the labels as OME-TIFF or OME-Zarr, and the measurements as CSV beside them")
         self.table, self.score_box = ObjectsTable(), ScoreBox()
         self.links = ConnectionGroup()
@@ -99,24 +104,13 @@ class ObjectsOnShow(JobTab):
         self.links.tie(viewer.layers.selection.events.active, self._on_layer_selected)
 
     def _lay_out(self) -> None:
-        self.find_button.setStyleSheet(PRIMARY)
         buttons = QHBoxLayout()
         buttons.addWidget(self.find_button, 2)
         buttons.addWidget(self.cancel_button, 1)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(10, 10, 10, 10)
+        lines = self.progress, self.progress_text, self.message
+        above = self.form, self.preview, self.preview_note, buttons, *lines, self.again_button
+        column = self.add_column(*above, self.table, self.save_button, self.score_box, stretched=self.table)
         column.setSpacing(6)
-        column.addWidget(self.form)
-        column.addWidget(self.preview)
-        column.addWidget(self.preview_note)
-        column.addLayout(buttons)
-        column.addWidget(self.progress)
-        for widget in (self.progress_text, self.message, self.again_button):
-            column.addWidget(widget)
-        column.addWidget(self.table, 1)
-        column.addWidget(self.save_button)
-        column.addWidget(self.score_box)
-        column.addStretch(0)
 
     def result(self) -> ShownObjects | None:
         """Return the objects whose layer was selected last, else those of the chosen layer, None without any."""
@@ -228,8 +222,8 @@ _SEGMENTING = "The Segment tab is running: wait until it has finished."
 class ObjectsTab(ObjectsOnShow):
     """Reads the form, previews, finds the objects in the engine, and shows them as a layer and a table."""
 
-    def __init__(self, viewer: ViewerModel, engine: EngineLike, line: EngineLine, segment: SegmentState) -> None:
-        super().__init__(line, viewer)
+    def __init__(self, viewer: ViewerModel, engine: EngineLike, queue: EngineQueue, segment: SegmentState) -> None:
+        super().__init__(queue, viewer)
         self._engine, self._segment = engine, segment
         self._is_warm = False
         self._waiting: list[RepeatedObjectSearch] = []
@@ -418,7 +412,7 @@ class ObjectsTab(ObjectsOnShow):
             padding = describe_padding(source.has_padding, search.options, source.labels)
             self.show_found(source, loaded, f"{padding} {search.compare(loaded.found.recipe)}".strip())
 
-        self.start(work, f"Finding objects in {source.name}", show, waiting="waits for the search for objects")
+        self.start(work, f"Finding objects in {source.name}", show, waiting_text="waits for the search for objects")
 
     def _fault(self) -> str:
         """Return why objects cannot be found, "" if they can."""
@@ -426,7 +420,7 @@ class ObjectsTab(ObjectsOnShow):
         if source is None:
             return _NOTHING
         if 0 in data_of(source.layer).shape:
-            return f"'{source.layer.name}' is empty: choose another layer."
+            return f"'{source.layer.name}' is empty: choose a different layer."
         return _SEGMENTING if self._segment.is_running() else ""
 
     def check_if_shown(self) -> None:

@@ -18,7 +18,7 @@ from napari_skipseg.proofread.doubts import Doubt, rank_doubts
 from napari_skipseg.proofread.edits import Confirm, Delete, Edit, EditRefusedError, FillHoles, Lock, Separate, Voxel
 from napari_skipseg.proofread.state import Change
 from napari_skipseg.widgets.correct.uncertain_regions import go_to
-from napari_skipseg.widgets.forms.engine_line import EngineLine
+from napari_skipseg.widgets.forms.engine_queue import EngineQueue
 from napari_skipseg.widgets.forms.fields import (
     FAULT_COLOR,
     ConnectionGroup,
@@ -26,6 +26,7 @@ from napari_skipseg.widgets.forms.fields import (
     MessageLine,
     Missing,
     PlainLabel,
+    PrimaryButton,
     set_hint,
 )
 from napari_skipseg.widgets.forms.job_tab import JobTab
@@ -43,7 +44,6 @@ from napari_skipseg.widgets.proofread.opening import (
     source_of_layer,
 )
 from napari_skipseg.widgets.proofread.tools import PendingEdit, ToolName
-from napari_skipseg.widgets.segment.tab import PRIMARY
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -60,7 +60,7 @@ class ProofreadTab(JobTab):
     shown: returns the objects that the Objects tab shows.
     """
 
-    def __init__(self, viewer: ViewerModel, line: EngineLine, shown: Callable[[], Sequence[ShownObjects]]) -> None:
+    def __init__(self, viewer: ViewerModel, line: EngineQueue, shown: Callable[[], Sequence[ShownObjects]]) -> None:
         super().__init__(line)
         self._viewer, self._shown = viewer, shown
         self.opened: OpenedObjects | None = None
@@ -70,7 +70,11 @@ class ProofreadTab(JobTab):
         self._doubts: list[Doubt] = []
         self._selected: Voxel | None = None
         self.links = ConnectionGroup()
-        self.choice, self.open_button, self.close_button = FreshCombo(), QPushButton("Proofread"), QPushButton("Close")
+        self.choice, self.open_button, self.close_button = (
+            FreshCombo(),
+            PrimaryButton("Proofread"),
+            QPushButton("Close"),
+        )
         self.choice.setToolTip("Objects that were found, or labels of any program")
         self.tool_buttons = {name: QPushButton(f"{tool.text} ({tool.key})") for name, tool in TOOLS.items()}
         self.buttons = {name: QPushButton(f"{action.text} ({action.key})") for name, action in ACTIONS.items()}
@@ -81,8 +85,6 @@ class ProofreadTab(JobTab):
         self.check()
 
     def _lay_out(self) -> None:
-        self.open_button.setStyleSheet(PRIMARY)
-        self.open_button.setMinimumHeight(30)
         column, chosen = QVBoxLayout(self), QHBoxLayout()
         column.setContentsMargins(10, 10, 10, 10)
         column.setSpacing(6)

@@ -220,7 +220,7 @@ def image_fault(layer: Image | None) -> str:
     if 0 in data.shape:
         return f"'{layer.name}' is empty: its shape is {tuple(data.shape)}."
     if np.dtype(data.dtype).kind not in "buif":
-        return f"'{layer.name}' holds {data.dtype} values: convert it to 8-bit, 16-bit or float grey."
+        return f"'{layer.name}' contains {data.dtype} values: convert it to 8-bit, 16-bit or float grey."
     return ""
 
 
@@ -230,7 +230,7 @@ def _channel_fault(choices: SegmentFormValues) -> str:
         return Missing("Choose the channel to segment.")
     if model is not None and model.spec.in_channels not in (1, count):
         takes = model.spec.in_channels
-        return f"The image has {counted(count, 'channel')}, {model.name} takes {takes}: choose another model."
+        return f"The image has {counted(count, 'channel')}, {model.name} takes {takes}: choose a different model."
     return ""
 
 

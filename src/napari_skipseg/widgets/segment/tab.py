@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QHBoxLayout, QPushButton
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.estimate import RunPlan
@@ -22,9 +22,9 @@ from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import STARTING, Progress
 from napari_skipseg.widgets.forms.done_line import WHOLE_IS_KEPT, DoneRun, describe_done, name_part, with_shares
-from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
+from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
 from napari_skipseg.widgets.forms.estimate_line import PlanLine
-from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine
+from napari_skipseg.widgets.forms.fields import BUTTON_HEIGHT, WARNING_COLOR, MessageLine, PrimaryButton
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
 from napari_skipseg.widgets.forms.worker import Work, WorkOutcome, start_work
 from napari_skipseg.widgets.layers.files import (
@@ -58,10 +58,6 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
-PRIMARY = """
-QPushButton:enabled { background-color: #3f66c8; color: white; font-weight: 600; }
-QPushButton:enabled:hover { background-color: #4f78dc; }
-"""
 _SETTLED = 150
 """Milliseconds for which the view must rest before its position is sent to the engine."""
 SAVE_HINT = "Write the result of this image as OME-TIFF or OME-Zarr: the one whose layer is selected, else the newest"
@@ -80,8 +76,8 @@ class SegmentTab(JobTab):
     opening = Signal()
     objects_requested = Signal(object)
 
-    def __init__(self, viewer: ViewerModel, engine: EngineLike, line: EngineLine) -> None:
-        super().__init__(line)
+    def __init__(self, viewer: ViewerModel, engine: EngineLike, queue: EngineQueue) -> None:
+        super().__init__(queue)
         self._viewer, self._engine = viewer, engine
         self._filling: ResultFiller | None = None
         self.results = Results(viewer)
@@ -100,11 +96,9 @@ class SegmentTab(JobTab):
 
     def _lay_out(self) -> None:
         self.form = SegmentForm(self._viewer)
-        self.plan = PlanLine(self._line)
-        self.segment_button, self.preview_button = QPushButton("Segment"), QPushButton("Preview")
-        self.segment_button.setStyleSheet(PRIMARY)
-        self.segment_button.setMinimumHeight(30)
-        self.preview_button.setMinimumHeight(30)
+        self.plan = PlanLine(self._queue)
+        self.segment_button, self.preview_button = PrimaryButton("Segment"), QPushButton("Preview")
+        self.preview_button.setMinimumHeight(BUTTON_HEIGHT)
         self.preview_button.setToolTip(PREVIEW_HINT)
         self.done = MessageLine()
         self.save_button, self.again_button = QPushButton("Save results…"), AgainButton(self._viewer)
@@ -115,30 +109,22 @@ class SegmentTab(JobTab):
         buttons.addWidget(self.segment_button, 2)
         buttons.addWidget(self.preview_button, 1)
         buttons.addWidget(self.cancel_button, 1)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(10, 10, 10, 10)
-        column.setSpacing(8)
-        column.addWidget(self.form)
-        column.addWidget(self.plan)
-        column.addLayout(buttons)
-        below = self.progress, self.progress_text, self.done, self.message, self.again_button, self.save_button
-        for widget in below:
-            column.addWidget(widget)
-        column.addStretch(1)
+        lines = self.progress, self.progress_text, self.done, self.message
+        self.add_column(self.form, self.plan, buttons, *lines, self.again_button, self.save_button)
 
     def _connect(self) -> None:
         self.form.changed.connect(self._on_form_changed)
         self.form.placed.connect(lambda: self.results.move(self.form.read().layer))
         self.form.threshold_moved.connect(lambda value: self.results.set_threshold(self.form.read().layer, value))
         self.segment_button.clicked.connect(self.segment)
-        self.plan.invert_asked.connect(self.form.options.invert.toggle)
+        self.plan.invert_requested.connect(self.form.options.invert.toggle)
         self.preview_button.clicked.connect(self.preview)
         self.save_button.clicked.connect(self._ask_what_to_save)
         self.again_button.requested.connect(self._segment_again)
         self.again_button.failed.connect(self.fail)
         self.finished.connect(self._describe_repetition)
         self._view_timer.timeout.connect(self._send_focus)
-        self._line.joined.connect(self.plan.stop)
+        self._queue.job_added.connect(self.plan.stop)
         dims, camera = self._viewer.dims.events, getattr(self._viewer, "scene", self._viewer).camera.events
         for event in (dims.current_step, dims.ndisplay, dims.order, camera.center, camera.zoom):
             self.form.links.tie(event, self._on_view_moved)
@@ -206,7 +192,7 @@ class SegmentTab(JobTab):
         self._preview(self.form.read(), str(self.form.model.currentData()))
 
     def preview_with(self, model: str) -> None:
-        """Segment what is on screen with another model than the form's, which stays as it is."""
+        """Segment what is on screen with a different model than the form's, which stays as it is."""
         try:
             described = read_description(locate_model(model))
         except SkipsegError as error:
@@ -275,11 +261,15 @@ class SegmentTab(JobTab):
             return said
 
         name = "Previewing" if is_preview else "Segmenting"
-        waiting = f"waits for the {'preview' if is_preview else 'segmentation'}"
         work = partial(with_first_view, work, filling.focus())
         self.done.say("")
         self.start(
-            partial(with_shares, work, choices.threshold), f"{name} {layer.name}", finish, on_progress, stop, waiting
+            partial(with_shares, work, choices.threshold),
+            f"{name} {layer.name}",
+            finish,
+            on_progress=on_progress,
+            on_stop=stop,
+            waiting_text=f"waits for the {'preview' if is_preview else 'segmentation'}",
         )
 
     def _on_view_moved(self, event: Any = None) -> None:
@@ -391,10 +381,10 @@ class SegmentTab(JobTab):
 
         def start() -> None:
             ask = partial(self._engine.run, ListDevices())
-            start_work(self, ask, "Looking for devices", lambda _: None, answer, turn.leave)
+            start_work(self, ask, "Looking for devices", lambda _: None, answer, entry.release)
 
-        turn = self._line.join(STARTING, is_job=False)
-        turn.call(start)
+        entry = self._queue.add(STARTING, is_job=False)
+        entry.start_when_first(start)
 
 
 def part_at(layer: Image, axes: str, positions: dict[int, int]) -> FilledPart:
