@@ -9,8 +9,9 @@ The simulated user follows one rule. *By doubts*: at each doubt it looks up the 
 If the doubt asks "one object?" and both are of one neuron, it merges. If the doubt asks "two objects?" and they are of
 two, it splits between two voxels, one in each region. Else it confirms. *By size*: it visits the objects, the largest
 first. An object of several neurons (each at least 5 % of it and 500 voxels) is split, a split for each further neuron,
-from the voxel of each that lies deepest in it. Then the object is merged with the object that was visited first of the
-same neuron. Each merge and split is an edit; a confirmation is a look without an edit. Both begin with the same objects.
+from the voxel of each that lies deepest in it. Then the object is merged with the object that was visited first of
+the same neuron. Each merge and split is an edit; a confirmation is a look without an edit. Both begin with the same
+objects.
 """
 
 from __future__ import annotations
