@@ -492,9 +492,9 @@ def test_places_that_cannot_be_written_get_a_sentence(tmp_path):
 
 def test_what_ome_tiff_cannot_hold_is_refused_before_a_file_appears(tmp_path):
     path = tmp_path / "a.tif"
-    with pytest.raises(InputError, match="OME-TIFF cannot hold int64: convert it to one of"):
+    with pytest.raises(InputError, match="int64: convert it to one of"):
         write(path, random((3, 4, 5), "int64"))
-    with pytest.raises(InputError, match="OME-TIFF cannot hold float16"):
+    with pytest.raises(InputError, match="float16"):
         write(path, random((3, 4, 5), "float16"))
     with pytest.raises(InputError, match="There are 2 names for 1 channels: give one for each"):
         write(path, channel_names=["a", "b"])
