@@ -569,7 +569,7 @@ def test_train_with_a_settings_file_and_flags_over_it(run: Run, pair: tuple[Path
     assert (description.spec.dimensions, description.spec.widths, description.spec.skip) == (3, (2, 4), "sat")
     assert description.training.settings["steps"] == 2
     assert run("segment", pair[0], tmp_path / "out", "--model", ran.files[0]).code == 0
-    fails(run("train", file, "--name", "flagged", "--out", tmp_path / "models"), "never overwritten", "another name")
+    fails(run("train", file, "--name", "flagged", "--out", tmp_path / "models"), "never overwritten", "different name")
 
 
 @pytest.mark.parametrize(

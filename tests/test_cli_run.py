@@ -26,6 +26,15 @@ PLACE = ((50.0, 4.0, 4.0), "nm")
 Run = Callable[..., Ran]
 
 
+def edit(file: Path, **changes: Any) -> None:
+    """Change values of a recipe; `inputs_0_file` is that of its first input."""
+    told = json.loads(file.read_bytes())
+    for name, value in changes.items():
+        place, key = (told["inputs"][0], name[9:]) if name.startswith("inputs_0_") else (told, name)
+        place[key] = {**place[key], **value} if isinstance(value, dict) else value
+    file.write_text(json.dumps(told))
+
+
 def grey(seed: int = 4) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (2, 40, 50)).astype(np.uint8)
 
@@ -105,9 +114,7 @@ def test_recipes_of_one_folder_keep_their_names(run: Run, library: Path, tmp_pat
 def test_results_of_another_recipe_are_not_written_over(run: Run, recipe: Path, tmp_path: Path) -> None:
     assert run("run", recipe).code == 0
     before = files_in(recipe.parent / "again")
-    told = json.loads(recipe.read_bytes())
-    told["options"]["threshold"] = 0.3
-    recipe.write_text(json.dumps(told))
+    edit(recipe, options={"threshold": 0.3})
     ran = run("run", recipe)
     assert (ran.code, "results of a different recipe lie there" in ran.err) == (1, True)
     assert files_in(recipe.parent / "again") == before
@@ -122,9 +129,7 @@ def test_what_cannot_bear_a_recipe_is_told_what_is_wanted(run: Run, tmp_path: Pa
 
 
 def test_other_versions_are_a_warning(run: Run, recipe: Path, tmp_path: Path) -> None:
-    told = json.loads(recipe.read_bytes())
-    told["versions"]["torch"] = "1.0"
-    recipe.write_text(json.dumps(told))
+    edit(recipe, versions={"torch": "1.0"})
     ran = run("run", recipe, tmp_path / "second")
     assert ran.code == 0
     assert ran.err.startswith("Warning: The versions are others than the recipe's")
@@ -132,47 +137,21 @@ def test_other_versions_are_a_warning(run: Run, recipe: Path, tmp_path: Path) ->
     assert ran.err.count("\n") == 1
 
 
-def with_key(told: dict[str, Any]) -> None:
-    told["colour"] = "red"
-
-
-def with_version(told: dict[str, Any]) -> None:
-    told["format_version"] = 9
-
-
-def with_model(told: dict[str, Any]) -> None:
-    told["model_sha256"] = "ab" * 32
-
-
-def with_unknown_model(told: dict[str, Any]) -> None:
-    told.update(model="gone", model_sha256="ab" * 32)
-
-
-def with_image(told: dict[str, Any]) -> None:
-    told["inputs"][0]["sha256"] = "ab" * 32
-
-
-def with_place(told: dict[str, Any]) -> None:
-    told["inputs"][0]["file"] = "/nowhere/lost.tif"
-
-
 @pytest.mark.parametrize(
-    ("edit", "said"),
+    ("changes", "said"),
     [
-        (with_key, "has the unknown key 'colour'"),
-        (with_version, "format version 9"),
-        (with_model, "The model 'tiny' has other weights"),
-        (with_unknown_model, "The model 'gone' (SHA-256 abababababab…) is not here"),
-        (with_image, "contains a different image now"),
-        (with_place, "'/nowhere/lost.tif' is no longer there"),
+        ({"colour": "red"}, "has the unknown key 'colour'"),
+        ({"format_version": 9}, "format version 9"),
+        ({"model_sha256": "ab" * 32}, "The model 'tiny' has other weights"),
+        ({"model": "gone", "model_sha256": "ab" * 32}, "The model 'gone' (SHA-256 abababababab…) is not here"),
+        ({"inputs_0_sha256": "ab" * 32}, "contains a different image now"),
+        ({"inputs_0_file": "/nowhere/lost.tif"}, "'/nowhere/lost.tif' is no longer there"),
     ],
 )
 def test_what_cannot_be_repeated_is_refused_in_one_sentence(
-    run: Run, recipe: Path, tmp_path: Path, edit: Callable[[dict[str, Any]], None], said: str
+    run: Run, recipe: Path, tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
-    told = json.loads(recipe.read_bytes())
-    edit(told)
-    recipe.write_text(json.dumps(told))
+    edit(recipe, **changes)
     ran = run("run", recipe, tmp_path / "second")
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith("Error: ")
@@ -202,9 +181,7 @@ def test_python_runs_a_recipe_too(recipe: Path, tmp_path: Path) -> None:
     written = skipseg.run_recipe(recipe)
     assert [file.parent for file in written] == [recipe.parent / "again"] * 4
     assert files_in(recipe.parent / "again") == first
-    told = json.loads(recipe.read_bytes())
-    told["versions"]["torch"] = "1.0"
-    recipe.write_text(json.dumps(told))
+    edit(recipe, versions={"torch": "1.0"})
     image = grey(3)
     with pytest.warns(UserWarning, match="versions are others"):
         written = skipseg.run_recipe(recipe, tmp_path / "second", image=image)
@@ -255,31 +232,21 @@ def test_objects_of_another_probability_are_found_alike(run: Run, found: Path, r
     assert expected.any()
 
 
-def with_no_input(told: dict[str, Any]) -> None:
-    told["inputs"] = []
-
-
-def with_method(told: dict[str, Any]) -> None:
-    told["objects"]["method"] = "magic"
-
-
 @pytest.mark.parametrize(
-    ("edit", "said"),
+    ("changes", "said"),
     [
-        (with_key, "has the unknown key 'colour'"),
-        (with_version, "format version 9"),
-        (with_image, "contains a different image now"),
-        (with_place, "'/nowhere/lost.tif' is no longer there"),
-        (with_no_input, "is not valid: Objects are found in one image, and not in 0."),
-        (with_method, "method"),
+        ({"colour": "red"}, "has the unknown key 'colour'"),
+        ({"format_version": 9}, "format version 9"),
+        ({"inputs_0_sha256": "ab" * 32}, "contains a different image now"),
+        ({"inputs_0_file": "/nowhere/lost.tif"}, "'/nowhere/lost.tif' is no longer there"),
+        ({"inputs": []}, "is not valid: Objects are found in one image, and not in 0."),
+        ({"objects": {"method": "magic"}}, "method"),
     ],
 )
 def test_objects_that_cannot_be_found_again_are_refused_in_one_sentence(
-    run: Run, found: Path, tmp_path: Path, edit: Callable[[dict[str, Any]], None], said: str
+    run: Run, found: Path, tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
-    told = json.loads((found / "cells_objects_recipe.json").read_bytes())
-    edit(told)
-    (found / "cells_objects_recipe.json").write_text(json.dumps(told))
+    edit(found / "cells_objects_recipe.json", **changes)
     ran = run("run", found / "cells_objects_recipe.json", tmp_path / "second")
     assert (ran.code, ran.out) == (1, "")
     assert said in ran.err

@@ -178,11 +178,29 @@ def test_each_step_sets_the_rate_of_the_optimizer(tmp_path, monkeypatch):
     assert rates == [learning_rate(settings, step) for step in range(3)]
 
 
+RESUMED = {
+    protocol: settings_of(protocol=protocol, learning_rate=None, patience=9, epoch=3, accumulate=2, seed=4)
+    for protocol in PROTOCOLS
+}
+
+
+STRAIGHT = {}
+
+
+@pytest.fixture
+def straight_fit(protocol, tmp_path):
+    """The network and the state of an undisturbed fit of a protocol, which is done once."""
+    if protocol not in STRAIGHT:
+        STRAIGHT[protocol] = run(RESUMED[protocol], tmp_path / "straight")
+    return STRAIGHT[protocol]
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("stop_after", [1, 2, 4, 5, 6])
-def test_every_protocol_resumes_exactly_with_its_best_weights_its_patience_and_its_map(tmp_path, protocol, stop_after):
-    settings = settings_of(protocol=protocol, learning_rate=None, patience=9, epoch=3, accumulate=2, seed=4)
-    straight, state = run(settings, tmp_path / "straight")
+def test_every_protocol_resumes_exactly_with_its_best_weights_its_patience_and_its_map(
+    tmp_path, straight_fit, protocol, stop_after
+):
+    settings, (straight, state) = RESUMED[protocol], straight_fit
     run(settings, tmp_path / "resumed", stop_after)
     torch.manual_seed(GLOBAL_STATE[stop_after % 2])
     resumed, resumed_state = run(settings, tmp_path / "resumed")

@@ -187,7 +187,7 @@ def _stack(
     return RehearsalSamples(
         np.stack(images).astype(np.float16),
         np.stack(targets).astype(np.int8),
-        np.ascontiguousarray(np.broadcast_to(judged, (count, judged.shape[-1]))),
+        np.array(np.broadcast_to(judged, (count, judged.shape[-1])), order="C"),
         np.array(held_out, bool),
         np.full(count, synthetic),
     )
