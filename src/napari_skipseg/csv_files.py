@@ -1,4 +1,4 @@
-"""CSV files: whole or not there, opened by Excel with a double click, and without formulas of others."""
+"""CSV files: written whole or not at all, opened by Excel with a double click, and without foreign formulas."""
 
 from __future__ import annotations
 

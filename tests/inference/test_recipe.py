@@ -467,7 +467,7 @@ def test_a_run_that_was_begun_otherwise_is_not_gone_on_with(cells: Path, tmp_pat
 
 
 def test_files_without_a_recipe_are_refused(cells: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="bears no recipe"):
+    with pytest.raises(FileError, match="contains no recipe"):
         read_recipe_file(cells)
     with pytest.raises(FileError, match="cannot be read"):
         read_recipe_file(tmp_path / "none.json")

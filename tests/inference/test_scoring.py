@@ -413,7 +413,7 @@ def test_of_two_values_without_a_0_the_larger_marks(opposite, tmp_path, measure,
 def test_a_truth_with_nan_is_refused(stack, tmp_path, measure):
     prediction, _, _, truth = stack
     holes = np.where(np.arange(32) < 3, np.nan, truth).astype("float32")
-    with pytest.raises(InputError, match=r"truth .* holds NaN"):
+    with pytest.raises(InputError, match=r"truth .* contains NaN"):
         score_pair(prediction, write(tmp_path / "holes.tif", holes), ScoreOptions(measure))
 
 
@@ -442,7 +442,7 @@ def test_8_bits_within_more_are_probabilities_of_8_bits(stack, tmp_path, dtype):
 def test_fractions_that_are_no_probabilities_are_refused(stack, tmp_path, measure, change):
     _, truth_file, cell, _ = stack
     odd = write(tmp_path / "odd.tif", change(cell / 255).astype("float32"))
-    with pytest.raises(InputError, match=r"runs from|holds NaN"):
+    with pytest.raises(InputError, match=r"runs from|contains NaN"):
         score_pair(odd, truth_file, ScoreOptions(measure, membrane=True))
 
 
@@ -462,7 +462,7 @@ def test_a_prediction_of_the_other_polarity_is_noted(stack, tmp_path, membrane):
 def test_grey_values_are_no_labels(stack, tmp_path, options):
     prediction, _, _, truth = stack
     labels = write(tmp_path / "labels.tif", (truth > 0).astype("uint8") * np.arange(1, 4, dtype="uint8")[:, None, None])
-    with pytest.raises(InputError, match=r"prediction .* holds grey values"):
+    with pytest.raises(InputError, match=r"prediction .* contains grey values"):
         score_pair(prediction, labels, options)
 
 

@@ -118,7 +118,7 @@ def iter_prepare(
 
     pinned: the recipe of a run that is continued or repeated, whose device, side, batch and grey values (where it has
     them) are taken again. The recipe of what is returned lacks its input: see `name_input`. probes: patches of the
-    image (`guards.read_probes`) that the network is asked about, for inverted contrast; they are read here if the grey
+    image (`guards.read_probes`) that the network is run on, to detect inverted contrast; they are read here if the grey
     values are measured here.
 
     Raises:
@@ -179,7 +179,7 @@ def _iter_found(
     probes: Pixels | None,
     inverted: bool,
 ) -> Generator[Progress, Focus | None, _Found]:
-    """Yield `ImageFindings` if something was found, after the network was asked if there is a `prober`; return
+    """Yield `ImageFindings` if something was found, after the network was run if there is a `prober`; return
     that.
     """
     verdict: Verdict = ""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe
-from napari_skipseg.objects.classes import tells_of_padding
+from napari_skipseg.objects.classes import records_padding
 from napari_skipseg.objects.files import read_tissue
 from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
@@ -367,7 +367,7 @@ def _read_pair(pair: Pair) -> _Images:
     predicted, true = found.read(everything), labels.read(everything)
     check_labels(true, str(pair.truth))
     notes, outside, recipe = note_voxels(found, labels), np.zeros(true.shape, np.bool_), _recipe(pair.prediction)
-    if not tells_of_padding(recipe) or recipe.get("operation") == "objects":
+    if not records_padding(recipe) or recipe.get("operation") == "objects":
         return _Images(predicted, true, outside, notes)
     is_labels = recipe.get("layer") == "labels"
     tissue = read_tissue(pair.prediction, found, recipe) if is_labels else found
