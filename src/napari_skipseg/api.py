@@ -84,9 +84,10 @@ def segment_to_folder(
         SkipsegError: as `segment`, or another run lies there, or the folder cannot be written.
     """
     stack = _stack_of(image, axes)
-    target = (Path(folder), name or stack.name, dtype, form, restart)
     chosen = _made(SegmentOptions, {"attention": False, **options})
-    return _warning(iter_segment_to_folder(stack, _model_of(model), chosen, *target))
+    name = name or stack.name
+    work = iter_segment_to_folder(stack, _model_of(model), chosen, Path(folder), name, dtype, form, restart)
+    return _warning(work)
 
 
 def run_recipe(

@@ -347,12 +347,11 @@ def _left_to_process() -> list[int]:
 
 def _left_in_groups() -> list[int]:
     """Return the bytes left in each control group with a memory limit that this process is in, and in those above."""
-    version_1 = ("limit_in_bytes", "usage_in_bytes", "total_")
     found = []
     for line in _read_text(OWN_GROUPS).splitlines():
         _, controllers, group = (*line.split(":", 2), "", "")[:3]
         if "memory" in controllers.split(","):
-            found += _left_above(CONTROL_GROUPS / "memory", group, *version_1)
+            found += _left_above(CONTROL_GROUPS / "memory", group, "limit_in_bytes", "usage_in_bytes", "total_")
         elif not controllers:
             found += _left_above(CONTROL_GROUPS, group, "max", "current", "")
     return found

@@ -411,8 +411,8 @@ def test_what_is_the_same_here_needs_no_warning() -> None:
     ("change", "lacking", "said"),
     [
         ({"versions": {**versions(), "torch": "1.0"}}, set(), r"versions .*: torch .* \(was 1\.0\)"),
-        ({"backend": "openvino"}, {"backend", "precision"}, "openvino in f32 cannot be had here"),
-        ({"precision": "f16"}, {"backend", "precision"}, "torch in f16 cannot be had here"),
+        ({"backend": "openvino"}, {"backend", "precision"}, "openvino in f32 is not available here"),
+        ({"precision": "f16"}, {"backend", "precision"}, "torch in f16 is not available here"),
         ({"notes": ("the GPU failed.",)}, set(), "something failed midway, .*: the GPU failed"),
     ],
 )

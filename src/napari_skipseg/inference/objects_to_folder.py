@@ -37,7 +37,7 @@ _FOUND_IN = ("_probability", "_binary")
 
 @dataclass(frozen=True)
 class ObjectsRequest:
-    """What objects are requested. image: whose grey values are measured. segmentation: the recipe that the probability
+    """A request for objects. image: the one to measure grey values in. segmentation: the recipe that the probability
     came from, where that is known and lies nowhere else. name: what the results are called, "" = as the image is that
     the probability is of."""
 

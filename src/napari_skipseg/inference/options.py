@@ -141,8 +141,8 @@ class SegmentOptions:
 class SegmentRequest:
     """What is requested, whatever the input.
 
-    model: its name or its folder; model_sha256: of its weights, which says which one it is. options: as requested, so that
-    a device may be "auto" and a tile 0. depth, form: how results are stored. objects: how objects are found in the
+    model: its name or its folder; model_sha256: of its weights, which says which one it is. options: as requested, so
+    that a device may be "auto" and a tile 0. depth, form: how results are stored. objects: how objects are found in the
     probability, None if they are not requested.
     """
 

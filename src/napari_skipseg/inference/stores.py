@@ -43,7 +43,7 @@ Cells lie where the probability of membrane is low, so nothing else tells paddin
 class ResultArray:
     """One array of a run. axes: "C" first where it has classes, then those of the grid. stride: per axis of the grid.
 
-    chunks: of which each unit writes whole ones. level: of an attention map, else 0.
+    chunks: their shape; each unit writes whole ones. level: of an attention map, else 0.
     """
 
     name: str

@@ -106,7 +106,7 @@ AGAIN = "again"
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run to do again: of which image, with which model, and what is pinned of what was chosen for it.
+    """A run to repeat: its image and model, and the choices that are pinned for it.
 
     warnings: what is different here, one sentence each.
     """
@@ -210,8 +210,8 @@ def pin_backend(recipe: Recipe, is_same: bool) -> tuple[dict[str, Any], list[str
         device = choose_device(recipe.request.options.device)
     if not recipe.request.options.samples and not _can_compute(recipe, device):
         warnings.append(
-            f"{recipe.backend} in {recipe.precision} cannot be had here: the run takes what is fastest, and its bytes "
-            "may differ."
+            f"{recipe.backend} in {recipe.precision} is not available here: the run takes what is fastest, and its "
+            "bytes may differ."
         )
         pinned = {name: value for name, value in pinned.items() if name not in ("backend", "precision")}
     if recipe.notes:

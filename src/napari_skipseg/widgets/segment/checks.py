@@ -34,8 +34,8 @@ class SegmentFormValues:
     """The choices in the form.
 
     model: None if there is none or it cannot be read; `model_fault` then says why. voxel_size: (z, y, x) in `unit`.
-    other_options: values of the other fields of `SegmentOptions`, by name; planes and rescale count only if the form offers
-    them. whole: the whole stack rather than the current slice.
+    other_options: values of the other fields of `SegmentOptions`, by name; planes and rescale count only if the form
+    offers them. whole: the whole stack rather than the current slice.
     """
 
     layer: Image | None

@@ -199,13 +199,14 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         name = self.model.currentData()
         if name != self._described[0] or name is None:
             self._described = describe_or_fault(name, NO_MODEL)
-        unit = self.voxel_size.unit.currentData()
+        _, description, fault = self._described
         return SegmentFormValues(
             self._layer,
             self.axes.text(),
             self.voxel_size.voxel_size,
-            unit,
-            *self._described[1:],
+            self.voxel_size.unit.currentData(),
+            description,
+            model_fault=fault,
             channel=self.channel.currentData(),
             device=self.device.currentData() or "auto",
             rescale=self.rescale.isChecked(),
