@@ -37,9 +37,9 @@ from napari_skipseg.inference.recipes.recipe import (
     RecipeInput,
     describe_input,
     dict_to_json,
+    read_json,
     recipe_differences,
     recipe_from_dict,
-    recipe_from_json,
     recipe_to_dict,
 )
 from napari_skipseg.inference.recipes.repeat import iter_repeat, pin_backend, prepare_repeat
@@ -54,6 +54,11 @@ from napari_skipseg.progress import run_to_end
 def recipe_to_json(recipe: Recipe) -> str:
     """The text of a recipe's file."""
     return dict_to_json(recipe_to_dict(recipe))
+
+
+def recipe_from_json(text: str | bytes, place: str = "The recipe") -> Recipe:
+    """The recipe in a file of that text."""
+    return recipe_from_dict(read_json(text, place), place)
 
 
 RNG = np.random.default_rng(11)
@@ -134,7 +139,7 @@ def test_what_was_asked_for_and_what_was_chosen_lie_side_by_side() -> None:
         ({"device": "auto"}, "'auto' is no device that computes: it is one of cpu, cuda, mps"),
         ({"normalization": {"mean": 1.0, "deviation": 0.0}}, "of mean 1.0 and deviation 0.0 are impossible"),
         ({"normalization": {"mean": float("nan"), "deviation": 1.0}}, "of mean nan and deviation 1.0 are impossible"),
-        ({"format_version": 2}, r"written by another SkipSeg \(format version 2\)"),
+        ({"format_version": 2}, r"written by a different SkipSeg \(format version 2\)"),
         ({"format_version": None}, "written by an earlier SkipSeg"),
         ({"operation": "inspect"}, r"of a run that cannot be repeated \('inspect'\)"),
     ],

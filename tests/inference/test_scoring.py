@@ -18,7 +18,7 @@ from napari_skipseg.progress import run_to_end
 from napari_skipseg.scores.instances import MaskError, score_instances
 from napari_skipseg.scores.isbi import score_isbi
 from napari_skipseg.scores.overlap import score_overlap
-from napari_skipseg.scoring.files import ScoreOptions, find_pairs, iter_score_pairs, score_files, score_folders
+from napari_skipseg.scoring.files import ScoreOptions, find_pairs, iter_score_pairs, score_folders
 from napari_skipseg.scoring.pairs import pair_files
 
 
@@ -76,7 +76,6 @@ def test_a_stack_is_scored_slice_by_slice_and_pooled(stack):
     assert summary.mean["dice"] == pytest.approx(np.mean(dice), abs=1e-15)
     assert summary.deviation["dice"] == pytest.approx(np.std(dice, ddof=1), abs=1e-15)
     assert summary.pooled["dice"] == score_overlap(cell > 127.5, truth).dice
-    assert score_files(prediction_file, truth_file) == summary.pooled
 
 
 def test_isbi_slices_are_shown_at_the_best_threshold(stack):
@@ -86,18 +85,20 @@ def test_isbi_slices_are_shown_at_the_best_threshold(stack):
     assert [image["v_rand"] for image in summary.images.values()] == [rand.score for rand in expected.rand_by_slice]
     assert summary.mean["v_rand"] == pytest.approx(expected.v_rand, abs=1e-15)
     assert summary.pooled["v_rand_threshold"] == expected.v_rand_threshold
-    assert score_files(prediction_file, truth_file, isbi=True)["v_info"] == expected.v_info
+    assert summary.pooled["v_info"] == expected.v_info
 
 
 def test_a_mask_of_0_and_1_scores_with_isbi_as_one_of_0_and_255(stack, tmp_path):
     _, truth_file, _, truth = stack
     cell = np.where(np.random.default_rng(1).random(truth.shape) < 0.05, truth == 0, truth > 0)  # 5 % are wrong
     tifffile.imwrite(tmp_path / "mask.tif", cell.astype(np.uint8), photometric="minisblack")
-    scores = score_files(tmp_path / "mask.tif", truth_file, isbi=True)
+    (summary,) = score_pair(tmp_path / "mask.tif", truth_file, ScoreOptions("isbi"))
+    scores = summary.pooled
     assert scores["v_rand"] == score_isbi(cell, truth).v_rand
     assert scores["v_rand_threshold"] == 0
     tifffile.imwrite(tmp_path / "membrane.tif", (~cell).astype(np.uint8), photometric="minisblack")
-    assert score_files(tmp_path / "membrane.tif", truth_file, isbi=True, membrane=True) == scores
+    (summary,) = score_pair(tmp_path / "membrane.tif", truth_file, ScoreOptions("isbi", membrane=True))
+    assert summary.pooled == scores
 
 
 def test_folders_are_paired_by_name_and_scored_file_by_file(folders):
@@ -381,7 +382,7 @@ def test_isbi_scores_that_a_constant_image_reaches_are_refused(stack, tmp_path, 
     _, truth_file, _, truth = stack
     tifffile.imwrite(tmp_path / "constant.tif", np.full_like(truth, value), photometric="minisblack")
     with pytest.raises(InputError, match="without any membrane reaches"):
-        score_files(tmp_path / "constant.tif", truth_file, isbi=True)
+        score_pair(tmp_path / "constant.tif", truth_file, ScoreOptions("isbi"))
 
 
 def test_isbi_scores_of_the_wrong_polarity_are_refused_instead_of_perfect(opposite):

@@ -95,18 +95,6 @@ class ScoreOptions:
             )
 
 
-def score_files(
-    prediction: Path, truth: Path, isbi: bool = False, membrane: bool = False, threshold: float = 0.5
-) -> dict[str, Any]:
-    """Return the pooled scores of one pair of files by name: overlap of the foregrounds, V_rand and V_info if `isbi`.
-
-    The rest as for `iter_score_pairs`.
-    """
-    options = ScoreOptions("isbi" if isbi else "overlap", membrane, threshold)
-    (summary,) = run_to_end(iter_score_pairs(pair_files(prediction, truth), options))
-    return dict(summary.pooled)
-
-
 def score_folders(predictions: Path, truths: Path, options: ScoreOptions | None = None) -> list[ScoreSummary]:
     """Return the scores of a folder of predictions against a folder of truths, paired by name (`pair_files`).
 

@@ -146,15 +146,6 @@ def dict_to_json(values: Mapping[str, Any]) -> str:
     return _NO_LETTERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def recipe_from_json(text: str | bytes, place: str = "The recipe") -> Recipe:
-    """Return the recipe in `text`, found at `place` (for messages).
-
-    Raises:
-        FileError: no JSON, another format version, an unknown key, a missing or impossible value.
-    """
-    return recipe_from_dict(read_json(text, place), place)
-
-
 def read_json(text: str | bytes, place: str = "The recipe") -> object:
     """Return what is in a recipe's `text`, found at `place` (for messages).
 
@@ -168,10 +159,12 @@ def read_json(text: str | bytes, place: str = "The recipe") -> object:
 
 
 def recipe_from_dict(values: object, place: str = "The recipe") -> Recipe:
-    """Return the recipe in what JSON held, or in the metadata of a file or layer; strictly, as `recipe_from_json`.
+    """Return the recipe in what JSON held, or in the metadata of a file or layer; strictly.
+
+    place: named in messages.
 
     Raises:
-        FileError: as `recipe_from_json`.
+        FileError: a different format version, an unknown key, a missing or impossible value.
     """
     if not isinstance(values, Mapping) or "operation" not in values:
         raise FileError(f"{place} contains no recipe: give one that a run wrote.")
