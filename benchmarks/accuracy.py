@@ -3,11 +3,11 @@
     python benchmarks/accuracy.py ISBI_FOLDER OUT [--only NAME ...] [--seeds 0 1] [--steps 600] [--threads 1]
     python benchmarks/accuracy.py --table OUT
 
-ISBI_FOLDER holds train-volume and train-labels (TIFF). Every run has the same samples, augmentation, loss and number of
-steps, unless its name says otherwise, and keeps its weights of the least held-out loss, as Drozdzal et al. 2016 do; so
-all scores are optimistic in the same way. A run writes OUT/NAME-SEED.json when it is done and is then skipped; killed
-in mid-run it resumes from its checkpoint. Scores: whole slices in one pass, float32, no post-processing; V_rand and
-V_info after thinning at their best threshold, Dice at 0.5. Seconds are processor time of the training alone.
+ISBI_FOLDER contains train-volume and train-labels (TIFF). Every run has the same samples, augmentation, loss and number
+of steps, unless its name says otherwise, and keeps its weights of the least held-out loss, as Drozdzal et al. 2016 do;
+so all scores are optimistic in the same way. A run writes OUT/NAME-SEED.json when it is done and is then skipped; a
+killed one resumes from its checkpoint. Scores: whole slices in one pass, float32, no post-processing; V_rand and V_info
+after thinning at their best threshold, Dice at 0.5. Seconds are processor time of the training alone.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HELD_OUT = "20-24"
 
 
 class Foreign(Network):
-    """A network of another package, padded and cropped as one of ours with as many levels is."""
+    """A network of a different package, padded and cropped like one of ours with as many levels."""
 
     def __init__(self, inner: nn.Module, levels: int) -> None:
         super().__init__(UNetSpec(widths=(1,) * (levels + 1), skip="org"))
@@ -199,7 +199,7 @@ def shown(values: list[float]) -> str:
 
 
 def main() -> None:
-    """Run what the command line asks for."""
+    """Run the benchmark that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="ISBI_FOLDER OUT; with --table, OUT")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
@@ -207,16 +207,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true")
-    asked = parser.parse_args()
-    if asked.table:
-        print(table(asked.folders[-1]))
+    flags = parser.parse_args()
+    if flags.table:
+        print(table(flags.folders[-1]))
         return
-    torch.set_num_threads(asked.threads)
-    folder, out = asked.folders
+    torch.set_num_threads(flags.threads)
+    folder, out = flags.folders
     out.mkdir(parents=True, exist_ok=True)
-    for seed in asked.seeds:
-        for name in asked.only:
-            run(name, ROWS[name], folder, out, seed, asked.steps)
+    for seed in flags.seeds:
+        for name in flags.only:
+            run(name, ROWS[name], folder, out, seed, flags.steps)
 
 
 if __name__ == "__main__":

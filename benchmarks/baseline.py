@@ -1,4 +1,4 @@
-"""The plain way that fine-tuning is measured against: MONAI's BasicUNet from scratch, as long, on the same labels."""
+"""The baseline of fine-tuning: MONAI's BasicUNet, trained from scratch for as long on the same labels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def train_basic_unet(
 
     image, truth: (Z, Y, X), truth 1 = background, 2 = class. Adam with a rate that falls as a cosine over the time,
     Dice + cross-entropy, random patches of 256² with flips and quarter turns, bf16 autocast with channels-last: MONAI's
-    parts as its tutorials put them together, in the fastest form that they have here. Weights are kept in `work`.
+    parts as in its tutorials, in their fastest form. Weights are kept in `work`.
     """
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)

@@ -5,10 +5,9 @@
     python benchmarks/batch.py kills [--kills 500] --work DIR
 
 stacks: stacks of 25 x 512², files to files in one process, over the network's time in runs of single stacks, which are
-timed before and after. tiny: images of 64² and a network of next to no weights: what a file costs beyond its network.
-kills: a batch with objects, in a process of its own, gets SIGKILL at random moments and is gone on with; whenever it
-comes to its end its results are compared, byte for byte, with those of a batch that nobody disturbed. Linux and macOS
-only.
+timed before and after. tiny: images of 64² and a network of very few weights: the time of a file beyond its network.
+kills: a batch with objects, in a process of its own, gets SIGKILL at random moments and is continued; whenever it ends,
+its results are compared, byte for byte, with those of an undisturbed batch. Linux and macOS only.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ class Timed:
 
 
 def make_stacks(folder: Path, count: int) -> list[Path]:
-    """Return stacks of synthetic EM, each another; those that are there are taken."""
+    """Return different stacks of synthetic EM; existing ones are used again."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"stack-{number:03}.tif" for number in range(count)]
     missing = [file for file in files if not file.exists()]
@@ -102,7 +101,7 @@ def run_singly(files: list[Path], model: Model, out: Path) -> list[float]:
 
 
 def run_batch(inputs: Path, out: Path, model: str) -> BatchResult:
-    """Return a batch's result; what an earlier one left is gone."""
+    """Return a batch's result, after removing that of an earlier one."""
     shutil.rmtree(out, ignore_errors=True)
     return run_to_end(iter_batch(BatchSettings(str(inputs), str(out), make_settings(model, OPTIONS))))
 
@@ -115,14 +114,14 @@ def network_seconds(result: BatchResult) -> float:
     return sum(record.seconds.get("network", 0.0) for record in records if record is not None)
 
 
-def stacks(asked: argparse.Namespace, work: Path) -> None:
+def stacks(flags: argparse.Namespace, work: Path) -> None:
     """Print the time of a batch of stacks over that of the network in single runs."""
-    print_place(f"{asked.files} stacks of {SLICES} x {SIDE}²", asked.model)
-    files = make_stacks(work / f"stacks-{asked.files}", asked.files)
-    model = read_model(locate_model(asked.model))
+    print_place(f"{flags.files} stacks of {SLICES} x {SIDE}²", flags.model)
+    files = make_stacks(work / f"stacks-{flags.files}", flags.files)
+    model = read_model(locate_model(flags.model))
     run_singly(files[:1], model, work / "single")
     singles = run_singly(files[:SINGLES], model, work / "single")
-    result = run_batch(files[0].parent, work / "batch", asked.model)
+    result = run_batch(files[0].parent, work / "batch", flags.model)
     singles += run_singly(files[-SINGLES:], model, work / "single")
     network = statistics.median(singles) * len(files)
     spread = f"{min(singles):.2f}-{max(singles):.2f}"
@@ -141,7 +140,7 @@ def stacks(asked: argparse.Namespace, work: Path) -> None:
 
 
 def tiny_model(folder: Path) -> Path:
-    """Return a model of random weights that costs next to nothing."""
+    """Return a model of random weights that computes in almost no time."""
     if not (folder / "model.json").exists():
         torch.manual_seed(0)
         spec = UNetSpec(widths=(2, 4))
@@ -160,25 +159,25 @@ def make_noise(folder: Path, count: int, slices: int) -> Path:
     return folder
 
 
-def tiny(asked: argparse.Namespace, work: Path) -> None:
-    """Print what a tiny file costs beyond its network, in a first and in a second start."""
-    print_place(f"{asked.files} images of {TINY}²")
-    inputs, model = make_noise(work / "tiny", asked.files, 1), tiny_model(work / "model")
+def tiny(flags: argparse.Namespace, work: Path) -> None:
+    """Print the time of a tiny file beyond its network, in a first and in a second start."""
+    print_place(f"{flags.files} images of {TINY}²")
+    inputs, model = make_noise(work / "tiny", flags.files, 1), tiny_model(work / "model")
     run_batch(make_noise(work / "warm", 2, 1), work / "warm-out", str(model))
     result = run_batch(inputs, work / "tiny-out", str(model))
     network = network_seconds(result)
     again = run_to_end(
         iter_batch(BatchSettings(str(inputs), str(work / "tiny-out"), make_settings(str(model), OPTIONS)))
     )
-    each, skipped = (result.seconds - network) / asked.files, again.seconds / asked.files
+    each, skipped = (result.seconds - network) / flags.files, again.seconds / flags.files
     heads = ("files", "batch, s", "network, s", "overhead a file, ms", "second start, ms a file")
-    row = (f"{asked.files}", f"{result.seconds:.1f}", f"{network:.1f}", f"{1000 * each:.1f}", f"{1000 * skipped:.1f}")
+    row = (f"{flags.files}", f"{result.seconds:.1f}", f"{network:.1f}", f"{1000 * each:.1f}", f"{1000 * skipped:.1f}")
     print_table(heads, [row])
     print(f"\n{result.describe()} Again: {again.describe()} Target: at most 50 ms a file.")
 
 
 def compared(folder: Path) -> dict[str, bytes]:
-    """Return all files of a run but those that hold times."""
+    """Return all files of a run except those with times."""
     files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
     return {
         name: file.read_bytes()
@@ -208,27 +207,27 @@ LATER = 1.02
 """How much later a batch may be killed than the time before: a busy machine starts more slowly than it did at first."""
 
 
-def kills(asked: argparse.Namespace, work: Path) -> None:
-    """Print how often a batch was killed, how often it came to its end, and how often its bytes were others."""
-    print_place(f"{asked.kills} kills")
+def kills(flags: argparse.Namespace, work: Path) -> None:
+    """Print how often a batch was killed, how often it ended, and how often its bytes differed."""
+    print_place(f"{flags.kills} kills")
     PROCESSES.set_forkserver_preload(["napari_skipseg.api", "napari_skipseg.batch.run", "tifffile", "zarr"])
     inputs, model = make_noise(work / "noise", 6, 8), tiny_model(work / "model")
     options = skipseg.SegmentOptions(device="cpu", attention=False, tile=64)
     request = make_settings(str(model), options, objects=ObjectOptions("watershed"))
     shutil.rmtree(work / "out", ignore_errors=True)
     whole = BatchSettings(str(inputs), str(work / "whole"), request)
-    for _ in range(2):  # the second without the start of the server that the processes come from
+    for _ in range(2):  # the second without the start of the server that forks the processes
         shutil.rmtree(work / "whole", ignore_errors=True)
         start = time.monotonic()
         if run_in_process(whole, 600) != 0:
             raise SystemExit("the undisturbed batch failed")
         longest = time.monotonic() - start
     undisturbed = compared(next((work / "whole").iterdir()))
-    settings, chance = BatchSettings(str(inputs), str(work / "out"), request), random.Random(asked.seed)
+    settings, chance = BatchSettings(str(inputs), str(work / "out"), request), random.Random(flags.seed)
     killed = ended = differing = 0
     latest = longest
-    while killed < asked.kills or ended == 0:
-        code = run_in_process(settings, chance.uniform(0.02, latest) if killed < asked.kills else 600)
+    while killed < flags.kills or ended == 0:
+        code = run_in_process(settings, chance.uniform(0.02, latest) if killed < flags.kills else 600)
         killed += code == -signal.SIGKILL
         latest = longest if code == 0 else latest * LATER
         if code == 0:
@@ -238,7 +237,7 @@ def kills(asked: argparse.Namespace, work: Path) -> None:
         elif code != -signal.SIGKILL:
             raise SystemExit(f"a process ended by itself ({code})")
     print_table(
-        ("kills", "batches that came to their end", "with other bytes", "seconds undisturbed"),
+        ("kills", "batches that ended", "with different bytes", "seconds undisturbed"),
         [(f"{killed}", f"{ended}", f"{differing}", f"{longest:.1f}")],
     )
 
@@ -251,14 +250,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="em-membrane")
     parser.add_argument("--work", type=Path)
-    asked = parser.parse_args()
-    asked.files = asked.files or {"stacks": 100, "tiny": 1000, "kills": 0}[asked.part]
-    work = asked.work or Path(tempfile.mkdtemp(prefix="batch-"))
+    flags = parser.parse_args()
+    flags.files = flags.files or {"stacks": 100, "tiny": 1000, "kills": 0}[flags.part]
+    work = flags.work or Path(tempfile.mkdtemp(prefix="batch-"))
     work.mkdir(parents=True, exist_ok=True)
     try:
-        {"stacks": stacks, "tiny": tiny, "kills": kills}[asked.part](asked, work)
+        {"stacks": stacks, "tiny": tiny, "kills": kills}[flags.part](flags, work)
     finally:
-        if asked.work is None:
+        if flags.work is None:
             shutil.rmtree(work, ignore_errors=True)
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/disturbed.py ISBI_FOLDER GALA_FOLDER [--models NAME ...] [--kinds WORD ...] [--json FILE]
 
-ISBI_FOLDER holds train-volume-00-24.tif and train-labels-00-24.tif, GALA_FOLDER train-image.tif and train-gt.tif. Each
-kind of disturbance is made of the same crop. A row says the Dice against the truth where tissue is, of the undisturbed
-crop and of the disturbed one, and how much of what holds no tissue is called membrane.
+ISBI_FOLDER contains train-volume-00-24.tif and train-labels-00-24.tif, GALA_FOLDER train-image.tif and train-gt.tif.
+Each kind of disturbance is made of the same crop. A row gives the Dice of the undisturbed and of the disturbed crop
+against the truth in the tissue, and the share of areas without tissue that is called membrane.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Case:
-    """A disturbed volume beside what it was made of.
+    """A disturbed volume beside its original.
 
     plain: the undisturbed volume, of the same grey values. border: pixels by which `image` is larger on each side in Y
     and X. tissue: where the two are compared, in the shape of `plain`. empty: where there is no tissue, in that of
@@ -47,7 +47,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of a case with a model."""
+    """The figures of a case with a model."""
 
     model: str
     kind: str
@@ -192,8 +192,8 @@ def measure(model: Any, case: Case, truth: Mask, plain: Volume, **options: Any) 
         found = skipseg.segment(case.image, model, "ZYX", attention=False, **options)
     inside = (slice(None), *(slice(case.border, length - case.border) for length in case.image.shape[1:]))
     empty = float((found.probability[case.empty] > 0.5).mean()) if case.empty.any() else float("nan")
-    told = tuple(found.recipe.get("findings", ()))
-    return dice(plain, truth, case.tissue), dice(found.probability[inside], truth, case.tissue), empty, told
+    findings = tuple(found.recipe.get("findings", ()))
+    return dice(plain, truth, case.tissue), dice(found.probability[inside], truth, case.tissue), empty, findings
 
 
 def rows_of(model_name: str, volume: Volume, truth: Mask, kinds: list[str]) -> Iterator[Row]:
@@ -225,26 +225,26 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["em-membrane", "em-membrane-residual", "em-boundary-3d"])
     parser.add_argument("--kinds", nargs="*", default=[])
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
+    flags = parser.parse_args()
     rows = []
     print(
         "| model | kind | undisturbed | disturbed | of the empty part | right | said |\n|---|---|---|---|---|---|---|"
     )
-    for name in asked.models:
+    for name in flags.models:
         if name == "em-boundary-3d":
-            volume = tifffile.imread(asked.gala / "train-image.tif")[:24]
-            truth = tifffile.imread(asked.gala / "train-gt.tif")[:24] == 0
+            volume = tifffile.imread(flags.gala / "train-image.tif")[:24]
+            truth = tifffile.imread(flags.gala / "train-gt.tif")[:24] == 0
         else:
             cut = (slice(15, 18), slice(100, 356), slice(100, 356))
-            volume = tifffile.imread(asked.isbi / "train-volume-00-24.tif")[cut]
-            truth = tifffile.imread(asked.isbi / "train-labels-00-24.tif")[cut] == 0
-        for row in rows_of(name, volume, truth, asked.kinds):
+            volume = tifffile.imread(flags.isbi / "train-volume-00-24.tif")[cut]
+            truth = tifffile.imread(flags.isbi / "train-labels-00-24.tif")[cut] == 0
+        for row in rows_of(name, volume, truth, flags.kinds):
             rows.append(row)
             right = "yes" if row.is_right else "**no**"
             numbers = f"{row.plain:.3f} | {row.disturbed:.3f} | {row.empty:.1%}"
             print(f"| {row.model} | {row.kind} | {numbers} | {right} | {' '.join(row.findings)} |", flush=True)
-    if asked.json:
-        asked.json.write_text(json.dumps([vars(row) for row in rows]))
+    if flags.json:
+        flags.json.write_text(json.dumps([vars(row) for row in rows]))
 
 
 if __name__ == "__main__":

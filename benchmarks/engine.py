@@ -26,36 +26,36 @@ import napari_skipseg as skipseg
 from napari_skipseg.inference.backends.openvino_backend import compiled_precision
 
 
-def files(asked: argparse.Namespace, work: Path) -> None:
+def files(flags: argparse.Namespace, work: Path) -> None:
     """Print the table of whole processes."""
-    model = skipseg.load_model(asked.model)
-    rows = all_rows(model.description.margin, asked.size, asked.peers_python)
-    if asked.only:
-        rows = [row for row in rows if row.title == "ours → TIFF" or any(text in row.title for text in asked.only)]
-    sample = make_sample(work, model, asked.slices, asked.size)
+    model = skipseg.load_model(flags.model)
+    rows = all_rows(model.description.margin, flags.size, flags.peers_python)
+    if flags.only:
+        rows = [row for row in rows if row.title == "ours → TIFF" or any(text in row.title for text in flags.only)]
+    sample = make_sample(work, model, flags.slices, flags.size)
     print_place(
-        f"{asked.model}, margin {model.description.margin}, {asked.size}²×{asked.slices} uint8, least of {asked.rounds}"
+        f"{flags.model}, margin {model.description.margin}, {flags.size}²×{flags.slices} uint8, least of {flags.rounds}"
     )
-    results = measure_rows(rows, sample, work, asked.model, asked.rounds)
+    results = measure_rows(rows, sample, work, flags.model, flags.rounds)
     print_results(results, sample)
     print()
     print("\n".join(verdicts(rows, results, sample)))
 
 
-def peak(asked: argparse.Namespace, work: Path) -> None:
+def peak(flags: argparse.Namespace, work: Path) -> None:
     """Print the best convolution, the share of it that network and whole run reach, and the layers that fall short."""
-    model = skipseg.load_model(asked.model)
-    precision = asked.precision or compiled_precision().name
-    print_place(f"{asked.model}, {precision}, {asked.size}²×{asked.slices} uint8")
+    model = skipseg.load_model(flags.model)
+    precision = flags.precision or compiled_precision().name
+    print_place(f"{flags.model}, {precision}, {flags.size}²×{flags.slices} uint8")
     best = best_convolutions(precision)
     for convolution in best:
         print(f"- best 3×3 convolution: {convolution.flops_per_second / 1e9:.0f} GFLOP/s ({convolution.title})")
     needed = flops_per_pixel(model)
     print(f"- the network needs {needed:,.0f} operations per output pixel\n")
-    sample = make_sample(work, model, asked.slices, asked.size)
+    sample = make_sample(work, model, flags.slices, flags.size)
     most = best[0].flops_per_second
     for kind in ("ome-zarr", "tiff"):
-        measured = measure_overhead(sample.image, model, asked.model, work / "out", ["--format", kind], asked.rounds)
+        measured = measure_overhead(sample.image, model, flags.model, work / "out", ["--format", kind], flags.rounds)
         print_overhead(measured, kind, needed, most)
     print_layers(layer_kinds(model, measured.tile[-1], precision), most)
 
@@ -106,11 +106,11 @@ def print_layers(kinds: dict[str, LayerKind], most: float) -> None:
     print(f"the bandwidth of copying, whichever takes longer) it would reach {flops / bound / most:.1%}.")
 
 
-def volume(asked: argparse.Namespace, work: Path) -> None:
+def volume(flags: argparse.Namespace, work: Path) -> None:
     """Print memory and time over the size of a volume."""
-    print_place(f"{asked.device}, OME-Zarr to OME-Zarr")
-    network = asked.network or asked.model
-    measure_volumes(Setting(tuple(asked.gib), asked.plane, network, asked.device, work, asked.keep))
+    print_place(f"{flags.device}, OME-Zarr to OME-Zarr")
+    network = flags.network or flags.model
+    measure_volumes(Setting(tuple(flags.gib), flags.plane, network, flags.device, work, flags.keep))
 
 
 def main() -> None:
@@ -125,17 +125,17 @@ def main() -> None:
     parser.add_argument("--precision", choices=("bf16", "f32"), help="default: the best of this processor")
     parser.add_argument("--gib", type=float, nargs="+", default=[0.1, 1.0, 8.0])
     parser.add_argument("--plane", type=int, default=2048)
-    parser.add_argument("--network", help="a model, or 'tiny': random weights that cost next to nothing")
+    parser.add_argument("--network", help="a model, or 'tiny': random weights that compute in almost no time")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--keep", action="store_true", help="leave the volumes where they are")
     parser.add_argument("--work", type=Path)
-    asked = parser.parse_args()
-    work = asked.work or Path(tempfile.mkdtemp(prefix="engine-"))
+    flags = parser.parse_args()
+    work = flags.work or Path(tempfile.mkdtemp(prefix="engine-"))
     work.mkdir(parents=True, exist_ok=True)
     try:
-        {"files": files, "peak": peak, "volume": volume}[asked.part](asked, work)
+        {"files": files, "peak": peak, "volume": volume}[flags.part](flags, work)
     finally:
-        if asked.work is None:
+        if flags.work is None:
             shutil.rmtree(work, ignore_errors=True)
 
 

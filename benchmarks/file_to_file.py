@@ -46,7 +46,7 @@ class Row:
     cold: bool = False
 
     def command(self, image: Path, out: Path, model: str, small: bool) -> list[str | Path]:
-        """Return how it is started; `small` caps the window of a peer."""
+        """Return its command line; `small` caps the window of a peer."""
         if self.peer == "ours":
             return [*OURS, "segment", image, out, "--model", model, "--device", "cpu", *self.arguments]
         arguments = list(self.arguments)
@@ -68,7 +68,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a row; agreement and v_rand of its last output."""
+    """The figures of a row; agreement and v_rand are those of its last output."""
 
     seconds: float
     start: float
@@ -149,16 +149,16 @@ def whole_image_probability(model: Model, image: Path) -> NDArray[np.float32]:
 
 
 def read_result(out: Path, name: str) -> NDArray[Any]:
-    """Return a result (Z, Y, X) from the TIFF or OME-Zarr in `out` whose name holds `name`."""
+    """Return a result (Z, Y, X) from the TIFF or OME-Zarr in `out` whose name contains `name`."""
     found = next(place for place in sorted(out.rglob(f"*{name}*")) if place.suffix in (".tif", ".zarr"))
     values = tifffile.imread(found) if found.suffix == ".tif" else np.asarray(zarr.open_array(found / "0", mode="r")[:])
     return values.reshape(-1, *values.shape[-2:])
 
 
 def measure_rows(rows: list[Row], sample: Sample, work: Path, model: str, rounds: int) -> dict[str, Result]:
-    """Return what each row took: the least of so many rounds, rows in turns, after one run to warm up.
+    """Return the seconds of each row: the least of so many rounds, rows in turns, after one run to warm up.
 
-    The last, scored output of each row stays in `work` until the table is printed. A row that fails is told of and
+    The last, scored output of each row stays in `work` until the table is printed. A row that fails is reported and
     left out.
     """
     times: dict[str, tuple[list[float], list[float]]] = {row.title: ([], []) for row in rows}

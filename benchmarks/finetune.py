@@ -1,11 +1,11 @@
-"""Fine-tuning against its targets: seconds, accuracy, active places, what is remembered.
+"""Fine-tuning against its targets: seconds, accuracy, active places, remembering.
 
     python benchmarks/finetune.py quick [--device cpu]
     python benchmarks/finetune.py mitochondria VNC_FOLDER --work DIR [--only dense sparse monai] [--minutes 10]
     python benchmarks/finetune.py active VNC_FOLDER --work DIR [--seeds 0 1 2] [--places 10]
     python benchmarks/finetune.py forgetting ISBI_FOLDER --work DIR
 
-VNC_FOLDER holds stack1-raw, stack1-mitochondria and stack1-membranes (TIFF, 10 slices), ISBI_FOLDER train-volume and
+VNC_FOLDER contains stack1-raw, stack1-mitochondria and stack1-membranes (TIFF, 10 slices), ISBI_FOLDER train-volume and
 train-labels. Corrections are drawn from the truth by the rule in `strokes.py`. Each prints a dated Markdown table with
 the machine and the versions. DIR keeps the models: a row that is there is not trained again. Nothing else should run.
 """
@@ -103,7 +103,7 @@ def settings_for(name: str, reach: Reach, **more: Any) -> FinetuneSettings:
     return FinetuneSettings(name, ("vnc",), ("strokes",), reach=reach, **more, model=BASE)
 
 
-def quick(asked: argparse.Namespace, work: Path) -> None:
+def quick(flags: argparse.Namespace, work: Path) -> None:
     """Print how long it takes from ten strokes to the segmented view, the engine being warm."""
     sample = make_sample((1, 512, 512), seed=3)
     truth = (1 + sample.membrane).astype(np.uint8)
@@ -111,14 +111,14 @@ def quick(asked: argparse.Namespace, work: Path) -> None:
     corrected = CorrectedStack(sample.stack, partial(write_snapshot, strokes))
     rows = []
     with Engine() as engine:
-        options = SegmentOptions(device=asked.device)
+        options = SegmentOptions(device=flags.device)
         run_to_end(engine.run(Segment(sample.stack, str(BASE), options, preview=True)))
-        run_to_end(engine.run(PlanFinetuning(settings_for("lesson", "quick"), (corrected,), asked.device)))
-        for number in range(asked.rounds):
+        run_to_end(engine.run(PlanFinetuning(settings_for("lesson", "quick"), (corrected,), flags.device)))
+        for number in range(flags.rounds):
             settings = settings_for(f"quick-{number}", "quick")
             shutil.rmtree(work / settings.name, ignore_errors=True)
             start = time.perf_counter()
-            run_to_end(engine.run(Finetune(settings, (corrected,), work, asked.device)))
+            run_to_end(engine.run(Finetune(settings, (corrected,), work, flags.device)))
             trained = time.perf_counter()
             run_to_end(engine.run(Segment(sample.stack, str(work / settings.name), options, preview=True)))
             rows.append((trained - start, time.perf_counter() - trained))
@@ -128,28 +128,28 @@ def quick(asked: argparse.Namespace, work: Path) -> None:
 
 
 def write_snapshot(strokes: NDArray[np.uint8], folder: Path) -> Snapshot:
-    """Return where strokes were written as the viewer hands them to the engine."""
+    """Write strokes as the viewer does for the engine; return where."""
     place = folder / "strokes.zarr"
     array = zarr.create_array(place, shape=strokes.shape, chunks=(1, 256, 256), dtype="uint8", fill_value=0)
     array[:] = strokes
     return Snapshot(place)
 
 
-def mitochondria(asked: argparse.Namespace, work: Path) -> None:
+def mitochondria(flags: argparse.Namespace, work: Path) -> None:
     """Print Dice of mitochondria on slices never seen, after corrections of five slices."""
-    volume = read_volume(asked.folder, "mitochondria")
+    volume = read_volume(flags.folder, "mitochondria")
     dense, sparse = volume.truth[LEARNT], paint_share(volume.truth[LEARNT], SPARSE, seed=0)
-    print_place(f"{BASE} to mitochondria, slices 0-4 → 5-9 of 1024², {asked.minutes:g} minutes each")
+    print_place(f"{BASE} to mitochondria, slices 0-4 → 5-9 of 1024², {flags.minutes:g} minutes each")
     rows = []
     for name, labels in (("dense", dense), ("sparse", sparse)):
-        if name in asked.only:
-            settings = settings_for(f"mito-{name}", "full", minutes=asked.minutes, classes=MITOCHONDRION)
+        if name in flags.only:
+            settings = settings_for(f"mito-{name}", "full", minutes=flags.minutes, classes=MITOCHONDRION)
             model, seconds = finetuned(settings, Corrected(volume.stack(LEARNT), labels, "vnc"), work)
             share = np.count_nonzero(labels) / labels.size
             rows.append((f"ours, {name} ({share:.1%} of the pixels)", seconds, dice_of(model, volume, "mitochondrion")))
-    if "monai" in asked.only:
+    if "monai" in flags.only:
         start = time.perf_counter()
-        predict = train_basic_unet(volume.image[LEARNT], volume.truth[LEARNT], asked.minutes * 60, work)
+        predict = train_basic_unet(volume.image[LEARNT], volume.truth[LEARNT], flags.minutes * 60, work)
         taken = time.perf_counter() - start
         rows.append(("MONAI BasicUNet from scratch, dense", taken, dice_of_slices(predict, volume)))
     print_table(("run", "seconds", "Dice"), [(title, f"{taken:.0f}", f"{dice:.3f}") for title, taken, dice in rows])
@@ -161,22 +161,22 @@ def dice_of_slices(predict: Callable[[NDArray[Any]], NDArray[Any]], volume: Volu
     return score_overlap(predicted, volume.truth[SCORED] == 2).dice
 
 
-def active(asked: argparse.Namespace, work: Path) -> None:
+def active(flags: argparse.Namespace, work: Path) -> None:
     """Print Dice of membranes after as many strokes at the places that were ranked as at random ones."""
-    volume = read_volume(asked.folder, "membranes")
+    volume = read_volume(flags.folder, "membranes")
     base = skipseg.load_model(BASE)
     stack = volume.stack(LEARNT)
     probability = np.asarray(skipseg.segment(stack, base).probability)
     before = dice_of(base, volume, "membrane")
     rows: dict[str, list[float]] = {"ranked": [], "random": []}
-    for seed in asked.seeds:
+    for seed in flags.seeds:
         for kind, found in rows.items():
-            boxes = (ranked if kind == "ranked" else at_random)(probability, asked.places, seed)
+            boxes = (ranked if kind == "ranked" else at_random)(probability, flags.places, seed)
             labels = correct(probability, volume.truth[LEARNT], boxes, seed)
-            settings = settings_for(f"{kind}-{asked.places}-{seed}", "normal", seed=seed, steps=asked.steps)
+            settings = settings_for(f"{kind}-{flags.places}-{seed}", "normal", seed=seed, steps=flags.steps)
             model, _ = finetuned(settings, Corrected(stack, labels, "vnc"), work)
             found.append(dice_of(model, volume, "membrane"))
-    print_place(f"{BASE} on vnc membranes, {asked.places} places with two strokes each, {asked.steps} steps")
+    print_place(f"{BASE} on vnc membranes, {flags.places} places with two strokes each, {flags.steps} steps")
     cells = [("as shipped", f"{before:.3f}", "")]
     for kind, found in rows.items():
         spread = f"{statistics.stdev(found):.3f}" if len(found) > 1 else ""
@@ -187,7 +187,7 @@ def active(asked: argparse.Namespace, work: Path) -> None:
 
 
 def ranked(probability: NDArray[Any], count: int, seed: int) -> list[tuple[slice, ...]]:
-    """Return the places that the plugin would go to next, the seed choosing among twice as many."""
+    """Return the places that the plugin would show next, chosen by the seed among twice as many."""
     nothing = SparseArray(probability.shape)
     places = run_to_end(iter_rank_regions(probability, "ZYX", ("membrane",), nothing, count=2 * count, side=SIDE))
     chosen = np.random.default_rng(seed).permutation(len(places))[:count]
@@ -209,7 +209,7 @@ def at_random(probability: NDArray[Any], count: int, seed: int) -> list[tuple[sl
 def correct(
     probability: NDArray[Any], truth: NDArray[np.uint8], boxes: list[tuple[slice, ...]], seed: int
 ) -> NDArray[np.uint8]:
-    """Return what is painted where a user was sent to each of the places."""
+    """Return the strokes of a user who corrects each of the places."""
     painted = np.zeros_like(truth)
     for number, box in enumerate(boxes):
         generator = np.random.default_rng((seed, number))
@@ -218,10 +218,10 @@ def correct(
     return painted
 
 
-def forgetting(asked: argparse.Namespace, work: Path) -> None:
+def forgetting(flags: argparse.Namespace, work: Path) -> None:
     """Print V_rand of the old task before and after the new one was learnt."""
-    image = tifffile.imread(next(asked.folder.glob("train-volume*.tif")))[20:]
-    cells = tifffile.imread(next(asked.folder.glob("train-labels*.tif")))[20:] > 0
+    image = tifffile.imread(next(flags.folder.glob("train-volume*.tif")))[20:]
+    cells = tifffile.imread(next(flags.folder.glob("train-labels*.tif")))[20:] > 0
     stack = Stack(image, Space("ZYX", (50.0, 4.0, 4.0), "nm"), name="isbi")
     rows = []
     for name in (BASE, "mito-dense", "mito-sparse"):
@@ -243,7 +243,7 @@ def forgetting(asked: argparse.Namespace, work: Path) -> None:
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the chosen part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("quick", "mitochondria", "active", "forgetting"))
     parser.add_argument("folder", type=Path, nargs="?")
@@ -255,10 +255,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--places", type=int, default=10)
     parser.add_argument("--steps", type=int, default=150)
-    asked = parser.parse_args()
-    asked.work.mkdir(parents=True, exist_ok=True)
+    flags = parser.parse_args()
+    flags.work.mkdir(parents=True, exist_ok=True)
     parts = {"quick": quick, "mitochondria": mitochondria, "active": active, "forgetting": forgetting}
-    parts[asked.part](asked, asked.work)
+    parts[flags.part](flags, flags.work)
 
 
 if __name__ == "__main__":

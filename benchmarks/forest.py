@@ -4,13 +4,13 @@
         [--reach quick] [--side 512] [--clear 3]
     python benchmarks/forest.py --image IMAGE.tif --truth TRUTH.tif --train 0 2 4 --test 6 8 9 [--at 1] [...]
 
-DATA holds the folders that `SETS` names. Strokes are drawn from the truth by the rule in `strokes.py`, half of them in
-the class and half in the background, in turn on each training slice; other slices are scored. With `--clear 0` they
-begin anywhere and touch edges. The peer is ilastik's
-recipe: `multiscale_basic_features` of scikit-image (sigma 1-16) and a random forest of 100 trees, which needs
-scikit-learn. Its seconds are those of its features, its fit and its prediction; ours are those of the fine-tuning with
-all that it does (its scores too), and of segmenting the scored slices. *Found* is the area that is called the class
-over its true area. Prints a dated Markdown table. Nothing else should run.
+DATA contains the folders that `SETS` names. Strokes are drawn from the truth by the rule in `strokes.py`, half of them
+in the class and half in the background, in turn on each training slice; other slices are scored. With `--clear 0` they
+begin anywhere and touch edges. The peer is ilastik's recipe: `multiscale_basic_features` of scikit-image (sigma 1-16)
+and a random forest of 100 trees, which needs scikit-learn. Its seconds are those of its features, its fit and its
+prediction; ours are those of the fine-tuning with all that it does (its scores too), and of segmenting the scored
+slices. *Found* is the area that is called the class over its true area. Prints a dated Markdown table. Nothing else
+should run.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def judge(found: Mask, read: Labelled, seconds: float) -> Outcome:
 
 
 def run_forest(read: Labelled, labels: NDArray[np.uint8], seed: int) -> Outcome:
-    """Return what the peer makes of the strokes."""
+    """Return the outcome of the peer with the strokes."""
     began = time.perf_counter()
     taught = []
     for number, z in enumerate(read.train):
@@ -150,7 +150,7 @@ def run_forest(read: Labelled, labels: NDArray[np.uint8], seed: int) -> Outcome:
 
 
 def run_ours(read: Labelled, labels: NDArray[np.uint8], seed: int, model: str, reach: str) -> Outcome:
-    """Return what fine-tuning makes of the strokes."""
+    """Return the outcome of fine-tuning with the strokes."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         made = skipseg.finetune(
@@ -163,7 +163,7 @@ def run_ours(read: Labelled, labels: NDArray[np.uint8], seed: int, model: str, r
         return judge(found, read, time.perf_counter() - began)
 
 
-def told(outcomes: list[Outcome]) -> list[str]:
+def columns_of(outcomes: list[Outcome]) -> list[str]:
     """Return the columns of some outcomes: the mean, and the spread of Dice."""
     dice = [each.dice for each in outcomes]
     spread = f" ± {statistics.stdev(dice):.3f}" if len(dice) > 1 else ""
@@ -205,7 +205,7 @@ def main() -> None:
                 forest.append(run_forest(read, labels, seed))
                 ours.append(run_ours(read, labels, seed, args.model, args.reach))
                 print(f"{name}, {count} strokes, seed {seed}: forest {forest[-1]}, ours {ours[-1]}", flush=True)
-            rows.append([name, str(count), *told(forest), *told(ours)])
+            rows.append([name, str(count), *columns_of(forest), *columns_of(ours)])
     print_place()
     heads = ["Dice", "found", "s"]
     print_table(["set", "strokes", *(f"forest: {h}" for h in heads), *(f"{args.reach}: {h}" for h in heads)], rows)

@@ -1,4 +1,4 @@
-"""What the guards say of undisturbed and of disturbed images, and what they cost.
+"""The warnings of the guards for undisturbed and disturbed images, and the time that they take.
 
     SKIPSEG_DATA=folder python benchmarks/guards.py slices | kinds | contrast | time
 
@@ -80,7 +80,7 @@ def like(values, dtype):
 
 
 def inserted(values, number):
-    """Yield kind, name and what takes the place of a slice."""
+    """Yield kind, name and the replacement of a slice."""
     generator = np.random.default_rng(number)
     plane, spread = values[number].astype(np.float32), float(values.std())
     before = values[number - 1 if number else 1].astype(np.float32)
@@ -181,8 +181,8 @@ def all_images():
     yield "smooth noise", ndimage.gaussian_filter(generator.normal(128, 30, (40, 300, 300)), (0, 2, 2))
 
 
-class Asked:
-    """What a model makes of an image, and of its negative."""
+class Examined:
+    """A model's certainty of an image and of its negative, and the distance of the image from its training."""
 
     def __init__(self, model, values, backends):
         stack = Stack(values.astype(np.float32) if values.dtype == float else values, Space("ZYX"[-values.ndim :]))
@@ -214,15 +214,15 @@ def kinds_and_contrast():
         print(f"\n### {name}, certainty in training {trained}\n")
         print("| image | distance | in | certainty | said | of its negative is said |\n|---|---|---|---|---|---|")
         for image, values in all_images():
-            asked = Asked(model, values, backends)
+            examined = Examined(model, values, backends)
             said = turned = sure = ""
-            if asked.image is not None:
-                sure = f"{join_certainties(asked.image).ratio:.2f}"
-                said = judge_contrast(asked.image, asked.negative, trained)
-                turned = judge_contrast(asked.negative, asked.image, trained)
-            if asked.away > 1:
+            if examined.image is not None:
+                sure = f"{join_certainties(examined.image).ratio:.2f}"
+                said = judge_contrast(examined.image, examined.negative, trained)
+                turned = judge_contrast(examined.negative, examined.image, trained)
+            if examined.away > 1:
                 said, turned = "unlike", turned and f"unlike ({turned})"
-            print(f"| {image} | {asked.away:.2f} | {asked.most} | {sure} | {said} | {turned} |", flush=True)
+            print(f"| {image} | {examined.away:.2f} | {examined.most} | {sure} | {said} | {turned} |", flush=True)
 
 
 def times():
@@ -249,8 +249,8 @@ def times():
         probes = read_probes(stack, probe_grid(stack, model.description, lengths), normalization)
         for sign in (1, -1):
             measure_certainty(backend, sign * probes, model.description.margin)
-        asked = time.perf_counter() - start
-        for what, seconds in (("slices", faults), ("slices, kind and grey values", examined), ("contrast", asked)):
+        contrast = time.perf_counter() - start
+        for what, seconds in (("slices", faults), ("slices, kind and grey values", examined), ("contrast", contrast)):
             print(
                 f"| {' x '.join(map(str, shape))} | {what} | {whole:.1f} s | {seconds:.2f} s | {seconds / whole:.1%} |"
             )

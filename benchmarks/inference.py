@@ -3,9 +3,9 @@
     python benchmarks/inference.py [--model em-membrane] [--size 2048] [--rounds 3]
 
 Rows: MONAI's `sliding_window_inference` with its defaults in float32 (window 256, overlap 0.25); the same tuned by hand
-(bfloat16, channels-last), with the overlap and with the window that were best; ours. Times are the least of the rounds
-and include reading the margins. Agreement is the share of pixels whose binary value is that of the whole image in
-float32. Two ratios count: over the default, and over the fastest tuned row that agrees as well as ours does.
+(bfloat16, channels-last), with the best overlap and the best window; ours. Times are the least of the rounds and
+include reading the margins. Agreement is the share of pixels whose binary value is that of the whole image in float32.
+Two ratios count: over the default, and over the fastest tuned row that agrees as well as ours does.
 """
 
 from __future__ import annotations

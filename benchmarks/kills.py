@@ -1,4 +1,4 @@
-"""Kill fine-tuning at random moments, go on, and compare with a run that nobody disturbed.
+"""Kill fine-tuning at random moments, continue, and compare with an undisturbed run.
 
     python benchmarks/kills.py --work DIR [--kills 100] [--seed 0]
 
@@ -6,7 +6,7 @@ A small U-Net is trained from scratch on a synthetic stack, then fine-tuned over
 gets SIGKILL at a random moment between its start and 1.2 times the time of an undisturbed run, while it reads, trains,
 saves a checkpoint, scores or writes the model. After each kill the new model's folder is absent or whole and its
 parent's files are the same bytes; when a fine-tuning ends, its weights and description must be the undisturbed run's.
-Kills while painting are the tests' (`pytest -m slow tests/corrections/test_kills.py`). Linux and macOS only.
+Kills while painting are tested separately (`pytest -m slow tests/corrections/test_kills.py`). Linux and macOS only.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PROCESSES.set_forkserver_preload(["napari_skipseg.training.finetune.run", "napar
 
 
 def train_parent(folder: Path) -> Path:
-    """Return the folder of a small membrane model, trained where it is not there yet."""
+    """Return the folder of a small membrane model, which is trained if it is missing."""
     if (folder / "parent").exists():
         return folder / "parent"
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def train_parent(folder: Path) -> Path:
 
 
 def finetune(parent: Path, folder: Path) -> None:
-    """Fine-tune the parent on mitochondria that are bright squares, or go on with it."""
+    """Fine-tune the parent on mitochondria that are bright squares, or continue that."""
     labels = np.ones((2, 192, 192), np.uint8)
     labels[:, 24:168:48, 24:168] = 2
     sample = make_sample((2, 192, 192), seed=1)
@@ -73,15 +73,15 @@ def content(folder: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    """Kill as often as asked, and print what was seen."""
+    """Kill as often as the command line says, and print the outcomes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    parent, runs = train_parent(asked.work / "parents"), asked.work / "runs"
+    flags = parser.parse_args()
+    parent, runs = train_parent(flags.work / "parents"), flags.work / "runs"
     old = content(parent)
-    undisturbed, seconds = asked.work / "undisturbed", 0.0
+    undisturbed, seconds = flags.work / "undisturbed", 0.0
     for _ in range(2):  # the first one also fills caches
         shutil.rmtree(undisturbed, ignore_errors=True)
         undisturbed.mkdir()
@@ -89,9 +89,9 @@ def main() -> None:
         started(parent, undisturbed).join()
         seconds = time.perf_counter() - start
     expected = content(undisturbed / NAME)
-    generator = np.random.default_rng(asked.seed)
+    generator = np.random.default_rng(flags.seed)
     kills = ended = resumed = broken = differing = 0
-    while kills < asked.kills:
+    while kills < flags.kills:
         runs.mkdir(exist_ok=True)
         resumed += (runs / f"{NAME}.training").exists()
         process = started(parent, runs)
@@ -109,7 +109,7 @@ def main() -> None:
         elif process.exitcode not in (0, -signal.SIGKILL):
             broken += 1
     print_place(f"fine-tuning killed at random moments; undisturbed {seconds:.1f} s")
-    heads = ("kills", "runs begun over a checkpoint", "models written", "broken", "not the undisturbed bytes")
+    heads = ("kills", "runs begun over a checkpoint", "models written", "broken", "different bytes")
     print_table(heads, [tuple(map(str, (kills, resumed, ended, broken, differing)))])
 
 

@@ -1,4 +1,4 @@
-"""What all benchmarks of the engine share: processes timed, their memory watched, tables, where figures hold."""
+"""Shared by all benchmarks of the engine: processes with their time and memory, tables, facts on the machine."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ import psutil
 from napari_skipseg.devices import cpu_title, versions
 
 OURS = (str(Path(sys.executable).with_name("napari-skipseg")),)
-"""How the package's own command line is started."""
+"""Command that starts the package's own command line."""
 
 SAMPLED_EVERY = 0.2
-"""Seconds between two looks at a process's memory."""
+"""Seconds between two measurements of a process's memory."""
 
 
 class Peak(NamedTuple):
-    """Most bytes that a process and its children held: their own pages (USS), all resident ones (RSS), and VmHWM.
+    """Most bytes of a process and its children: their own pages (USS), all resident ones (RSS), and VmHWM.
 
-    The high-water mark is the kernel's, of the process alone, so it misses no moment between two looks.
+    The high-water mark is the kernel's, of the process alone, and misses no moment between two measurements.
     """
 
     own: int = 0
@@ -38,7 +38,7 @@ class Peak(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """A process that ended well: its wall time, its memory (zeros where it was not watched), what it wrote."""
+    """A process that succeeded: its wall time, its memory (zeros if it was not watched), its output."""
 
     seconds: float
     peak: Peak
@@ -50,7 +50,7 @@ class FailedError(Exception):
 
 
 class MemoryWatch(threading.Thread):
-    """Looks at the memory of a process and its children until it has ended; `peak` is the most that was seen."""
+    """Measures the memory of a process and its children until it ends; `peak` is the highest value."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -81,7 +81,7 @@ def _high_water(pid: int) -> int:
 
 
 def run_process(command: Sequence[str | Path], watch: bool = False, **environment: str) -> Finished:
-    """Return how a command ended, started with `environment` beside what is set here.
+    """Return the outcome of a command, started with `environment` besides the present variables.
 
     Raises:
         FailedError: it ended with an error.
@@ -106,7 +106,7 @@ def run_process(command: Sequence[str | Path], watch: bool = False, **environmen
 
 
 def print_place(*more: str) -> None:
-    """Print when, where, with which versions, and whether the machine had other work to do."""
+    """Print date, machine and versions, and whether the machine had other work."""
     packages = versions()
     for name in ("monai", "zarr"):
         packages[name] = metadata.version(name)
@@ -128,7 +128,7 @@ def cpu_name() -> str:
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a Markdown table; `print_row` goes on with it."""
+    """Print a Markdown table; `print_row` adds rows."""
     for row in (heads, ["---"] * len(heads), *rows):
         print_row(row)
 

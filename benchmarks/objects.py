@@ -1,7 +1,7 @@
 """Objects against their targets: `python benchmarks/objects.py {gala,volume,live}`; every part prints a dated table.
 
 - `gala --data DIR [--model em-boundary-3d]`: adapted Rand error of cells on the train volume of gala's FIB-SEM data,
-  from the probability of a model that was trained on that volume; target 0.15 at most. DIR holds train-image.tif and
+  from the probability of a model that was trained on that volume; target 0.15 at most. DIR contains train-image.tif and
   train-gt.tif. The built-in em-boundary-3d is such a model (its settings lie in benchmarks/models); a small one of a
   few minutes is made by
 
@@ -10,8 +10,8 @@
           --name gala-boundary --out MODELS
 
   and measured with `--model MODELS/gala-boundary`. Volume and training are the same, as the target says ("from its own
-  trained probability"): the figure tells what is lost between a good probability and its objects, not how well a model
-  does on new data.
+  trained probability"): the figure measures the loss between a good probability and its objects, not the quality of a
+  model on new data.
 - `volume [--gib 8] [--method components watershed cells] --work DIR`: memory and time of the command over a synthetic
   probability, OME-Zarr to OME-Zarr; target 2 GiB at most. DIR needs 3 times the volume.
 - `live`: seconds of a search in memory, first and after a slider was moved; targets 0.2 s for a slice of 512², 2 s for

@@ -1,4 +1,4 @@
-"""A whole run beside its network alone, in one warm process: what reading, tiling and writing add."""
+"""A whole run beside its network alone, in one warm process: the time of reading, tiling and writing."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Measured(NamedTuple):
 
     @property
     def overhead(self) -> float:
-        """What the run takes beyond its network, as a share of the network's time; getting ready is not counted."""
+        """The time of the run beyond its network, as a share of the network's; preparation is not counted."""
         return (self.whole - self.prepare - self.computing) / self.computing
 
 
 def measure_overhead(image: Path, model: Model, name: str, out: Path, arguments: list[str], rounds: int) -> Measured:
     """Return the least times of some rounds, whole run and network in turns, after one of each to warm up.
 
-    arguments: more of the command line, which runs inside this process. name: of the model, for it.
+    arguments: more of the command line, which runs inside this process. name: of the model, for the command line.
     """
     stack = skipseg.read_stack(image)
     options = skipseg.SegmentOptions(device="cpu", attention=False)
@@ -72,12 +72,12 @@ def measure_overhead(image: Path, model: Model, name: str, out: Path, arguments:
 
 
 def make_ready(stack: skipseg.Stack, model: Model, options: skipseg.SegmentOptions) -> None:
-    """Do what a run does before its first tile, but for measuring grey values: that is reading, and counts as such."""
+    """Do the work of a run before its first tile, except measuring grey values, which counts as reading."""
     skipseg.run_to_end(iter_prepare(stack, model, options, normalization=Normalization(0.0, 1.0)))
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
-    """Return how long a call takes."""
+    """Return the seconds of a call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

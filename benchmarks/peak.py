@@ -1,7 +1,7 @@
-"""What this machine can compute at best, what a network needs, and which of its layers fall short.
+"""The peak of this machine, the operations of a network, and the layers that fall short.
 
-The peak is the best single 3×3 convolution that OpenVINO or torch does here in one precision: the share of it that a
-run reaches is what no other tiling or reading could raise above 1.
+The peak is the best single 3×3 convolution that OpenVINO or torch does here in one precision: no tiling or reading can
+raise the share of it that a run reaches above 1.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Convolution(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What it was, in words."""
+        """The convolution as text."""
         return f"{self.backend}, {self.channels} channels, {self.side}²"
 
 
@@ -116,7 +116,7 @@ def profiled_request(network: Any, precision: str) -> Any:
 
 
 def executed(request: Any) -> list[Any]:
-    """Return what OpenVINO says of the layers that it ran."""
+    """Return OpenVINO's profile of the layers that it ran."""
     return [node for node in request.get_profiling_info() if node.status == node.Status.EXECUTED]
 
 

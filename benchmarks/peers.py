@@ -1,4 +1,4 @@
-"""A peer from file to file, in a process of its own: the same weights and grey values, tiled as the peer tiles.
+"""A peer from file to file, in a process of its own: the same weights and grey values, with the peer's tiling.
 
     python benchmarks/peers.py {monai,torch_em,nnunet} IN OUT [--model em-membrane] [--window 256] [--overlap 0.25]
         [--mode constant] [--batch 1] [--half]
@@ -37,7 +37,7 @@ NOT_INSTALLED = 3
 
 @dataclass(frozen=True)
 class Setting:
-    """How a peer is to run."""
+    """The settings of a peer's run."""
 
     window: int
     overlap: float
@@ -139,21 +139,21 @@ def main() -> None:
     parser.add_argument("--mode", choices=("constant", "gaussian"), default="constant")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--half", action="store_true")
-    asked = parser.parse_args()
+    flags = parser.parse_args()
 
-    model = load_model(asked.model)
-    values = tifffile.imread(asked.image)
+    model = load_model(flags.model)
+    values = tifffile.imread(flags.image)
     values = values.reshape(-1, *values.shape[-2:])
     images = measure(Stack(values, Space("ZYX"))).apply(values)
-    setting = Setting(asked.window, asked.overlap, asked.mode, asked.batch, asked.half)
+    setting = Setting(flags.window, flags.overlap, flags.mode, flags.batch, flags.half)
     try:
-        probability = PEERS[asked.peer](model, images, setting)
+        probability = PEERS[flags.peer](model, images, setting)
     except ModuleNotFoundError as error:
         print(f"not installed ({error})")
         sys.exit(NOT_INSTALLED)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(asked.out / "probability.tif", np.round(probability * 255).astype(np.uint8))
-    tifffile.imwrite(asked.out / "binary.tif", (probability > 0.5).astype(np.uint8))
+    flags.out.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(flags.out / "probability.tif", np.round(probability * 255).astype(np.uint8))
+    tifffile.imwrite(flags.out / "binary.tif", (probability > 0.5).astype(np.uint8))
 
 
 if __name__ == "__main__":

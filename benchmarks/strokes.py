@@ -1,11 +1,10 @@
 """Corrections as a user would paint them, drawn from the truth by a fixed rule: the same seed gives the same strokes.
 
-The rule. A stroke has one label. It starts at a pixel drawn at random from those of the label that lie at least
-`CLEAR` pixels from any other (where the label is nowhere so wide: from all its pixels), and goes on as a walk of
-`LENGTH` steps of one pixel, whose direction starts at random and turns by a normal deviate of `TURN` radians at each;
-it paints a disc of `WIDTH` pixels at each step, and never a pixel of another label: a careful hand stops at the edge.
-Labels take turns, background first. A slice is done when the share of its pixels that was asked for is painted, or the
-number of strokes.
+The rule. A stroke has one label. It starts at a pixel drawn at random from those of the label that lie at least `CLEAR`
+pixels from any other (if the label is nowhere so wide: from all its pixels), and continues as a walk of `LENGTH` steps
+of one pixel, whose direction starts at random and turns by a normal deviate of `TURN` radians at each; it paints a disc
+of `WIDTH` pixels at each step, and never a pixel of a different label: a careful hand stops at the edge. Labels take
+turns, background first. A slice is done when the requested share of its pixels, or number of strokes, is painted.
 """
 
 from __future__ import annotations
@@ -68,9 +67,10 @@ def paint_stroke(painted: Labels, inside: NDArray[np.bool_], value: int, generat
 
 
 def correct_place(painted: Labels, predicted: Labels, truth: Labels, generator: np.random.Generator) -> None:
-    """Paint what a user would who was sent to one place (Y, X): a stroke in what was missed, one in what is too much.
+    """Paint the strokes of a user who corrects one place (Y, X): one in missing parts, one in wrong parts of the
+    result.
 
-    Each goes into the largest connected piece of its kind; where there is none, into the class, or the background.
+    Each lies in the largest connected piece of its kind; if there is none, in the class, or the background.
     """
     for value, wrong in ((2, (predicted < 2) & (truth == 2)), (BACKGROUND, (predicted == 2) & (truth == BACKGROUND))):
         pieces, count = ndimage.label(wrong)

@@ -19,7 +19,7 @@ from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import write_model
 
 BLOCK = (16, 512, 512)
-"""What is synthesised; the volume repeats it, turned and mirrored."""
+"""The synthesised part; the volume repeats it, turned and mirrored."""
 
 TINY = "tiny"
 HEADS = ("volume", "voxels", "seconds", "Mvox/s", "ns per voxel", "of the first", "own", "resident", "high-water mark")
@@ -59,7 +59,7 @@ def measure_volumes(setting: Setting) -> None:
 
 
 def segment_volume(shape: tuple[int, int, int], setting: Setting, model: str) -> Finished | None:
-    """Return how the command line ended on a volume made now; None where it failed, which is told."""
+    """Return the outcome of the command line for a new volume; None if it failed, which is printed."""
     volume, out = setting.work / "volume.ome.zarr", setting.work / "volume-out"
     make_volume(volume, shape)
     shutil.rmtree(out, ignore_errors=True)
@@ -86,7 +86,7 @@ def start_up(setting: Setting, model: str) -> float:
 
 
 def command(volume: Path, out: Path, setting: Setting, model: str) -> list[str | Path]:
-    """Return how a volume is segmented."""
+    """Return the command that segments a volume."""
     return [*OURS, "segment", volume, out, "--model", model, "--device", setting.device, "--format", "ome-zarr"]
 
 
@@ -96,7 +96,7 @@ def shape_of(gibibytes: float, plane: int) -> tuple[int, int, int]:
 
 
 def check_room(work: Path, voxels: int) -> None:
-    """Stop where the disk cannot hold a volume and twice as much of results."""
+    """Stop if the disk has no room for a volume and twice as much of results."""
     free = shutil.disk_usage(work).free
     if free < 3.5 * voxels:
         raise SystemExit(
@@ -126,7 +126,7 @@ def mirrored(row: int, column: int) -> tuple[int, ...]:
 
 
 def tiny_model(work: Path) -> str:
-    """Return the folder of a model with few, random weights: it costs next to nothing, so all else shows."""
+    """Return the folder of a model with few, random weights: it computes in almost no time, so all else shows."""
     folder = work / "tiny-model"
     if not folder.exists():
         torch.manual_seed(0)

@@ -1,9 +1,9 @@
-"""How long the window does not answer: `xvfb-run -a python benchmarks/window.py [--side 8192] [--strokes 8]`.
+"""How long the window does not respond: `xvfb-run -a python benchmarks/window.py [--side 8192] [--strokes 8]`.
 
 Strokes of real mouse events, 60 a second, in a real napari, in a Labels layer of napari's own and in a layer of
-corrections in turns, and in the latter while the engine fine-tunes. A gap is the time between two ticks of a timer that
-wants 2 ms: for so long clicks and keys wait. Under software OpenGL drawing is part of every gap, so the bare napari of
-the same run is what ours is held against. Nothing else should run.
+corrections in turns, and in the latter while the engine fine-tunes. A gap is the time between two ticks of a timer of 2
+ms: for so long clicks and keys wait. Under software OpenGL drawing is part of every gap, so ours is compared with the
+bare napari of the same run. Nothing else should run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.widgets.panel import wait_for
 
 PERIOD = 2
-"""Milliseconds that the timer wants between two ticks."""
+"""Interval of the timer in milliseconds."""
 EVENTS, PER_SECOND = 120, 60
 """Mouse events of a stroke."""
 PATIENCE = 300
@@ -52,14 +52,14 @@ class Gaps:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Collect the gaps of what is done meanwhile."""
+        """Collect the gaps within this context."""
         self._last = time.perf_counter()
         self._timer.start(PERIOD)
         yield
         self._timer.stop()
 
     def row(self, title: str) -> tuple[str, ...]:
-        """Return what a table tells: median, 99th percentile, longest, and how many were over 50 ms."""
+        """Return a row of the table: median, 99th percentile, longest, and how many were over 50 ms."""
         gaps = np.array(self.found)
         figures = (np.median(gaps), np.percentile(gaps, 99), gaps.max())
         return title, *(f"{figure:.0f}" for figure in figures), f"{int((gaps > 50).sum())} of {len(gaps)}"
@@ -186,14 +186,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=8192)
     parser.add_argument("--strokes", type=int, default=8)
-    asked = parser.parse_args()
+    flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {f"NAPARI_SKIPSEG_{kind}": str(Path(folder) / kind) for kind in ("CORRECTIONS", "MODELS")}
         rows = []
-        for side in (SMALL, asked.side):
-            rows += [bare(side, asked.strokes), ours(side, asked.strokes)]
-        rows += while_training(asked.strokes)
-    print_place(f"{asked.strokes} strokes of {EVENTS} mouse events, {PER_SECOND} a second")
+        for side in (SMALL, flags.side):
+            rows += [bare(side, flags.strokes), ours(side, flags.strokes)]
+        rows += while_training(flags.strokes)
+    print_place(f"{flags.strokes} strokes of {EVENTS} mouse events, {PER_SECOND} a second")
     print_table(("what", "median gap, ms", "99 %", "longest", "over 50 ms"), rows)
 
 

@@ -34,45 +34,45 @@ from napari_skipseg.objects.options import ObjectOptions
 
 
 def watched(cores: list[int], settings: BatchSettings) -> tuple[list[tuple[float, BatchRow]], Path]:
-    """Return all news of a batch, a worker on each core, with the seconds after its begin; and its folder."""
+    """Return all events of a batch with a worker on each core, with the seconds since its begin; and its folder."""
     shutil.rmtree(settings.output, ignore_errors=True)
-    before, start, told = os.sched_getaffinity(0), time.monotonic(), []
+    before, start, events = os.sched_getaffinity(0), time.monotonic(), []
     os.sched_setaffinity(0, cores)
     try:
         work = iter_batch(replace(settings, workers=len(cores)))
         while True:
             event = next(work)
             if isinstance(event, FileChanged):
-                told.append((time.monotonic() - start, event.row))
+                events.append((time.monotonic() - start, event.row))
     except StopIteration as stop:
         if stop.value.count("done") != len(stop.value.rows):
             raise SystemExit(stop.value.describe()) from stop
-        return told, stop.value.folder
+        return events, stop.value.folder
     finally:
         os.sched_setaffinity(0, before)
 
 
 def run_on(cores: list[int], inputs: Path, out: Path, model: str) -> tuple[float, float, Path]:
     """Return the seconds of a batch, a worker on each core: of all of it, and from its first tile; and its folder."""
-    told, folder = watched(cores, BatchSettings(str(inputs), str(out), make_settings(model, OPTIONS)))
-    first, end = next(seconds for seconds, row in told if row.done), told[-1][0]
+    events, folder = watched(cores, BatchSettings(str(inputs), str(out), make_settings(model, OPTIONS)))
+    first, end = next(seconds for seconds, row in events if row.done), events[-1][0]
     return end, end - first, folder
 
 
-def stacks(asked: argparse.Namespace, work: Path) -> None:
+def stacks(flags: argparse.Namespace, work: Path) -> None:
     """Print how much faster two workers are than one, a core each."""
-    print_place(f"{asked.files} stacks of {SLICES} x {SIDE}²", asked.model)
-    inputs = make_stacks(work / f"stacks-{asked.files}", asked.files)[0].parent
+    print_place(f"{flags.files} stacks of {SLICES} x {SIDE}²", flags.model)
+    inputs = make_stacks(work / f"stacks-{flags.files}", flags.files)[0].parent
     cores = sorted(os.sched_getaffinity(0))[:2]
     found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
     folders = {}
     for count in (1, 2, 2, 1):
-        whole, computing, folders[count] = run_on(cores[:count], inputs, work / f"workers-{count}", asked.model)
+        whole, computing, folders[count] = run_on(cores[:count], inputs, work / f"workers-{count}", flags.model)
         found[count].append((whole, computing))
     rows = []
     for count, runs in found.items():
-        told = (statistics.mean(run[part] for run in runs) for part in (0, 1))
-        rows.append((f"{count}", *(f"{seconds:.1f}" for seconds in told)))
+        means = (statistics.mean(run[part] for run in runs) for part in (0, 1))
+        rows.append((f"{count}", *(f"{seconds:.1f}" for seconds in means)))
     print_table(("workers", "seconds", "from the first tile on"), rows)
     ratios = [sum(run[part] for run in found[1]) / sum(run[part] for run in found[2]) for part in (0, 1)]
     same = compared(folders[1]) == compared(folders[2])
@@ -81,7 +81,7 @@ def stacks(asked: argparse.Namespace, work: Path) -> None:
 
 
 def make_store(path: Path, mebibytes: int) -> Path:
-    """Return an OME-Zarr of synthetic EM, slices of 1024²; one that is there is taken."""
+    """Return an OME-Zarr of synthetic EM, slices of 1024²; an existing one is used again."""
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         sample = skipseg.make_sample((SLICES, 1024, 1024), seed=7).stack
@@ -92,25 +92,25 @@ def make_store(path: Path, mebibytes: int) -> Path:
     return path
 
 
-def parts_of(told: list[tuple[float, BatchRow]]) -> list[float]:
+def parts_of(events: list[tuple[float, BatchRow]]) -> list[float]:
     """Return the seconds of one file's parts: tiles, pyramids and the like, blocks of objects, what one worker ends."""
-    tiles = [seconds for seconds, row in told if row.message.startswith("tile ")]
-    finding = [seconds for seconds, row in told if row.message.startswith("finding objects")]
-    shared = [seconds for seconds, row in told if row.message.startswith("finding objects, part")]
-    return [tiles[-1] - tiles[0], finding[0] - tiles[-1], shared[-1] - finding[0], told[-1][0] - shared[-1]]
+    tiles = [seconds for seconds, row in events if row.message.startswith("tile ")]
+    finding = [seconds for seconds, row in events if row.message.startswith("finding objects")]
+    shared = [seconds for seconds, row in events if row.message.startswith("finding objects, part")]
+    return [tiles[-1] - tiles[0], finding[0] - tiles[-1], shared[-1] - finding[0], events[-1][0] - shared[-1]]
 
 
-def store(asked: argparse.Namespace, work: Path) -> None:
+def store(flags: argparse.Namespace, work: Path) -> None:
     """Print how much faster two workers do one large file with its objects than one, a core each."""
-    print_place(f"an OME-Zarr of {asked.mib} x 1024²", asked.model)
-    inputs, cores = make_store(work / "store" / f"{asked.mib}.ome.zarr", asked.mib), sorted(os.sched_getaffinity(0))[:2]
-    request = make_settings(asked.model, OPTIONS, form="ome-zarr", objects=ObjectOptions("cells", planes="slices"))
+    print_place(f"an OME-Zarr of {flags.mib} x 1024²", flags.model)
+    inputs, cores = make_store(work / "store" / f"{flags.mib}.ome.zarr", flags.mib), sorted(os.sched_getaffinity(0))[:2]
+    request = make_settings(flags.model, OPTIONS, form="ome-zarr", objects=ObjectOptions("cells", planes="slices"))
     found, folders = {}, {}
     with mock.patch.object(blocks, "LARGE_FILE", 1):
         for count in (1, 2):
             settings = BatchSettings(str(inputs), str(work / f"store-out-{count}"), request)
-            told, folders[count] = watched(cores[:count], settings)
-            found[count] = [*parts_of(told), told[-1][0]]
+            events, folders[count] = watched(cores[:count], settings)
+            found[count] = [*parts_of(events), events[-1][0]]
     rows = [(f"{count}", *(f"{seconds:.1f}" for seconds in parts)) for count, parts in found.items()]
     rows.append(("one / two", *(f"{one / two:.2f}" for one, two in zip(found[1], found[2], strict=True))))
     print_table(("workers", "tiles, s", "pyramids, s", "objects, s", "the end, s", "all, s"), rows)
@@ -126,13 +126,13 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=128, help="size of the store")
     parser.add_argument("--model", default="em-membrane")
     parser.add_argument("--work", type=Path)
-    asked = parser.parse_args()
-    work = asked.work or Path(tempfile.mkdtemp(prefix="workers-"))
+    flags = parser.parse_args()
+    work = flags.work or Path(tempfile.mkdtemp(prefix="workers-"))
     work.mkdir(parents=True, exist_ok=True)
     try:
-        {"stacks": stacks, "store": store}[asked.part](asked, work)
+        {"stacks": stacks, "store": store}[flags.part](flags, work)
     finally:
-        if asked.work is None:
+        if flags.work is None:
             shutil.rmtree(work, ignore_errors=True)
 
 

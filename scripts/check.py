@@ -43,10 +43,10 @@ SHOWN_LINES = 40
 CORES = os.cpu_count() or 1
 MOST_WORKERS = 8
 NO_TESTS = 5
-"""What pytest ends with where no test was chosen, as in a file of windows alone where there is no screen."""
+"""Exit code of pytest if no test was chosen, as for a file with tests of windows only and no screen."""
 WINDOWS = "tests/widgets"
 FOR_WINDOWS_ONLY = ("napari", "napari-plugin-engine", "npe2", "zarr")
-"""Plugins of pytest that only tests of windows need, or none; they import napari and Qt into every process, in 5 s."""
+"""Plugins of pytest that at most tests of windows need; they import napari and Qt into every process, in 5 s."""
 
 
 def main(slow: bool, has_tests: bool) -> None:
@@ -64,7 +64,7 @@ def main(slow: bool, has_tests: bool) -> None:
 
 
 def passes(name: str, command: list[str]) -> bool:
-    """Tell whether a command succeeds, in one line; if it does not, show the end of what it wrote."""
+    """Print whether a command succeeds, in one line; if it does not, also the end of its output."""
     began = time.monotonic()
     try:
         ended = subprocess.run(

@@ -22,7 +22,7 @@ def main() -> None:
         stop("There is no display and no xvfb-run: install xvfb and xauth, then run make demo again.")
     ended = subprocess.run(command, cwd=ROOT, env=screen_environment(), check=False)
     if ended.returncode:
-        stop(f"The demo ended with exit code {ended.returncode}: 'napari-skipseg doctor' tells what is amiss.")
+        stop(f"The demo ended with exit code {ended.returncode}: 'napari-skipseg doctor' shows what is wrong.")
     if not has_display():
         tell_files()
 

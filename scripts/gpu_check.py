@@ -2,7 +2,7 @@
 
 It needs napari-skipseg installed with a torch that finds the GPU, takes about 10 minutes (with --quick about 2) and
 changes no setting. It writes gpu_check.json and gpu_check.md to FOLDER: please attach both to an issue of the project.
-One line a check: PASS, FAIL or SKIP, with its figures. A check that fails says why, and the others go on. `--device
+One line a check: PASS, FAIL or SKIP, with its figures. A check that fails says why, and the others continue. `--device
 cpu` tries the script itself; its figures then say nothing.
 """
 
@@ -58,7 +58,7 @@ SPARE = 1.15
 
 @dataclass(frozen=True)
 class Setting:
-    """What is checked. quick: smaller sizes and fewer models."""
+    """The options of the checks. quick: smaller sizes and fewer models."""
 
     device: str
     quick: bool
@@ -82,7 +82,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Result:
-    """How a check ended. verdict: PASS, FAIL or SKIP. figures: what was measured, or why it failed or was left out."""
+    """The outcome of a check. verdict: PASS, FAIL or SKIP. figures: measured ones, or why it failed or was left out."""
 
     check: str
     verdict: str
@@ -137,7 +137,7 @@ def digest(values: np.ndarray) -> str:
 
 
 def machine(setting: Setting) -> Any:
-    """What computes, and which software drives it."""
+    """The device that computes, and the software that drives it."""
     facts: dict[str, Any] = {**versions(), **driving_versions(setting.device)}
     facts["free GiB"] = round(free_memory(setting.device) / 2**30, 2)
     facts["segments in"] = str(best_precision(setting.device))
@@ -188,7 +188,7 @@ def every_network(setting: Setting) -> Any:
 
 
 def batches_agree(setting: Setting) -> Any:
-    """An image gives alone what it gives among others, up to rounding."""
+    """An image gives the same result alone and in a batch, up to rounding."""
     model, images = read_model(find_models()["em-membrane"]), noise(3, 1, 256, 256)
     backend = TorchBackend(model, setting.place)
     together = backend.run(images).probability
@@ -207,7 +207,7 @@ print(check.digest(backend.run(check.noise(2, 1, 512, 512)).probability))
 
 
 def same_bytes_again(setting: Setting) -> Any:
-    """One recipe gives the same bytes again, in this process and in another."""
+    """One recipe gives the same bytes again, in this process and in a second one."""
     model, seen = read_model(find_models()["em-membrane"]), set()
     for _ in range(3):
         backend = TorchBackend(model, setting.place)
@@ -233,7 +233,7 @@ def peak_of(setting: Setting, model: Model, shape: tuple[int, ...]) -> int:
 
 
 def same_bytes_with_little_memory(setting: Setting) -> Any:
-    """cuDNN takes another algorithm if its workspace does not fit: are the bytes the same, or is there a note?"""
+    """cuDNN takes a different algorithm if its workspace does not fit: are the bytes the same, or is there a note?"""
     only_on(setting, "cuda")
     model, shape = read_model(find_models()["em-membrane"]), (1, 1, 1056, 1056)
     wanted = TorchBackend(model, setting.place).run(noise(*shape)).probability
@@ -244,7 +244,7 @@ def same_bytes_with_little_memory(setting: Setting) -> Any:
     del hog
     release_memory()
     same = bool(np.array_equal(given, wanted))
-    expect(same or bool(backend.notes), "other bytes, and no note")
+    expect(same or bool(backend.notes), "different bytes, and no note")
     return {"same bytes": same, "notes": backend.notes}
 
 
@@ -265,7 +265,7 @@ def memory_factor(setting: Setting) -> Any:
 
 
 def short_memory_is_known(setting: Setting) -> Any:
-    """What torch says if memory is short in the middle of a network is known for that, and the GPU goes on."""
+    """Torch's error for a lack of memory in the middle of a network is recognised, and the GPU continues."""
     only_on(setting, "cuda")
     model, said = read_model(find_models()["em-membrane"]), {}
     backend = make_backend(model, setting.place, (2112, 2112))
@@ -309,16 +309,16 @@ def averages(setting: Setting) -> Any:
         "samples": ({"samples": 4, "dropout": 0.2}, (256, 256)),
     }
     for name, (options, shape) in ways.items():
-        asked = SegmentOptions(setting.device, attention=False, **options)
-        passes = choose_passes(model, setting.place, shape, asked, make_backend)
+        chosen = SegmentOptions(setting.device, attention=False, **options)
+        passes = choose_passes(model, setting.place, shape, chosen, make_backend)
         images = noise(1, 1, *shape)
         start = time.perf_counter()
         given = run_to_end(passes.run(images, [(0, 0)])).probability  # type: ignore[arg-type]
         found[name] = {"seconds": round(time.perf_counter() - start, 2)}
         expect(not notes_of(passes.backend), notes_of(passes.backend))
-        if name != "samples":  # another device draws other masks
+        if name != "samples":  # a different device draws different masks
             there = Device("cpu", "CPU", "")
-            on_cpu = choose_passes(model, there, shape, replace(asked, device="cpu"), make_backend)
+            on_cpu = choose_passes(model, there, shape, replace(chosen, device="cpu"), make_backend)
             wanted = run_to_end(on_cpu.run(images, [(0, 0)])).probability  # type: ignore[arg-type]
             found[name]["agreement"] = float(((given > 0.5) == (wanted > 0.5)).mean())
             expect(found[name]["agreement"] >= AGREEMENT["bf16"], found)
@@ -374,9 +374,9 @@ def recipe_is_clean(setting: Setting) -> Any:
     model = read_model(find_models()["em-membrane"])
     done = run_to_end(iter_predict(Stack(values, Space("ZYX")), model, SegmentOptions(setting.device)))
     recipe = done.recipe
-    told = {key: recipe[key] for key in ("device", "backend", "precision", "tile", "batch", "notes", "versions")}
-    expect(recipe["device"] == setting.device and not recipe["notes"], told)
-    return told
+    reported = {key: recipe[key] for key in ("device", "backend", "precision", "tile", "batch", "notes", "versions")}
+    expect(recipe["device"] == setting.device and not recipe["notes"], reported)
+    return reported
 
 
 def training(setting: Setting) -> Any:
@@ -476,17 +476,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="smaller sizes, one model")
     parser.add_argument("--out", type=Path, default=Path("gpu_check"), help="where the report goes")
     parser.add_argument("--only", nargs="*", default=[], choices=[check.__name__ for check in CHECKS])
-    asked = parser.parse_args(arguments)
-    if asked.device == "cpu":
+    flags = parser.parse_args(arguments)
+    if flags.device == "cpu":
         print("No GPU: this only tries the checks themselves on the CPU; the figures say nothing.")
     results = []
     for check in CHECKS:
-        if not asked.only or check.__name__ in asked.only:
-            results.append(run_check(check, Setting(asked.device, asked.quick)))
+        if not flags.only or check.__name__ in flags.only:
+            results.append(run_check(check, Setting(flags.device, flags.quick)))
             last = results[-1]
             print(f"{last.verdict} {last.check:30} {_cell(last.figures)[:300]}", flush=True)
-    write_report(results, asked.out)
-    print(f"The report is in '{asked.out}': please attach gpu_check.json and gpu_check.md to an issue.")
+    write_report(results, flags.out)
+    print(f"The report is in '{flags.out}': please attach gpu_check.json and gpu_check.md to an issue.")
     return int(any(result.verdict == "FAIL" for result in results))
 
 

@@ -27,7 +27,7 @@ BREAKS_DOWN = "--breaks-down"
 
 
 class Walk:
-    """A window with the sample segmented, and what a user does in it."""
+    """A window with the sample segmented, and the actions of a user."""
 
     def __init__(self) -> None:
         import napari
@@ -76,7 +76,7 @@ class Walk:
         self.rest(1.5)
 
     def finetune(self, shoot: Callable[[str], None]) -> None:
-        """Open the Fine-tune tab, press Fine-tune, and wait until the view is segmented anew."""
+        """Open the Fine-tune tab, press Fine-tune, and wait until the view is segmented again."""
         self.panel.tabs.setCurrentIndex(2)
         tab, segment_tab = self.panel.finetune_tab, self.panel.segment_tab
         self.wait(lambda: "held out" in tab.summary_line.summary.text())

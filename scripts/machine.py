@@ -1,4 +1,4 @@
-"""What the set-up scripts know of this machine: the checkout, the environment, the display."""
+"""Facts on this machine for the set-up scripts: the checkout, the environment, the display."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def program(name: str) -> str:
 
 
 def has_display() -> bool:
-    """Tell whether a window can be shown: always on macOS and Windows, on Linux where a display is named."""
+    """Return whether a window can be shown: always on macOS and Windows, on Linux if a display is named."""
     if os.environ.get("HEADLESS"):
         return False
     if sys.platform in ("darwin", "win32"):
@@ -42,12 +42,12 @@ def has_display() -> bool:
 
 
 def has_virtual_screen() -> bool:
-    """Tell whether `xvfb-run` can stand in for a display."""
+    """Return whether `xvfb-run` can replace a display."""
     return shutil.which("xvfb-run") is not None and shutil.which("xauth") is not None
 
 
 def on_screen(command: Sequence[str]) -> list[str]:
-    """Return the command as it shows its windows: as it is on a display, else in a virtual screen."""
+    """Return the command that shows its windows: unchanged on a display, else in a virtual screen."""
     if has_display() or not has_virtual_screen():
         return list(command)
     return ["xvfb-run", "-a", "-s", SCREEN, *command]

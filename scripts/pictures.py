@@ -23,9 +23,9 @@ from napari_skipseg.widgets.panel import PATIENCE, SIZE, wait_for
 
 LARGE = (1400, 900)
 WIDE = 600
-"""Pixels of the panel's width in which the table of a batch shows a score, too."""
+"""Width of the panel in pixels in which the table of a batch also shows a score."""
 SMALL = 4
-"""Stacks of the batch that have come to their end when its picture is taken."""
+"""Stacks of the batch that are done when its picture is taken."""
 SMALLEST = 300
 """Pixels of a cell in the picture of objects."""
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
@@ -80,7 +80,7 @@ def proofread(viewer: napari.Viewer, panel: QWidget) -> None:
 
 
 def inspect(viewer: napari.Viewer, panel: QWidget) -> None:
-    """Show what the first gate lets through of the image alone."""
+    """Show what the first gate passes, of the image alone."""
     tab = panel.inspect_tab
     viewer.window.resize(*LARGE)
     while len(viewer.layers) > 1:  # the frame around an object goes with its layer

@@ -48,7 +48,7 @@ def make_environment() -> str:
     if has_python and can_run("pip"):
         return environment_version()
     if VENV.exists() and any(VENV.iterdir()) and not (VENV / "pyvenv.cfg").exists():
-        stop(f"{VENV} is not a virtual environment: name another folder with VENV=...")
+        stop(f"{VENV} is not a virtual environment: name a different folder with VENV=...")
     say(f"Environment: making {VENV} with Python {sys.version.split()[0]}")
     base = getattr(sys, "_base_executable", sys.executable)
     command = [base, "-m", "venv", *([] if has_python else ["--clear"]), str(VENV)]
@@ -62,7 +62,7 @@ def make_environment() -> str:
 
 
 def can_run(module: str) -> bool:
-    """Tell whether the environment's Python runs and can import `module`."""
+    """Return whether the environment's Python runs and can import `module`."""
     try:
         ended = subprocess.run([program("python"), "-c", f"import {module}"], capture_output=True, check=False)
     except OSError:
@@ -71,12 +71,12 @@ def can_run(module: str) -> bool:
 
 
 def was_moved() -> bool:
-    """Tell whether the environment was made elsewhere: its programs would start the old one."""
+    """Return whether the environment was made elsewhere: its programs would start the old one."""
     return bool(read_stamp().get("environment", str(VENV)) != str(VENV))
 
 
 def is_of_asked_version() -> bool:
-    """Tell whether the environment has the Python that PYTHON asks for, if it asks."""
+    """Return whether the environment has the Python that PYTHON names, if it names one."""
     return not os.environ.get("PYTHON") or environment_version().startswith(f"3.{sys.version_info.minor}.")
 
 
@@ -88,7 +88,7 @@ def environment_version() -> str:
 
 
 def read_stamp() -> dict[str, Any]:
-    """Return what the last whole installation wrote down; empty where there was none."""
+    """Return the stamp of the last complete installation; empty if there was none."""
     try:
         stamp: dict[str, Any] = json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -105,7 +105,7 @@ def installed_names(version: str) -> set[str]:
 
 
 def made_from(version: str) -> dict[str, str]:
-    """Return what an installation depends on: the files' hash, the checkout, the Python version."""
+    """Return the facts that an installation depends on: the files' hash, the checkout, the Python version."""
     digest = hashlib.sha256()
     for name in ("pyproject.toml", "constraints.txt"):
         digest.update((ROOT / name).read_bytes())
@@ -113,7 +113,7 @@ def made_from(version: str) -> dict[str, str]:
 
 
 def is_installed_from_here() -> bool:
-    """Tell whether the package in the environment is the editable one of this checkout."""
+    """Return whether the package in the environment is the editable one of this checkout."""
     records = [
         *VENV.glob("lib/python*/site-packages/napari_skipseg-*.dist-info/direct_url.json"),
         *VENV.glob("Lib/site-packages/napari_skipseg-*.dist-info/direct_url.json"),

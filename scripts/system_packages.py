@@ -44,7 +44,7 @@ def provide_system_packages() -> None:
 
 
 def missing_packages() -> list[str]:
-    """Return the packages that this machine lacks, as dpkg knows them."""
+    """Return the packages that this machine lacks, according to dpkg."""
     needed = [*WINDOW_PACKAGES, *(() if has_display() else SCREEN_PACKAGES)]
     names = [name for entry in needed for name in entry.split("|")]
     query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *names]
@@ -55,7 +55,7 @@ def missing_packages() -> list[str]:
 
 
 def install_packages(packages: list[str]) -> None:
-    """Install packages with apt-get where that is allowed; otherwise name them in one sentence and go on."""
+    """Install packages with apt-get where that is allowed; otherwise name them in one sentence and continue."""
     if not packages:
         return
     names = " ".join(packages)
@@ -95,7 +95,7 @@ def _loads(library: str) -> bool:
 
 
 def _rights() -> list[str] | None:
-    """Return what stands before a command so that it runs as root; None where that needs a password."""
+    """Return the words before a command that run it as root; None if that needs a password."""
     if os.geteuid() == 0:
         return []
     if shutil.which("sudo") and not _quietly(["sudo", "-n", "true"]):
@@ -104,7 +104,7 @@ def _rights() -> list[str] | None:
 
 
 def _quietly(command: list[str]) -> str:
-    """Return '' when the command succeeds, else the last line it wrote."""
+    """Return "" if the command succeeds, else its last line."""
     ended = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,

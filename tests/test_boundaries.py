@@ -221,7 +221,7 @@ def test_no_object_holds_a_tab() -> None:
         for path, node in nodes()
         if isinstance(node, ast.arg) and node.annotation is not None and ast.unparse(node.annotation) in names
     }
-    assert len(tabs) == len(names) == 6
+    assert len(tabs) == len(names) == 7
     assert importers == {"widgets/panel.py"}
     assert {path for path, _ in holders} <= {"widgets/panel.py"}
 

@@ -125,14 +125,14 @@ def test_what_cannot_bear_a_recipe_is_told_what_is_wanted(run: Run, tmp_path: Pa
     (tmp_path / name).write_text(text)
     ran = run("run", tmp_path / name)
     assert ran.code == 1
-    assert "bears no recipe: give a result of SkipSeg's, or the _recipe.json beside it" in ran.err
+    assert "contains no recipe: give a result of SkipSeg's, or the _recipe.json beside it" in ran.err
 
 
 def test_other_versions_are_a_warning(run: Run, recipe: Path, tmp_path: Path) -> None:
     edit(recipe, versions={"torch": "1.0"})
     ran = run("run", recipe, tmp_path / "second")
     assert ran.code == 0
-    assert ran.err.startswith("Warning: The versions are others than the recipe's")
+    assert ran.err.startswith("Warning: The versions differ from the recipe's")
     assert "(was 1.0)" in ran.err
     assert ran.err.count("\n") == 1
 
@@ -161,7 +161,7 @@ def test_what_cannot_be_repeated_is_refused_in_one_sentence(
 
 
 def test_a_file_without_a_recipe_is_refused(run: Run, recipe: Path, tmp_path: Path) -> None:
-    for file, said in ((tmp_path / "cells.tif", "bears no recipe"), (tmp_path / "none.json", "cannot be read")):
+    for file, said in ((tmp_path / "cells.tif", "contains no recipe"), (tmp_path / "none.json", "cannot be read")):
         ran = run("run", file)
         assert (ran.code, ran.out) == (1, "")
         assert said in ran.err
@@ -183,7 +183,7 @@ def test_python_runs_a_recipe_too(recipe: Path, tmp_path: Path) -> None:
     assert files_in(recipe.parent / "again") == first
     edit(recipe, versions={"torch": "1.0"})
     image = grey(3)
-    with pytest.warns(UserWarning, match="versions are others"):
+    with pytest.warns(UserWarning, match="versions differ from"):
         written = skipseg.run_recipe(recipe, tmp_path / "second", image=image)
     expected = skipseg.segment(image, "tiny", average=4)
     np.testing.assert_array_equal(read_stack(written[0]).data[...], expected.probability)

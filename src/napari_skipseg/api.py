@@ -74,19 +74,20 @@ def segment_to_folder(
     restart: bool = False,
     **options: Any,
 ) -> list[Path]:
-    """Return the files written to `folder`: what `segment` gives, of an image of any size, in the memory of a tile.
+    """Return the files written to `folder`: what `segment` gives, for an image of any size in the memory of a tile.
 
-    name: what the files' names begin with; the image's if none is given. form: "tiff" (OME-TIFF) or "ome-zarr" (0.5,
-    with a pyramid). Killed, the same call continues where it was; `restart` throws away what is unfinished. options: as
-    for `segment`; attention maps are written where requested (attention=True), as in the shell.
+    name: prefix of the files' names; by default that of the image. form: "tiff" (OME-TIFF) or "ome-zarr" (0.5, with a
+    pyramid). After a kill, the same call continues where that one ended; `restart` discards what is unfinished.
+    options: as for `segment`; attention maps are written only with attention=True, as in the shell.
 
     Raises:
         SkipsegError: as `segment`, or another run lies there, or the folder cannot be written.
     """
     stack = _stack_of(image, axes)
-    target = (Path(folder), name or stack.name, dtype, form, restart)
     chosen = _made(SegmentOptions, {"attention": False, **options})
-    return _warning(iter_segment_to_folder(stack, _model_of(model), chosen, *target))
+    name = name or stack.name
+    work = iter_segment_to_folder(stack, _model_of(model), chosen, Path(folder), name, dtype, form, restart)
+    return _warning(work)
 
 
 def run_recipe(
@@ -98,20 +99,19 @@ def run_recipe(
 ) -> list[Path]:
     """Return the files written to `folder` by the run that `recipe` describes: the same bytes, on the same machine.
 
-    recipe: a `_recipe.json`, or a result that bears one; files are called as that one. folder: "again" beside it where
-    none is given. image: a different one from the recipe's. model: where the recipe's model lies now. Differences that
-    may change the bytes are warnings.
+    recipe: a `_recipe.json`, or a result that contains one; it gives the files their names. folder: by default "again"
+    beside it. image: one to use in place of the recipe's. model: the folder in which the recipe's model lies now.
+    Differences that may change the bytes are warnings.
 
     Raises:
-        SkipsegError: the recipe is not valid; its model or image are gone, or others now; results of a different recipe
-        lie
-            there; otherwise as `segment`.
+        SkipsegError: the recipe is not valid; its model or image are gone or have changed; results of a different
+        recipe lie there; otherwise as `segment`.
     """
     from napari_skipseg.inference.recipes.lookup import name_of_run, read_recipe_file
     from napari_skipseg.inference.recipes.repeat import AGAIN, iter_repeat, prepare_repeat
 
-    told, near = read_recipe_file(recipe), Path(recipe).absolute().parent
-    repeat = prepare_repeat(told, None if image is None else _stack_of(image, ""), near, str(model))
+    parsed, near = read_recipe_file(recipe), Path(recipe).absolute().parent
+    repeat = prepare_repeat(parsed, None if image is None else _stack_of(image, ""), near, str(model))
     for warning in repeat.warnings:
         warnings.warn(warning, stacklevel=2)
     name = name_of_run(recipe) if image is None else ""
@@ -129,21 +129,21 @@ def find_objects(
 
     Shape: (*space) or (T, *space), without channels. probability: what `segment` gave, a stack, an array or the path of
     a file; it and the labels must fit into memory (`iter_find_objects` needs a block). axes: as for `segment`.
-    class_names: of its channels, where it does not say them. edits: a file of `napari-skipseg edits export`, or edits
-    as values; those that make no sense for these objects are left out, with an `ImageWarning` each. options: fields of
+    class_names: of its channels, if it does not name them itself. edits: a file of `napari-skipseg edits export`, or
+    edits as values; those that do not fit these objects are left out, with an `ImageWarning` each. options: fields of
     `ObjectOptions`, such as method="cells".
 
     Raises:
         SkipsegError: there is no such class, an option is impossible, the values are no probabilities, or the edits are
             of another image.
     """
-    from napari_skipseg.objects.classes import ClassImage, tells_of_padding
+    from napari_skipseg.objects.classes import ClassImage, records_padding
     from napari_skipseg.objects.files import read_probability
     from napari_skipseg.objects.find import ObjectSearch
 
     if isinstance(probability, Prediction):
         stack = Stack(probability.probability, probability.space)
-        image = ClassImage(stack, tuple(probability.class_names), False, tells_of_padding(probability.recipe))
+        image = ClassImage(stack, tuple(probability.class_names), False, records_padding(probability.recipe))
     elif isinstance(probability, str | PathLike):
         image = read_probability(probability, axes or None)
     else:
@@ -182,12 +182,12 @@ def run_batch(
 ) -> BatchResult:
     """Return the outcome of every image in `inputs`, in `.rows`: a folder, an image, or a pattern with *, ? and **.
 
-    Results, records, a summary and a report go to a folder in `output` that is named after model and recipe. What is
-    done with the same recipe is skipped; killed, the same call continues where it was. A file that fails stops no
-    other:
-    its row says why. objects: how objects are found too. retry: do again only what failed the last time. settings:
-    further fields of `BatchSettings`, such as recursive, truth or workers. options: fields of `SegmentOptions`;
-    attention maps are written where requested (attention=True), so that the shell's batch goes to the same folder.
+    Results, records, a summary and a report go to a folder in `output` that is named after model and recipe. Images
+    that are done with the same recipe are skipped; after a kill, the same call continues where that one ended. A file
+    that fails stops no other: its row says why. objects: options for finding objects as well. retry: only repeat what
+    failed the last time. settings: further fields of `BatchSettings`, such as recursive, truth or workers. options:
+    fields of `SegmentOptions`; attention maps are written only with attention=True, so that the shell's batch goes to
+    the same folder.
 
     Raises:
         SkipsegError: there are no inputs or no such model, another run contains the folder, or it cannot be written.
@@ -198,8 +198,8 @@ def run_batch(
     request = make_settings(str(model), _made(SegmentOptions, {"attention": False, **options}), dtype, form, objects)
     given = ("inputs", "output", "request")
     _check_names(settings or {}, [each.name for each in fields(BatchSettings) if each.name not in given])
-    asked = BatchSettings(str(inputs), str(output), request, **(settings or {}))
-    return run_to_end(iter_batch(asked, retry))
+    batch = BatchSettings(str(inputs), str(output), request, **(settings or {}))
+    return run_to_end(iter_batch(batch, retry))
 
 
 def finetune(
@@ -216,7 +216,8 @@ def finetune(
 
     images, labels: stacks, arrays or files, one of labels for each image: 0 = not looked at, 1 = background, 2… =
     classes, over its axes without C. classes: the value of each by name; by default the model's own, from 2 on. folder:
-    where the model goes, by default your model folder. options: fields of `FinetuneSettings`, such as reach="quick".
+    that the model is written to, by default your model folder. options: fields of `FinetuneSettings`, such as
+    reach="quick".
 
     Raises:
         SkipsegError: labels that do not fit or teach nothing, an impossible option, a model of that name is there.
@@ -258,7 +259,7 @@ def _made(kind: type[Options], options: Mapping[str, Any]) -> Options:
 
 
 def _check_names(options: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raise SpecError where an option has a name that is not known."""
+    """Raise SpecError if an option has an unknown name."""
     unknown = [name for name in options if name not in known]
     if unknown:
         near = get_close_matches(unknown[0], known, 1)
@@ -267,7 +268,7 @@ def _check_names(options: Mapping[str, Any], known: Sequence[str]) -> None:
 
 
 def _warning(work: Generator[Progress, None, Result]) -> Result:
-    """Return the result of `work`; what is found about an image is a warning at the line that called our caller."""
+    """Return the result of `work`; findings about an image are warnings at the line that called our caller."""
 
     def warn(progress: Progress) -> None:
         for finding in progress.findings if isinstance(progress, ImageFindings) else ():
@@ -302,8 +303,8 @@ def iter_segment_to_folder(
 ) -> Generator[Progress, Focus | None, list[Path]]:
     """Yield as segmentation proceeds; return the files written to `folder`, whose names begin with `name`.
 
-    What was stopped or failed lies in `<name>.unfinished` there, and the same call continues with it; `restart` throws
-    it away.
+    A run that was stopped or failed lies in `<name>.unfinished` there, and the same call continues it; `restart`
+    discards it.
 
     Raises:
         SkipsegError: the stack does not fit the model, another run lies there, or the folder cannot be written.

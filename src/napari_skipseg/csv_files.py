@@ -1,13 +1,14 @@
-"""CSV files: whole or not there, opened by Excel with a double click, and without formulas of others."""
+"""CSV files: written whole or not at all, opened by Excel with a double click, and without foreign formulas."""
 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from napari_skipseg.foreign_text import cell_of
-from napari_skipseg.images.faults import replacing_text
+from napari_skipseg.images.faults import replacing
 
 ENCODING = "utf-8-sig"
 """UTF-8 with a byte order mark: without it Excel reads a file in the local code page, and µm³ becomes ÂµmÂ³. pandas, R
@@ -20,10 +21,13 @@ def write_csv(path: Path, names: Sequence[str], rows: Iterable[Sequence[object]]
     Raises:
         FileError: it cannot be written.
     """
-    with replacing_text(path, ENCODING) as handle:
-        writer = csv.writer(handle, lineterminator="\n")
+    with replacing(path) as handle:
+        # a file name that is no valid UTF-8 is written as its bytes
+        text = io.TextIOWrapper(handle, encoding=ENCODING, newline="", errors="backslashreplace")
+        writer = csv.writer(text, lineterminator="\n")
         writer.writerow(map(cell_of, names))
         writer.writerows(map(cell_of, row) for row in rows)
+        text.detach()  # flushes it, and leaves the file open
 
 
 def write_csv_of(path: Path, rows: Sequence[Mapping[str, object]], names: Sequence[str] | None = None) -> None:

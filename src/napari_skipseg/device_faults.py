@@ -20,7 +20,7 @@ MEMORY_TEXTS = (
     "bad[ _]alloc",  # C++
     "too large to allocate",
 )
-"""How memory is said to be short, in lower case."""
+"""Messages that mean a lack of memory, in lower case."""
 SIZE_TEXTS = (
     "unable to find an engine",  # cuDNN 8 and later, if no algorithm gets its workspace
     "unable to find a valid cudnn algorithm",  # cuDNN 7
@@ -61,7 +61,7 @@ LOST_TEXTS = (
 def fault_kind(error: BaseException) -> FaultKind:
     """Return what `error` of a device means.
 
-    memory: memory is short. size: a smaller tile often helps. lost: the device is of no use any more in this process.
+    memory: memory is short. size: a smaller tile often helps. lost: this process cannot use the device any more.
     other: anything else, such as an operation that the device does not have.
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -91,5 +91,5 @@ def gist_of(error: BaseException) -> str:
     """Return the first line of `error` that says what went wrong, without a full stop, 200 characters at the most."""
     lines = str(error).strip().splitlines()
     # OpenVINO names the lines of its own source code first
-    telling = [line for line in lines if not line.startswith("Exception from ")] or lines or [""]
-    return telling[0].rstrip(".:")[:200]
+    informative = [line for line in lines if not line.startswith("Exception from ")] or lines or [""]
+    return informative[0].rstrip(".:")[:200]

@@ -1,4 +1,4 @@
-"""Which device there is to compute on, in which precision, and why. Asking imports torch; the values do not."""
+"""Which device to compute on, in which precision, and why. The functions import torch; the module does not."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from napari_skipseg.errors import DeviceError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 UNTESTED = "not tested by us on a GPU yet"
-"""What is said of CUDA and MPS until `pytest -m gpu` has passed on real hardware."""
+"""Remark on CUDA and MPS until `pytest -m gpu` has passed on real hardware."""
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
-"""Where Linux says how much memory a container or a cluster's job may take, and which group this process is in."""
+"""Files in which Linux gives the memory limit of a container or a cluster's job, and the group of this process."""
 
 M_MMAP_THRESHOLD = -3
 GIVEN_BACK, KEPT = 2**20, 2**25
-"""Bytes from which on glibc gives what is freed back at once: as we ask, and the most that it comes to by itself."""
+"""Bytes from which on glibc returns freed memory at once: the value that we set, and the highest that it sets
+itself."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class ChosenPrecision:
 
 @dataclass(frozen=True)
 class DeviceReport:
-    """What there is to compute on: the device that "auto" chooses, those that can be chosen, and OpenVINO.
+    """The devices of this machine: the one that "auto" chooses, those that can be chosen, and OpenVINO.
 
     segments_in, trains_in: the precisions that are fastest there.
     """
@@ -68,7 +69,7 @@ class DeviceReport:
 
 @dataclass(frozen=True)
 class SystemReport:
-    """What a bug report needs to say of a machine, by names."""
+    """The facts on a machine that a bug report needs, by name."""
 
     facts: dict[str, str]
 
@@ -131,7 +132,8 @@ def why_no_mps() -> str:
 
 
 _STARTED: set[str] = set()
-"""GPUs on which a step succeeded: these are not tried again. One that failed is, because what held it may be gone."""
+"""GPUs on which a step succeeded: these are not tried again. One that failed is, because the process that occupied it
+may have ended."""
 
 
 def _why_it_does_not_start(name: str) -> str:
@@ -140,13 +142,13 @@ def _why_it_does_not_start(name: str) -> str:
     title = "CUDA" if name == "cuda" else "Metal"
     try:
         if name == "cuda":
-            gpu_title()  # what is asked of a GPU later must not fail then
+            gpu_title()  # later queries of the GPU must not fail
             free_memory(name)
             missing = _missing_kernels()
             if missing:
                 return missing
         take_small_step(name)
-    except Exception as error:  # RuntimeError, AssertionError and classes of torch's own: any of them means "not here"
+    except Exception as error:  # RuntimeError, AssertionError, classes of torch's own: the device is not available
         return f"{title} cannot be started ({first_line(error)})"
     _STARTED.add(name)
     return ""
@@ -180,7 +182,7 @@ def _missing_kernels() -> str:
     capability = torch.cuda.get_device_capability()
     try:
         built_for = torch.cuda.get_arch_list()
-    except (AttributeError, RuntimeError):  # not known: the step tells
+    except (AttributeError, RuntimeError):  # not known: the step shows it
         return ""
     if torch.version.hip is not None:  # GPU
         architecture = str(torch.cuda.get_device_properties(0).gcnArchName).split(":")[0]
@@ -272,9 +274,9 @@ def has_bf16() -> bool:
         return True
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("AVX512_CORE", "AVX512_CORE_VNNI"):
         return False
-    asked: Any = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    if asked is not None:
-        return bool(asked())
+    is_supported: Any = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    if is_supported is not None:
+        return bool(is_supported())
     return "avx512_bf16" in _read_text(Path("/proc/cpuinfo"))  # torch < 2.6 does not say; elsewhere f32 is right too
 
 
@@ -283,13 +285,13 @@ def _is_x86() -> bool:
 
 
 def first_line(fault: object) -> str:
-    """Return the first line of what an error or a warning says, without its full stop; torch adds advice below."""
+    """Return the first line of an error or a warning without its full stop; torch adds advice below."""
     lines = str(fault).strip().splitlines() or [type(fault).__name__]
     return lines[0].rstrip(".: ")[:200]
 
 
 def cpu_title() -> str:
-    """Return what the CPU is: how many cores and how much memory."""
+    """Return the number of cores and the memory of the CPU as text."""
     gibibytes = psutil.virtual_memory().total / 2**30
     return f"CPU, {len(cores())} cores, {gibibytes:.0f} GiB of memory"
 
@@ -302,8 +304,8 @@ def cores() -> list[int]:
 def free_memory(name: str) -> int:
     """Return the bytes that are free for us on the device called `name`: "cpu", "cuda" or "mps".
 
-    What torch holds on a GPU and does not use counts as free. On the CPU the limit of a container, of a job on a
-    cluster, or of `ulimit -v` counts as much as what the machine has left.
+    Memory that torch has reserved on a GPU and does not use counts as free. On the CPU, limits of a container, of a job
+    on a cluster and of `ulimit -v` apply as well.
     """
     if name == "cuda":  # GPU
         import torch
@@ -318,10 +320,9 @@ def free_memory(name: str) -> int:
 
 @contextlib.contextmanager
 def giving_back_memory() -> Iterator[None]:
-    """Have what is freed meanwhile go back to the system at once, where the C library would keep it.
-
-    That of Linux, glibc, lets every thread keep what it freed in pieces of up to 32 MiB: hundreds of MiB where many
-    arrays of such sizes come and go. Elsewhere nothing changes.
+    """Return freed memory to the system at once, while this context lasts; the C library would keep it. That of Linux,
+    glibc, lets every thread keep freed pieces of up to 32 MiB: hundreds of MiB if many arrays of such sizes are made
+    and freed. Elsewhere nothing changes.
     """
     tune = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if tune is None:
@@ -335,7 +336,7 @@ def giving_back_memory() -> Iterator[None]:
 
 
 def _left_to_process() -> list[int]:
-    """Return the bytes that this process may still take, where `ulimit -v` limits it."""
+    """Return the bytes that this process may still take, if `ulimit -v` limits it."""
     if sys.platform == "win32":
         return []
     import resource
@@ -346,12 +347,11 @@ def _left_to_process() -> list[int]:
 
 def _left_in_groups() -> list[int]:
     """Return the bytes left in each control group with a memory limit that this process is in, and in those above."""
-    version_1 = ("limit_in_bytes", "usage_in_bytes", "total_")
     found = []
     for line in _read_text(OWN_GROUPS).splitlines():
         _, controllers, group = (*line.split(":", 2), "", "")[:3]
         if "memory" in controllers.split(","):
-            found += _left_above(CONTROL_GROUPS / "memory", group, *version_1)
+            found += _left_above(CONTROL_GROUPS / "memory", group, "limit_in_bytes", "usage_in_bytes", "total_")
         elif not controllers:
             found += _left_above(CONTROL_GROUPS, group, "max", "current", "")
     return found
@@ -376,7 +376,7 @@ def _left_above(root: Path, group: str, limit: str, usage: str, prefix: str) -> 
 
 
 def _read_text(file: Path) -> str:
-    """Return what is in `file`; nothing where it is not there or not to be read."""
+    """Return the text of `file`; "" if it is missing or cannot be read."""
     try:
         return file.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -389,7 +389,7 @@ def has_openvino() -> bool:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what results depend on, for recipes and reports."""
+    """Return the versions of the software that results depend on, for recipes and reports."""
     return dict(_versions())
 
 
@@ -406,10 +406,9 @@ def _versions() -> dict[str, str]:
 
 
 class MemoryShare(NamedTuple):
-    """What a process may count as its own of the memory that is free, where it is not alone on its machine.
-
-    processes: that share what is free, this one among them. most: bytes of the computer's memory, 0 = no limit. on_gpu:
-    processes that share the GPU of this one, 0 = all of them.
+    """The share of the free memory that a process may use if it is not alone on its machine. processes: that share the
+    free memory, this one included. most: bytes of the computer's memory, 0 = no limit. on_gpu: processes that share the
+    GPU of this one, 0 = all of them.
     """
 
     processes: int = 1

@@ -5,9 +5,9 @@ power cut: ext4 and xfs may write the new name to disk before the content, and t
 is brought to disk before it is renamed, and its folder after that. If many files are written, they are renamed at once
 and brought to disk together (`sync`) before anything names them.
 
-Drafts are called `.skipseg-XXXXXXXX.part`: the name is random and must be new, so that a link which somebody laid in a
-shared folder is never followed, and short, so that any name of a result will do. A draft is locked until it has its
-name; one that a killed process left has no lock, and is removed when a process first writes to the folder.
+Drafts are called `.skipseg-XXXXXXXX.part`: the name is random and must be new, so that a link which somebody put into a
+shared folder is never followed, and short, so that it never limits the name of a result. A draft is locked until it has
+its name; one that a killed process left has no lock, and is removed when a process first writes to the folder.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ RETRIES = 2.0
 HELD_ON_WINDOWS = (5, 32, 33, 1224)
 """Windows' codes: access denied, sharing violation, lock violation, and a file that a program has mapped to memory."""
 NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)
-"""What file systems answer that cannot bring a folder to disk (CIFS, some FUSE), or folders that may not be read."""
+"""Errors of file systems that cannot bring a folder to disk (CIFS, some FUSE), or of folders that may not be read."""
 
 Item = TypeVar("Item")
 
@@ -115,7 +115,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         with handle:
             yield handle
             handle.flush()
-            if sys.platform != "win32":  # which renames no open file; elsewhere the lock holds until the end
+            if sys.platform != "win32":  # which renames no open file; elsewhere it stays locked until the end
                 replace(draft, path)
         if sys.platform == "win32":
             replace(draft, path)
@@ -238,7 +238,7 @@ def put_files(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def refuse_link(path: Path) -> None:
-    """Raise if `path` is a link: what is written below it would go to a different place.
+    """Raise if `path` is a link: files written below it would go to a different place.
 
     Raises:
         OSError: it is one.
@@ -298,7 +298,7 @@ def _remove_if_old(draft: Path) -> None:
             has_writer = _has_writer(draft)
         elif stat.S_ISREG(found.st_mode) and sys.platform != "win32":
             handle = holding.enter_context(os.fdopen(os.open(draft, os.O_RDWR | _OPENED), "r+b"))
-            granted = lock_file(handle)  # held until it is removed: a process that has just made it takes another name
+            granted = lock_file(handle)  # until it is removed: a process that has just made it takes a new name
             has_writer = None if granted is None else not granted
         if has_writer or (has_writer is None and time.time() - found.st_mtime <= OLD_DRAFT):
             return
@@ -309,7 +309,7 @@ def _remove_if_old(draft: Path) -> None:
 
 
 def _has_writer(draft: Path) -> bool | None:
-    """Return whether a process writes to this folder; None if nobody knows.
+    """Return whether a process writes to this folder; None if that is unknown.
 
     The lock's file is empty until the lock was taken, so an empty one is that of a folder which is being made.
     """
@@ -378,7 +378,7 @@ def _syncfs() -> Callable[[int], int] | None:
 
 
 def _each(act: Callable[[Item], None], items: Sequence[Item]) -> None:
-    """Call `work` with each of `items`, several at a time."""
+    """Call `act` with each of `items`, several at a time."""
     if len(items) < 2:
         for item in items:
             act(item)

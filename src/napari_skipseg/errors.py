@@ -6,7 +6,7 @@ from __future__ import annotations
 class SkipsegError(Exception):
     """A fault the user can mend. The message is one clear sentence fit for a dialog or a terminal.
 
-    details: what a developer wants to see besides, such as the traceback of another process.
+    details: more for a developer, such as the traceback of another process.
     """
 
     details: str = ""
@@ -33,12 +33,12 @@ class SpecError(SkipsegError):
 
 
 class DeviceError(SkipsegError):
-    """The device requested is not there."""
+    """The requested device is not available."""
 
 
 class EngineError(SkipsegError):
-    """The engine process ended or answered with something unexpected."""
+    """The engine process ended or sent something unexpected."""
 
 
 class OutOfMemoryError(EngineError):
-    """A device has no memory for the smallest of tiles, or the computer for what was asked."""
+    """A device has no memory for the smallest of tiles, or the computer too little for the request."""

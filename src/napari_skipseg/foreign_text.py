@@ -1,6 +1,6 @@
 """Text from outside (names of files and classes, metadata), made safe for the place where it is shown.
 
-A name may hold control characters, which a terminal obeys, and a spreadsheet takes a cell that begins with `=` for a
+A name may contain control characters, which a terminal obeys, and a spreadsheet reads a cell that begins with `=` as a
 formula.
 """
 
@@ -38,7 +38,7 @@ def without_bidi_marks(text: str) -> str:
 
 
 def cell_of(value: object) -> object:
-    """Return what stands in a cell of a CSV file for `value`: no spreadsheet takes it for a formula.
+    """Return the content of a CSV file's cell for `value`, which no spreadsheet reads as a formula.
 
     Text that could be one gets an apostrophe in front, as spreadsheets themselves mark text. Numbers stay as they are.
     """

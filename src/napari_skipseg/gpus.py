@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 
 _PATIENCE = 10
-"""Seconds that a tool of a driver has to answer."""
+"""Time limit in seconds for a tool of a driver."""
 AMD_DEVICE = Path("/dev/kfd")
-"""What AMD's compute driver for Linux makes."""
+"""Device file of AMD's compute driver for Linux."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def nvidia_gpus() -> tuple[NvidiaGpu, ...]:
     """Return the NVIDIA GPUs that the driver sees, whatever torch is installed; () without a driver."""
     query = "uuid,name,driver_version,memory.total"
     lines = _query("nvidia-smi", f"--query-gpu={query},compute_cap", "--format=csv,noheader,nounits")
-    if not lines:  # drivers before 2021 do not know compute_cap
+    if not lines:  # drivers before 2021 do not support compute_cap
         lines = [f"{line}, " for line in _query("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits")]
     cuda = (0, 0)
     for line in _query("nvidia-smi") if lines else ():
@@ -52,7 +52,7 @@ def nvidia_gpus() -> tuple[NvidiaGpu, ...]:
 
 
 def usable_gpus() -> tuple[str, ...]:
-    """Return what names each NVIDIA GPU that this process may use, as CUDA_VISIBLE_DEVICES takes it."""
+    """Return the names of the NVIDIA GPUs that this process may use, as in CUDA_VISIBLE_DEVICES."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
         return tuple(gpu.uuid for gpu in nvidia_gpus())
@@ -91,7 +91,7 @@ def driving_versions(device: str) -> dict[str, str]:
 
 
 def _query(program: str, *arguments: str) -> list[str]:
-    """Return the lines that a tool of a driver answers; [] if it is not there or fails."""
+    """Return the lines that a tool of a driver prints; [] if it is missing or fails."""
     path = shutil.which(program)
     if path is None:
         return []

@@ -1,8 +1,8 @@
-"""A lock on a folder that ends with the process that holds it, however that ends: no stale lock is ever left.
+"""A lock on a folder that ends with its process, however that ends: no stale lock is ever left.
 
-The lock is that of `flock`. On Linux its holder takes a lock of the open file (OFD) too: of that one can ask whether it
-is held without taking it. On macOS and Windows a question takes the lock for a moment, and so `FolderLock.take` tries
-again for a short time before it believes that the lock is held.
+The lock is that of `flock`. On Linux the holder also takes a lock of the open file (OFD), which can be queried without
+taking it. On macOS and Windows a query takes the lock for a moment, so `FolderLock.take` tries again for a short time
+before it reports that the lock is held.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 _FAR = 2**30
 """Byte that is locked on Windows, where locked bytes cannot be read: the number of the process lies before it."""
 _PATIENCE, _PAUSE = 0.1, 0.002
-"""Seconds for which a held lock is tried again, and between two tries: a question holds it for microseconds."""
+"""Seconds for which a held lock is tried again, and between two tries: a query holds it for microseconds."""
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 _warned: set[int] = set()
-"""The file systems (their device numbers) that were said to have no locks."""
+"""The file systems (their device numbers) for which a warning of missing locks was given."""
 
 
 class FolderLock:
@@ -91,7 +91,8 @@ def is_held(folder: Path) -> bool:
 
 
 def holder_state(folder: Path) -> bool | None:
-    """Return whether a process holds the lock of `folder`; None if the file system has no locks, so nobody knows."""
+    """Return whether a process holds the lock of `folder`; None if the file system has no locks, so that it is
+    unknown."""
     try:
         with _open_lock(folder / LOCK_FILE) as handle:
             return _is_locked(handle)
@@ -162,7 +163,7 @@ else:
         """
         granted = _flock(handle, fcntl.LOCK_EX)
         if granted and _HAS_OFD:
-            with contextlib.suppress(OSError):  # a kernel without them, where a question takes the other one
+            with contextlib.suppress(OSError):  # a kernel without them: a query takes the other lock
                 fcntl.fcntl(handle, fcntl.F_OFD_SETLK, _WHOLE_FILE)
         return granted
 

@@ -19,7 +19,7 @@ from napari_skipseg.errors import SkipsegError
 
 @dataclass(frozen=True)
 class Option:
-    """What an option means, beside its name, type and default.
+    """The description of an option, beside its name, type and default.
 
     title: its name in forms and messages. help: sentences for tooltips and `--help`; a form shows the first one below
     a slider. least, most: the range of a number, both allowed; above, below: bounds that are not allowed themselves.

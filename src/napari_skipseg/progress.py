@@ -13,12 +13,12 @@ Result = TypeVar("Result")
 
 
 STARTING = "starting the engine"
-"""What a call of the engine says until its process has started."""
+"""Message of a call of the engine until its process has started."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a long operation is: `done` of `total` steps, and what is being done now."""
+    """How far a long operation is: `done` of `total` steps, and the current activity."""
 
     done: int
     total: int
@@ -32,7 +32,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class ImageFindings(Progress):
-    """What was found about an image, one sentence each: shown once, and no step of the work.
+    """Findings about an image, one sentence each: shown once, and no step of the work.
 
     seems_inverted: one of them says that dark and light seem to be the other way round, and an offer may be made.
     """
@@ -56,15 +56,15 @@ def run_to_end(
 
 
 LEAP = 4
-"""An advance of more than so many times the largest one before is of steps that were done already."""
+"""An advance of more than so many times the largest one before consists of steps that were done already."""
 
 
 class TimeLeft:
     """How long work still takes, at the mean speed of its steps.
 
-    The first step does not count: it loads and compiles. Nor do steps that took no time because they were done before,
-    which come as a leap: of a continued run, or of a batch whose next files are there. Where steps are counted again,
-    with another total or from further back, the time is too. clock: seconds, `time.monotonic` by default.
+    The first step does not count: it loads and compiles. Nor do steps that took no time because they were done before:
+    the first ones of a continued run, or finished files of a batch. If the count begins again, with a different total
+    or from further back, so does the time. clock: seconds, `time.monotonic` by default.
     """
 
     def __init__(self, clock: Callable[[], float] | None = None) -> None:

@@ -1,9 +1,9 @@
 """Ctrl-C and SIGTERM during long work: it ends within 10 seconds, in order if that is possible.
 
 Long work is a generator, and between two of its steps it can be closed in order: a training writes a checkpoint then. A
-step may take longer than the patience of who sent the signal (SLURM kills after 30 s), so a thread looks after it:
-what does not end between two steps is interrupted, and what cannot be interrupted is ended as by a kill. Both lose no
-more than a kill does, which all of our work survives.
+step may take longer than the sender of the signal waits (SLURM kills after 30 s), so a thread watches: work that does
+not end between two steps is interrupted, and work that cannot be interrupted is ended as by a kill. Both lose no more
+than a kill does, which all of our work survives.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SHOW_CURSOR = "\x1b[?25h"
 
 
 class _Watcher:
-    """Sees signals the moment they come, and ends what does not stop by itself.
+    """Receives signals at once, and ends work that does not stop by itself.
 
     Python runs signal handlers between two instructions of the main thread, so none runs while that is within one long
     call of torch. What Python does at once is to write the signal's number to a socket: this thread reads it there.
@@ -74,7 +74,7 @@ def _interrupt(number: signal.Signals) -> None:
     """Send the main thread the signal once more, for which it raises KeyboardInterrupt."""
     if sys.platform == "win32":
         _thread.interrupt_main(number)
-    else:  # a real signal ends a wait of the system too, such as reading from a slow disk
+    else:  # a real signal also ends a wait in the system, such as reading from a slow disk
         signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
@@ -85,16 +85,16 @@ def stopping_between_steps() -> Iterator[Callable[[], None]]:
     A second signal raises it at once. Otherwise it is raised in the middle of a step `INTERRUPTED_AFTER` seconds after
     the first one, and the process ends `ENDED_AFTER` seconds after it. A signal that was ignored before stays ignored.
     """
-    asked = False
+    is_signalled = False
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal is_signalled
+        if is_signalled:
             raise KeyboardInterrupt
-        asked = True
+        is_signalled = True
 
     def check() -> None:
-        if asked:
+        if is_signalled:
             watcher.is_closing = True
             raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""What a terminal shows: results as text, table or JSON on stdout (or as a CSV file), progress and errors on stderr."""
+"""Output to a terminal: results as text, table or JSON on stdout (or as a CSV file), progress and errors on stderr."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ _PLAIN = {
     "━": "-",
     "─": "-",
 }
-"""What stands for characters of ours on a console without them; all others are parted from their accents, or "?"."""
+"""Substitutes for characters of ours on a console without them; all others lose their accents, or become "?"."""
 
 
 def run_shown(app: typer.Typer) -> NoReturn:
     """Run the command that the arguments name, and exit: an error is one line, and the exit code is not 0.
 
     0 = done, 1 = failed, 2 = a wrong command line, 130 = stopped. `--verbose` anywhere shows the traceback too. The
-    arguments of the process and its signal handlers are afterwards what they were before, for whoever runs next.
+    arguments of the process and its signal handlers are restored at the end.
     """
     verbose = "--verbose" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
@@ -97,7 +97,7 @@ def _run(app: typer.Typer, arguments: list[str], verbose: bool) -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         code = STOPPED
     except Exception as error:
-        if hasattr(error, "format_message"):  # a wrong command line; typer keeps the class of these to itself
+        if hasattr(error, "format_message"):  # a wrong command line; typer does not export the class of these
             context = getattr(error, "ctx", None)
             command = context.command_path if context else "napari-skipseg"
             fail(f"{error.format_message().rstrip('.')}. See `{command} --help`.", 2, verbose)
@@ -227,10 +227,10 @@ def _a_line_a_minute(console: Console, title: str) -> Callable[[Progress], None]
 
     def show(progress: Progress) -> None:
         nonlocal last
-        told = left.describe(progress)
+        time_left = left.describe(progress)
         if time.monotonic() - last >= LINE_EVERY:
             last = time.monotonic()
-            line = f"{title}: {progress.fraction:.0%}{f', {told}' if told else ''}"
+            line = f"{title}: {progress.fraction:.0%}{f', {time_left}' if time_left else ''}"
             console.print(line, markup=False, soft_wrap=True)
 
     return show

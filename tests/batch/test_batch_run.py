@@ -726,7 +726,7 @@ def test_each_file_of_a_batch_can_be_done_again_by_its_recipe(
 # ---------------------------------------------------------------------------------------------------------- settings
 
 
-def test_settings_survive_json_and_refuse_what_they_do_not_know(three: Path, tmp_path: Path, tiny: Path) -> None:
+def test_settings_survive_json_and_refuse_unknown_keys(three: Path, tmp_path: Path, tiny: Path) -> None:
     settings = settings_for(three, tmp_path / "out", tiny, voxel_size=(1.0, 2.0, 3.0), unit="nm", recursive=True)
     text = batch_settings_to_json(settings)
     assert batch_settings_from_json(text) == settings
@@ -736,7 +736,7 @@ def test_settings_survive_json_and_refuse_what_they_do_not_know(three: Path, tmp
         batch_settings_from_json(text.replace('"inputs"', '"strange": 1,\n "inputs"'))
     with pytest.raises(SkipsegError, match="format version"):
         batch_settings_from_json(text.replace('"format_version": 1', '"format_version": 99'))
-    with pytest.raises(SkipsegError, match="is no JSON"):
+    with pytest.raises(SkipsegError, match="are no JSON"):
         batch_settings_from_json("{")
     with pytest.raises(SkipsegError, match="A voxel size needs its unit"):
         replace(settings, unit="")

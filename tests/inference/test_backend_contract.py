@@ -512,7 +512,7 @@ def test_overflow_goes_on_in_f32_on_the_gpu(
         found = predict(options)
     assert (found.recipe["device"], found.recipe["backend"], found.recipe["precision"]) == ("cuda", "torch", "f32")
     assert "half precision" in found.recipe["notes"][0]
-    assert found.recipe["notes"][0].endswith("torch on Pretended GPU goes on.")
+    assert found.recipe["notes"][0].endswith("torch on Pretended GPU takes over.")
     assert np.isfinite(found.probability).all()
 
 

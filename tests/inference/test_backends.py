@@ -360,7 +360,7 @@ def test_a_backend_that_fails_in_a_run_hands_the_tile_on() -> None:
         assert backend.run(IMAGES + tile).probability is not None
         np.testing.assert_array_equal(backend.run(IMAGES + tile).probability, IMAGES + tile)
     assert last.runs == 6
-    assert backend.notes == ["number 1 failed (RuntimeError: the device is lost); number 2 goes on."]
+    assert backend.notes == ["number 1 failed (RuntimeError: the device is lost); number 2 takes over."]
     assert backend.reason == "number 2 in f32: reason 2"
     assert notes_of(backend) == tuple(backend.notes)
     assert notes_of(last) == ()
@@ -399,7 +399,7 @@ def test_a_device_whose_memory_is_short_to_the_last_hands_the_tile_on() -> None:
     np.testing.assert_array_equal(backend.run(IMAGES).probability, IMAGES)
     *steps, last = backend.notes
     assert [note.split("; ")[1] for note in steps] == [f"it continues with tiles of {n} × {n}." for n in (24, 20, 18)]
-    assert last == "number 1 ran out of memory; number 2 goes on."
+    assert last == "number 1 ran out of memory; number 2 takes over."
 
 
 def titles(device: Device) -> list[str]:
@@ -430,7 +430,7 @@ def test_without_the_gpu_that_was_chosen_the_cpu_goes_on(monkeypatch: pytest.Mon
     backend = make_backend(make_model(), GPU, (32, 32))
     assert (backend.name, len(backend.notes)) == ("torch", 1)
     assert backend.notes[0].startswith("torch on Some GPU failed (")
-    assert backend.notes[0].endswith("; torch on the CPU goes on.")
+    assert backend.notes[0].endswith("; torch on the CPU takes over.")
     np.testing.assert_array_equal(
         backend.run(IMAGES).probability, TorchBackend(make_model(), CPU).run(IMAGES).probability
     )
@@ -487,7 +487,7 @@ def test_a_pinned_backend_that_fails_in_the_run_hands_the_tile_on(monkeypatch: p
     monkeypatch.setattr(OpenVINOBackend, "run", broken)
     assert backend.run(IMAGES).probability.shape == (1, 1, 32, 32)
     assert backend.notes == [
-        "OpenVINO on the CPU failed (RuntimeError: could not create a primitive); torch on the CPU goes on."
+        "OpenVINO on the CPU failed (RuntimeError: could not create a primitive); torch on the CPU takes over."
     ]
 
 
@@ -521,7 +521,7 @@ def test_where_openvino_breaks_torch_goes_on_and_the_doctor_sees_it(monkeypatch:
 
     monkeypatch.setattr(OpenVINOBackend, "run", broken)
     assert try_backend(CPU).notes == [
-        "OpenVINO on the CPU failed (RuntimeError: could not create a primitive); torch on the CPU goes on."
+        "OpenVINO on the CPU failed (RuntimeError: could not create a primitive); torch on the CPU takes over."
     ]
     assert try_backend(CPU).name == "torch"
 
@@ -643,4 +643,4 @@ def test_a_gpu_without_memory_hands_the_tile_to_the_cpu(monkeypatch: pytest.Monk
         backend.run(IMAGES).probability, TorchBackend(model, CPU).run(IMAGES).probability, atol=1e-6
     )
     assert backend.notes[0] == "torch on GPU ran out of memory; it continues with tiles of 24 × 24."
-    assert backend.notes[-1] == "torch on GPU ran out of memory; torch on the CPU goes on."
+    assert backend.notes[-1] == "torch on GPU ran out of memory; torch on the CPU takes over."

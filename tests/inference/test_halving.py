@@ -138,7 +138,7 @@ def test_it_is_halved_again_down_to_the_smallest_tile_and_then_the_next_device_t
     assert [shape[0] for shape in first.made] == [64, 40, 28, 22, 20, 18]
     assert second.made == [(64, 64)]
     assert [shape[0] for shape in second.ran] == [2]
-    assert backend.notes[-1] == "device 1 ran out of memory; device 2 goes on."
+    assert backend.notes[-1] == "device 1 ran out of memory; device 2 takes over."
 
 
 def test_the_last_device_gives_up_only_at_the_smallest_tile() -> None:
@@ -166,7 +166,7 @@ def test_higher_precision_is_not_tried_where_memory_was_short() -> None:
     titles = (("a GPU", small), ("a GPU", small), ("the CPU", large))
     backend = FallbackBackend(tuple(BackendOption(title, "", each.make) for title, each in titles), model, (18, 18))
     backend.run(images(1, 18, 18))
-    assert backend.notes == ["a GPU ran out of memory; the CPU goes on."]
+    assert backend.notes == ["a GPU ran out of memory; the CPU takes over."]
 
 
 def test_several_classes_and_channels_are_stitched_too() -> None:

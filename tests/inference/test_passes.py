@@ -289,7 +289,7 @@ def test_a_fault_of_any_backend_is_found() -> None:
     images = pixels(1, 1, 6, 10)
     np.testing.assert_array_equal(through(passes, images).probability, images)
     noted = [notes(backend) for backend in passes.backends]
-    assert noted == [(), ("A failed (RuntimeError: the driver is gone); B goes on.",)]
+    assert noted == [(), ("A failed (RuntimeError: the driver is gone); B takes over.",)]
     assert notes(passes.backend) == ()
 
 

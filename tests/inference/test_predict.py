@@ -374,7 +374,7 @@ def test_a_backend_that_fails_in_mid_run_is_replaced_and_the_run_goes_on() -> No
     except StopIteration as stop:
         prediction = stop.value
     assert np.allclose(prediction.probability, normalized(stack))
-    note = "the GPU failed (RuntimeError: the driver is gone); the CPU goes on."
+    note = "the GPU failed (RuntimeError: the driver is gone); the CPU takes over."
     assert all(note in message for message in messages[-3:])
     assert note not in messages[2]
     assert prediction.recipe["notes"] == (note,)

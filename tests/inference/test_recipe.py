@@ -37,9 +37,9 @@ from napari_skipseg.inference.recipes.recipe import (
     RecipeInput,
     describe_input,
     dict_to_json,
+    read_json,
     recipe_differences,
     recipe_from_dict,
-    recipe_from_json,
     recipe_to_dict,
 )
 from napari_skipseg.inference.recipes.repeat import iter_repeat, pin_backend, prepare_repeat
@@ -54,6 +54,11 @@ from napari_skipseg.progress import run_to_end
 def recipe_to_json(recipe: Recipe) -> str:
     """The text of a recipe's file."""
     return dict_to_json(recipe_to_dict(recipe))
+
+
+def recipe_from_json(text: str | bytes, place: str = "The recipe") -> Recipe:
+    """The recipe in a file of that text."""
+    return recipe_from_dict(read_json(text, place), place)
 
 
 RNG = np.random.default_rng(11)
@@ -134,7 +139,7 @@ def test_what_was_asked_for_and_what_was_chosen_lie_side_by_side() -> None:
         ({"device": "auto"}, "'auto' is no device that computes: it is one of cpu, cuda, mps"),
         ({"normalization": {"mean": 1.0, "deviation": 0.0}}, "of mean 1.0 and deviation 0.0 are impossible"),
         ({"normalization": {"mean": float("nan"), "deviation": 1.0}}, "of mean nan and deviation 1.0 are impossible"),
-        ({"format_version": 2}, r"written by another SkipSeg \(format version 2\)"),
+        ({"format_version": 2}, r"written by a different SkipSeg \(format version 2\)"),
         ({"format_version": None}, "written by an earlier SkipSeg"),
         ({"operation": "inspect"}, r"of a run that cannot be repeated \('inspect'\)"),
     ],
@@ -411,8 +416,8 @@ def test_what_is_the_same_here_needs_no_warning() -> None:
     ("change", "lacking", "said"),
     [
         ({"versions": {**versions(), "torch": "1.0"}}, set(), r"versions .*: torch .* \(was 1\.0\)"),
-        ({"backend": "openvino"}, {"backend", "precision"}, "openvino in f32 cannot be had here"),
-        ({"precision": "f16"}, {"backend", "precision"}, "torch in f16 cannot be had here"),
+        ({"backend": "openvino"}, {"backend", "precision"}, "openvino in f32 is not available here"),
+        ({"precision": "f16"}, {"backend", "precision"}, "torch in f16 is not available here"),
         ({"notes": ("the GPU failed.",)}, set(), "something failed midway, .*: the GPU failed"),
     ],
 )
@@ -467,7 +472,7 @@ def test_a_run_that_was_begun_otherwise_is_not_gone_on_with(cells: Path, tmp_pat
 
 
 def test_files_without_a_recipe_are_refused(cells: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="bears no recipe"):
+    with pytest.raises(FileError, match="contains no recipe"):
         read_recipe_file(cells)
     with pytest.raises(FileError, match="cannot be read"):
         read_recipe_file(tmp_path / "none.json")

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from napari_skipseg.networks.dense import DenseBlock, DenseLayer, DenseOptions
 from napari_skipseg.networks.gates import Gate, GateOptions
 from napari_skipseg.networks.network import count_trainable
+from napari_skipseg.networks.tiramisu import DenseBlock, DenseLayer, DenseOptions
 
 CONVOLUTIONS = nn.Conv2d | nn.Conv3d
 

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from napari_skipseg.networks.blocks import BlockOptions, ResidualBlock
 from napari_skipseg.networks.build import build, count_parameters
-from napari_skipseg.networks.residual_fcn import _stage
+from napari_skipseg.networks.residual_fcn import BlockOptions, ResidualBlock, _stage
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
 
 CONVOLUTIONS = nn.Conv2d | nn.Conv3d

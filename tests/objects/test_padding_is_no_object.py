@@ -19,7 +19,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.inference.recipes.recipe import OBJECTS_OPERATION
 from napari_skipseg.inference.saving import save_prediction
-from napari_skipseg.objects.classes import tells_of_padding
+from napari_skipseg.objects.classes import records_padding
 from napari_skipseg.objects.find import find_objects_in_array
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.options import ObjectOptions
@@ -145,7 +145,7 @@ def test_a_zero_is_tissue_where_no_padding_was_left_out() -> None:
     ],
 )
 def test_the_recipe_says_whether_padding_was_left_out(recipe: dict[str, Any], expected: bool) -> None:
-    assert tells_of_padding(recipe) is expected
+    assert records_padding(recipe) is expected
 
 
 @pytest.mark.parametrize("form", ["tiff", "ome-zarr"])

@@ -353,7 +353,7 @@ def test_skimage_agrees_where_it_can():
         (np.full((4, 4), np.inf), np.ones((4, 4)), "scale it"),
         (np.full((4, 4), 255, np.uint8), np.ones((4, 4)), "scale it"),
         (np.zeros((4, 4)), np.zeros((4, 4)), "no cell"),
-        (np.zeros((4, 4)), np.full((4, 4), np.nan), "truth holds NaN"),
+        (np.zeros((4, 4)), np.full((4, 4), np.nan), "truth contains NaN"),
         (np.zeros((4, 4)), np.full((4, 4), "a"), "truth contains values"),
         (np.zeros(4), np.ones(4), "1 axes"),
         (np.zeros((0, 4, 4)), np.ones((0, 4, 4)), "empty"),

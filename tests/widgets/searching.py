@@ -10,7 +10,7 @@ from typing import Any
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.inference.objects_to_folder import ObjectsRequest, describe_found_objects
 from napari_skipseg.jobs.messages import FindObjects
-from napari_skipseg.objects.classes import ClassImage, probability_of_class, tells_of_padding
+from napari_skipseg.objects.classes import ClassImage, probability_of_class, records_padding
 from napari_skipseg.objects.files import FoundObjects
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.measure import measure_objects
@@ -30,7 +30,7 @@ def with_search(engine: Any, folder: Path) -> Any:
             yield Progress(step, engine.steps, f"block {step}")
             if engine.fault is not None:
                 raise engine.fault
-        source = ClassImage(probability, tuple(class_names), labels, tells_of_padding(request.recipe))
+        source = ClassImage(probability, tuple(class_names), labels, records_padding(request.recipe))
         told = describe_found_objects(ObjectsRequest(source, options, image, "ome-zarr"))
         target = ObjectsTarget(place, "found", "ome-zarr", {**told, **request.recipe})
         found = yield from iter_find_objects(source, options, target)

@@ -308,7 +308,7 @@ def test_lines_are_as_high_as_their_text_whatever_width_the_dock_had(open_tab, q
         wait_for(lambda: False, 0.3)
         assert is_as_high_as_its_text(tab.form.model)
         assert is_as_high_as_its_text(tab.form.way)
-        assert tab.form.height() == tab.form.sizeHint().height()
+        qtbot.waitUntil(lambda: tab.form.height() == tab.form.sizeHint().height(), timeout=10_000)
         heights.append((tab.form.model.height(), tab.form.way.height()))
     assert heights[:2] == heights[2:]
     assert heights[0] < heights[1]

@@ -30,7 +30,9 @@ OWN = ("layer", "axes", "voxel_size", "unit", "model", "model_fault", "channel",
 def changed(choices, **changes):
     """Return the choices with fields, or values of the other options, changed."""
     own = {name: value for name, value in changes.items() if name in OWN}
-    return replace(choices, **own, asked={**choices.asked, **{n: v for n, v in changes.items() if n not in OWN}})
+    return replace(
+        choices, **own, other_options={**choices.other_options, **{n: v for n, v in changes.items() if n not in OWN}}
+    )
 
 
 def test_right_choices_have_no_fault_and_give_the_engines_options(choices):

@@ -181,25 +181,25 @@ def _pinned(settled: list[str], natural: list[str]) -> BackendChoice:
     return BackendChoice(name, precision)
 
 
-def settings_of_task(asked: dict[str, Any]) -> tuple[BatchSettings, RunPlace]:
+def settings_of_task(task: dict[str, Any]) -> tuple[BatchSettings, RunPlace]:
     """Return the settings and the folder of the run of a task.
 
     Raises:
         UnfitError: this machine has different versions, or does not see the folder.
     """
-    mine, wanted = versions(), asked["versions"]
+    mine, wanted = versions(), task["versions"]
     for name in sorted({*mine, *wanted} - {*_IGNORED}):
         if mine.get(name) != wanted.get(name):
             raise UnfitError(
                 f"it has {name} {mine.get(name, 'not at all')} and this machine {wanted.get(name, 'not at all')}: "
                 "install the same versions on both."
             )
-    place, settings = RunPlace(Path(asked["folder"])), batch_settings_from_json(asked["settings"])
+    place, settings = RunPlace(Path(task["folder"])), batch_settings_from_json(task["settings"])
     try:
         seen = (place.path / SETTINGS_FILE).read_text(encoding="utf-8")
     except OSError:
         seen = ""
-    if seen != asked["settings"]:
+    if seen != task["settings"]:
         raise UnfitError(
             f"it does not see '{place.path}': put images and results where all machines see them at the same path."
         )
@@ -207,22 +207,22 @@ def settings_of_task(asked: dict[str, Any]) -> tuple[BatchSettings, RunPlace]:
 
 
 def runner_of_task(
-    asked: dict[str, Any], settings: BatchSettings, place: RunPlace, share: MemoryShare
+    task: dict[str, Any], settings: BatchSettings, place: RunPlace, share: MemoryShare
 ) -> WorkerEngine | None:
     """Return this process's engine for a run, made at its first task; None if this machine does not have the model.
 
     Raises:
         SkipsegError: as `WorkerEngine`.
     """
-    key = f"{place.path}\n{asked['model']}\n{asked['computes']}\n{asked['settings']}"
+    key = f"{place.path}\n{task['model']}\n{task['computes']}\n{task['settings']}"
     with _making:
         if key not in _engines:
-            folder = find_received_model(settings.request.model, asked["model"])
+            folder = find_received_model(settings.request.model, task["model"])
             if folder is None:
                 return None
             request = dataclasses.replace(settings.request, model=str(folder))
             report_crashes(place)
-            _engines[key] = WorkerEngine(request, place, asked["computes"], share)
+            _engines[key] = WorkerEngine(request, place, task["computes"], share)
             while len(_engines) > _KEPT:
                 _engines.popitem(last=False)
         _engines.move_to_end(key)
@@ -270,11 +270,11 @@ def run_dask_task(request: str) -> str:
     file, "block" computes the units `start` to `stop`, "level" parts of a level of its pyramids, and "objects" finds
     the objects in blocks.
     """
-    asked = json.loads(request)
-    post = ProgressReporter(asked)
+    task = json.loads(request)
+    post = ProgressReporter(task)
     _COUNTS[post.topic] = _COUNTS.get(post.topic, 0) + 1
     try:
-        return json.dumps(_answer(asked, post))
+        return json.dumps(_run_task(task, post))
     except UnfitError as error:
         return json.dumps({"reply": "fault", "reason": f"The worker {post.address} cannot help: {error}"})
     except SkipsegError as error:
@@ -293,11 +293,11 @@ def count_running_tasks(topic: str) -> int:
 class ProgressReporter:
     """Sends the progress of a task to the batch, and checks whether the task is still wanted."""
 
-    def __init__(self, asked: dict[str, Any]) -> None:
+    def __init__(self, task: dict[str, Any]) -> None:
         from distributed import get_worker
         from distributed.worker import thread_state
 
-        self.topic, self._ticket = str(asked["topic"]), asked["ticket"]
+        self.topic, self._ticket = str(task["topic"]), task["ticket"]
         self._worker, self._key, self._last = get_worker(), thread_state.key, 0.0
         self.address: str = self._worker.address
         self.name = str(self._worker.name)
@@ -319,38 +319,38 @@ class ProgressReporter:
             self._worker.log_event(self.topic, message)
 
 
-def _answer(asked: dict[str, Any], post: ProgressReporter) -> dict[str, Any]:
-    if asked["cores"]:
-        take_cores(post.name, asked["cores"])
+def _run_task(task: dict[str, Any], post: ProgressReporter) -> dict[str, Any]:
+    if task["cores"]:
+        take_cores(post.name, task["cores"])
     else:
         use_threads(post.threads)
-    settings, place = settings_of_task(asked)
+    settings, place = settings_of_task(task)
     with _lane(settings):
-        engine = runner_of_task(asked, settings, place, share_of(asked, post.memory))
+        engine = runner_of_task(task, settings, place, share_of(task, post.memory))
         if engine is None:
             return {"reply": "no model", "address": post.address}
-        if asked["task"] == "settle":
+        if task["task"] == "settle":
             return {"reply": "settled", "computes": engine.natural}
-        job = FileJob(settings, BatchInput(*asked["entry"]), place, engine)
-        units = range(asked["start"], asked["stop"])
-        if asked["task"] == "block":
+        job = FileJob(settings, BatchInput(*task["entry"]), place, engine)
+        units = range(task["start"], task["stop"])
+        if task["task"] == "block":
             return _run_part(iter_block(job, units), place, post)
-        if asked["task"] == "level":
-            return _run_part(iter_level(job, asked["level"], units), place, post)
-        if asked["task"] == "objects":
+        if task["task"] == "level":
+            return _run_part(iter_level(job, task["level"], units), place, post)
+        if task["task"] == "objects":
             with _SEARCHING:
                 return _run_part(iter_blocks_of_file(job, units), place, post)
-        return _run_file(job, post, SHARED[asked["task"]])
+        return _run_file(job, post, SHARED[task["task"]])
 
 
-def share_of(asked: dict[str, Any], memory: int) -> MemoryShare:
+def share_of(task: dict[str, Any], memory: int) -> MemoryShare:
     """Return a worker's share of its machine's memory.
 
     Workers on this machine share its free memory, and those with the same GPU share the memory of that. A worker of a
     cluster has `memory` bytes, as set by Dask (0 = no limit), and a GPU of its own.
     """
-    workers = max(1, len(asked["cores"]))
-    return MemoryShare(workers, memory, -(-workers // max(1, asked.get("gpus", 1))))
+    workers = max(1, len(task["cores"]))
+    return MemoryShare(workers, memory, -(-workers // max(1, task.get("gpus", 1))))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -278,14 +279,14 @@ def read_input(settings: BatchSettings, entry: BatchInput) -> Stack:
     Raises:
         FileError, InputError: as `images.files.read_stack`.
     """
-    size = (settings.voxel_size, settings.unit or None)
+    read = partial(read_stack, entry.file, voxel_size=settings.voxel_size, unit=settings.unit or None)
     if not settings.axes:
-        return read_stack(entry.file, None, *size)
+        return read(axes=None)
     try:
-        return read_stack(entry.file, settings.axes, *size)
+        return read(axes=settings.axes)
     except InputError as error:
         try:
-            plain = read_stack(entry.file, None, *size)
+            plain = read(axes=None)
         except InputError:
             raise error from None
         if len(plain.shape) == len(settings.axes):

@@ -144,21 +144,23 @@ def batch_settings_to_json(settings: BatchSettings) -> str:
     return json.dumps({"format_version": _FORMAT_VERSION, **asdict(settings)}, indent=1, ensure_ascii=True) + "\n"
 
 
-def batch_settings_from_json(text: str | bytes, place: str = "The settings") -> BatchSettings:
-    """Return the settings in `text`, found at `place` (for messages).
+def batch_settings_from_json(text: str | bytes) -> BatchSettings:
+    """Return the settings in `text`.
 
     Raises:
-        FileError: no JSON, another format version, an unknown key, a missing or impossible value.
+        FileError: no JSON, a different format version, an unknown key, a missing or impossible value.
     """
     try:
         values: Any = json.loads(text)
     except ValueError as error:
-        raise FileError(f"{place} is no JSON ({error}): give the batch.json that a run wrote.") from error
+        raise FileError(f"The settings are no JSON ({error}): give the batch.json that a run wrote.") from error
     if not isinstance(values, dict) or values.pop("format_version", None) != _FORMAT_VERSION:
-        raise FileError(f"{place} contains no batch of format version {_FORMAT_VERSION}: start the batch again.")
+        raise FileError(
+            f"The settings are not those of a batch of format version {_FORMAT_VERSION}: start the batch again."
+        )
     try:
         return _adapter().validate_python(values)
     except ValidationError as error:
-        raise FileError(f"{place} is not valid: {first_fault(error)}.") from error
+        raise FileError(f"The settings are not valid: {first_fault(error)}.") from error
     except InputError as error:
-        raise FileError(f"{place} is not valid: {error}") from error
+        raise FileError(f"The settings are not valid: {error}") from error

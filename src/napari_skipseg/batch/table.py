@@ -67,14 +67,14 @@ class BatchRow:
 class BatchOpened(Progress):
     """The first event: all rows, the run's folder, and the numbers of files that were left out, as in `BatchInputs`.
 
-    asked: the files that will be processed, by their names in the table. hint: as in `BatchInputs`.
+    to_process: the files that will be processed, by their names in the table. hint: as in `BatchInputs`.
     """
 
     rows: tuple[BatchRow, ...] = ()
     folder: str = ""
     others: int = 0
     ours: int = 0
-    asked: tuple[str, ...] = ()
+    to_process: tuple[str, ...] = ()
     hint: str = ""
 
 
@@ -110,7 +110,7 @@ class ProgressTable:
         self._speed = _Speed()
         self._awaited = ""
 
-    def opened(self, found: BatchInputs, asked: tuple[str, ...]) -> BatchOpened:
+    def opened(self, found: BatchInputs, to_process: tuple[str, ...]) -> BatchOpened:
         """Return the first event."""
         overall = self._overall()
         return BatchOpened(
@@ -120,7 +120,7 @@ class ProgressTable:
             folder=str(self._place.path),
             others=found.others,
             ours=found.ours,
-            asked=asked,
+            to_process=to_process,
             hint=found.hint,
         )
 

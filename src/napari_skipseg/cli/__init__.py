@@ -9,13 +9,12 @@ import typer
 
 from napari_skipseg.cli.batch import batch
 from napari_skipseg.cli.corrections import app as corrections
-from napari_skipseg.cli.demo import demo
 from napari_skipseg.cli.edits import app as edits
 from napari_skipseg.cli.finetune import finetune
 from napari_skipseg.cli.lists import doctor, models, networks
 from napari_skipseg.cli.objects import objects
 from napari_skipseg.cli.run import run
-from napari_skipseg.cli.sample import sample
+from napari_skipseg.cli.sample import demo, sample
 from napari_skipseg.cli.score import score
 from napari_skipseg.cli.segment import segment
 from napari_skipseg.cli.study import app as study

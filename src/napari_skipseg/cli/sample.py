@@ -1,4 +1,4 @@
-"""The command `sample`."""
+"""The commands `sample` and `demo`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from napari_skipseg.errors import FileError
+from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.terminal import print_line
 
 _NAME = "em-sample"
@@ -34,4 +34,18 @@ def sample(
     for ending, values in (("", stack.data), ("_membranes", made.membrane), ("_mitochondria", made.mitochondria)):
         file = out_dir / f"{_NAME}{ending}.tif"
         write_ome_tiff(file, values, stack.space)
+        print_line(str(file))
+
+
+def demo(
+    headless: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write results here and close the window.")
+    ] = None,
+) -> None:
+    """Open napari with the sample EM stack, segmented."""
+    try:
+        from napari_skipseg.widgets.panel import open_demo
+    except ImportError as error:
+        raise InputError(f'The viewer is not installed ({error}): pip install "napari-skipseg[all]".') from error
+    for file in open_demo(headless):
         print_line(str(file))

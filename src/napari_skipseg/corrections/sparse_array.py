@@ -255,17 +255,17 @@ class SparseArray:
     def __getitem__(self, key: Any) -> Any:
         with self.lock:
             if is_basic(key):
-                asked = ranges_of(key, self.shape)
-                values = self._read(asked.axes)[asked.turn]
-                return values.reshape(asked.shape) if asked.shape else values.reshape(-1)[0]
+                ranges = ranges_of(key, self.shape)
+                values = self._read(ranges.axes)[ranges.turn]
+                return values.reshape(ranges.shape) if ranges.shape else values.reshape(-1)[0]
             return self._read_points(points_of(key, self.shape))
 
     def __setitem__(self, key: Any, value: Any) -> None:
         with self.lock:
             if is_basic(key):
-                asked = ranges_of(key, self.shape)
-                values = fit_to_shape(value, asked.shape).reshape([len(axis) for axis in asked.axes])
-                self._write(asked.axes, values[asked.turn])
+                ranges = ranges_of(key, self.shape)
+                values = fit_to_shape(value, ranges.shape).reshape([len(axis) for axis in ranges.axes])
+                self._write(ranges.axes, values[ranges.turn])
             else:
                 points = points_of(key, self.shape)
                 values = fit_to_shape(value, points[0].shape)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO
 
 from napari_skipseg.durable import is_held_on_windows, replacing_durably
 from napari_skipseg.errors import FileError, SkipsegError
@@ -41,20 +40,6 @@ def replacing(path: Path, synced: bool = True, after: Sequence[Path] = ()) -> It
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         with replacing_durably(path, synced, after) as handle:
             yield handle
-
-
-@contextmanager
-def replacing_text(path: Path, encoding: str = "utf-8", newline: str | None = "") -> Iterator[TextIO]:
-    """Yield a new text file that is renamed to `path` at the end, like `replacing`.
-
-    Raises:
-        FileError: it cannot be written.
-    """
-    with replacing(path) as handle:
-        # a file name that is no valid UTF-8 is written as its bytes
-        text = io.TextIOWrapper(handle, encoding=encoding, newline=newline, errors="backslashreplace")
-        yield text
-        text.detach()  # flushes it, and leaves the file open
 
 
 def _write_fault(path: Path, error: OSError) -> str:

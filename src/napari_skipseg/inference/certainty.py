@@ -41,7 +41,7 @@ is unsure of the image. Measured on inverted crops that it is unsure of: larva 1
 USUAL_CERTAINTY = 0.45
 """Certainty of a model for which none was measured. The built-in models: 0.42-0.49."""
 SURE_OF_PATCH = 0.85
-"""Share of its certainty in training from which one patch is enough: the network knows such images as they are.
+"""Share of its certainty in training from which one patch is enough: the image is like those of the training.
 
 Measured on 60 images and their negatives: first patches of images that were called inverted or unsure 0-0.74, of tissue
 at its scale 0.6-1.1. Four patches and their negatives cost as much as a fifth of an image of 1536 x 1536."""

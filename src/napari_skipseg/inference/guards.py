@@ -100,8 +100,8 @@ def iter_examine_image(
         faults = yield from iter_slice_faults(_without_outliers(stack, normalization))
     except (FileError, InputError):
         faults = ()
-    told = [fault for fault in faults if fault.kind != "empty" or not keeps_empty]
-    findings = describe_faults(told, _files_of_slices(stack))
+    reported = [fault for fault in faults if fault.kind != "empty" or not keeps_empty]
+    findings = describe_faults(reported, _files_of_slices(stack))
     if not description.signatures:
         return ImageExamination(findings)
     yield LOOKING

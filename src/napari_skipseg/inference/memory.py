@@ -250,12 +250,12 @@ class _Room:
 
 def _reason(side: int, batch: int, wanted: int, room: _Room, needed: int) -> str:
     tiles = f"{'blocks' if room.in_planes else 'tiles'} of {' × '.join([str(side)] * room.dimensions)}"
-    asked = ", as you asked" if wanted else ""
+    requested = ", as you asked" if wanted else ""
     together = f", {batch} at a time" if batch > 1 and not room.in_planes else ""
     if batch > 1 and room.in_planes:
         together = f", {min(side, batch * SLICES)} slices at a time"
     short = " (the smallest there are, and still more than is good)" if not (wanted or room.fits(side, batch)) else ""
-    return f"{tiles}{asked}{together}: {_in_words(needed)} of {_in_words(room.free[room.device])} free{short}"
+    return f"{tiles}{requested}{together}: {_in_words(needed)} of {_in_words(room.free[room.device])} free{short}"
 
 
 def _in_words(size: int) -> str:

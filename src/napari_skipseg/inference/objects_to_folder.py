@@ -37,7 +37,7 @@ _FOUND_IN = ("_probability", "_binary")
 
 @dataclass(frozen=True)
 class ObjectsRequest:
-    """What objects are requested. image: whose grey values are measured. segmentation: the recipe that the probability
+    """A request for objects. image: the one to measure grey values in. segmentation: the recipe that the probability
     came from, where that is known and lies nowhere else. name: what the results are called, "" = as the image is that
     the probability is of."""
 
@@ -49,42 +49,50 @@ class ObjectsRequest:
     name: str = ""
 
 
-def describe_found_objects(asked: ObjectsRequest) -> dict[str, Any]:
+def describe_found_objects(request: ObjectsRequest) -> dict[str, Any]:
     """Return the recipe of a search, for JSON.
 
     Raises:
         SkipsegError: one of the images cannot be read.
     """
-    source = asked.source
-    inputs = tuple(describe_input(stack) for stack in (source.stack, asked.image) if stack is not None)
-    told = (source.class_names, source.labels, asked.options, asked.form, versions(), asked.segmentation)
-    return objects_recipe_to_dict(ObjectsRecipe(inputs, *told))
+    source = request.source
+    inputs = tuple(describe_input(stack) for stack in (source.stack, request.image) if stack is not None)
+    recipe = ObjectsRecipe(
+        inputs,
+        source.class_names,
+        source.labels,
+        objects=request.options,
+        form=request.form,
+        versions=versions(),
+        segmentation=request.segmentation,
+    )
+    return objects_recipe_to_dict(recipe)
 
 
-def iter_objects_to_folder(asked: ObjectsRequest, folder: Path) -> Generator[Progress, None, ObjectFiles]:
+def iter_objects_to_folder(request: ObjectsRequest, folder: Path) -> Generator[Progress, None, ObjectFiles]:
     """Yield while objects are found and measured; return `<name>_objects.tif` (or .ome.zarr) and `<name>_objects.csv`.
 
     Recipe and times lie beside them as `<name>_objects_recipe.json` and `<name>_objects_times.json`. A file of the same
     objects in a different format is removed: the table would not describe it. name: of the image that the probability
-    is of, where `asked` names none. Stopped or killed, the same call continues after the last block that was found;
+    is of, where `request` names none. Stopped or killed, the same call continues after the last block that was found;
     blocks lie in `<name>_objects.unfinished` meanwhile.
 
     Raises:
         SkipsegError: as `iter_write_objects`; something that is not ours lies there, or another run is at work there.
     """
-    times, source = RunTimes("preparing"), asked.source
+    times, source = RunTimes("preparing"), request.source
     yield Progress(0, 1, "reading the image")
-    recipe = describe_found_objects(asked)
-    target = ObjectsTarget(folder, asked.name or name_of_objects(source.stack.name), asked.form, recipe)
+    recipe = describe_found_objects(request)
+    target = ObjectsTarget(folder, request.name or name_of_objects(source.stack.name), request.form, recipe)
     sidecars = {name: folder / f"{target.name}_objects_{name}" for name in (RECIPE_FILE, TIMES_FILE)}
     endings = [file.name[len(target.name) :] for file in (target.file, *sidecars.values())]
     check_length(folder, target.name, endings)
-    check_replaceable([target.file, *sidecars.values()], asked.form)
+    check_replaceable([target.file, *sidecars.values()], request.form)
     check_other_forms(target)
     times.enter("objects")
     with keeping_blocks(target) as keeping:
         continued = keeping.kept is not None and holds_blocks(keeping.kept)
-        files = yield from iter_write_objects(source, asked.options, keeping, asked.image)
+        files = yield from iter_write_objects(source, request.options, keeping, request.image)
     remove_other_forms(target)
     for name, text in ((RECIPE_FILE, dict_to_json(recipe)), (TIMES_FILE, times.to_json(continued))):
         write_text(sidecars[name], text)

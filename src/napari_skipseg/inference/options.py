@@ -141,8 +141,8 @@ class SegmentOptions:
 class SegmentRequest:
     """What is requested, whatever the input.
 
-    model: its name or its folder; model_sha256: of its weights, which says which one it is. options: as asked, so that
-    a device may be "auto" and a tile 0. depth, form: how results are stored. objects: how objects are found in the
+    model: its name or its folder; model_sha256: of its weights, which says which one it is. options: as requested, so
+    that a device may be "auto" and a tile 0. depth, form: how results are stored. objects: how objects are found in the
     probability, None if they are not requested.
     """
 
@@ -157,6 +157,6 @@ class SegmentRequest:
 
 
 def request_hash(request: SegmentRequest, versions: Mapping[str, str]) -> str:
-    """Return a SHA-256, in hexadecimal, of what is requested and of the `versions` that answer it."""
-    told = {**asdict(request), "versions": dict(versions)}
-    return hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """Return a SHA-256, in hexadecimal, of what is requested and of the `versions` of the software that computes it."""
+    content = {**asdict(request), "versions": dict(versions)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

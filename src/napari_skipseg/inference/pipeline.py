@@ -40,11 +40,6 @@ class PipelinePace:
         self.passed += now - self._begun if self._begun else 0.0
         self._begun = now
 
-    @property
-    def busy(self) -> float:
-        """Share of the time in which the network computed; 1 if there was one batch only."""
-        return self.network / self.passed if self.network else 1.0
-
 
 @dataclass
 class _Count:

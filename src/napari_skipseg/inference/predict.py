@@ -83,11 +83,11 @@ def iter_predict(
     """Yield `ResultsOpened` when its arrays are there, `TileWritten` after each tile, and progress; return the
     prediction.
 
-    Cancel by closing the generator; send a `Focus` to have what is looked at first. Results are memory-mapped files in
-    `folder`, or arrays in memory where it is None. `greys` are measured on the stack, unless they were measured before,
-    say on the whole of which `stack` is one slice. `backend_maker` is not requested samples: those take torch.
-    preview: take tiles of one size, whatever the size of the stack, for which a warm engine is ready. pinned: as in
-    `iter_prepare`; a backend in its precision besides, which are taken where they can be had here.
+    Cancel by closing the generator; send a `Focus` to have the visible region first. Results are memory-mapped files in
+    `folder`, or arrays in memory if it is None. `greys` are measured on the stack unless they are given, such as on the
+    volume that contains the slice `stack`. `backend_maker` makes no samples: those take torch. preview: take tiles of
+    one size, whatever the size of the stack, for which a warm engine is ready. pinned: as in `iter_prepare`; also a
+    backend and its precision, which are used if they are available here.
 
     Raises:
         SkipsegError: the stack does not fit the model, its values cannot be used, no such device, a full disk.
@@ -118,7 +118,7 @@ def iter_prepare(
 
     pinned: the recipe of a run that is continued or repeated, whose device, side, batch and grey values (where it has
     them) are taken again. The recipe of what is returned lacks its input: see `name_input`. probes: patches of the
-    image (`guards.read_probes`) that the network is asked about, for inverted contrast; they are read here if the grey
+    image (`guards.read_probes`) that the network is run on, to detect inverted contrast; they are read here if the grey
     values are measured here.
 
     Raises:
@@ -179,7 +179,7 @@ def _iter_found(
     probes: Pixels | None,
     inverted: bool,
 ) -> Generator[Progress, Focus | None, _Found]:
-    """Yield `ImageFindings` if something was found, after the network was asked if there is a `prober`; return
+    """Yield `ImageFindings` if something was found, after the network was run if there is a `prober`; return
     that.
     """
     verdict: Verdict = ""
@@ -297,7 +297,7 @@ def check_fits(stack: Stack, model: Model, options: SegmentOptions | None = None
     """Return the axes that a tile spans: those of the network, or all three.
 
     Raises:
-        InputError: a 3D model meets an image without Z, or three planes are requested that cannot be had.
+        InputError: a 3D model meets an image without Z, or three planes are requested but not possible.
     """
     dimensions, name = model.description.spec.dimensions, model.description.name
     if dimensions == 3 and stack.length("Z") < 2:

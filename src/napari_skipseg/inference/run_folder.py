@@ -324,11 +324,11 @@ class RunTimes:
         continued: some tiles or blocks were done before.
         """
         self._release()
-        told: dict[str, Any] = {
+        record: dict[str, Any] = {
             "begin": self._begin.isoformat(timespec="seconds"),
             "end": datetime.now(UTC).isoformat(timespec="seconds"),
             "continued": continued,
             "seconds": {part: round(seconds, 3) for part, seconds in self._seconds.items()},
             "machine": {"name": platform.node(), "system": platform.platform(), "processor": cpu_title()},
         }
-        return dict_to_json(told)
+        return dict_to_json(record)

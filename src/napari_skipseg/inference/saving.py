@@ -194,10 +194,10 @@ def _is_ours(target: Path, form: Format) -> bool:
 def _is_sidecar(target: Path) -> bool:
     """Return whether a file contains a recipe, or the times of a run."""
     try:
-        told = json.loads(target.read_bytes())
+        content = json.loads(target.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(told, dict) and ("operation" in told or {"begin", "end", "machine"} <= told.keys())
+    return isinstance(content, dict) and ("operation" in content or {"begin", "end", "machine"} <= content.keys())
 
 
 @contextmanager
@@ -236,10 +236,10 @@ def plain_name(file_name: str) -> str:
 def _recipe_of(prediction: Prediction, threshold: float, dtype: Depth, form: Format) -> dict[str, Any]:
     """Return the recipe of a prediction for saving, with the threshold that is used for it."""
     options = {**prediction.recipe.get("options", {}), "threshold": threshold}
-    told: dict[str, Any] = json.loads(
+    recipe: dict[str, Any] = json.loads(
         json.dumps(prediction.recipe | {"options": options, "depth": dtype, "form": form})
     )
-    return told
+    return recipe
 
 
 def _arrays_of(prediction: Prediction, threshold: float, dtype: Depth, recipe: dict[str, Any]) -> Iterator[SavedArray]:

@@ -67,9 +67,9 @@ def lengths_seen_by_network(stack: Stack, description: ModelDescription, seen: s
         return tuple(stack.length(axis) for axis in seen)
     wanted = trained_voxel_size(description, stack.space.unit, seen)
     if wanted is None:
-        whose = f"'{stack.name}'" if not stack.space.has_size else description.name
+        owner = f"'{stack.name}'" if not stack.space.has_size else description.name
         raise InputError(
-            f"The voxel size of {whose} is not known, so it cannot be rescaled: give it (in a shell with --voxel-size "
+            f"The voxel size of {owner} is not known, so it cannot be rescaled: give it (in a shell with --voxel-size "
             "and --unit), or segment without rescaling."
         )
     for axis, factor in network_scale(stack, description, seen).items():

@@ -43,7 +43,7 @@ Cells lie where the probability of membrane is low, so nothing else tells paddin
 class ResultArray:
     """One array of a run. axes: "C" first where it has classes, then those of the grid. stride: per axis of the grid.
 
-    chunks: of which each unit writes whole ones. level: of an attention map, else 0.
+    chunks: their shape; each unit writes whole ones. level: of an attention map, else 0.
     """
 
     name: str
@@ -266,19 +266,14 @@ def _array(shape: tuple[int, ...], folder: Path | None, name: str) -> NDArray[np
     file = folder / f"{name}.npy"
     try:
         mapped: NDArray[np.float32] = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
-        _reserve(file)
+        if hasattr(os, "posix_fallocate"):  # writing to a memory map on a full disk would kill the process
+            with file.open("r+b") as opened:
+                os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
     except OSError as error:
         raise FileError(
             f"There is no space for the results in {folder} ({error.strerror}): free some space, or segment less."
         ) from error
     return mapped
-
-
-def _reserve(file: Path) -> None:
-    """Reserve the file's space on the disk: writing to a memory map on a full disk would kill the process."""
-    if hasattr(os, "posix_fallocate"):
-        with file.open("r+b") as opened:
-            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
 
 class ZarrStore:

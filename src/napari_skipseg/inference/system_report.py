@@ -90,8 +90,8 @@ def system_report() -> dict[str, str]:
     chosen = devices.choose_device()
     tried = try_backend(chosen)
     faults = {"cuda": devices.why_no_cuda(), "mps": devices.why_no_mps()}
-    built = (torch.version.cuda is not None, torch.version.hip is not None)
-    advice = torch_advice(*built, faults["cuda"] if platform.system() != "Darwin" else faults["mps"])
+    fault = faults["mps"] if platform.system() == "Darwin" else faults["cuda"]
+    advice = torch_advice(torch.version.cuda is not None, torch.version.hip is not None, fault)
     gpus = ", ".join(f"{gpu.name}, {gpu.memory} MiB, driver {gpu.driver}" for gpu in nvidia_gpus())
     facts = {
         "device": f"{chosen.name} ({chosen.title})",

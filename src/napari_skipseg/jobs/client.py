@@ -208,7 +208,7 @@ class ResumePoint:
             self.reached = max(self.reached, progress.step)
         elif isinstance(progress, BatchOpened):
             self.reached = max(self.reached, progress.done)
-            self._wanted.update(progress.asked)
+            self._wanted.update(progress.to_process)
         elif isinstance(progress, FileChanged):
             self.reached = max(self.reached, progress.done)
             if progress.row.state == "waiting":

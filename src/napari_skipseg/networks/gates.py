@@ -1,4 +1,5 @@
-"""Gates: what a connection passes on instead of its features (Asgari Taghanaki et al. 2019, section 2, eq. 1-4).
+"""Gates: modules of a connection that transform the features it passes (Asgari Taghanaki et al. 2019, section 2, eq.
+1-4).
 
 Select, attend and their special cases st, at and sat; the additive gate of Attention U-Net (Oktay et al. 2018); and the
 plain baseline of the single map, a 1×1 convolution.
@@ -131,7 +132,7 @@ class AdditiveAttend(nn.Module):
 
 
 class Gate(nn.Module):
-    """The gate of a connection: it passes on something else instead of the features.
+    """The gate of a connection: it transforms the features that the connection passes.
 
     `org` and `sum` pass the features, `st` selects among them, `at` passes one attention map, `sat` one of the selected
     ones, `reduce` one plain map, `additive` the features times a map. With C channels st has C parameters, at and

@@ -29,7 +29,8 @@ MOST_CHANNELS = 4096
 MOST_LEVELS = 12
 """Most long skips: the deepest level of so many has 1/4096 of the image's resolution."""
 MOST_LAYERS = 256
-"""Most convolutions, blocks or layers of the contracting path. Models of strangers may not take minutes to make."""
+"""Most convolutions, blocks or layers of the contracting path. Limits how long it takes to build a model from a
+stranger."""
 
 
 def refuse_unknown_names(settings: object) -> None:

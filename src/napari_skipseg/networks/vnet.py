@@ -30,7 +30,7 @@ class Repeat(nn.Module):
 class ResidualStage(nn.Module):
     """Convolutions with batch norm and PReLUs between; their output is added to the stage's input, then a PReLU.
 
-    residual: makes of the input `channels` channels for the sum. Channel dropout ends the branch, before the sum.
+    residual: maps the input to `channels` channels for the sum. Channel dropout ends the branch, before the sum.
 
     Shape: (N, in_channels, *space) -> (N, channels, *space).
     """
@@ -63,9 +63,9 @@ class VNet(Network):
     expanding stage of a level has width 2C, what `org` joins, so that the k-wide part of org - sat is
     Σ (C - 1)·2C·k^d: 43,040·k^d with the paper's widths.
 
-    The papers leave open what follows. The sum needs 2C channels, but a skip of one map joins C + 1, a summed one C.
-    Then, and only then, the residual passes a 1×1 convolution to 2C (with bias, without batch norm). Batch norm follows
-    every other convolution, transposed ones too, except the classifier. PReLUs are the original's, with a slope
+    The papers do not describe the following. The sum needs 2C channels, but a skip of one map joins C + 1, a summed one
+    C. Then, and only then, the residual passes a 1×1 convolution to 2C (with bias, without batch norm). Batch norm
+    follows every other convolution, transposed ones too, except the classifier. PReLUs are the original's, with a slope
     per channel; the last one of a stage comes after the sum.
     """
 

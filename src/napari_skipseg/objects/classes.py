@@ -126,7 +126,7 @@ class ScaledProbability:
         return scaled
 
 
-def tells_of_padding(recipe: Mapping[str, Any]) -> bool:
+def records_padding(recipe: Mapping[str, Any]) -> bool:
     """Return whether a segmentation left padding out, so that its probability is exactly 0 there and nowhere else.
 
     recipe: of the segmentation, or of a search for objects in its result, as JSON.

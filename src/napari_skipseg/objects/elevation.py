@@ -14,7 +14,8 @@ NEVER = np.float32(-4)
 """The height of voxels that belong to no basin; all others have at least -1."""
 
 _LIMITS = (32.0, FARTHEST_SEEDS)
-"""The largest distance that is told apart, in voxels of X; the second limit if seeds lie farther apart than the first.
+"""The largest distance that is distinguished, in voxels of X; the second limit if seeds lie farther apart than the
+first.
 
 With a limit the distance depends only on voxels nearby, so that a block gives the same as the whole volume."""
 

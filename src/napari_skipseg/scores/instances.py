@@ -1,7 +1,7 @@
 """Adapted Rand error and variation of information of labelled instances, by scikit-image.
 
-Both compare the label images as they are: no thinning, no thresholds, and the predicted label 0 is a segment like any
-other. Pixels where the truth is 0 do not count. `napari_skipseg.scores.isbi` differs in all of these.
+Both compare the label images without thinning or thresholds, and the predicted label 0 is a segment like any other.
+Pixels where the truth is 0 do not count. `napari_skipseg.scores.isbi` differs in all of these.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def pool_instances(scores: Sequence[InstanceScores]) -> InstanceScores:
 
 
 def as_labels(values: ArrayLike, name: str) -> NDArray[Any]:
-    """Return an array of labels; `name` is what an error calls it.
+    """Return an array of labels; `name` is used in errors.
 
     Raises:
         InputError: the values are no integers.

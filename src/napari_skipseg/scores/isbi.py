@@ -10,9 +10,9 @@ and the segments are compared with the 4-connected components of the truth. The 
 slices; then the best t for the whole stack counts, one for V_rand and one for V_info. So t is chosen on the
 scored slices themselves: optimistic, by definition.
 
-P > t is decided in double precision on the values as given. Java widens Fiji's 32-bit images likewise, so
-float32 input gives Fiji's answer. Integer images become doubles (`probability_from_image`), so that 51/255 is
-not above 0.2; as a 32-bit image in Fiji it would be, by rounding.
+P > t is decided in double precision on the values as given. Java widens Fiji's 32-bit images likewise, so float32 input
+gives Fiji's result. Integer images become doubles (`probability_from_image`), so that 51/255 is not above 0.2; as a
+32-bit image in Fiji it would be, by rounding.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def thin(cell: ArrayLike, threshold: float = 0.0) -> NDArray[np.int32]:
         segments of each slice numbered from 1, seeds in order of x, then y.
 
     Raises:
-        InputError: values outside [0, 1] or not finite, another number of axes.
+        InputError: values outside [0, 1] or not finite, a different number of axes.
     """
     probability = _checked_probability(cell)
     thinned = np.empty(probability.shape, np.int32)
@@ -201,7 +201,7 @@ def _checked_probability(cell: ArrayLike) -> NDArray[Any]:
         raise InputError(f"The prediction is empty: its shape is {values.shape}.")
     low, high = float(values.min()), float(values.max())
     if math.isnan(low) or math.isnan(high):
-        raise InputError("The prediction holds NaN: replace those pixels by a probability in [0, 1].")
+        raise InputError("The prediction contains NaN: replace those pixels by a probability in [0, 1].")
     if low < 0 or high > 1:
         raise InputError(f"The prediction runs from {low:g} to {high:g}: scale it to a probability of cell in [0, 1].")
     return values
@@ -214,7 +214,7 @@ def _checked_truth(truth: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_
     if values.shape != shape:
         raise InputError(f"The prediction has shape {shape}, the truth {values.shape}: give both for the same slices.")
     if values.dtype.kind == "f" and np.isnan(values).any():
-        raise InputError("The truth holds NaN: give a mask, 0 on membranes and above 0 inside cells.")
+        raise InputError("The truth contains NaN: give a mask, 0 on membranes and above 0 inside cells.")
     cells: NDArray[np.bool_] = values > 0
     return cells
 

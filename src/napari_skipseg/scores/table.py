@@ -44,7 +44,7 @@ class Contingency:
 
     joint: pixels in true segment i and proposed segment j, for the pairs (i, j) that occur, in any order.
     of_truth: pixels per true segment, singletons included.
-    of_proposal: pixels per proposed segment, inside the truth; may hold zeros.
+    of_proposal: pixels per proposed segment, inside the truth; may contain zeros.
     singletons: pixels without a proposed segment, each a segment of its own.
     """
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe
-from napari_skipseg.objects.classes import tells_of_padding
+from napari_skipseg.objects.classes import records_padding
 from napari_skipseg.objects.files import read_tissue
 from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
@@ -93,18 +93,6 @@ class ScoreOptions:
                 "If 0 is ignored, all the rest of the truth is foreground: name the classes that are scored, in a "
                 "shell with --class NAME=VALUE."
             )
-
-
-def score_files(
-    prediction: Path, truth: Path, isbi: bool = False, membrane: bool = False, threshold: float = 0.5
-) -> dict[str, Any]:
-    """Return the pooled scores of one pair of files by name: overlap of the foregrounds, V_rand and V_info if `isbi`.
-
-    The rest as for `iter_score_pairs`.
-    """
-    options = ScoreOptions("isbi" if isbi else "overlap", membrane, threshold)
-    (summary,) = run_to_end(iter_score_pairs(pair_files(prediction, truth), options))
-    return dict(summary.pooled)
 
 
 def score_folders(predictions: Path, truths: Path, options: ScoreOptions | None = None) -> list[ScoreSummary]:
@@ -367,7 +355,7 @@ def _read_pair(pair: Pair) -> _Images:
     predicted, true = found.read(everything), labels.read(everything)
     check_labels(true, str(pair.truth))
     notes, outside, recipe = note_voxels(found, labels), np.zeros(true.shape, np.bool_), _recipe(pair.prediction)
-    if not tells_of_padding(recipe) or recipe.get("operation") == "objects":
+    if not records_padding(recipe) or recipe.get("operation") == "objects":
         return _Images(predicted, true, outside, notes)
     is_labels = recipe.get("layer") == "labels"
     tissue = read_tissue(pair.prediction, found, recipe) if is_labels else found

@@ -24,7 +24,7 @@ ImagesByName = dict[str, list[Path]]
 
 
 class Pair(NamedTuple):
-    """A prediction and its truth; `name` tells them from others."""
+    """A prediction and its truth; `name` identifies them."""
 
     name: str
     prediction: Path

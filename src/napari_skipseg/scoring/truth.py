@@ -20,7 +20,7 @@ def read_both(prediction: Path, truth: Path) -> tuple[Stack, Stack]:
     4 slices without axes in its file is read as colours.
 
     Raises:
-        SkipsegError: one of them cannot be read, has other axes or another shape.
+        SkipsegError: one of them cannot be read, has different axes or a different shape.
     """
     found, true = read_stack(prediction), read_stack(truth, are_labels=True)
     found, true = _alike(found, true), _alike(true, found)
@@ -51,7 +51,7 @@ def check_truth_shape(image: Stack, truth: Path) -> None:
     """Raise if a file cannot be the truth of objects in `image`, of any channel.
 
     Raises:
-        SkipsegError: it cannot be read, has other axes or another shape.
+        SkipsegError: it cannot be read, has different axes or a different shape.
     """
     true = read_stack(truth, are_labels=True)
     one = _without_channels(image)

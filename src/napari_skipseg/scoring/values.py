@@ -21,10 +21,10 @@ def marked_truth(true: NDArray[Any], name: str) -> tuple[NDArray[Any], list[str]
     """Return a truth that is 0 where nothing is marked, and notes; of two values without a 0, the larger one marks.
 
     Raises:
-        InputError: it holds NaN.
+        InputError: it contains NaN.
     """
     if true.dtype.kind == "f" and np.isnan(true).any():
-        raise InputError(f"The truth '{name}' holds NaN: replace it by 0, or by a label.")
+        raise InputError(f"The truth '{name}' contains NaN: replace it by 0, or by a label.")
     low, high = true.min(), true.max()
     if low in (0, high) or not np.isin(true, (low, high)).all():
         return true, []
@@ -61,7 +61,7 @@ def as_probability(values: NDArray[Any], name: str) -> tuple[NDArray[Any], list[
     """
     low, high = values.min(), values.max()
     if values.dtype.kind == "f" and not np.isfinite([low, high]).all():
-        raise InputError(f"The prediction '{name}' holds NaN or infinity: replace it by a probability in [0, 1].")
+        raise InputError(f"The prediction '{name}' contains NaN or infinity: replace it by a probability in [0, 1].")
     if values.dtype.kind in "uif" and low == 0 < high and np.isin(values, (low, high)).all():
         return values > 0, []
     if values.dtype.kind == "f" and (low < 0 or high > 1):
@@ -81,7 +81,7 @@ def largest_label(values: NDArray[Any]) -> int | None:
 
 
 def check_labels(values: NDArray[Any], name: str, what: str = "The truth") -> None:
-    """Raise InputError if an image holds grey values: labels are few, or flat areas of equal value."""
+    """Raise InputError if an image contains grey values: labels are few, or flat areas of equal value."""
     if len(np.unique(values)) <= MOST_LABELS:
         return
     places = values.reshape(-1, *values.shape[-2:])
@@ -89,7 +89,7 @@ def check_labels(values: NDArray[Any], name: str, what: str = "The truth") -> No
         check_not_labels([place.astype(np.int64) if place.dtype.kind == "b" else place for place in places], name)
     except InputError:
         return
-    raise InputError(f"{what} '{name}' holds grey values, not labels: give the labelled image.")
+    raise InputError(f"{what} '{name}' contains grey values, not labels: give the labelled image.")
 
 
 def doubt_overlap(counts: Mapping[str, Any]) -> str:

@@ -122,7 +122,8 @@ def spoil_sections(options: Augmentation, image: Tensor, generator: torch.Genera
     their mean, to 0.1-0.5 of their contrast. Missing: constant, at the sample's darkest value or at its mean. A fault
     of probability 0 draws no number.
 
-    A 2D sample is one section, which is only made faint: missing, it would teach nothing; displaced, something wrong.
+    A 2D sample is one section and is only made faint: a missing one teaches nothing, and a displaced one no longer fits
+    its labels.
 
     Shape: (C, Z, Y, X) or (C, Y, X), unchanged.
     """

@@ -33,8 +33,8 @@ class FitState:
 
     recent: training losses since the last point of their curve. stale: validations since a lower held-out loss.
     updates, select_start: as in `TrainingRecord`. epoch_begin: the kernels when this epoch began. ended: whether a
-    `KeepBest` or the time limit ended it. is_due: whether this step is still to be validated, as a fit may be stopped
-    in the middle of a validation. seconds: its time so far.
+    `KeepBest` or the time limit ended it. is_due: whether this step still has to be validated; a fit may be stopped in
+    the middle of a validation. seconds: its time so far.
     """
 
     step: int = 0

@@ -59,7 +59,7 @@ class Compute:
 
 
 def choose_compute(
-    network: Network, asked: Precision, device_name: str, checkpoint: Path | None, processes: Processes
+    network: Network, requested: Precision, device_name: str, checkpoint: Path | None, processes: Processes
 ) -> Compute:
     """Return the device and precision in which `network` is trained.
 
@@ -70,7 +70,7 @@ def choose_compute(
         DeviceError: the named device cannot train this network, or not in the precision that is requested.
     """
     device = choose_device(device_name)
-    compute = _compute_on(device, own_device(device, processes), asked, checkpoint)
+    compute = _compute_on(device, own_device(device, processes), requested, checkpoint)
     if device.name == "cpu":
         return compute
     fault = _why_no_step(network, compute)
@@ -79,13 +79,13 @@ def choose_compute(
     if device_name != "auto" or processes.count > 1:
         raise DeviceError(f"{device.title} cannot train this network ({fault}): choose --device cpu.")
     cpu = Device("cpu", cpu_title(), f"{device.title} cannot train this network ({fault})")
-    return _compute_on(cpu, torch.device("cpu"), asked, checkpoint)
+    return _compute_on(cpu, torch.device("cpu"), requested, checkpoint)
 
 
-def _compute_on(device: Device, own: torch.device, asked: Precision, checkpoint: Path | None) -> Compute:
+def _compute_on(device: Device, own: torch.device, requested: Precision, checkpoint: Path | None) -> Compute:
     begun_in = "" if checkpoint is None else precision_in(checkpoint)
-    if asked != "auto":
-        chosen = ChosenPrecision(asked, "chosen by you")
+    if requested != "auto":
+        chosen = ChosenPrecision(requested, "chosen by you")
     elif begun_in:
         chosen = ChosenPrecision(begun_in, "as this training was begun")
     else:

@@ -1,9 +1,8 @@
 """One training in several processes, which `torchrun` starts: each takes its share of every batch.
 
 Each process has the whole network and draws its own samples; the gradients are averaged before each step, in one
-message, so all processes have the same weights at all times. What a loss or a layer measures over a batch it measures
-over the share of one process: statistics of batch norm (the first process's are kept), Dice, the balance of classes,
-the pixels that count.
+message, so all processes have the same weights at all times. Statistics of batch norm (the first process's are kept),
+Dice, the balance of classes and the number of counted pixels are those of each process's share, not of the whole batch.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Processes:
         return self.rank == 0
 
     def share(self, settings: TrainSettings) -> TrainSettings:
-        """Return `settings` with the batch of one backward pass: of one process, and of one part where accumulated.
+        """Return `settings` with the batch of one backward pass: that of one process, and of one part if accumulated.
 
         Raises:
             SpecError: the batch cannot be divided so.
@@ -49,7 +48,7 @@ class Processes:
         return replace(settings, batch=self.part_of(settings.batch, settings.accumulate), accumulate=1)
 
     def part_of(self, batch: int, accumulate: int = 1) -> int:
-        """Return the samples of one backward pass: of one process, and of one part where accumulated.
+        """Return the samples of one backward pass: those of one process, and of one part if accumulated.
 
         Raises:
             SpecError: the batch cannot be divided so.

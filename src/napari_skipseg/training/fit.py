@@ -1,4 +1,4 @@
-"""The training loop: from a network and a task to trained weights. It knows no file format and no viewer."""
+"""The training loop: from a network and a task to trained weights. It depends on no file format and no viewer."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def iter_learn(
         SpecError: the checkpoint is of a different run or damaged, or the loss is not finite.
         FileError: the checkpoint cannot be written.
     """
-    asked = {parameter: parameter.requires_grad for parameter in network.parameters()}
+    requires_grad = {parameter: parameter.requires_grad for parameter in network.parameters()}
     try:
         run = _begin(task, network, checkpoint, compute, processes)
         try:
@@ -208,7 +208,7 @@ def iter_learn(
                 _save(run)
             raise
     finally:
-        for parameter, gradient in asked.items():
+        for parameter, gradient in requires_grad.items():
             parameter.requires_grad_(gradient)
     if run.state.best_weights:
         network.load_state_dict(run.state.best_weights)

@@ -124,7 +124,7 @@ def merge_unknown(logits: Tensor, known: Tensor) -> Tensor:
 def distillation_loss(
     logits: Tensor, old_probability: Tensor, kept: Sequence[int], remembered: Tensor, counted: Tensor
 ) -> Tensor:
-    """Return the cross-entropy between the old and the new network's answers about the classes to remember.
+    """Return the cross-entropy between the old and the new network's probabilities of the classes to remember.
 
     The mean over the pixels that are `counted`; those of old classes count 4 times, so that membranes get no gaps. All
     other classes are background in both.

@@ -111,8 +111,8 @@ def _other_scales(stacks: Sequence[Stack], largest: Stack, dimensions: int) -> l
     if not others:
         return []
     return [
-        f"The model is taken to be for voxels of {scale.in_words(dimensions)}, those of {largest.name}; the voxels of "
-        f"{', '.join(others)} have a different size, or none that is known."
+        f"The model is recorded as made for voxels of {scale.in_words(dimensions)}, as in {largest.name}; those of "
+        f"{', '.join(others)} have a different or unknown size."
     ]
 
 

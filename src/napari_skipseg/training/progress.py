@@ -28,7 +28,7 @@ class TrainingProgress(Progress):
 
 @dataclass(frozen=True)
 class ValidationPicture(Progress):
-    """The network's current answer about one held-out patch.
+    """The network's current result for one held-out patch.
 
     image: (Y, X) float32 in standard units. probability: (Y, X) float32 of the class that is learnt. target: (Y, X)
     int16 as in `LabelledImage`. All three are None if nothing is held out.

@@ -19,7 +19,7 @@ VoxelSize = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class TaughtScale:
-    """The voxel size (z, y, x) of a fine-tuned model in `unit`. note: what a user should know of it, "" if nothing."""
+    """The voxel size (z, y, x) of a fine-tuned model in `unit`. note: a remark for the user, or ""."""
 
     voxel_size: VoxelSize
     unit: str
@@ -45,7 +45,7 @@ def taught_scale(stacks: Sequence[Stack], table: BlockTable, parent: ModelDescri
     before = TaughtScale(parent.voxel_size, parent.unit)
     known = [number for number in range(len(stacks)) if labels[number] and stacks[number].space.has_size]
     if not known:
-        kept = f"the new model is taken to be for {before.in_words(dimensions)}, as {parent.name} is"
+        kept = f"the new model is recorded as made for {before.in_words(dimensions)}, as {parent.name} is"
         note = f"The voxel size of the images is not known: {kept}." if parent.unit in METRES else ""
         return replace(before, note=note)
     stack = stacks[max(known, key=lambda number: labels[number])]

@@ -169,7 +169,8 @@ def iter_measure_greys(
     if is_padded or bounds != GreyBounds() or kept is not values:
         check_values(kept, stack.name)
     mean, deviation = float(kept.mean(dtype=np.float64)), float(kept.std(dtype=np.float64))
-    normalization = Normalization(mean, deviation, *limits, found, flat=flat)
+    low, high = limits
+    normalization = Normalization(mean, deviation, low, high, found, flat=flat)
     findings = (*_describe_padding(stack, windows, found, flat), *_describe_outliers(bounds))
     return GreyStatistics(normalization, findings)
 

@@ -142,8 +142,9 @@ def _find_tail(
             all_values.append(distance)
         solid.append(is_solid)
     nothing = np.empty(0, np.float64)
-    joined = (np.concatenate(values) if values else nothing for values in (solid_values, all_values))
-    return _Tail(limit - median, solid, *joined)
+    return _Tail(
+        limit - median, solid, np.concatenate([nothing, *solid_values]), np.concatenate([nothing, *all_values])
+    )
 
 
 def _is_alone(tail: _Tail, size: int) -> bool:

@@ -143,14 +143,14 @@ def in_flat_squares(values: NDArray[Any], flat: float) -> PaddingMask:
     return inside
 
 
-def in_squares(same: PaddingMask, side: int = SQUARE_SIDE) -> PaddingMask:
+def in_squares(same: PaddingMask) -> PaddingMask:
     """Return which pixels of `same` (..., Y, X) lie in squares that are all set. Beyond the edges all is set."""
-    around = [(0, 0)] * (same.ndim - 2) + [(side - 1, side - 1)] * 2
+    around = [(0, 0)] * (same.ndim - 2) + [(SQUARE_SIDE - 1, SQUARE_SIDE - 1)] * 2
     grown = np.pad(same, around, constant_values=True)
     for axis in (-2, -1):
-        grown = _sliding(grown, side, axis, np.logical_and)
+        grown = _sliding(grown, SQUARE_SIDE, axis, np.logical_and)
     for axis in (-2, -1):
-        grown = _sliding(grown, side, axis, np.logical_or)
+        grown = _sliding(grown, SQUARE_SIDE, axis, np.logical_or)
     inside: PaddingMask = grown
     return inside
 

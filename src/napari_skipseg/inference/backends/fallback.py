@@ -123,12 +123,12 @@ class FallbackBackend:
         """Note that the present choice failed and take the next; return False if it is the last, or not the cause."""
         failed, *rest = self._left
         kind = fault_kind(error)
-        if not is_made or kind in ("memory", "lost"):  # another precision on the same device needs more, or fails too
+        if not is_made or kind in ("memory", "lost"):  # other precisions on that device fail too
             rest = [choice for choice in rest if choice.title != failed.title]
         if not rest or (isinstance(error, SkipsegError) and not isinstance(error, OutOfMemoryError)):
             return False
         self._left = rest
-        self.notes.append(f"{failed.title} {_what(error)}; {rest[0].title} goes on.")
+        self.notes.append(f"{failed.title} {_what(error)}; {rest[0].title} takes over.")
         return True
 
 

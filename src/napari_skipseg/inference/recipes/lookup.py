@@ -44,13 +44,13 @@ def read_recipe_file(path: str | os.PathLike[str]) -> Recipe | ObjectsRecipe:
             return _recipe_of(read_json(file.read_bytes(), place), place)
         except OSError as error:
             raise FileError(f"{place} cannot be read ({error.strerror}): give a recipe that a run wrote.") from error
-    told = read_recipe(file) if _may_bear_one(file) else None
-    if told is None:
-        raise FileError(f"{place} bears no recipe: give a result of SkipSeg's, or the _recipe.json beside it.")
-    return _recipe_of(told, place)
+    values = read_recipe(file) if _may_contain_recipe(file) else None
+    if values is None:
+        raise FileError(f"{place} contains no recipe: give a result of SkipSeg's, or the _recipe.json beside it.")
+    return _recipe_of(values, place)
 
 
-def _may_bear_one(file: Path) -> bool:
+def _may_contain_recipe(file: Path) -> bool:
     """Return whether a file is a TIFF or part of a store, the only ones with recipes, or cannot be opened at all."""
     try:
         with file.open("rb") as handle:
@@ -65,12 +65,12 @@ def name_of_run(path: str | os.PathLike[str]) -> str:
     return (found[1] or found[2]) if found else ""
 
 
-def check_same_recipe(place: Path, inputs: tuple[str, ...], asked: object) -> None:
+def check_same_recipe(place: Path, inputs: tuple[str, ...], settings: object) -> None:
     """Raise if the results that lie beside the recipe at `place` are of other inputs, or were made with different
     options.
 
-    inputs: the SHA-256 of the images. asked: the `SegmentRequest`; of objects their options and format. What cannot be
-    read as a recipe is no matter here.
+    inputs: the SHA-256 of the images. settings: the `SegmentRequest`; of objects their options and format. A file that
+    is no recipe is ignored.
 
     Raises:
         FileError: they are.
@@ -81,18 +81,18 @@ def check_same_recipe(place: Path, inputs: tuple[str, ...], asked: object) -> No
         there = read_recipe_file(place)
     except SkipsegError:
         return
-    told: object = (there.objects, there.form) if isinstance(there, ObjectsRecipe) else there.request
-    if tuple(each.sha256 for each in there.inputs) != inputs or told != asked:
+    made_with: object = (there.objects, there.form) if isinstance(there, ObjectsRecipe) else there.request
+    if tuple(each.sha256 for each in there.inputs) != inputs or made_with != settings:
         raise FileError(
             f"The results of a different recipe lie there ('{place}'): give another folder for these (OUT_DIR), or "
             "remove those."
         )
 
 
-def _recipe_of(told: object, place: str) -> Recipe | ObjectsRecipe:
-    if isinstance(told, Mapping) and told.get("operation") == OBJECTS_OPERATION:
-        return objects_recipe_from_dict(told, place)
-    return recipe_from_dict(told, place)
+def _recipe_of(values: object, place: str) -> Recipe | ObjectsRecipe:
+    if isinstance(values, Mapping) and values.get("operation") == OBJECTS_OPERATION:
+        return objects_recipe_from_dict(values, place)
+    return recipe_from_dict(values, place)
 
 
 def find_model_of_recipe(recipe: Recipe, named: str = "") -> Path:
@@ -135,19 +135,21 @@ def _known_weights() -> dict[Path, str]:
     return found
 
 
-def find_input(told: RecipeInput, near: Path) -> Stack:
+def find_input(recorded: RecipeInput, near: Path) -> Stack:
     """Return the image that a recipe names, from where it was, or `near` the recipe or above it.
 
     Raises:
         FileError: it is gone, or holds something else now.
     """
-    if not told.file:
-        raise FileError(f"'{told.name}' was in memory only, and in no file: give the image with --input.")
-    places = find_locations(told, near)
+    if not recorded.file:
+        raise FileError(f"'{recorded.name}' was in memory only, and in no file: give the image with --input.")
+    places = find_locations(recorded, near)
     if not places:
-        raise FileError(f"'{told.file}' is no longer there: put it back, or say with --input where the image is now.")
+        raise FileError(
+            f"'{recorded.file}' is no longer there: put it back, or say with --input where the image is now."
+        )
     for place in places:
-        stack = _read_as(place, told)
+        stack = _read_as(place, recorded)
         if stack is not None:
             return stack
     raise FileError(
@@ -156,22 +158,24 @@ def find_input(told: RecipeInput, near: Path) -> Stack:
     )
 
 
-def find_locations(told: RecipeInput, near: Path) -> list[Path]:
+def find_locations(recorded: RecipeInput, near: Path) -> list[Path]:
     """Return where a file lies that is called like the one a recipe names: there, `near` the recipe or above it."""
-    name = Path(told.file).name
-    places = (Path(told.file), near / name, near.parent / name) if name else ()
+    name = Path(recorded.file).name
+    places = (Path(recorded.file), near / name, near.parent / name) if name else ()
     return [place for place in places if is_there(place)]
 
 
-def _read_as(place: Path, told: RecipeInput) -> Stack | None:
+def _read_as(place: Path, recorded: RecipeInput) -> Stack | None:
     """Return the image at `place` as it was taken, None if it is a different one."""
-    for axes in _possible_axes(told.space.axes):
+    for axes in _possible_axes(recorded.space.axes):
         try:
             stack = read_stack(place, axes=axes)
         except InputError:  # the file has other axes, or names none
             continue
-        if (stack.space.axes, stack.shape) == (told.space.axes, told.shape) and identify(stack) == told.sha256:
-            return replace(stack, space=told.space, name=told.name)
+        if (stack.space.axes, stack.shape) == (recorded.space.axes, recorded.shape) and identify(
+            stack
+        ) == recorded.sha256:
+            return replace(stack, space=recorded.space, name=recorded.name)
     return None
 
 

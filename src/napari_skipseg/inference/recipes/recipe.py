@@ -146,15 +146,6 @@ def dict_to_json(values: Mapping[str, Any]) -> str:
     return _NO_LETTERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def recipe_from_json(text: str | bytes, place: str = "The recipe") -> Recipe:
-    """Return the recipe in `text`, found at `place` (for messages).
-
-    Raises:
-        FileError: no JSON, another format version, an unknown key, a missing or impossible value.
-    """
-    return recipe_from_dict(read_json(text, place), place)
-
-
 def read_json(text: str | bytes, place: str = "The recipe") -> object:
     """Return what is in a recipe's `text`, found at `place` (for messages).
 
@@ -168,10 +159,12 @@ def read_json(text: str | bytes, place: str = "The recipe") -> object:
 
 
 def recipe_from_dict(values: object, place: str = "The recipe") -> Recipe:
-    """Return the recipe in what JSON held, or in the metadata of a file or layer; strictly, as `recipe_from_json`.
+    """Return the recipe in what JSON held, or in the metadata of a file or layer; strictly.
+
+    place: named in messages.
 
     Raises:
-        FileError: as `recipe_from_json`.
+        FileError: a different format version, an unknown key, a missing or impossible value.
     """
     if not isinstance(values, Mapping) or "operation" not in values:
         raise FileError(f"{place} contains no recipe: give one that a run wrote.")
@@ -218,9 +211,9 @@ def check_head(values: Mapping[str, Any], place: str, operation: str = OPERATION
         )
     version = values.get("format_version")
     if version != _FORMAT_VERSION:
-        told = "an earlier SkipSeg" if version is None else f"another SkipSeg (format version {version})"
+        writer = "an earlier SkipSeg" if version is None else f"a different SkipSeg (format version {version})"
         raise FileError(
-            f"{place} was written by {told}, this one reads format version {_FORMAT_VERSION}: do it again from the "
+            f"{place} was written by {writer}, this one reads format version {_FORMAT_VERSION}: do it again from the "
             "image, or install that version."
         )
 
@@ -234,9 +227,9 @@ def recipe_differences(before: Recipe, now: Recipe) -> list[str]:
         found.append("another model")
     if before.normalization != now.normalization:
         found.append("grey values normalised otherwise")
-    told, new = asdict(before), asdict(now)
-    pairs = [(name, told[name], new[name]) for name in _COMPARED]
-    pairs += [(name, value, new["request"]["options"][name]) for name, value in told["request"]["options"].items()]
+    earlier, new = asdict(before), asdict(now)
+    pairs = [(name, earlier[name], new[name]) for name in _COMPARED]
+    pairs += [(name, value, new["request"]["options"][name]) for name, value in earlier["request"]["options"].items()]
     found += [f"{name} {_in_words(value)} (was {_in_words(old)})" for name, old, value in pairs if old != value]
     return found + version_differences(before.versions, now.versions)
 
@@ -244,8 +237,8 @@ def recipe_differences(before: Recipe, now: Recipe) -> list[str]:
 def version_warning(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Return a sentence if the versions differ from those before, else nothing."""
     others = version_differences(before, now)
-    told = f"The versions are others than the recipe's, so that the bytes may differ: {', '.join(others)}."
-    return [told] if others else []
+    warning = f"The versions differ from the recipe's, so the bytes may differ: {', '.join(others)}."
+    return [warning] if others else []
 
 
 def version_differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -331,10 +324,10 @@ def objects_differences(before: ObjectsRecipe, now: ObjectsRecipe) -> list[str]:
         found.append("grey values measured too" if new_images else "grey values not measured")
     elif [each.sha256 for each in old_images] != [each.sha256 for each in new_images]:
         found.append("grey values of a different image")
-    told = asdict(before.objects)
-    others = [name for name, old in told.items() if options[name] != old]
+    earlier = asdict(before.objects)
+    others = [name for name, old in earlier.items() if options[name] != old]
     found += [
-        f"{each.replace('_', ' ')} {_objects_in_words(options[each])} (was {_objects_in_words(told[each])})"
+        f"{each.replace('_', ' ')} {_objects_in_words(options[each])} (was {_objects_in_words(earlier[each])})"
         for each in others
     ]
     return found + version_differences(before.versions, now.versions)

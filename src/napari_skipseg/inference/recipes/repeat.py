@@ -39,7 +39,7 @@ from napari_skipseg.inference.saving import check_replaceable
 from napari_skipseg.inference.stores import PROBABILITY
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model, read_model
-from napari_skipseg.objects.classes import ClassImage, tells_of_padding
+from napari_skipseg.objects.classes import ClassImage, records_padding
 from napari_skipseg.objects.files import read_probability, read_tissue
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
@@ -49,13 +49,13 @@ from napari_skipseg.progress import Progress
 class PreparedSearch:
     """A search to do again, and what is different here, one sentence each."""
 
-    asked: ObjectsRequest
+    request: ObjectsRequest
     warnings: tuple[str, ...]
 
     @property
     def title(self) -> str:
         """What is done, for a bar."""
-        return f"finding objects in {self.asked.source.stack.name}"
+        return f"finding objects in {self.request.source.stack.name}"
 
 
 def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> PreparedSearch:
@@ -78,7 +78,7 @@ def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> P
     if is_same:  # the segmentation that the probability came of says whether there is padding
         known = recipe.segmentation or (stack.file and read_recipe(stack.file)) or {}
         tissue = read_tissue(stack.file, stack, known) if recipe.labels and stack.file else None
-        source = ClassImage(stack, recipe.class_names, recipe.labels, tells_of_padding(known), tissue)
+        source = ClassImage(stack, recipe.class_names, recipe.labels, records_padding(known), tissue)
     else:
         read = read_probability(stack.file) if stack.file else ClassImage(stack, (), recipe.labels)
         source = replace(read, stack=stack, class_names=read.class_names or recipe.class_names)
@@ -92,11 +92,11 @@ def iter_repeat_objects(repeat: PreparedSearch, folder: Path, name: str = "") ->
     Raises:
         SkipsegError: as `iter_objects_to_folder`; results of a different recipe lie there.
     """
-    name = name or name_of_objects(repeat.asked.source.stack.name)
-    stacks = [stack for stack in (repeat.asked.source.stack, repeat.asked.image) if stack is not None]
-    told = (repeat.asked.options, repeat.asked.form)
-    check_same_recipe(folder / f"{name}_objects_{RECIPE_FILE}", tuple(map(identify, stacks)), told)
-    files = yield from iter_objects_to_folder(replace(repeat.asked, name=name), folder)
+    name = name or name_of_objects(repeat.request.source.stack.name)
+    stacks = [stack for stack in (repeat.request.source.stack, repeat.request.image) if stack is not None]
+    settings = (repeat.request.options, repeat.request.form)
+    check_same_recipe(folder / f"{name}_objects_{RECIPE_FILE}", tuple(map(identify, stacks)), settings)
+    files = yield from iter_objects_to_folder(replace(repeat.request, name=name), folder)
     return [files.labels, files.table]
 
 
@@ -106,7 +106,7 @@ AGAIN = "again"
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run to do again: of which image, with which model, and what is pinned of what was chosen for it.
+    """A run to repeat: its image and model, and the choices that are pinned for it.
 
     warnings: what is different here, one sentence each.
     """
@@ -144,7 +144,7 @@ def prepare_repeat(
             raise FileError(f"The recipe names {len(recipe.inputs)} inputs: give one with --input.")
         stack, is_same = find_input(recipe.inputs[0], Path(near)), True
     else:
-        stack, is_same = image, identify(image) in [told.sha256 for told in recipe.inputs]
+        stack, is_same = image, identify(image) in [each.sha256 for each in recipe.inputs]
     pinned, warnings = pin_backend(recipe, is_same)
     return PreparedRun(recipe, stack, read_model(folder), pinned, tuple(warnings))
 
@@ -177,13 +177,13 @@ def _iter_objects(
     from napari_skipseg.objects.find_in_blocks import ObjectsTarget
 
     probability = target.file(PROBABILITY)
-    told = {**(read_recipe(probability) or {}), "layer": "labels"}
-    place = ObjectsTarget(target.folder, target.name, target.form, told)
+    segmentation = {**(read_recipe(probability) or {}), "layer": "labels"}
+    place = ObjectsTarget(target.folder, target.name, target.form, segmentation)
     check_replaceable([place.file], target.form)
     check_other_forms(place)
     image = select_channel(repeat.stack, repeat.model, repeat.recipe.request.options)
     names = repeat.model.description.class_names
-    source = ClassImage(read_stack(probability), names, False, tells_of_padding(told))
+    source = ClassImage(read_stack(probability), names, False, records_padding(segmentation))
     with keeping_blocks(place) as keeping:
         found = yield from iter_write_objects(source, options, keeping, image)
     remove_other_forms(place)
@@ -210,8 +210,8 @@ def pin_backend(recipe: Recipe, is_same: bool) -> tuple[dict[str, Any], list[str
         device = choose_device(recipe.request.options.device)
     if not recipe.request.options.samples and not _can_compute(recipe, device):
         warnings.append(
-            f"{recipe.backend} in {recipe.precision} cannot be had here: the run takes what is fastest, and its bytes "
-            "may differ."
+            f"{recipe.backend} in {recipe.precision} is not available here: the run takes what is fastest, and its "
+            "bytes may differ."
         )
         pinned = {name: value for name, value in pinned.items() if name not in ("backend", "precision")}
     if recipe.notes:

@@ -273,7 +273,7 @@ class InputsLine(SettledLine):
                     unknown += not read_input(settings, entry).space.has_size
             return InputsLookup(found, unknown, len(entries))
 
-        asked = (
+        values = (
             settings.inputs,
             settings.output,
             settings.recursive,
@@ -283,7 +283,7 @@ class InputsLine(SettledLine):
             settings.voxel_size,
             settings.unit,
         )
-        self.update_for((*asked, self.looks), find)
+        self.update_for((*values, self.looks), find)
 
     def show_answer(self, answer: InputsLookup) -> None:
         """Show the number of images, and what the user should know before the start."""
@@ -309,7 +309,7 @@ class InputsLine(SettledLine):
     def say(self, text: str, hint: str = "", warning: str = "") -> None:
         """Show a text and its tooltip; a warning is a fault, which the tab shows."""
         self.fault = warning
-        super().say(text, hint, self._note if text and text != self._asking else "")
+        super().say(text, hint, self._note if text and text != self._asking_text else "")
         self.changed.emit()
 
 

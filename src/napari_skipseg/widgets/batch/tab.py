@@ -195,11 +195,11 @@ class BatchTab(JobTab):
 
     def _shows_this_batch(self) -> bool:
         """Return whether the table shows the images of the form, and not an earlier batch of different ones."""
-        asked, shown = self.form.read(), self._settings
+        chosen, shown = self.form.read(), self._settings
         return shown is None or (shown.inputs, shown.recursive, shown.as_stack) == (
-            asked.inputs,
-            asked.recursive,
-            asked.as_stack,
+            chosen.inputs,
+            chosen.recursive,
+            chosen.as_stack,
         )
 
     def _show_table(self) -> None:

@@ -12,7 +12,7 @@ from qtpy.QtCore import QObject, QTimer
 from napari_skipseg.corrections.subject import BACKGROUND, NOT_LOOKED_AT
 from napari_skipseg.errors import InputError
 from napari_skipseg.inference.prediction import Binary
-from napari_skipseg.objects.classes import tells_of_padding
+from napari_skipseg.objects.classes import records_padding
 from napari_skipseg.widgets.forms.fields import ConnectionGroup
 from napari_skipseg.widgets.layers.placement import PLACING, current_position, pixel_of, visible_box
 from napari_skipseg.widgets.layers.results import KEY, ShownResult
@@ -126,7 +126,7 @@ def read_accepted_mask(
     probability, several = shown.prediction.probability, len(names) > 1
     coded = np.array([BACKGROUND, *(values[name] for name in names)], np.uint8)
     accepted = coded[Binary(probability, threshold, several)[place]]
-    has_padding = tells_of_padding(shown.prediction.recipe)
+    has_padding = records_padding(shown.prediction.recipe)
     if shown.is_whole and not has_padding:
         return part, accepted
     seen = np.asarray(probability[(slice(None), *place) if several else place])

@@ -36,7 +36,7 @@ from napari_skipseg.widgets.inspect.gate_layers import (
     show_gates,
 )
 from napari_skipseg.widgets.layers.results import data_of, stack_of_layer
-from napari_skipseg.widgets.segment.checks import SegmentFormValues, asks_channel, find_faults
+from napari_skipseg.widgets.segment.checks import SegmentFormValues, find_faults, needs_channel
 from napari_skipseg.widgets.segment.form import NO_MODEL
 from napari_skipseg.widgets.segment.state import SegmentState
 
@@ -155,7 +155,7 @@ class InspectTab(JobTab):
         place = dict(zip(choices.axes, middle_of_view(self._viewer, layer), strict=True))
         lengths = dict(zip(choices.axes, data_of(layer).shape, strict=False))
         part = choose_part(lengths, choices.seen, place)
-        channel = choices.channel if asks_channel(choices) else None
+        channel = choices.channel if needs_channel(choices) else None
         try:
             stack, folder = stack_of_layer(layer, choices.axes), locate_model(str(self.model.currentData()))
         except SkipsegError as error:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 KEY = "skipseg"
-"""The key in `layer.metadata` of what this plugin knows of a layer."""
+"""The key in `layer.metadata` of the data that this plugin keeps on a layer."""
 
 _ASIDE = "aside"
 """The key of a result that is hidden while a different result of the same image is in front: the source of that one."""

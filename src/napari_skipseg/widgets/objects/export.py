@@ -87,9 +87,9 @@ def iter_score(found: Stack, truth: Stack) -> Generator[Progress, None, ObjectSc
 
 
 class ScoreBox(QWidget):  # type: ignore[misc]
-    """The truth, Score, and the scores. asked: Score was pressed."""
+    """The truth, Score, and the scores. score_requested: Score was pressed."""
 
-    asked = Signal()
+    score_requested = Signal()
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class ScoreBox(QWidget):  # type: ignore[misc]
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(row)
         column.addWidget(self.scores)
-        self.button.clicked.connect(self.asked)
+        self.button.clicked.connect(self.score_requested)
         self.truth.activated.connect(lambda: self.scores.say(""))
 
     def offer(self, layers: list[Layer]) -> None:
@@ -126,7 +126,7 @@ def ask_file(parent: QWidget, name: str) -> Path | None:
         return None
     file = with_ending(Path(chosen), ZARR if "Zarr" in kind else TIFF)
     table = table_beside(file)
-    # the dialog asked about the chosen name only, not about the table or about a name with an ending
+    # the dialog checked the chosen name only, not about the table or about a name with an ending
     others = [path.name for path in (file, table) if path.exists() and path != Path(chosen)]
     if not others:
         return file

@@ -130,7 +130,7 @@ class ObjectsForm(OptionRows):
         self.show_source(None)
 
     def offer_layers(self, layers: list[Layer], chosen: Layer | None) -> None:
-        """Offer layers to find objects in; without a chosen one the user is asked."""
+        """Offer layers to find objects in; without a chosen one the form asks for it."""
         entries: list[tuple[str, object]] = [
             (layer.name if is_certain(layer) else READ_AS.format(layer.name), layer) for layer in layers
         ]

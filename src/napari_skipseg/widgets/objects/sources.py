@@ -12,7 +12,7 @@ from napari_skipseg.images.formats import USUAL_DEPTH, Depth
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import QuantizedArray
 from napari_skipseg.inference.recipes.recipe import OBJECTS_OPERATION
-from napari_skipseg.objects.classes import tells_of_padding
+from napari_skipseg.objects.classes import records_padding
 from napari_skipseg.objects.files import OBJECTS_TYPE
 from napari_skipseg.objects.options import Method, ObjectOptions
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
@@ -47,7 +47,7 @@ class ProbabilitySource:
     @property
     def has_padding(self) -> bool:
         """Whether its segmentation left areas without tissue out."""
-        return tells_of_padding(recipe_of_layer(self.layer))
+        return records_padding(recipe_of_layer(self.layer))
 
     @property
     def voxel_axes(self) -> str:
@@ -70,8 +70,8 @@ class ProbabilitySource:
 
 def suggest_method(class_names: Sequence[str], class_name: str = "") -> Method:
     """Return the method that suits a class: cells if it is a boundary. Without a class, any boundary counts."""
-    asked = (class_name,) if class_name else class_names
-    return "cells" if any(name in BOUNDARY_CLASSES for name in asked) else "components"
+    names = (class_name,) if class_name else class_names
+    return "cells" if any(name in BOUNDARY_CLASSES for name in names) else "components"
 
 
 def describe_source(viewer: ViewerModel, layer: Layer) -> ProbabilitySource:

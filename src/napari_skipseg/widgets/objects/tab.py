@@ -238,7 +238,7 @@ class ObjectsTab(ObjectsOnShow):
         self.find_button.clicked.connect(self.find)
         self.save_button.clicked.connect(self.save)
         self.table.chosen.connect(self._on_row_chosen)
-        self.score_box.asked.connect(self.score)
+        self.score_box.score_requested.connect(self.score)
         self.again_button.wanted.connect(self.search_again)
         self.again_button.failed.connect(self.fail)
         self.finished.connect(self._start_waiting)

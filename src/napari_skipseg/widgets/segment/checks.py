@@ -34,8 +34,8 @@ class SegmentFormValues:
     """The choices in the form.
 
     model: None if there is none or it cannot be read; `model_fault` then says why. voxel_size: (z, y, x) in `unit`.
-    asked: values of the other fields of `SegmentOptions`, by name; planes and rescale count only if the form offers
-    them. whole: the whole stack rather than the current slice.
+    other_options: values of the other fields of `SegmentOptions`, by name; planes and rescale count only if the form
+    offers them. whole: the whole stack rather than the current slice.
     """
 
     layer: Image | None
@@ -49,39 +49,39 @@ class SegmentFormValues:
     rescale: bool = False
     threshold: float = 0.5
     whole: bool = True
-    asked: Mapping[str, Any] = field(default_factory=dict)
+    other_options: Mapping[str, Any] = field(default_factory=dict)
 
     def options(self) -> SegmentOptions:
         """Return the engine's options."""
         settled = {
             "device": self.device,
             "threshold": self.threshold,
-            "channel": self.channel if asks_channel(self) else None,
+            "channel": self.channel if needs_channel(self) else None,
             "planes": "xyz" if self.in_three_planes else "xy",
             "rescale": self.rescale and find_rescaling(self) is not None,
             "dropout": self.dropout if self.samples else None,
         }
-        return SegmentOptions(**{**self.asked, **settled})
+        return SegmentOptions(**{**self.other_options, **settled})
 
     @property
     def tile(self) -> int:
         """The longest side of a tile, 0 = chosen."""
-        return int(self.asked.get("tile", 0))
+        return int(self.other_options.get("tile", 0))
 
     @property
     def average(self) -> int:
         """How many copies are averaged."""
-        return int(self.asked.get("average", 1))
+        return int(self.other_options.get("average", 1))
 
     @property
     def samples(self) -> int:
         """How many Monte Carlo samples are taken."""
-        return int(self.asked.get("samples", 0))
+        return int(self.other_options.get("samples", 0))
 
     @property
     def dropout(self) -> float | None:
         """The dropout rate of the samples, None for the rate of the model's training."""
-        return self.asked.get("dropout")
+        return self.other_options.get("dropout")
 
     @property
     def seen(self) -> str:
@@ -91,7 +91,7 @@ class SegmentFormValues:
     @property
     def in_three_planes(self) -> bool:
         """Whether a 2D model segments a volume along all three axes."""
-        return self.asked.get("planes") == "xyz" and offers_planes(self)
+        return self.other_options.get("planes") == "xyz" and offers_planes(self)
 
     @property
     def spanned(self) -> str:
@@ -122,7 +122,7 @@ def channel_names(choices: SegmentFormValues) -> int:
     return int(shape[choices.axes.index("C")]) if "C" in choices.axes and len(choices.axes) == len(shape) else 1
 
 
-def asks_channel(choices: SegmentFormValues) -> bool:
+def needs_channel(choices: SegmentFormValues) -> bool:
     """Return whether the user must choose a channel."""
     takes = choices.model.spec.in_channels if choices.model is not None else 1
     return channel_names(choices) > 1 and takes == 1
@@ -226,7 +226,7 @@ def image_fault(layer: Image | None) -> str:
 
 def _channel_fault(choices: SegmentFormValues) -> str:
     count, model = channel_names(choices), choices.model
-    if asks_channel(choices) and choices.channel is None:
+    if needs_channel(choices) and choices.channel is None:
         return Missing("Choose the channel to segment.")
     if model is not None and model.spec.in_channels not in (1, count):
         takes = model.spec.in_channels

@@ -33,11 +33,11 @@ from napari_skipseg.widgets.layers.placement import PLACING
 from napari_skipseg.widgets.layers.results import data_of, is_ours, show_alone
 from napari_skipseg.widgets.segment.checks import (
     SegmentFormValues,
-    asks_channel,
     channel_names,
     find_faults,
     find_rescaling,
     image_fault,
+    needs_channel,
     offers_planes,
 )
 from napari_skipseg.widgets.segment.model_card import CardDialog
@@ -199,17 +199,18 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         name = self.model.currentData()
         if name != self._described[0] or name is None:
             self._described = describe_or_fault(name, NO_MODEL)
-        unit = self.voxel_size.unit.currentData()
+        _, description, fault = self._described
         return SegmentFormValues(
             self._layer,
             self.axes.text(),
             self.voxel_size.voxel_size,
-            unit,
-            *self._described[1:],
+            self.voxel_size.unit.currentData(),
+            description,
+            model_fault=fault,
             channel=self.channel.currentData(),
             device=self.device.currentData() or "auto",
             rescale=self.rescale.isChecked(),
-            asked=self.options.rows.values(),
+            other_options=self.options.rows.values(),
             threshold=float(self.threshold.value()),
             whole=self.extent.currentData() != "current",
         )
@@ -298,9 +299,9 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.check()
 
     def _offer_channels(self, choices: SegmentFormValues) -> None:
-        asked = asks_channel(choices)
-        self._form.setRowVisible(self.channel, asked)
-        count = channel_names(choices) if asked else 0
+        is_needed = needs_channel(choices)
+        self._form.setRowVisible(self.channel, is_needed)
+        count = channel_names(choices) if is_needed else 0
         names = RGB if getattr(choices.layer, "rgb", False) else [str(number) for number in range(count)]
         self.channel.offer(
             [("choose…", None), *((names[number], number) for number in range(count))], self.channel.currentData()

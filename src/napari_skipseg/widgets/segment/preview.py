@@ -53,7 +53,7 @@ def cut_to_view(viewer: ViewerModel, choices: SegmentFormValues) -> PreviewView:
     layer = choices.layer
     if layer is None or choices.model is None:
         raise ValueError("nothing is chosen")
-    choices = replace(choices, asked={**choices.asked, "planes": "xy", "average": 1, "samples": 0})
+    choices = replace(choices, other_options={**choices.other_options, "planes": "xy", "average": 1, "samples": 0})
     dimensions = choices.model.spec.dimensions if choices.model is not None else 2
     parts = find_part(
         visible_box(viewer, layer), data_of(layer).shape, choices.axes, LEAST_SIDES[dimensions], viewer.dims.ndisplay

@@ -67,10 +67,9 @@ STOPPED_HINT = "This result was stopped before it was whole: segment again to sa
 class SegmentTab(JobTab):
     """Form, plan, Segment, Preview and Cancel, progress, one line with the outcome or what is wrong, Save results.
 
-    opening: emitted just before new results of an image replace those on screen. objects_requested: emitted when a
-    result was repeated whose recipe asks for objects too, with the recipe's request.
-    known_colors: returns the colours that were chosen for an image's classes, by name.
-    shares: the share of the voxels that each class has in the last result.
+    opening: emitted just before new results of an image replace those on screen. objects_requested: emitted with the
+    recipe's request when a result with objects in its recipe was repeated. known_colors: returns the colours that were
+    chosen for an image's classes, by name. shares: the share of the voxels that each class has in the last result.
     """
 
     opening = Signal()
