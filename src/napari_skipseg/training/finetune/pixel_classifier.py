@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from torch.nn import functional
 from napari_skipseg.networks.head import sources_of
 from napari_skipseg.networks.layers import LAYERS
 from napari_skipseg.networks.network import Network
-from napari_skipseg.networks.pixel_head import StandardizedConvolution, TaughtNetwork
+from napari_skipseg.networks.pixel_head import LEAST, PixelHead, StandardizedConvolution, TaughtNetwork
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.finetune.labels import ClassPlan
@@ -84,35 +84,40 @@ class LabelledCrop(Protocol):
         """The labels that are held out."""
         ...
 
+    @property
+    def accepted(self) -> NDArray[np.bool_]:
+        """Where the labels are a model's answer that somebody accepted."""
+        ...
+
 
 @dataclass(frozen=True)
 class LabelledPixels:
-    """Pixels with features: columns (pixels, columns), and labels, strokes and whether held out, each (pixels,).
+    """Pixels with features: columns (pixels, columns), and labels, strokes and whether painted, each (pixels,).
 
-    strokes: the number of the stroke that a pixel belongs to. around: columns of pixels drawn from all that was read,
-    labelled or not. means, variances: of each feature map over all that was read. groups: the feature maps, by number,
-    that each of the regressions reads.
+    strokes: the number of the stroke that a pixel belongs to. is_painted: and not accepted. around: columns of pixels
+    drawn from all that was read, labelled or not. means, variances: of each feature map over all that was read. groups:
+    the feature maps, by number, that each of the regressions reads.
     """
 
     columns: Columns
     labels: NDArray[np.int64]
     strokes: NDArray[np.int64]
-    is_held_out: NDArray[np.bool_]
+    is_painted: NDArray[np.bool_]
     around: Columns
     means: tuple[NDArray[np.float32], ...]
     variances: tuple[NDArray[np.float32], ...]
     groups: tuple[tuple[int, ...], ...]
 
-    def without_held_out(self) -> LabelledPixels:
-        """Return these without the pixels that are held out."""
-        left = ~self.is_held_out
-        return replace(
-            self,
-            columns=self.columns[left],
-            labels=self.labels[left],
-            strokes=self.strokes[left],
-            is_held_out=self.is_held_out[left],
-        )
+    def judged(self, positive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return the pixels that scores are taken on: of the class and of all else the painted ones, if there are some.
+
+        What was accepted is the old model's own answer.
+        """
+        chosen = np.zeros_like(positive)
+        for side in (positive, ~positive):
+            painted = side & self.is_painted
+            chosen |= painted if painted.any() else side
+        return chosen
 
 
 def has_pixel_heads(settings: FinetuneSettings, plan: ClassPlan, network: Network) -> bool:
@@ -124,13 +129,14 @@ def has_pixel_heads(settings: FinetuneSettings, plan: ClassPlan, network: Networ
     return settings.reach == "quick" and not own & set(plan.learnt)
 
 
-def fit_pixel_heads(network: TaughtNetwork, taught: Sequence[int], pixels: LabelledPixels) -> None:
-    """Fit the pixel heads of the classes `taught` (numbers from 0). Nothing else of the network changes.
+def fit_pixel_heads(network: TaughtNetwork, taught: Sequence[int], pixels: LabelledPixels) -> dict[int, FittedClass]:
+    """Fit the pixel heads of the classes `taught` (numbers from 0), and return the fit of each.
 
-    All that is not labelled as a class counts against it.
+    Nothing else of the network changes. All that is not labelled as a class counts against it.
     """
+    found: dict[int, FittedClass] = {}
     for number in taught:
-        fitted = fit_class(pixels, pixels.labels == number + 1)
+        fitted = found[number] = fit_class(pixels, pixels.labels == number + 1)
         lengths = np.cumsum([len(mean) for mean in pixels.means])[:-1]
         head = network.head_of(number)
         parts = zip(head.inputs, np.split(fitted.weights, lengths), pixels.means, pixels.variances, strict=True)
@@ -142,6 +148,19 @@ def fit_pixel_heads(network: TaughtNetwork, taught: Sequence[int], pixels: Label
                 part.running_mean.copy_(torch.from_numpy(mean))
                 part.running_var.copy_(torch.from_numpy(variance))
             head.bias.fill_(fitted.bias)
+    return found
+
+
+def head_logits(head: PixelHead, columns: Columns) -> NDArray[np.float32]:
+    """Return what a linear pixel head says of pixels with these features (pixels, columns), as logits."""
+    weights, offset = [], float(head.bias.detach())
+    for part in head.inputs:
+        if not isinstance(part, StandardizedConvolution):
+            raise ValueError(f"a pixel head reads features through {type(part).__name__}")
+        scaled = part.weight.detach().float().flatten() * (part.running_var.float() + LEAST).rsqrt()
+        weights.append(scaled.cpu().numpy())
+        offset -= float(scaled @ part.running_mean.float())
+    return np.asarray(columns @ np.concatenate(weights) + np.float32(offset))
 
 
 def iter_read_pixels(
@@ -155,7 +174,7 @@ def iter_read_pixels(
     strokes = [_number_strokes(target, STROKE_SIDE[dimensions]) for target in targets]
     offsets = np.cumsum([0, *(int(each.max(initial=0)) + 1 for each in strokes)])
     tiles = _draw_tiles(targets, FEATURE_TILE[dimensions], generator)
-    columns, labels, names, held_out, around, sums = [], [], [], [], [], _Moments()
+    columns, labels, names, painted, around, sums = [], [], [], [], [], _Moments()
     for done, (number, tile) in enumerate(tiles):
         yield Progress(done, len(tiles), f"computing features: tile {done + 1} of {len(tiles)}")
         target = targets[number][tile]
@@ -166,7 +185,7 @@ def iter_read_pixels(
         columns.append(_columns(network, features, tuple(a + s for a, s in zip(at, inside, strict=True))))
         labels.append(target[at].astype(np.int64))
         names.append(strokes[number][tile][at] + offsets[number])
-        held_out.append(images[number].held_out[tile][at] != IGNORED)
+        painted.append(~images[number].accepted[tile][at])
         sides = features[0].shape[2:]  # the finest level has the resolution of the image
         around.append(
             _columns(network, features, tuple(generator.integers(side, size=PIXELS_AROUND) for side in sides))
@@ -176,7 +195,7 @@ def iter_read_pixels(
         columns=np.concatenate(columns),
         labels=np.concatenate(labels),
         strokes=np.concatenate(names),
-        is_held_out=np.concatenate(held_out),
+        is_painted=np.concatenate(painted),
         around=np.concatenate(around),
         means=means,
         variances=variances,
@@ -306,12 +325,22 @@ class _Moments:
 class FittedClass:
     """A logistic regression: weights of the columns in standard units, and bias.
 
-    loss: as cross-validated, in nats; of several regressions their mean.
+    loss: as cross-validated, in nats; of several regressions their mean. held_out: the logit of each labelled pixel by
+    a fit without its stroke, None if a side has too few strokes. share: that the class has in the image, as estimated.
+    threshold: probability above which a pixel is called the class, so that about this share is.
     """
 
     weights: NDArray[np.float32]
     bias: float
     loss: float
+    held_out: NDArray[np.float32] | None = None
+    share: float = 0.5
+    threshold: float = 0.5
+
+    @property
+    def called(self) -> NDArray[np.bool_] | None:
+        """Which labelled pixels a fit without their stroke calls the class, None if that is not known."""
+        return None if self.held_out is None else expit(self.held_out) > self.threshold
 
 
 def fit_class(pixels: LabelledPixels, positive: NDArray[np.bool_]) -> FittedClass:
@@ -376,14 +405,24 @@ def _fit_regression(samples: _Samples, folds: NDArray[np.int64] | None) -> Fitte
         weights, bias = _fit(samples, UNTRIED)
         return FittedClass(weights, bias, samples.loss(samples.columns @ weights + bias))
     tried = [_cross_validate(samples, folds, penalty) for penalty in PENALTIES]
-    best = min(range(len(PENALTIES)), key=lambda number: tried[number][1])
-    temperature, loss = tried[best]
+    best = min(range(len(PENALTIES)), key=lambda number: tried[number].loss)
+    temperature = tried[best].temperature
     weights, bias = _fit(samples, PENALTIES[best])
-    return FittedClass(weights * np.float32(temperature), bias * temperature, loss)
+    held_out = tried[best].logits * np.float32(temperature)
+    return FittedClass(weights * np.float32(temperature), bias * temperature, tried[best].loss, held_out)
 
 
-def _cross_validate(samples: _Samples, folds: NDArray[np.int64], penalty: float) -> tuple[float, float]:
-    """Return by what the logits must be multiplied to be as sure as they are right, and the loss that is left."""
+class _Validated(NamedTuple):
+    """What cross-validation gives: by what the logits must be multiplied to be as sure as they are right, the loss that
+    is left, and the logits themselves."""
+
+    temperature: float
+    loss: float
+    logits: NDArray[np.float32]
+
+
+def _cross_validate(samples: _Samples, folds: NDArray[np.int64], penalty: float) -> _Validated:
+    """Return the logits of each fold by a fit to the others."""
     logits = np.zeros(len(folds), np.float32)
     for fold in range(int(folds.max()) + 1):
         held_out = folds == fold
@@ -391,7 +430,7 @@ def _cross_validate(samples: _Samples, folds: NDArray[np.int64], penalty: float)
         logits[held_out] = samples.columns[held_out] @ weights + bias
     losses = [samples.loss(logits * np.float32(each)) for each in TEMPERATURES]
     best = int(np.argmin(losses))
-    return float(TEMPERATURES[best]), losses[best]
+    return _Validated(float(TEMPERATURES[best]), losses[best], logits)
 
 
 def _fit(samples: _Samples, penalty: float) -> tuple[NDArray[np.float32], float]:

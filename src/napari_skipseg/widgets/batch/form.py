@@ -150,7 +150,10 @@ def describe_object_options(objects: ObjectOptions) -> str:
     """Return the options of a search for objects in a line."""
     method = option_fields(ObjectOptions)["method"].option.labels[objects.method]
     where = "in each slice" if objects.planes == "slices" else "through the volume"
-    parts = [f"{method[0].lower()}{method[1:]} {where}", f"above {objects.threshold:.2f}"]
+    parts = [
+        f"{method[0].lower()}{method[1:]} {where}",
+        "above the threshold of the class" if objects.threshold is None else f"above {objects.threshold:.2f}",
+    ]
     parts += [f"merged below {objects.merge:.2f}"] if objects.method == "cells" else []
     parts += [f"{counted(objects.smallest, 'voxel')} or more"] if objects.smallest else []
     parts += [f"{counted(objects.largest, 'voxel')} at most"] if objects.largest else []

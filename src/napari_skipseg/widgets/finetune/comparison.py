@@ -36,6 +36,7 @@ MEANINGS = {
     "FPR": "share of the background that is taken for the class: 0 = none",
     "FNR": "share of the class that is missed: 0 = none",
     "V_rand": "how well the cells are separated (ISBI 2012): 1 = as in the truth",
+    "(low–high)": "the score lies between them with a probability of 80 %: few strokes leave it open",
     "none": "the old model does not know the class, so the new one is compared with nothing found (Dice 0)",
 }
 
@@ -151,10 +152,15 @@ def report_html(report: ComparisonReport, old: str, new: str) -> str:
             rows.append(
                 f"<tr><td>{name}</td><td style='padding-left: 6px'>{escape(row.score)}</td>"
                 f"<td align='right' style='padding: 1px 8px'>{before}</td>"
-                f"<td align='right' style='padding: 1px 4px'><b>{row.new:.3f}</b></td>"
+                f"<td align='right' style='padding: 1px 4px'><b>{row.new:.3f}</b>{_limits(row)}</td>"
                 f"<td style='color: {color}'>{arrow}</td></tr>"
             )
     return f"<table cellspacing='0' width='100%'>{''.join(rows)}</table>"
+
+
+def _limits(row: ScoreRow) -> str:
+    """Return between which values a score lies, "" if that is not known."""
+    return "" if row.limits is None else f" ({row.limits[0]:.2f}–{row.limits[1]:.2f})"
 
 
 def _mark_of_change(row: ScoreRow) -> tuple[str, str]:

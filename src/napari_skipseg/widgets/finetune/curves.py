@@ -29,6 +29,10 @@ CLEAR, SOLID = 0, 150
 """Opacities of the colours over the image, of 255."""
 
 
+HELD_OUT, LABELLED = "labelled, held out", "labelled"
+MODEL_NOW, FINISHED = "the model now", "the new model"
+
+
 class LiveCurves(LegendPlot):
     """Curves that grow, with a legend."""
 
@@ -112,7 +116,7 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         super().__init__()
         self.loss, self.scores = LiveCurves("loss"), LiveCurves("score")
         self.labelled, self.predicted = CurveTile(), CurveTile()
-        self.captions = PlainLabel("labelled, held out"), PlainLabel("the model now")
+        self.captions = PlainLabel(HELD_OUT), PlainLabel(MODEL_NOW)
         self._label_colors, self._probability_colors = label_table(CLASS_COLORS), probability_table(CLASS_COLORS[0])
         self._tiles = QWidget()
         grid = QGridLayout(self._tiles)
@@ -160,6 +164,8 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         labels = self._label_colors
         self.labelled.show_tile(picture.image, picture.target, (-1, len(labels) - 1), labels)
         self.predicted.show_tile(picture.image, picture.probability, (0.0, 1.0), self._probability_colors)
+        self.captions[0].setText(LABELLED if picture.is_final else HELD_OUT)
+        self.captions[1].setText(FINISHED if picture.is_final else MODEL_NOW)
         self._tiles.show()
 
 

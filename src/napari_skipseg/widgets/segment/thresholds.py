@@ -36,7 +36,8 @@ class ThresholdSliders(QWidget):  # type: ignore[misc]
         """
         before = self.values()
         chosen = {name: value for name, value in before.items() if value != round(self._own.get(name, value), 2)}
-        for each in (*self.sliders.values(), *self.labels.values()):
+        old: tuple[QWidget, ...] = (*self.sliders.values(), *self.labels.values())
+        for each in old:
             self._grid.removeWidget(each)
             each.hide()
             each.deleteLater()
