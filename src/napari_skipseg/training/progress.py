@@ -102,7 +102,8 @@ class TrainingSummary:
 
     pixels: labelled ones by class name, "background" included, to train on; held_out: those kept for scores. places:
     blocks with labels to train on and held out. slices: slices with labels. seconds: about how long it will take;
-    None if that is not known yet. facts: more of it for the record. notes: sentences that a user should read first.
+    None if that is not known yet. is_in_turn: every stroke is learnt from, and held out of a fit for the scores. facts:
+    more of it for the record. notes: sentences that a user should read first.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -114,6 +115,7 @@ class TrainingSummary:
     seconds: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    is_in_turn: bool = False
 
 
 def without_losses(message: str) -> str:

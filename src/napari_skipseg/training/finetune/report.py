@@ -116,6 +116,7 @@ class ScoringData:
         network = WholeImages(model, compute.device, compute.precision)
         overlaps: dict[tuple[str, str], list[OverlapScores]] = {}
         cells: dict[tuple[str, str], list[SliceScores | None]] = {}
+        thresholds = model.description.class_thresholds
         found, seen, total = dict.fromkeys(columns, 0), 0, len(self.patches)
         for number, patch in enumerate(self.patches):
             message = f"{title}: place {number + 1} of {total}"
@@ -130,7 +131,7 @@ class ScoringData:
             if any(each.on == CORRECTIONS and not each.is_whole for each in patch.comparisons):
                 seen += probability[0].size
                 for name, column in columns.items():
-                    found[name] += int(np.count_nonzero(probability[column] > 0.5))
+                    found[name] += int(np.count_nonzero(probability[column] > thresholds[name]))
             for on, target, classes, is_whole in patch.comparisons:
                 for name in (name for name in columns if name in classes):
                     predicted = probability[columns[name]]
@@ -138,7 +139,7 @@ class ScoringData:
                         truth = (target != classes[name]).astype(np.uint8)
                         cells.setdefault((on, name), []).extend(run_to_end(iter_score_slices(1 - predicted, truth)))
                     elif (target >= 0).any():
-                        overlap = score_overlap(predicted > 0.5, target == classes[name], target >= 0)
+                        overlap = score_overlap(predicted > thresholds[name], target == classes[name], target >= 0)
                         overlaps.setdefault((on, name), []).append(overlap)
         shares = {name: count / seen for name, count in found.items()} if seen else {}
         return MeasuredScores(_pool_in_order(overlaps, cells), shares)

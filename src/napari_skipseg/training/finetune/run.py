@@ -199,7 +199,7 @@ def _iter_prepare(
         settings=settings,
         parent=parent,
         plan=plan,
-        summary=summarize_training(table, plan),
+        summary=summarize_training(table, plan, is_in_turn=has_pixel_heads(settings, plan, parent.network)),
         scale=scale,
         corrections=corrections,
         sha256=corrections.sha256(),
@@ -228,11 +228,11 @@ def _iter_fit_and_write(
         curves = state.curves
     if not setup.processes.is_first:
         return heads
-    if not setup.teaches_pixel_heads:
-        yield from iter_correct_prior_shift(network, data, compute)
+    thresholds = {} if heads is None else heads.thresholds
+    if heads is None:
+        thresholds = yield from iter_correct_prior_shift(network, data, compute)
     network = as_stored(network).to("cpu")
-    thresholds = None if heads is None else heads.thresholds
-    description = _describe(setup, network, curves, compute, thresholds or {})
+    description = _describe(setup, network, curves, compute, thresholds)
     backend = TorchBackend(Model(description, network), Device("cpu", cpu_title(), ""), "f32")
     # In the last level, quick changes no layer that decides about the margin.
     if setup.teaches_pixel_heads or settings.reach != "quick":
