@@ -85,12 +85,15 @@ def dice(found, truth):
 
 def test_a_texture_is_learnt_from_strokes_that_no_grey_value_tells_apart(taught):
     stack, truth = texture(seed=7)
-    found = np.asarray(segment(stack, str(taught.folder)).probability[1]) > 0.5
+    prediction = segment(stack, str(taught.folder))
+    found = np.asarray(prediction.binary()) == 2
     values = np.asarray(stack.data).astype(float)
     by_grey = max(dice(values > level, truth == 2) for level in range(0, 255, 15))
     assert dice(found, truth == 2) > 0.65 > by_grey + 0.3
-    assert 0.5 < found.sum() / (truth == 2).sum() < 2
-    assert scores(taught.report, "held-out corrections", "mitochondrion")["Dice"][1] > 0.6
+    assert 0.5 < found.sum() / (truth == 2).sum() < 1.6
+    known = scores(taught.report, "held-out corrections", "mitochondrion")
+    assert known["FNR"][1] < 0.4
+    assert known["FPR"][1] < 0.3
 
 
 def test_the_old_classes_stay_what_they_were_to_the_bit(taught, library):  # noqa: F811
@@ -242,7 +245,7 @@ def test_a_volume_is_learnt_in_3d():
     crop = Crop()
     crop.image, crop.target = image[None].astype(np.float16), labels * 2
     crop.target[labels < 0] = -1
-    crop.held_out = np.full_like(crop.target, -1)
+    crop.held_out, crop.accepted = np.full_like(crop.target, -1), np.zeros(crop.target.shape, bool)
     fit_pixel_heads(network, (1,), run_to_end(iter_read_pixels(network, (crop,), 0, CPU)))
     with torch.inference_mode():
         found = network.probability(network(torch.from_numpy(image[None, None]).float()).logits)[0, 1].numpy() > 0.5

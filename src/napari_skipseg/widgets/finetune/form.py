@@ -287,7 +287,8 @@ def describe_training_summary(summary: TrainingSummary) -> str:
 def explain_training_summary(summary: TrainingSummary) -> str:
     """Return all numbers, a line for each class."""
     lines = [
-        f"{name}: {counted(count, 'pixel')} to learn from, {summary.held_out.get(name, 0):,} held out"
+        f"{name}: {counted(count, 'pixel')} to learn from"
+        + ("" if summary.is_in_turn else f", {summary.held_out.get(name, 0):,} held out")
         for name, count in summary.pixels.items()
     ]
     return "\n".join([*lines, *(f"{name}: {value}" for name, value in summary.facts.items())])
