@@ -294,8 +294,8 @@ def test_an_accepted_slice_is_many_strokes_and_a_stroke_is_one():
     labels = np.full((128, 128), -1, np.int8)
     labels[60:66, 10:100] = 1  # over the grid's lines
     labels[70:76, 10:40] = 0
-    assert len(np.unique(pixel_classifier._number_strokes(labels, 64))) == 3
-    assert len(np.unique(pixel_classifier._number_strokes(np.zeros((128, 128), np.int8), 64))) == 4
+    assert len(np.unique(pixel_classifier.number_strokes(labels, 64))) == 3
+    assert len(np.unique(pixel_classifier.number_strokes(np.zeros((128, 128), np.int8), 64))) == 4
 
 
 def test_rare_labels_are_among_the_tiles_that_are_read(monkeypatch):

@@ -30,6 +30,7 @@ CLEAR, SOLID = 0, 150
 
 
 HELD_OUT, LABELLED = "labelled, held out", "labelled"
+NO_CURVES = "No curves: a pixel head is fitted to all strokes at once."
 MODEL_NOW, FINISHED = "the model now", "the new model"
 
 
@@ -118,6 +119,9 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         self.labelled, self.predicted = CurveTile(), CurveTile()
         self.captions = PlainLabel(HELD_OUT), PlainLabel(MODEL_NOW)
         self._label_colors, self._probability_colors = label_table(CLASS_COLORS), probability_table(CLASS_COLORS[0])
+        self.note = PlainLabel(NO_CURVES)
+        self.note.setWordWrap(True)
+        self.note.setStyleSheet("QLabel { font-size: 8pt; }")
         self._tiles = QWidget()
         grid = QGridLayout(self._tiles)
         grid.setContentsMargins(0, 0, 0, 0)
@@ -129,7 +133,7 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
-        for widget in (self._tiles, self.loss, self.scores):
+        for widget in (self._tiles, self.note, self.loss, self.scores):
             column.addWidget(widget)
         self.start()
 
@@ -150,6 +154,7 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         self.loss.start()
         self.scores.start()
         self._tiles.hide()
+        self.note.hide()
 
     def show_progress(self, news: Sequence[Progress]) -> None:
         """Extend the curves, and show the newest picture."""
@@ -164,6 +169,7 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         labels = self._label_colors
         self.labelled.show_tile(picture.image, picture.target, (-1, len(labels) - 1), labels)
         self.predicted.show_tile(picture.image, picture.probability, (0.0, 1.0), self._probability_colors)
+        self.note.setVisible(picture.is_final and not (self.loss.curves() or self.scores.curves()))
         self.captions[0].setText(LABELLED if picture.is_final else HELD_OUT)
         self.captions[1].setText(FINISHED if picture.is_final else MODEL_NOW)
         self._tiles.show()
