@@ -333,6 +333,7 @@ def _iter_score_heads(
     parent, known = setup.parent.network, setup.parent.description.class_thresholds
     if heads is None:
         heads = yield from _iter_refusing_keep(_iter_fit_heads(setup, compute))
+    yield Progress(0, 1, f"scoring {setup.settings.name}")
     pixels = heads.pixels
     found: dict[str, StrokeScores | None] = {}
     old: dict[str, StrokeScores] = {}
@@ -370,7 +371,8 @@ def _iter_picture(setup: _Setup, model: Model, compute: Compute) -> Generator[Pr
         probability[tile.keep] = tile.probability[learnt - 1]
     shown = () if target.ndim == 2 else (int((target == learnt).sum(axis=(1, 2)).argmax()),)
     labels = target[shown].astype(np.int16)
-    yield ValidationPicture(1, 1, "", image[(0, *shown)], probability[shown], labels, is_final=True)
+    said = f"scoring {model.description.name}"
+    yield ValidationPicture(1, 1, said, image[(0, *shown)], probability[shown], labels, is_final=True)
 
 
 def _write_report(target: Path, report: ComparisonReport, scores_on: str) -> None:
