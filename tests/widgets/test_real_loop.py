@@ -91,8 +91,10 @@ def test_mitochondria_are_painted_learnt_and_found_where_nobody_painted(
         np.testing.assert_array_equal(corrections.strokes[...], painted)
         assert panel.segment_tab.form.model.currentText() == name
         verdict = panel.finetune_tab.report.verdict.text()
-        assert "not enough to tell" in verdict  # strokes on two slices leave only two places to hold out
-        assert "Dice mitochondrion" in verdict
+        assert "of the held-out mitochondrion" in verdict
+        assert "12 strokes of it and 16 of other things" in verdict
+        assert list(panel.segment_tab.form.threshold.sliders) == ["membrane", "mitochondrion"]
+        assert not panel.finetune_tab.plots.note.isHidden()
         assert {"membrane", "mitochondrion"} <= set(read_description(tmp_path / "models" / name).class_names)
         put_away(qtbot, viewer, panel)
     assert read_description(BUILT_IN / "em-membrane").weights_sha256 == parent
