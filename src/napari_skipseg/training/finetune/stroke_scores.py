@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 DRAWS = 4000
 UNKNOWN = 0.5
 """The share that is called the class in the added stroke."""
+LOG_EXCESS = -0.35, 0.5
+"""Mean and deviation of the logarithm of the true odds of a class over those that it is called with, from ten strokes:
+on nine sets of images it was called 0.75 to 5 times as often as it was there, mostly 1.2 times."""
 SURE = 0.1
 """Share of the draws that lie below, and as many above, what is called certain."""
 
@@ -32,9 +35,10 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class StrokeScores:
-    """Scores of one class. found: share of the class that is found. right: share of what is called that is the class.
+    """Scores of one class. found: share of the class that is found, wrong: share of the background that is called it.
 
-    wrong: share of the background that is called the class. strokes, others: how many show the class and background.
+    Both as on the strokes. dice, right: estimates for the image, right being the share of what is called that is the
+    class. strokes, others: how many show the class and background.
     """
 
     dice: Interval
@@ -61,9 +65,18 @@ def score_strokes(
     generator = np.random.default_rng(seed)
     found, of_class = _rates(called, strokes, positive, generator)
     wrong, of_others = _rates(called, strokes, ~positive, generator)
-    right = share * found / np.maximum(share * found + (1 - share) * wrong, 1e-9)
-    dice = 2 * share * found / np.maximum(share * found + (1 - share) * wrong + share, 1e-9)
-    return StrokeScores(_interval(dice), _interval(found), _interval(right), _interval(wrong), of_class, of_others)
+    odds = share / (1 - share) * np.exp(np.append(0.0, generator.normal(*LOG_EXCESS, DRAWS)))
+    there = odds / (1 + odds)
+    right = there * found / np.maximum(there * found + (1 - there) * wrong, 1e-9)
+    dice = 2 * there * found / np.maximum(there * found + (1 - there) * wrong + there, 1e-9)
+    return StrokeScores(
+        dice=_interval(dice, np.median(dice)),
+        found=_interval(found, found[0]),
+        right=_interval(right, np.median(right)),
+        wrong=_interval(wrong, wrong[0]),
+        strokes=of_class,
+        others=of_others,
+    )
 
 
 def _rates(
@@ -81,6 +94,6 @@ def _rates(
     return np.append(rates.mean(), drawn), len(names)
 
 
-def _interval(draws: NDArray[np.float64]) -> Interval:
+def _interval(draws: NDArray[np.float64], value: np.floating) -> Interval:
     low, high = np.quantile(draws[1:], [SURE, 1 - SURE])
-    return Interval(float(draws[0]), float(min(low, draws[0])), float(max(high, draws[0])))
+    return Interval(float(value), float(min(low, value)), float(max(high, value)))
