@@ -51,7 +51,7 @@ class ScoreRow:
     on: what was scored: "held-out corrections", of those the "held-out strokes" alone if others were accepted, or
     "its own sample". score: "Dice", "FPR", "FNR" or "V_rand". first: on its own
     sample, the score of the first model of a line of fine-tuned ones, as it was stored then; else None. limits: between
-    which the new score lies with a probability of 80 %; None if that was not estimated.
+    which the new score probably lies; None if that was not estimated.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")

@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 DRAWS = 4000
 UNKNOWN = 0.5
 """The share that is called the class in the added stroke."""
-LOG_EXCESS = -0.35, 0.5
-"""Mean and deviation of the logarithm of the true odds of a class over those that it is called with, from ten strokes:
-on nine sets of images it was called 0.75 to 5 times as often as it was there, mostly 1.2 times."""
+LOG_EXCESS = -0.2, 0.8
+"""Mean and deviation of the logarithm of the true odds of a class over those that it is called with. From ten strokes,
+on nine sets of images, it was called 0.75 to 5 times as often as it was there, mostly 1.2 times. With these numbers the
+truth lay within the limits in 23 of 36 trials, and of 12 classes called good one was not (Dice 0.44)."""
 SURE = 0.1
 """Share of the draws that lie below, and as many above, what is called certain."""
 
 
 class Interval(NamedTuple):
-    """A value, and the limits between which it lies with a probability of 80 %."""
+    """A value, and the limits between which 80 % of the draws lie."""
 
     value: float
     low: float

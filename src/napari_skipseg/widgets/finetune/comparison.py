@@ -36,7 +36,7 @@ MEANINGS = {
     "FPR": "share of the background that is taken for the class: 0 = none",
     "FNR": "share of the class that is missed: 0 = none",
     "V_rand": "how well the cells are separated (ISBI 2012): 1 = as in the truth",
-    "(low–high)": "the score lies between them with a probability of 80 %: few strokes leave it open",
+    "(low–high)": "the score probably lies between them: in two of three trials it did",
     "none": "the old model does not know the class, so the new one is compared with nothing found (Dice 0)",
 }
 
