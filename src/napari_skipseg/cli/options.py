@@ -91,7 +91,8 @@ class Flags:
         """Return the values of the flags that were given, and the defaults of the command, by field."""
         values = {each.name: flags.get(parameter) for parameter, each in self._fields.items()}
         given = {name: value for name, value in values.items() if value not in (None, [])}
-        return self._defaults | {n: tuple(value) if isinstance(value, list) else value for n, value in given.items()}
+        in_tuples = {n: tuple(value) if isinstance(value, list) else value for n, value in given.items()}
+        return {**self._defaults, **in_tuples}
 
     def _annotate(self, parameter: str, each: OptionField) -> Any:
         default = self._defaults.get(each.name, each.default)

@@ -406,7 +406,7 @@ def iter_choose_regressions(
     if folds is None:
         return (RegressionChoice(),) * len(pixels.groups)
     columns, _ = _standardized(pixels, pixels.columns)
-    choices = []
+    choices: list[RegressionChoice] = []
     for inside in _iter_groups(pixels):
         samples, tried = _Samples.of(columns[:, inside], positive), []
         for penalty in PENALTIES:
