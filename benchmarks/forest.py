@@ -1,7 +1,7 @@
 """The same strokes for quick fine-tuning and for a random forest on classical filters: which learns more, in how long?
 
     python benchmarks/forest.py DATA [--sets vnc cdeep ...] [--strokes 10 40] [--seeds 0 1 2] [--model em-membrane]
-        [--reach quick] [--side 512] [--clear 3]
+        [--reach quick] [--side 512] [--clear 3] [--choosing]
     python benchmarks/forest.py --image IMAGE.tif --truth TRUTH.tif --train 0 2 4 --test 6 8 9 [--at 1] [...]
 
 DATA contains the folders that `SETS` names. Strokes are drawn from the truth by the rule in `strokes.py`, half of them
@@ -97,6 +97,16 @@ SETS: dict[str, tuple[str, Callable[[Path], Labelled]]] = {
     "nuclei": ("stardist_nuclei", read_nuclei),
 }
 
+CHOOSING: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "VNC, mitochondria": ((0, 2, 4), (5, 7)),
+    "cdeep3m, mitochondria": ((0, 4, 8), (10, 14, 17)),
+    "Kasthuri, mitochondria": ((0, 10, 20), (25, 33, 41)),
+    "leaf, chloroplasts": ((0, 2, 4), (5, 7)),
+    "skin, lesions": ((2, 3, 4), (0, 1)),
+    "nuclei": ((1,), (0,)),
+}
+"""Slices for strokes and for scores by which a method is chosen: none of them is scored by the tables that report."""
+
 
 def cut_middle(read: Labelled, side: int) -> Labelled:
     """Return the middle of the slices, at most `side` long."""
@@ -159,7 +169,7 @@ def run_ours(read: Labelled, labels: NDArray[np.uint8], seed: int, model: str, r
         prediction = skipseg.segment(read.image[list(read.test)], made.folder, attention=False)
         column = prediction.class_names.index("class")
         probability = prediction.probability[column] if len(prediction.class_names) > 1 else prediction.probability
-        found = np.asarray(probability) > 0.5
+        found = np.asarray(probability) > prediction.thresholds_at()[column]
         return judge(found, read, time.perf_counter() - began)
 
 
@@ -187,6 +197,7 @@ def main() -> None:
     parser.add_argument("--reach", default="quick")
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--clear", type=int, default=strokes.CLEAR, help="pixels from the edge at which strokes begin")
+    parser.add_argument("--choosing", action="store_true", help="score the slices for choosing, not those for reports")
     args = parser.parse_args()
     strokes.CLEAR = args.clear
     if args.image:
@@ -195,6 +206,8 @@ def main() -> None:
     else:
         chosen = [name for name in SETS if any(name.startswith(begin) for begin in args.sets)]
         sets = {name: SETS[name][1](args.data / SETS[name][0]) for name in chosen}
+        if args.choosing:
+            sets = {name: read._replace(train=CHOOSING[name][0], test=CHOOSING[name][1]) for name, read in sets.items()}
     rows = []
     for name, whole in sets.items():
         read = cut_middle(whole, args.side)

@@ -157,6 +157,13 @@ def test_segment_with_all_options(run: Run, image: Path, tmp_path: Path, library
         assert recipe["model_sha256"] == model.description.weights_sha256
 
 
+def test_segment_with_a_threshold_of_a_class(run: Run, image: Path, tmp_path: Path, library: Path) -> None:
+    name = api.load_model(library / "tiny").description.class_names[0]
+    asked = ["--class-threshold", f"{name}=0.3", "--dtype", "float32", "--device", "cpu"]
+    ran = run("segment", image, tmp_path / "out", "--model", library / "tiny", *asked)
+    np.testing.assert_array_equal(whole(ran.files[1]), whole(ran.files[0]) > 0.3)
+
+
 def test_segment_a_volume_with_a_3d_model(run: Run, tmp_path: Path) -> None:
     write_tiff(tmp_path / "volume.tif", grey(17, 21, 30))
     ran = run("segment", tmp_path / "volume.tif", tmp_path / "out", "--model", "tiny-3d", "--attention", "--tile", 28)

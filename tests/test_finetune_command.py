@@ -50,7 +50,7 @@ def test_a_new_class_becomes_a_new_model_and_a_table(run, folder):
     code, out, _ = run("--class", "mitochondrion=2", "--reach", "quick")
     lines = out.splitlines()
     assert code == 0
-    assert lines[0].split() == ["on", "class", "name", "score", "old", "new"]
+    assert lines[0].split() == ["on", "class", "name", "score", "old", "new", "limits"]
     assert any("mitochondrion" in line and "Dice" in line for line in lines)
     assert lines[-2].startswith(("The new model ", "Only "))
     assert lines[-1] == str(folder / "models" / "new")

@@ -143,7 +143,10 @@ def find_objects(
 
     if isinstance(probability, Prediction):
         stack = Stack(probability.probability, probability.space)
-        image = ClassImage(stack, tuple(probability.class_names), False, records_padding(probability.recipe))
+        own = dict(zip(probability.class_names, probability.thresholds_at(), strict=True))
+        image = ClassImage(
+            stack, tuple(probability.class_names), False, records_padding(probability.recipe), thresholds=own
+        )
     elif isinstance(probability, str | PathLike):
         image = read_probability(probability, axes or None)
     else:

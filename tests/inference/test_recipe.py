@@ -219,7 +219,9 @@ def test_one_recipe_lies_in_every_output_and_beside_them(cells: Path, tmp_path: 
     assert beside.inputs == (describe_input(read_stack(cells)),)
     assert (beside.inputs[0].file, beside.inputs[0].sha256) == (str(cells), identify(read_stack(cells)))
     assert (beside.inputs[0].space.voxel_size, beside.inputs[0].space.unit, beside.inputs[0].space.origin) == PLACE
-    assert beside.request == SegmentRequest("tiny", "", SegmentOptions(tile=40, average=4), "uint8", form)
+    assert beside.request == SegmentRequest(
+        "tiny", "", SegmentOptions(tile=40, average=4, threshold=0.5), "uint8", form
+    )
     assert (beside.backend, beside.device, beside.side, beside.versions) == ("torch", "cpu", 40, versions())
     assert recipe_to_json(beside) == (tmp_path / "out" / "cells_recipe.json").read_text(encoding="utf-8")
 

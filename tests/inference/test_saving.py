@@ -129,7 +129,7 @@ def test_the_recipe_can_be_read_from_every_file(tmp_path: Path) -> None:
         assert recipe == {
             "operation": "segment",
             "tile": [64, 64],
-            "options": {"average": 1, "threshold": 0.25},
+            "options": {"average": 1, "threshold": 0.25, "class_threshold": []},
             "depth": "uint8",
             "form": "tiff",
         }

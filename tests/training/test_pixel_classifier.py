@@ -30,6 +30,7 @@ from napari_skipseg.training.finetune.pixel_classifier import (
     iter_read_pixels,
 )
 from napari_skipseg.training.finetune.run import iter_finetune
+from napari_skipseg.training.progress import ValidationPicture
 
 CPU = Compute(torch.device("cpu"))
 VESICLE = ClassLabel("vesicle", 3)
@@ -85,12 +86,15 @@ def dice(found, truth):
 
 def test_a_texture_is_learnt_from_strokes_that_no_grey_value_tells_apart(taught):
     stack, truth = texture(seed=7)
-    found = np.asarray(segment(stack, str(taught.folder)).probability[1]) > 0.5
+    prediction = segment(stack, str(taught.folder))
+    found = np.asarray(prediction.probability[1]) > prediction.thresholds[1]
     values = np.asarray(stack.data).astype(float)
     by_grey = max(dice(values > level, truth == 2) for level in range(0, 255, 15))
     assert dice(found, truth == 2) > 0.65 > by_grey + 0.3
     assert 0.5 < found.sum() / (truth == 2).sum() < 2
-    assert scores(taught.report, "held-out corrections", "mitochondrion")["Dice"][1] > 0.6
+    known = scores(taught.report, "held-out corrections", "mitochondrion")
+    assert known["FNR"][1] < 0.4
+    assert known["FPR"][1] < 0.3
 
 
 def test_the_old_classes_stay_what_they_were_to_the_bit(taught, library):  # noqa: F811
@@ -205,8 +209,57 @@ def test_a_class_on_two_pixels_and_contradictory_strokes_give_a_model(tmp_path):
     labels[0, 20, 60] = labels[1, 150, 150] = 2
     assert quick(tmp_path, corrected_of(stack, labels), "two-pixels").folder.is_dir()
     random = np.where(stroked(truth) > 0, np.random.default_rng(0).integers(1, 3, truth.shape), 0).astype(np.uint8)
-    probability = np.asarray(segment(stack, str(quick(tmp_path, corrected_of(stack, random)).folder)).probability[1])
+    made = quick(tmp_path, corrected_of(stack, random))
+    probability = np.asarray(segment(stack, str(made.folder)).probability[1])
     assert 0.3 < probability.mean() < 0.7, "a coin"
+    assert not made.report.is_better
+
+
+def test_a_voxel_size_five_times_off_is_said_and_the_model_is_for_the_images_own(tmp_path, library):  # noqa: F811
+    stack, truth = texture()
+    far = replace(stack, space=Space("ZYX", (50, 20, 20), "nm"))
+    made = quick(tmp_path, corrected_of(far, stroked(truth)))
+    model = read_model(made.folder).description
+    assert model.voxel_size[-2:] == (20, 20)
+    assert "20" in model.card.data
+    prediction = segment(far, str(made.folder))
+    assert dice(np.asarray(prediction.probability[1]) > prediction.thresholds[1], truth == 2) > 0.6
+
+
+def test_a_model_whose_scoring_was_stopped_is_only_scored(taught, tmp_path):
+    stack, truth = texture()
+    labels = (corrected_of(stack, stroked(truth)),)
+    work = iter_finetune(settings_of("new", reach="quick"), labels, tmp_path, "cpu")
+    while "scoring new" not in next(work).message:
+        pass
+    work.close()
+    written = (tmp_path / "new" / "weights.safetensors").stat().st_mtime_ns
+    assert read_model(tmp_path / "new").description.card.scores == {}
+    assert quick(tmp_path, *labels).report == taught.report
+    assert (tmp_path / "new" / "weights.safetensors").stat().st_mtime_ns == written
+
+
+def test_the_picture_at_the_end_is_of_the_finished_model(tmp_path):
+    stack, truth = texture()
+    seen = []
+    run_to_end(
+        iter_finetune(settings_of(reach="quick"), (corrected_of(stack, stroked(truth)),), tmp_path, "cpu"), seen.append
+    )
+    (picture,) = [each for each in seen if isinstance(each, ValidationPicture)]
+    assert picture.is_final
+    assert {-1, 2} <= set(np.unique(picture.target)) <= {-1, 0, 2}
+    labelled = picture.target >= 0
+    right = (picture.probability > 0.5) == (picture.target == 2)
+    assert right[labelled].mean() > 0.8
+
+
+def test_the_card_the_table_and_the_report_have_the_same_scores(taught):
+    model = read_model(taught.folder).description
+    dice_row = next(row for row in taught.report.rows if row.score == "Dice")
+    assert model.card.scores == {"Dice mitochondrion": dice_row.new}
+    assert dice_row.limits[0] <= dice_row.new <= dice_row.limits[1]
+    assert "the model itself learnt from them too" in model.card.scores_on
+    assert model.thresholds == (0.5, *model.thresholds[1:])
 
 
 def test_four_classes_with_three_strokes_each(tmp_path):
@@ -242,7 +295,7 @@ def test_a_volume_is_learnt_in_3d():
     crop = Crop()
     crop.image, crop.target = image[None].astype(np.float16), labels * 2
     crop.target[labels < 0] = -1
-    crop.held_out = np.full_like(crop.target, -1)
+    crop.held_out, crop.accepted = np.full_like(crop.target, -1), np.zeros(crop.target.shape, bool)
     fit_pixel_heads(network, (1,), run_to_end(iter_read_pixels(network, (crop,), 0, CPU)))
     with torch.inference_mode():
         found = network.probability(network(torch.from_numpy(image[None, None]).float()).logits)[0, 1].numpy() > 0.5
@@ -291,8 +344,8 @@ def test_an_accepted_slice_is_many_strokes_and_a_stroke_is_one():
     labels = np.full((128, 128), -1, np.int8)
     labels[60:66, 10:100] = 1  # over the grid's lines
     labels[70:76, 10:40] = 0
-    assert len(np.unique(pixel_classifier._number_strokes(labels, 64))) == 3
-    assert len(np.unique(pixel_classifier._number_strokes(np.zeros((128, 128), np.int8), 64))) == 4
+    assert len(np.unique(pixel_classifier.number_strokes(labels, 64))) == 3
+    assert len(np.unique(pixel_classifier.number_strokes(np.zeros((128, 128), np.int8), 64))) == 4
 
 
 def test_rare_labels_are_among_the_tiles_that_are_read(monkeypatch):

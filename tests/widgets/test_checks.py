@@ -24,7 +24,7 @@ def choices() -> SegmentFormValues:
     return SegmentFormValues(Image(np.ones((3, 8, 8)), name="em"), "ZYX", (50, 4, 4), "nm", describe_model("tiny-2d"))
 
 
-OWN = ("layer", "axes", "voxel_size", "unit", "model", "model_fault", "channel", "device", "rescale", "threshold")
+OWN = ("layer", "axes", "voxel_size", "unit", "model", "model_fault", "channel", "device", "rescale", "thresholds")
 
 
 def changed(choices, **changes):
@@ -37,7 +37,7 @@ def changed(choices, **changes):
 
 def test_right_choices_have_no_fault_and_give_the_engines_options(choices):
     assert find_faults(choices) == {}
-    options = changed(choices, tile=64, average=4, threshold=0.3, channel=2, device="cpu").options()
+    options = changed(choices, tile=64, average=4, thresholds={"mitochondrion": 0.3}, channel=2, device="cpu").options()
     assert (options.tile, options.average, options.threshold, options.device) == (64, 4, 0.3, "cpu")
     assert options.channel is None
     assert (options.samples, options.dropout, options.planes, options.rescale) == (0, None, "xy", False)

@@ -89,10 +89,12 @@ def test_mitochondria_are_painted_learnt_and_found_where_nobody_painted(
 
         corrections = panel.correct_tab.corrections()
         np.testing.assert_array_equal(corrections.strokes[...], painted)
-        assert panel.segment_tab.form.model.currentText() == name
+        assert panel.segment_tab.form.model.currentData() == name
         verdict = panel.finetune_tab.report.verdict.text()
-        assert "not enough to tell" in verdict  # strokes on two slices leave only two places to hold out
-        assert "Dice mitochondrion" in verdict
+        assert "of the held-out mitochondrion" in verdict
+        assert "6 strokes of it" in verdict  # the second slice shows none here
+        assert list(panel.segment_tab.form.threshold.sliders) == ["membrane", "mitochondrion"]
+        assert not panel.finetune_tab.plots.note.isHidden()
         assert {"membrane", "mitochondrion"} <= set(read_description(tmp_path / "models" / name).class_names)
         put_away(qtbot, viewer, panel)
     assert read_description(BUILT_IN / "em-membrane").weights_sha256 == parent
@@ -140,7 +142,7 @@ def teach(qtbot, panel, engine: Engine) -> str:
     qtbot.waitUntil(lambda: not tab.is_running and not tab.report.isHidden(), timeout=240_000)
     assert engine.pid != killed
     qtbot.waitUntil(lambda: not panel.segment_tab.is_running, timeout=60_000)
-    return panel.segment_tab.form.model.currentText()
+    return str(panel.segment_tab.form.model.currentData())
 
 
 def check_held_out(larva: Larva, name: str) -> None:

@@ -41,7 +41,7 @@ from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import Focus, TileWritten
 from napari_skipseg.objects.block_cache import BLOCKS_FOLDER, search_folder
-from napari_skipseg.objects.classes import ClassImage, records_padding
+from napari_skipseg.objects.classes import ClassImage, records_padding, thresholds_in
 from napari_skipseg.objects.files import describe_padding, iter_write_objects
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_blocks
 from napari_skipseg.objects.options import ObjectOptions
@@ -236,7 +236,8 @@ def iter_blocks_of_file(job: FileJob, numbers: range) -> Generator[Progress, Non
 
 def _objects_source(probability: Path, target: ObjectsTarget, job: FileJob) -> ClassImage:
     names = job.engine.model.description.class_names
-    return ClassImage(read_stack(probability), names, False, records_padding(target.recipe))
+    has_padding, own = records_padding(target.recipe), thresholds_in(target.recipe)
+    return ClassImage(read_stack(probability), names, False, has_padding, thresholds=own)
 
 
 def _objects_target(probability: Path, job: FileJob) -> ObjectsTarget:

@@ -90,14 +90,14 @@ def _print_summary(summary: TrainingSummary) -> None:
     trained, held = counted(summary.places[0], "place"), summary.places[1]
     takes = "" if summary.seconds is None else f" Takes about {in_words(summary.seconds)}."
     slices = counted(summary.slices, "slice")
-    print_line(
-        f"Labels on {slices}: learns from {trained}, compares old and new on {held} other{'s' * (held != 1)}.{takes}",
-        err=True,
-    )
+    judged = f"compares old and new on {held} other{'s' * (held != 1)}"
+    if summary.is_in_turn:
+        judged = "holds out each stroke in turn for the scores"
+    print_line(f"Labels on {slices}: learns from {trained}, {judged}.{takes}", err=True)
     width = max(len(class_name) for class_name in summary.pixels)
     for class_name, count in summary.pixels.items():
-        held_out = summary.held_out.get(class_name, 0)
-        print_line(f"  {class_name:{width}}  {counted(count, 'pixel')} to learn from, {held_out:,} held out", err=True)
+        held_out = "" if summary.is_in_turn else f", {summary.held_out.get(class_name, 0):,} held out"
+        print_line(f"  {class_name:{width}}  {counted(count, 'pixel')} to learn from{held_out}", err=True)
 
 
 def _iter_without_losses(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress, None, Finetuned]:
@@ -122,8 +122,9 @@ def _iter_without_losses(work: Generator[Progress, Any, Finetuned]) -> Generator
 def _print_report(finetuned: Finetuned, as_json: bool) -> None:
     """Print the comparison of the old and the new model, and the folder of the new one."""
     rows = [asdict(row) for row in finetuned.report.rows]
-    if all(row["first"] is None for row in rows):
-        rows = [{key: value for key, value in row.items() if key != "first"} for row in rows]
+    for unknown in ("first", "limits"):
+        if all(row[unknown] is None for row in rows):
+            rows = [{key: value for key, value in row.items() if key != unknown} for row in rows]
     if as_json:
         print_report({"folder": str(finetuned.folder), **asdict(finetuned.report)}, as_json)
         return

@@ -90,7 +90,9 @@ class Flags:
     def given(self, flags: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of the flags that were given, and the defaults of the command, by field."""
         values = {each.name: flags.get(parameter) for parameter, each in self._fields.items()}
-        return {**self._defaults, **{name: value for name, value in values.items() if value not in (None, [])}}
+        given = {name: value for name, value in values.items() if value not in (None, [])}
+        in_tuples = {n: tuple(value) if isinstance(value, list) else value for n, value in given.items()}
+        return {**self._defaults, **in_tuples}
 
     def _annotate(self, parameter: str, each: OptionField) -> Any:
         default = self._defaults.get(each.name, each.default)
@@ -99,6 +101,8 @@ class Flags:
             both = f"{named}/--no-{named[2:]}" if default else named
             return Annotated[bool | None, flag(_explain(each, None), both)]
         kind: Any = str if each.repeats else each.kind
+        if each.repeats and each.kind is str:
+            kind = list[str]  # numbers are given as one text with commas, texts by a flag for each
         return Annotated[kind | None, flag(_explain(each, default), named, metavar=each.option.metavar)]
 
 

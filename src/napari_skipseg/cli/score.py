@@ -34,7 +34,10 @@ def score(
     truth_foreground: Annotated[
         TruthFlag, typer.Option(help="What is above 0 in a TRUTH of membranes; auto: judged by thickness.")
     ] = TruthFlag.auto,
-    threshold: Annotated[float, typer.Option(help="Probability above which a pixel counts as predicted.")] = 0.5,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Probability above which a pixel counts as predicted; by default that of its segmentation."),
+    ] = None,
     classes: Annotated[
         list[str] | None, typer.Option("--class", metavar="NAME=VALUE", help="A class of labels; repeat for several.")
     ] = None,

@@ -48,7 +48,9 @@ def attention(
     model: Annotated[list[str], typer.Option(help="A model's name, or its folder; repeat to compare several.")],
     number: Slice = None,
     truth: Annotated[Path | None, typer.Option(help="Its true labels, as the models were trained on.")] = None,
-    threshold: Annotated[float, typer.Option(help="Probability above which a pixel is labelled.")] = 0.5,
+    threshold: Annotated[
+        float | None, typer.Option(help="Probability above which a pixel is labelled; by default the model's own.")
+    ] = None,
     channel: Channel = None,
     as_json: AsJson = False,
 ) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, ClassVar, Literal
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict
 
@@ -14,6 +15,7 @@ from napari_skipseg.devices import DEVICES
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.formats import Depth, Format
 from napari_skipseg.images.intensity.padding import PaddingRule
+from napari_skipseg.models.description import DEFAULT_THRESHOLD
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.option_fields import Option, check_options
 
@@ -35,8 +37,15 @@ class SegmentOptions:
         str, Option("Device", "Where to compute: auto takes a GPU that works, else the processor.", choices=DEVICES)
     ] = "auto"
     threshold: Annotated[
-        float, Option("Threshold", "Probability above which a voxel belongs to a class.", least=0, most=1)
-    ] = 0.5
+        float | None,
+        Option(
+            "Threshold",
+            "Probability above which a voxel belongs to a class; by default each class has the model's own.",
+            least=0,
+            most=1,
+            unset="the model's own",
+        ),
+    ] = None
     tile: Annotated[
         int,
         Option(
@@ -119,12 +128,42 @@ class SegmentOptions:
             "that it was trained on.",
         ),
     ] = False
+    class_threshold: Annotated[
+        tuple[str, ...],
+        Option(
+            "Threshold of a class",
+            "Threshold of one class, such as mitochondrion=0.3; repeat for several.",
+            metavar="NAME=VALUE",
+        ),
+    ] = ()
 
     def __post_init__(self) -> None:
         check_options(self, InputError)
         fault = self.fault_together()
         if fault:
             raise InputError(fault)
+        named_thresholds(self.class_threshold)
+
+    def with_thresholds(self, own: Mapping[str, float]) -> SegmentOptions:
+        """Return these options with a threshold for every class of a model. own: the model's thresholds by class.
+
+        Raises:
+            InputError: the model has no class of a name that has a threshold.
+        """
+        named = named_thresholds(self.class_threshold)
+        for name in named:
+            if name not in own:
+                raise InputError(f"There is no class '{name}' to give a threshold: the classes are {', '.join(own)}.")
+        chosen = {
+            name: named.get(name, value if self.threshold is None else self.threshold) for name, value in own.items()
+        }
+        return replace(self, **threshold_fields(chosen))
+
+    def thresholds_of(self, class_names: Sequence[str]) -> tuple[float, ...]:
+        """Return the threshold of each class, after `with_thresholds`."""
+        named = named_thresholds(self.class_threshold)
+        default = DEFAULT_THRESHOLD if self.threshold is None else self.threshold
+        return tuple(named.get(name, default) for name in class_names)
 
     def fault_together(self) -> str:
         """Return what is wrong with options that exclude or need each other, "" if nothing is."""
@@ -135,6 +174,35 @@ class SegmentOptions:
         if self.dropout is not None and not self.samples:
             return "A dropout rate acts in Monte Carlo samples only: ask for some, such as 10, or leave it out."
         return ""
+
+
+def named_thresholds(texts: Sequence[str]) -> dict[str, float]:
+    """Return thresholds by class, from texts NAME=VALUE.
+
+    Raises:
+        InputError: a text has another form, a class is named twice, or a threshold is not between 0 and 1.
+    """
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not name or not 0 <= number <= 1:
+            raise InputError(f"'{text}' is no threshold of a class: write NAME=VALUE, such as mitochondrion=0.3.")
+        if name in found:
+            raise InputError(f"The class '{name}' has two thresholds: give it one.")
+        found[name] = number
+    return found
+
+
+def threshold_fields(thresholds: Mapping[str, float]) -> dict[str, Any]:
+    """Return the two fields of `SegmentOptions` that say the threshold of each class: one number if all are equal."""
+    values = set(thresholds.values())
+    if len(values) == 1:
+        return {"threshold": values.pop(), "class_threshold": ()}
+    return {"threshold": None, "class_threshold": tuple(f"{name}={value:g}" for name, value in thresholds.items())}
 
 
 @dataclass(frozen=True)

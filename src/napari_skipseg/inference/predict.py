@@ -124,6 +124,7 @@ def iter_prepare(
     Raises:
         SkipsegError: as `iter_predict`.
     """
+    options = options.with_thresholds(model.description.class_thresholds)
     stack = select_channel(stack, model, options)
     seen = check_fits(stack, model, options)
     if options.samples:
@@ -229,6 +230,7 @@ def iter_fill(
     on_written: called from another thread when all pieces of a unit are in the store.
     """
 
+    thresholds = run.options.thresholds_of(run.model.description.class_names)
     padded: dict[int, NDArray[np.bool_]] = {}  # by unit, from when it is read until it is written
 
     def read(unit: TileUnit) -> Pixels:
@@ -239,7 +241,7 @@ def iter_fill(
 
     def write(unit: TileUnit, output: TileOutput, number: int) -> None:
         padding = padded.pop(unit.number, None)
-        for piece in result_pieces(run.results, run.grid, unit, output, number, run.options.threshold, padding):
+        for piece in result_pieces(run.results, run.grid, unit, output, number, thresholds, padding):
             store.write(piece)
         if on_written is not None:
             on_written(unit)
@@ -351,6 +353,7 @@ def _predicted(run: Run, store: ArrayStore) -> Prediction:
         attentions,
         run.recipe,
         store.arrays.get(UNCERTAINTY),
+        run.options.thresholds_of(run.model.description.class_names),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +13,11 @@ from napari_skipseg.foreign_text import printable
 from napari_skipseg.images.formats import Depth
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import ArrayLike, LazyArray
-from napari_skipseg.models.description import is_reserved
+from napari_skipseg.models.description import DEFAULT_THRESHOLD, is_reserved
 from napari_skipseg.progress import Progress
+
+Threshold = float | Mapping[str, float]
+"""One threshold for all classes, or the threshold of each by its name; a class that is not named has 0.5."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Prediction:
     probability: float32 in [0, 1]; the axes of the stack without its channels, behind a class axis where the model has
     several classes. space: of `probability`, with the axis "C" for the classes. uncertainty: the standard deviation of
     probability over samples, copies or planes, float32 in [0, 0.5] in its shape; None if nothing was averaged.
+    thresholds: of each class, in their order; empty = 0.5 for all.
     """
 
     probability: NDArray[np.float32]
@@ -48,13 +53,26 @@ class Prediction:
     attentions: tuple[AttentionMap, ...] = ()
     recipe: dict[str, Any] = field(default_factory=dict)
     uncertainty: NDArray[np.float32] | None = None
+    thresholds: tuple[float, ...] = ()
 
-    def binary(self, threshold: float) -> Any:
-        """Return labels, uint8, as a lazy dask array: 0 = background, 1, 2, … = the classes."""
-        return binarize(self.probability, threshold, has_class_axis=len(self.class_names) > 1)
+    def binary(self, threshold: Threshold | None = None) -> Any:
+        """Return labels, uint8, as a lazy dask array: 0 = background, 1, 2, … = the classes.
+
+        threshold: None = those of the prediction.
+        """
+        chosen = self.thresholds_at(threshold)
+        return binarize(self.probability, chosen, has_class_axis=len(self.class_names) > 1)
+
+    def thresholds_at(self, threshold: Threshold | None = None) -> tuple[float, ...]:
+        """Return the threshold of each class. threshold: None = those of the prediction."""
+        if threshold is None:
+            return self.thresholds or (DEFAULT_THRESHOLD,) * len(self.class_names)
+        if isinstance(threshold, Mapping):
+            return tuple(threshold.get(name, DEFAULT_THRESHOLD) for name in self.class_names)
+        return (threshold,) * len(self.class_names)
 
 
-def binarize(probability: NDArray[np.float32], threshold: float, has_class_axis: bool) -> Any:
+def binarize(probability: NDArray[np.float32], threshold: float | tuple[float, ...], has_class_axis: bool) -> Any:
     """Return `Binary` as a lazy dask array, in chunks of a slice."""
     from dask import array
 
@@ -68,7 +86,9 @@ class Binary(LazyArray):
     Shape: (*space), or (classes, *space) where `has_class_axis` -> (*space), uint8.
     """
 
-    def __init__(self, probability: NDArray[np.float32], threshold: float, has_class_axis: bool) -> None:
+    def __init__(
+        self, probability: NDArray[np.float32], threshold: float | tuple[float, ...], has_class_axis: bool
+    ) -> None:
         self._probability, self._threshold, self._has_class_axis = probability, threshold, has_class_axis
         self.shape = probability.shape[1:] if has_class_axis else probability.shape
         self.dtype = np.dtype(np.uint8)
@@ -78,16 +98,22 @@ class Binary(LazyArray):
         return labels_of(values if self._has_class_axis else values[None], self._threshold)
 
 
-def labels_of(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
-    """Return the most probable class (from 1) where its probability exceeds `threshold`, else 0.
+def labels_of(probability: NDArray[np.float32], threshold: float | tuple[float, ...]) -> NDArray[np.uint8]:
+    """Return the class (from 1) whose probability exceeds its threshold the most, 0 where none does.
 
     Shape: (classes, *space) -> (*space).
     """
+    each = threshold if isinstance(threshold, tuple) else (threshold,) * len(probability)
+    if len(each) != len(probability):
+        raise ValueError(f"{len(each)} thresholds are given for {len(probability)} classes")
     if len(probability) == 1:
-        above: NDArray[np.uint8] = (probability[0] > threshold).view(np.uint8)
+        above: NDArray[np.uint8] = (probability[0] > each[0]).view(np.uint8)
         return above
+    if len(set(each)) > 1:
+        probability = probability - np.array(each, np.float32).reshape(-1, *[1] * (probability.ndim - 1))
+        each = (0.0,)
     best = probability.argmax(axis=0)
-    labels: NDArray[np.uint8] = np.where(probability.max(axis=0) > threshold, best + 1, 0).astype(np.uint8)
+    labels: NDArray[np.uint8] = np.where(probability.max(axis=0) > each[0], best + 1, 0).astype(np.uint8)
     return labels
 
 

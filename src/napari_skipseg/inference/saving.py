@@ -22,7 +22,8 @@ from napari_skipseg.images.space import AXES, Space
 from napari_skipseg.images.stack import ArrayLike, LazyArray
 from napari_skipseg.images.zarr.layout import OURS, Layout
 from napari_skipseg.images.zarr.metadata import is_node, read_node
-from napari_skipseg.inference.prediction import Binary, Prediction, QuantizedArray
+from napari_skipseg.inference.options import threshold_fields
+from napari_skipseg.inference.prediction import Binary, Prediction, QuantizedArray, Threshold
 from napari_skipseg.inference.recipes.recipe import RECIPE_FILE, dict_to_json
 
 _LONGEST_NAME = 255
@@ -44,7 +45,7 @@ def save_prediction(
     prediction: Prediction,
     folder: str | os.PathLike[str],
     name: str,
-    threshold: float = 0.5,
+    threshold: Threshold | None = None,
     dtype: Depth = USUAL_DEPTH,
     form: Format = "tiff",
     results: Collection[str] | None = None,
@@ -55,7 +56,7 @@ def save_prediction(
     whole, OME-Zarr stores one by one. The recipe lies beside them as `<name>_recipe.json`.
 
     form: "tiff" (OME-TIFF) or "ome-zarr". results: which are written, such as {"probability", "attention_1"}; None =
-    all that there are.
+    all that there are. threshold: of the binary result; None = the prediction's.
 
     dtype: "uint8" stores probability and attention as 0-255, "float32" as they are. Uncertainty is float32 either way:
     what Fiji shows under the pointer is the standard deviation itself, and small ones are not rounded away.
@@ -67,8 +68,9 @@ def save_prediction(
     with scratch_folder(folder) as draft:
         files: list[Path] = []
         stores: list[Path] = []
-        recipe = _recipe_of(prediction, threshold, dtype, form)
-        for saved in _arrays_of(prediction, threshold, dtype, recipe):
+        chosen = prediction.thresholds_at(threshold)
+        recipe = _recipe_of(prediction, chosen, dtype, form)
+        for saved in _arrays_of(prediction, chosen, dtype, recipe):
             if results is not None and saved.name not in results:
                 continue
             if form == "ome-zarr":
@@ -233,20 +235,23 @@ def plain_name(file_name: str) -> str:
     return Path(file_name).stem
 
 
-def _recipe_of(prediction: Prediction, threshold: float, dtype: Depth, form: Format) -> dict[str, Any]:
-    """Return the recipe of a prediction for saving, with the threshold that is used for it."""
-    options = {**prediction.recipe.get("options", {}), "threshold": threshold}
+def _recipe_of(prediction: Prediction, thresholds: tuple[float, ...], dtype: Depth, form: Format) -> dict[str, Any]:
+    """Return the recipe of a prediction as it is saved: its thresholds may differ from those that were asked for."""
+    by_class = dict(zip(prediction.class_names, thresholds, strict=True))
+    options = {**prediction.recipe.get("options", {}), **threshold_fields(by_class)}
     recipe: dict[str, Any] = json.loads(
         json.dumps(prediction.recipe | {"options": options, "depth": dtype, "form": form})
     )
     return recipe
 
 
-def _arrays_of(prediction: Prediction, threshold: float, dtype: Depth, recipe: dict[str, Any]) -> Iterator[SavedArray]:
+def _arrays_of(
+    prediction: Prediction, thresholds: tuple[float, ...], dtype: Depth, recipe: dict[str, Any]
+) -> Iterator[SavedArray]:
     space, unclassed = prediction.space, prediction.space.without("C")
     classes = prediction.class_names if "C" in space.axes else None
     yield SavedArray("probability", QuantizedArray(prediction.probability, dtype), space, classes, recipe)
-    labels = Binary(prediction.probability, threshold, classes is not None)
+    labels = Binary(prediction.probability, thresholds, classes is not None)
     yield SavedArray("binary", labels, unclassed, None, recipe | {"layer": "labels"})
     if prediction.uncertainty is not None:
         deviation = QuantizedArray(prediction.uncertainty, "float32")

@@ -111,7 +111,7 @@ def result_pieces(
     unit: TileUnit,
     output: TileOutput,
     number: int,
-    threshold: float,
+    thresholds: tuple[float, ...],
     padding: NDArray[np.bool_] | None = None,
 ) -> Iterator[ResultPiece]:
     """Yield the part of each array from `unit`, image `number` of the batch with this `output`, in their order.
@@ -126,7 +126,7 @@ def result_pieces(
         if result.name == PROBABILITY:
             values = probability
         elif result.name == BINARY:
-            values = labels_of(probability, threshold)[None]
+            values = labels_of(probability, thresholds)[None]
         elif result.name == UNCERTAINTY:
             if output.uncertainty is None:
                 raise ValueError("these passes have no uncertainty")

@@ -165,6 +165,7 @@ def _write(run: Run, folder: Path, depth: Depth | None, form: Format) -> tuple[T
     """Return the cost of writing a tile, and its share of the work after the last tile."""
     unit = run.grid.unit(0)
     output = _noise(run)
+    thresholds = run.options.thresholds_of(run.model.description.class_names)
     store: Store
     small = tuple(_part(result, run, form) for result in run.results)  # the first tile begins where the arrays do
     if depth is None:
@@ -173,7 +174,7 @@ def _write(run: Run, folder: Path, depth: Depth | None, form: Format) -> tuple[T
         store = ZarrStore(small, folder / "trial", run.stack, {}, depth, run.model.description.class_names)
 
     def write() -> None:
-        for piece in result_pieces(run.results, run.grid, unit, output, 0, run.options.threshold):
+        for piece in result_pieces(run.results, run.grid, unit, output, 0, thresholds):
             store.write(piece)
 
     write()  # the first time loads codecs and starts their threads

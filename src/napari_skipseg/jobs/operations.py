@@ -149,7 +149,7 @@ def _(request: messages.Train, folder: Path, models: WarmModels) -> Operation:
 @iter_perform.register
 def _(request: messages.FindObjects, folder: Path, models: WarmModels) -> Operation:
     from napari_skipseg.inference.objects_to_folder import ObjectsRequest, describe_found_objects
-    from napari_skipseg.objects.classes import probability_of_class, records_padding
+    from napari_skipseg.objects.classes import probability_of_class, records_padding, thresholds_in
     from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
     from napari_skipseg.objects.measure import iter_measure
 
@@ -157,7 +157,13 @@ def _(request: messages.FindObjects, folder: Path, models: WarmModels) -> Operat
     probability = replace(request.probability, data=open_voxels(request.probability.data))
     image = None if request.image is None else replace(request.image, data=open_voxels(request.image.data))
     yield Progress(0, 1, "reading the image")
-    source = ClassImage(probability, request.class_names, request.is_labels, records_padding(request.recipe))
+    source = ClassImage(
+        probability,
+        request.class_names,
+        request.is_labels,
+        records_padding(request.recipe),
+        thresholds=thresholds_in(request.recipe),
+    )
     recipe = describe_found_objects(ObjectsRequest(source, options, image, "ome-zarr"))
     target = ObjectsTarget(folder, OBJECTS_NAME, "ome-zarr", {**recipe, **request.recipe})
     found = yield from iter_find_objects(source, options, target)

@@ -20,6 +20,8 @@ _FORMAT_VERSION = 1
 
 _STRICT = ConfigDict(extra="forbid")
 
+DEFAULT_THRESHOLD = 0.5
+"""Probability above which a voxel belongs to a class, where a model does not say another one."""
 _LONGEST_NAME = 200
 """Bytes of a model's name; a folder's name may have 255, and files beside it have longer ones."""
 _FORBIDDEN = '/\\:*?"<>|'
@@ -111,6 +113,7 @@ class ModelDescription:
     None if there is no such file. signatures: of the images that it and its parents were trained on. certainty: on
     them, the share of certain voxels among those that may be of a class (`inference.certainty`); None if not measured.
     pixel_head: of the classes that are found pixel by pixel (`networks.pixel_head`); None = all are the network's own.
+    thresholds: of each class, the probability above which a voxel belongs to it; empty = 0.5 for all.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -130,6 +133,7 @@ class ModelDescription:
     signatures: tuple[ImageSignature, ...] = ()
     certainty: float | None = None
     pixel_head: PixelHeadSpec | None = None
+    thresholds: tuple[float, ...] = ()
     format_version: Literal[1] = 1
 
     def __post_init__(self) -> None:
@@ -145,6 +149,10 @@ class ModelDescription:
             )
         if not self.name or printable(self.name) != self.name or any(mark in self.name for mark in "/\\"):
             raise ModelError(f"'{printable(self.name)}' cannot name a model: give it a plain name, such as membranes.")
+        if self.thresholds and len(self.thresholds) != len(self.classes):
+            raise ModelError(f"Model '{self.name}' needs a threshold for each of its classes, or none.")
+        if not all(0 <= threshold <= 1 for threshold in self.thresholds):
+            raise ModelError(f"Model '{self.name}' needs thresholds between 0 and 1.")
         if self.margin < 0 or not all(0 < size < math.inf for size in self.voxel_size):
             raise ModelError(f"Model '{self.name}' needs a margin of 0 or more and a voxel size of positive numbers.")
 
@@ -152,6 +160,11 @@ class ModelDescription:
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes in the model's order: label 1, 2, … of its binary output."""
         return tuple(label.name for label in self.classes)
+
+    @property
+    def class_thresholds(self) -> dict[str, float]:
+        """The threshold of each class by its name."""
+        return dict(zip(self.class_names, self.thresholds or [DEFAULT_THRESHOLD] * len(self.classes), strict=True))
 
     @property
     def stride(self) -> int:
@@ -242,6 +255,7 @@ def card_facts(description: ModelDescription) -> dict[str, str]:
         "Network": f"{spec.dimensions}D {spec.network}, skip {spec.skip}",
         "Classes": ", ".join(f"{i} = {name}" for i, name in enumerate(description.class_names, start=1)),
         "Pixel head": ", ".join(description.pixel_classes),
+        "Thresholds": ", ".join(f"{name} {value:.2f}" for name, value in description.class_thresholds.items()),
         "Input": f"{channels}; grey values to zero mean and unit deviation over the whole stack, "
         + ("constant areas left out" if description.padding == "auto" else "constant areas are tissue"),
         "Voxel size": f"{sizes} {description.unit} ({', '.join('zyx'[-spec.dimensions :])})",

@@ -24,7 +24,7 @@ FILTERS_PER_SCALE = 5
 """Filters of a scale: the smoothed image, its gradient's length, Laplacian, the rest of its Hessian, and deviation."""
 _REACH = 3
 """Half the width of a kernel, in standard deviations of its Gaussian."""
-_LEAST = 1e-6
+LEAST = 1e-6
 
 
 class PixelHead(nn.Module):
@@ -81,7 +81,7 @@ class StandardizedConvolution(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return the sums."""
         around = (1, -1, *[1] * self._dimensions)
-        weight = self.weight.float() * (self.running_var.float() + _LEAST).rsqrt().view(around)
+        weight = self.weight.float() * (self.running_var.float() + LEAST).rsqrt().view(around)
         bias = -(weight * self.running_mean.float().view(around)).flatten(1).sum(dim=1)
         convolve = functional.conv2d if self._dimensions == 2 else functional.conv3d
         return convolve(features, weight.to(features.dtype), bias.to(features.dtype))
@@ -132,7 +132,7 @@ class FilterBank(nn.Module):
         ).sum(dim=0)
         rest = squared - laplacian.square() / self._dimensions
         deviation = self._filter(squares, "smooth") - smooth.square()
-        gradient, rest, deviation = ((each.clamp(min=0) + _LEAST).sqrt() for each in (gradient, rest, deviation))
+        gradient, rest, deviation = ((each.clamp(min=0) + LEAST).sqrt() for each in (gradient, rest, deviation))
         return torch.cat([smooth, gradient, laplacian, rest, deviation], dim=1).to(image.dtype)
 
     def _filter(self, values: Tensor, kind: str) -> Tensor:

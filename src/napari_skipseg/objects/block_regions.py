@@ -112,7 +112,7 @@ def _find_components(
     probability: Probability, low: tuple[int, int, int], window: WatershedWindow, options: ObjectOptions
 ) -> tuple[NDArray[np.uint32], BlockRegions]:
     values, everything = probability[...], (slice(None), slice(None), slice(None))
-    labels, count = _components(values[_place(low, window)] > options.threshold, window)
+    labels, count = _components(values[_place(low, window)] > options.chosen_threshold, window)
     padding = _padding_of(probability, *everything)
     if options.fill_holes:
         around = _Surroundings(values, boundary_strength(probability, *everything), padding, low)

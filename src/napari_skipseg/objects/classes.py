@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.options import DEFAULT_THRESHOLD, ObjectOptions
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 
 _MOST_LABELS = 31
@@ -28,6 +28,7 @@ class ClassImage:
     class_names: in the order of C, or of the labels; empty if they are not known.
     has_padding: the segmentation left areas without tissue out, so a probability is exactly 0 there and nowhere else.
     tissue: of labels, a probability of the same run, which is 0 in the padding; labels alone do not show it.
+    thresholds: of the classes that the segmentation gave one, by name.
     """
 
     stack: Stack
@@ -35,6 +36,7 @@ class ClassImage:
     labels: bool = False
     has_padding: bool = False
     tissue: Stack | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_block(stack: Stack, *, time: int, channel: int, z: slice, y: slice, x: slice) -> NDArray[Any]:
@@ -135,6 +137,38 @@ def records_padding(recipe: Mapping[str, Any]) -> bool:
     if not isinstance(normalization, Mapping):
         return False
     return bool(normalization.get("padding")) or normalization.get("flat") is not None
+
+
+def thresholds_in(recipe: Mapping[str, Any]) -> dict[str, float]:
+    """Return the threshold of each class that a segmentation was made with, as far as its recipe says them.
+
+    recipe: of the segmentation, or of a search for objects in its result, as JSON.
+    """
+    segmentation = recipe.get("segmentation") or recipe
+    options = segmentation.get("options")
+    if not isinstance(options, Mapping):
+        return {}
+    found: dict[str, float] = {}
+    if isinstance(options.get("threshold"), int | float):
+        found = {str(name): float(options["threshold"]) for name in segmentation.get("classes", ())}
+    for text in options.get("class_threshold", ()):
+        name, _, value = str(text).rpartition("=")
+        found[name] = float(value)
+    return found
+
+
+def with_threshold(image: ClassImage, options: ObjectOptions) -> ObjectOptions:
+    """Return the options with the threshold of the chosen class, if they name none; 0.5 if the image says none.
+
+    Raises:
+        InputError: there is no such class, or the image has too few channels.
+    """
+    if options.threshold is not None:
+        return options
+    found, names = probability_of_class(image, options), image.class_names
+    place = found.value - 1 if image.labels else found.channel or 0
+    name = names[place] if 0 <= place < len(names) else ""
+    return replace(options, threshold=image.thresholds.get(name, DEFAULT_THRESHOLD))
 
 
 def probability_of_class(image: ClassImage, options: ObjectOptions) -> ClassProbability:

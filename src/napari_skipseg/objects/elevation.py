@@ -58,7 +58,7 @@ def marker_depth(options: ObjectOptions) -> float:
 def mask_threshold(options: ObjectOptions) -> float:
     """Return the height from which on a voxel is inside an object, or inside a cell and not in its boundary."""
     if options.method == "cells" and options.seeds == "probability":
-        return float(np.float32(-options.threshold))
+        return float(np.float32(-options.chosen_threshold))
     return 0.0
 
 
@@ -73,7 +73,7 @@ def elevation_map(
     inside = np.empty(probability.shape, np.bool_)
     for z in range(len(inside)):
         values = probability[z]
-        inside[z] = (values > options.threshold) != cells
+        inside[z] = (values > options.chosen_threshold) != cells
         if probability.has_padding:  # the edge of the tissue, like the border of the image, is no edge of an object
             inside[z] |= values == 0
     height = (

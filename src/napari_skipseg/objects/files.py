@@ -13,7 +13,13 @@ import numpy as np
 from napari_skipseg.errors import InputError, SkipsegError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.objects.classes import ClassImage, holds_few_values, probability_of_class, records_padding
+from napari_skipseg.objects.classes import (
+    ClassImage,
+    holds_few_values,
+    probability_of_class,
+    records_padding,
+    thresholds_in,
+)
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.measure import iter_measure
 from napari_skipseg.objects.options import THICK, ObjectOptions
@@ -66,7 +72,9 @@ def read_probability(
         )
     names = tuple(str(name) for name in recipe.get("classes", ()))
     labels = holds_labels(path) or (not names and holds_few_values(stack))
-    return ClassImage(stack, names, labels, records_padding(recipe), read_tissue(path, stack, recipe))
+    return ClassImage(
+        stack, names, labels, records_padding(recipe), read_tissue(path, stack, recipe), thresholds_in(recipe)
+    )
 
 
 def read_tissue(path: str | PathLike[str], labels: Stack, recipe: Mapping[str, Any]) -> Stack | None:

@@ -32,7 +32,13 @@ from napari_skipseg.objects.blocks import (
     blocks_at_once,
     plan_blocks,
 )
-from napari_skipseg.objects.classes import ClassImage, ClassProbability, ScaledProbability, probability_of_class
+from napari_skipseg.objects.classes import (
+    ClassImage,
+    ClassProbability,
+    ScaledProbability,
+    probability_of_class,
+    with_threshold,
+)
 from napari_skipseg.objects.find import objects_of_regions, spacing_of
 from napari_skipseg.objects.merge_blocks import RegionGraphMerger
 from napari_skipseg.objects.options import ObjectOptions
@@ -87,6 +93,7 @@ def iter_find_objects(
         FileError: nothing can be written, or a part of the image cannot be read.
         InputError: there is no such class, or the values are no probabilities.
     """
+    asked, options = options, with_threshold(image, options)
     with contextlib.ExitStack() as leaving, giving_back_memory():
         with file_errors_as(target.folder):
             target.folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +104,7 @@ def iter_find_objects(
         objects = RelabelledArray(search.cache.labels, search.grid, numbers, merger.firsts)
         axes = "".join(axis for axis in "TZYX" if axis in image.stack.space.axes)
         array, space = WithoutAxes(objects, axes), image.stack.space.with_axes(axes)
-        recipe = {**target.recipe, "layer": "labels", "objects": asdict(options)}
+        recipe = {**target.recipe, "layer": "labels", "objects": asdict(asked)}
         if target.form == "ome-zarr":
             chunks = tuple({"T": 1, **dict(zip("ZYX", CHUNK, strict=True))}[axis] for axis in axes)
             layout = Layout(array.shape, space, "uint32", chunks=chunks, kind="labels", description=recipe)
@@ -151,6 +158,7 @@ def iter_find_blocks(
     """
     if target.kept is None:
         raise ValueError("a target of several processes has a folder `kept`")
+    options = with_threshold(image, options)
     with giving_back_memory():
         search = _search_of(image, options, target, target.kept)
         left = set(numbers) - search.cache.numbers()

@@ -22,6 +22,10 @@ FARTHEST_SEEDS = 64.0
 """The largest distance between seeds, in voxels of X: it must fit into the overlap of blocks."""
 
 
+DEFAULT_THRESHOLD = 0.5
+"""Probability above which a voxel belongs to a class, if its segmentation is not known."""
+
+
 @dataclass(frozen=True)
 class ObjectOptions:
     """Options of a search for objects.
@@ -53,9 +57,15 @@ class ObjectOptions:
         Option("Class", "The class whose objects are found; by default the only or first one.", flag="class"),
     ] = ""
     threshold: Annotated[
-        float,
-        Option("Threshold", "Probability above which a voxel belongs to the class.", least=0, most=1, step=0.01),
-    ] = 0.5
+        float | None,
+        Option(
+            "Threshold",
+            "Probability above which a voxel belongs to the class; by default that of its segmentation.",
+            least=0,
+            most=1,
+            step=0.01,
+        ),
+    ] = None
     seeds: Annotated[
         Seeds,
         Option(
@@ -110,6 +120,11 @@ class ObjectOptions:
             labels={"volume": "the volume", "slices": "each slice"},
         ),
     ] = "volume"
+
+    @property
+    def chosen_threshold(self) -> float:
+        """The threshold, 0.5 if none was chosen."""
+        return DEFAULT_THRESHOLD if self.threshold is None else self.threshold
 
     def __post_init__(self) -> None:
         check_options(self, InputError)

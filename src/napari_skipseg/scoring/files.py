@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe
-from napari_skipseg.objects.classes import records_padding
+from napari_skipseg.objects.classes import records_padding, thresholds_in
 from napari_skipseg.objects.files import read_tissue
+from napari_skipseg.objects.options import DEFAULT_THRESHOLD
 from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.scores.doubts import doubt_truth
@@ -59,7 +60,7 @@ class ScoreOptions:
         complement, and the membranes of the truth are the foreground of "overlap".
     foreground: what is above 0 in the truth of a membrane, "cells" or "membranes". "auto" judges by thickness
         (`scores.polarity`); if that is not clear, a note says what was assumed.
-    threshold: probability above which a pixel counts as predicted, for "overlap".
+    threshold: probability above which a pixel counts as predicted, for "overlap"; None = that of its segmentation.
     classes: names and label values of classes that are scored one by one, in images of labels. The values are the
         truth's, and the prediction's too, unless that is a file of ours with the names of its classes.
     ignore: label value of the truth where nothing counts, such as 0 in labels of corrections; None = all counts.
@@ -70,13 +71,13 @@ class ScoreOptions:
 
     measure: Measure = "overlap"
     membrane: bool = False
-    threshold: float = 0.5
+    threshold: float | None = None
     classes: Mapping[str, int] = field(default_factory=dict)
     foreground: Foreground = "auto"
     ignore: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise InputError(f"The threshold must lie between 0 and 1, not at {self.threshold}.")
         if self.classes and (self.measure != "overlap" or self.membrane):
             raise InputError("Classes have an overlap only: leave out isbi, instances and membrane, or the classes.")
@@ -153,7 +154,9 @@ def _iter_overlap(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Pro
             if largest_label(predicted) is None:
                 probability, note = as_probability(predicted, pair.prediction.name)
                 notes += note
-                mask = probability > options.threshold
+                own = thresholds_in(_recipe(pair.prediction))
+                default = next(iter(own.values()), DEFAULT_THRESHOLD)
+                mask = probability > (default if options.threshold is None else options.threshold)
             masks = {"": (mask, true > 0)}
         for class_name, (mask, true_mask) in masks.items():
             of_file = []

@@ -54,6 +54,7 @@ def predict_view(view: StudyView, model: Model) -> Prediction:
         names,
         tuple(AttentionMap(level, (s,) * len(seen), data) for level, (s, data) in enumerate(maps, start=1)),
         recipe,
+        thresholds=tuple(model.description.class_thresholds.values()),
     )
 
 
@@ -63,7 +64,7 @@ def iter_attention(
     folder: Path,
     number: int | None = None,
     truth: Stack | None = None,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     channel: int | None = None,
 ) -> Generator[Progress, None, StudyResult]:
     """Run all models, yield the progress, and return a row per map and the files in `folder`.
@@ -127,7 +128,7 @@ def attention_rows(prediction: Prediction) -> list[StudyRow]:
     ]
 
 
-def _line(view: StudyView, prediction: Prediction, threshold: float, truth: Any) -> AttentionRow:
+def _line(view: StudyView, prediction: Prediction, threshold: float | None, truth: Any) -> AttentionRow:
     size = view.part.shape[-2:]
     maps = []
     for attention, place in zip(prediction.attentions, prediction.recipe["gates"], strict=True):

@@ -31,12 +31,13 @@ class ValidationPicture(Progress):
     """The network's current result for one held-out patch.
 
     image: (Y, X) float32 in standard units. probability: (Y, X) float32 of the class that is learnt. target: (Y, X)
-    int16 as in `LabelledImage`. All three are None if nothing is held out.
+    int16 as in `LabelledImage`. All three are None if nothing is held out. is_final: the network is the finished model.
     """
 
     image: NDArray[np.float32] | None = None
     probability: NDArray[np.float32] | None = None
     target: NDArray[np.int16] | None = None
+    is_final: bool = False
 
 
 EVEN = 0.0005
@@ -49,7 +50,8 @@ class ScoreRow:
 
     on: what was scored: "held-out corrections", of those the "held-out strokes" alone if others were accepted, or
     "its own sample". score: "Dice", "FPR", "FNR" or "V_rand". first: on its own
-    sample, the score of the first model of a line of fine-tuned ones, as it was stored then; else None.
+    sample, the score of the first model of a line of fine-tuned ones, as it was stored then; else None. limits: between
+    which the new score probably lies; None if that was not estimated.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -60,6 +62,7 @@ class ScoreRow:
     old: float | None
     new: float
     first: float | None = None
+    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ class TrainingSummary:
 
     pixels: labelled ones by class name, "background" included, to train on; held_out: those kept for scores. places:
     blocks with labels to train on and held out. slices: slices with labels. seconds: about how long it will take;
-    None if that is not known yet. facts: more of it for the record. notes: sentences that a user should read first.
+    None if that is not known yet. is_in_turn: every stroke is learnt from, and held out of a fit for the scores. facts:
+    more of it for the record. notes: sentences that a user should read first.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -111,6 +115,7 @@ class TrainingSummary:
     seconds: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    is_in_turn: bool = False
 
 
 def without_losses(message: str) -> str:

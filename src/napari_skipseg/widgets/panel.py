@@ -248,8 +248,7 @@ def _record(viewer: Any, tab: Any, folder: Path) -> list[Path]:
     wait_for(lambda: False, 1.0)
     picture = folder / SCREENSHOT
     viewer.screenshot(str(picture), canvas_only=False, flash=False)
-    threshold = float(tab.form.threshold.value())
-    return [picture, *save_prediction(shown.prediction, folder, "em-sample", threshold)]
+    return [picture, *save_prediction(shown.prediction, folder, "em-sample", tab.form.threshold.values())]
 
 
 def wait_for(done: Callable[[], bool], seconds: float) -> bool:

@@ -39,7 +39,7 @@ from napari_skipseg.inference.saving import check_replaceable
 from napari_skipseg.inference.stores import PROBABILITY
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model, read_model
-from napari_skipseg.objects.classes import ClassImage, records_padding
+from napari_skipseg.objects.classes import ClassImage, records_padding, thresholds_in
 from napari_skipseg.objects.files import read_probability, read_tissue
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
@@ -78,7 +78,9 @@ def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> P
     if is_same:  # the segmentation that the probability came of says whether there is padding
         known = recipe.segmentation or (stack.file and read_recipe(stack.file)) or {}
         tissue = read_tissue(stack.file, stack, known) if recipe.labels and stack.file else None
-        source = ClassImage(stack, recipe.class_names, recipe.labels, records_padding(known), tissue)
+        source = ClassImage(
+            stack, recipe.class_names, recipe.labels, records_padding(known), tissue, thresholds_in(known)
+        )
     else:
         read = read_probability(stack.file) if stack.file else ClassImage(stack, (), recipe.labels)
         source = replace(read, stack=stack, class_names=read.class_names or recipe.class_names)
@@ -183,7 +185,9 @@ def _iter_objects(
     check_other_forms(place)
     image = select_channel(repeat.stack, repeat.model, repeat.recipe.request.options)
     names = repeat.model.description.class_names
-    source = ClassImage(read_stack(probability), names, False, records_padding(segmentation))
+    source = ClassImage(
+        read_stack(probability), names, False, records_padding(segmentation), thresholds=thresholds_in(segmentation)
+    )
     with keeping_blocks(place) as keeping:
         found = yield from iter_write_objects(source, options, keeping, image)
     remove_other_forms(place)

@@ -303,13 +303,18 @@ def _check_split(table: BlockTable, names: tuple[str, ...], validate: str) -> No
 
 
 def summarize_training(
-    table: BlockTable, plan: ClassPlan, seconds: float | None = None, notes: tuple[str, ...] = ()
+    table: BlockTable,
+    plan: ClassPlan,
+    seconds: float | None = None,
+    notes: tuple[str, ...] = (),
+    is_in_turn: bool = False,
 ) -> TrainingSummary:
-    """Return in numbers what is learnt from the blocks of the table."""
+    """Return in numbers what is learnt from the blocks of the table. is_in_turn: no block is held out for good."""
     names = plan.judged_names
     pixels, held_out = (
-        dict(zip(names, total_counts(blocks, len(names)), strict=True)) for blocks in (table.training, table.held_out)
+        dict(zip(names, total_counts(blocks, len(names)), strict=True))
+        for blocks in ((table.blocks, ()) if is_in_turn else (table.training, table.held_out))
     )
     slices = {(block.image, block.time, z) for block in table.blocks for z in range(*block.box[0])}
-    counts = (len(table.training), len(table.held_out))
-    return TrainingSummary(pixels, held_out, counts, len(slices), seconds, notes=notes)
+    counts = (len(table.blocks), 0) if is_in_turn else (len(table.training), len(table.held_out))
+    return TrainingSummary(pixels, held_out, counts, len(slices), seconds, notes=notes, is_in_turn=is_in_turn)

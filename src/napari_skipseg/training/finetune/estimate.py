@@ -105,12 +105,17 @@ def agree_on_steps(
     return steps
 
 
-def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, table: BlockTable, device_name: str) -> float:
-    """Return about how many seconds a fine-tuning takes, measured on its device and in its precision."""
+def estimate_seconds(
+    settings: FinetuneSettings, plan: ClassPlan, table: BlockTable, device_name: str
+) -> tuple[float, bool]:
+    """Return about how many seconds a fine-tuning takes, measured on its device and in its precision.
+
+    And whether it fits pixel heads, whose strokes are held out in turn.
+    """
     parent = read_model(locate_model(settings.model))
     if has_pixel_heads(settings, plan, parent.network):
         compute = choose_compute(parent.network, settings.precision, device_name, None, ONE_PROCESS)
-        return _seconds_of_pixel_heads(parent.network, plan, table, compute)
+        return _seconds_of_pixel_heads(parent.network, plan, table, compute), True
     network = grow_classes(parent.network, plan.kept, channels=plan.channels)
     compute = choose_compute(network, settings.precision, device_name, None, ONE_PROCESS)
     batch = batch_of(settings, network.spec.dimensions)
@@ -132,11 +137,11 @@ def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, table: BlockTa
             extra += (STEPS["quick"] + KEPT_FEATURES / batch) * times.forward
     if len(plan.classes) > len(plan.kept):
         extra += PRIOR_PATCHES * times.forward / batch
-    return extra + (min(fit, settings.minutes * 60) if settings.minutes else fit)
+    return extra + (min(fit, settings.minutes * 60) if settings.minutes else fit), False
 
 
 def _seconds_of_pixel_heads(network: Network, plan: ClassPlan, table: BlockTable, compute: Compute) -> float:
-    """Return about how many seconds pixel heads take: features of the tiles, a fit for each class, and the scores."""
+    """Return about how many seconds pixel heads take: features of the tiles, and a fit for each class."""
     dimensions = network.spec.dimensions
     side = FEATURE_TILE[dimensions] + 2 * FEATURE_BORDER[dimensions]
     network = add_pixel_heads(network, plan.kept, [number - 1 for number in plan.learnt], classes=len(plan.classes))
@@ -148,8 +153,7 @@ def _seconds_of_pixel_heads(network: Network, plan: ClassPlan, table: BlockTable
             return compute.logits(network, tile)
 
     seconds = time_of(forward)
-    scored = seconds * _voxels_of(table.held_out[:MOST_SCORED], FEATURE_BORDER[dimensions]) / tile.numel()
-    return START + seconds * min(MOST_TILES, len(table.training)) + FIT_SECONDS * len(plan.learnt) + scored
+    return START + seconds * min(MOST_TILES, len(table.blocks)) + FIT_SECONDS * len(plan.learnt)
 
 
 def _voxels_of(blocks: Sequence[LabelledBlock], margin: int) -> int:
@@ -228,4 +232,5 @@ def iter_plan_finetuning(
     yield Progress(len(corrected), len(corrected), "measuring how long a step takes")
     scale = taught_scale([each.stack for each in corrected], table, parent)
     notes = (scale.note,) if scale.note else ()
-    return summarize_training(table, plan, estimate_seconds(settings, plan, table, device_name), notes)
+    seconds, in_turn = estimate_seconds(settings, plan, table, device_name)
+    return summarize_training(table, plan, seconds, notes, in_turn)

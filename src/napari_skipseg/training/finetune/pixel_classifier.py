@@ -9,8 +9,9 @@ What it does choose is the penalty of each, and how far each is to be trusted (a
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Protocol
 
@@ -26,8 +27,8 @@ from torch.nn import functional
 from napari_skipseg.networks.head import sources_of
 from napari_skipseg.networks.layers import LAYERS
 from napari_skipseg.networks.network import Network
-from napari_skipseg.networks.pixel_head import StandardizedConvolution, TaughtNetwork
-from napari_skipseg.progress import Progress
+from napari_skipseg.networks.pixel_head import LEAST, PixelHead, StandardizedConvolution, TaughtNetwork
+from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.finetune.labels import ClassPlan
 from napari_skipseg.training.losses import IGNORED
@@ -42,8 +43,8 @@ FEATURE_BORDER = {2: 48, 3: 16}
 """Pixels around a tile, so that its features are nearly those of the whole image. They are cut off."""
 MOST_TILES = 64
 """Tiles that are read; of more, as many are drawn."""
-PIXELS = 200
-"""Pixels of each label that are taken of a tile. Those of a stroke are much alike: 64 of each teach as much as all."""
+PIXELS = 64
+"""Pixels of each stroke that are taken of a tile. Those of a stroke are much alike: so many teach as much as all."""
 FOLDS = 5
 STROKE_SIDE = {2: 64, 3: 16}
 """Side of what counts as one stroke, at the most, where pixels are held out together."""
@@ -62,6 +63,8 @@ SHIFT = 0.5
 is called too often. From few strokes its true share cannot be estimated: to take all back (as `priors` does) made
 classes of 4 % vanish. On six sets of images, 0.3 and 0.5 gave the highest Dice for strokes up to the edge; for strokes
 that keep away from it, more would."""
+LEAST_SHARE = 0.005
+"""Share of an image that a class is taken to have at least, and all else too."""
 RAREST = 0.02
 """Share that a class has at least where the prior shift is taken back."""
 
@@ -84,35 +87,40 @@ class LabelledCrop(Protocol):
         """The labels that are held out."""
         ...
 
+    @property
+    def accepted(self) -> NDArray[np.bool_]:
+        """Where the labels are a model's answer that somebody accepted."""
+        ...
+
 
 @dataclass(frozen=True)
 class LabelledPixels:
-    """Pixels with features: columns (pixels, columns), and labels, strokes and whether held out, each (pixels,).
+    """Pixels with features: columns (pixels, columns), and labels, strokes and whether painted, each (pixels,).
 
-    strokes: the number of the stroke that a pixel belongs to. around: columns of pixels drawn from all that was read,
-    labelled or not. means, variances: of each feature map over all that was read. groups: the feature maps, by number,
-    that each of the regressions reads.
+    strokes: the number of the stroke that a pixel belongs to. is_painted: and not accepted. around: columns of pixels
+    drawn from all that was read, labelled or not. means, variances: of each feature map over all that was read. groups:
+    the feature maps, by number, that each of the regressions reads.
     """
 
     columns: Columns
     labels: NDArray[np.int64]
     strokes: NDArray[np.int64]
-    is_held_out: NDArray[np.bool_]
+    is_painted: NDArray[np.bool_]
     around: Columns
     means: tuple[NDArray[np.float32], ...]
     variances: tuple[NDArray[np.float32], ...]
     groups: tuple[tuple[int, ...], ...]
 
-    def without_held_out(self) -> LabelledPixels:
-        """Return these without the pixels that are held out."""
-        left = ~self.is_held_out
-        return replace(
-            self,
-            columns=self.columns[left],
-            labels=self.labels[left],
-            strokes=self.strokes[left],
-            is_held_out=self.is_held_out[left],
-        )
+    def judged(self, positive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return the pixels that scores are taken on: of the class and of all else the painted ones, if there are some.
+
+        What was accepted is the old model's own answer.
+        """
+        chosen = np.zeros_like(positive)
+        for side in (positive, ~positive):
+            painted = side & self.is_painted
+            chosen |= painted if painted.any() else side
+        return chosen
 
 
 def has_pixel_heads(settings: FinetuneSettings, plan: ClassPlan, network: Network) -> bool:
@@ -124,24 +132,42 @@ def has_pixel_heads(settings: FinetuneSettings, plan: ClassPlan, network: Networ
     return settings.reach == "quick" and not own & set(plan.learnt)
 
 
-def fit_pixel_heads(network: TaughtNetwork, taught: Sequence[int], pixels: LabelledPixels) -> None:
-    """Fit the pixel heads of the classes `taught` (numbers from 0). Nothing else of the network changes.
+def fit_pixel_heads(network: TaughtNetwork, taught: Sequence[int], pixels: LabelledPixels) -> dict[int, FittedClass]:
+    """Fit the pixel heads of the classes `taught` (numbers from 0), and return the fit of each.
 
-    All that is not labelled as a class counts against it.
+    Nothing else of the network changes. All that is not labelled as a class counts against it.
     """
+    found: dict[int, FittedClass] = {}
     for number in taught:
-        fitted = fit_class(pixels, pixels.labels == number + 1)
-        lengths = np.cumsum([len(mean) for mean in pixels.means])[:-1]
-        head = network.head_of(number)
-        parts = zip(head.inputs, np.split(fitted.weights, lengths), pixels.means, pixels.variances, strict=True)
-        with torch.no_grad():
-            for part, weights, mean, variance in parts:
-                if not isinstance(part, StandardizedConvolution):
-                    raise ValueError(f"a pixel head reads features through {type(part).__name__}")
-                part.weight.copy_(torch.from_numpy(weights).view_as(part.weight))
-                part.running_mean.copy_(torch.from_numpy(mean))
-                part.running_var.copy_(torch.from_numpy(variance))
-            head.bias.fill_(fitted.bias)
+        found[number] = fit_class(pixels, pixels.labels == number + 1)
+        write_head(network.head_of(number), found[number], pixels)
+    return found
+
+
+def write_head(head: PixelHead, fitted: FittedClass, pixels: LabelledPixels) -> None:
+    """Write a classifier into the weights of a pixel head, with the standard units of the pixels it was fitted to."""
+    lengths = np.cumsum([len(mean) for mean in pixels.means])[:-1]
+    parts = zip(head.inputs, np.split(fitted.weights, lengths), pixels.means, pixels.variances, strict=True)
+    with torch.no_grad():
+        for part, weights, mean, variance in parts:
+            if not isinstance(part, StandardizedConvolution):
+                raise ValueError(f"a pixel head reads features through {type(part).__name__}")
+            part.weight.copy_(torch.from_numpy(weights).view_as(part.weight))
+            part.running_mean.copy_(torch.from_numpy(mean))
+            part.running_var.copy_(torch.from_numpy(variance))
+        head.bias.fill_(fitted.bias)
+
+
+def head_logits(head: PixelHead, columns: Columns) -> NDArray[np.float32]:
+    """Return what a linear pixel head says of pixels with these features (pixels, columns), as logits."""
+    weights, offset = [], float(head.bias.detach())
+    for part in head.inputs:
+        if not isinstance(part, StandardizedConvolution):
+            raise ValueError(f"a pixel head reads features through {type(part).__name__}")
+        scaled = part.weight.detach().float().flatten() * (part.running_var.float() + LEAST).rsqrt()
+        weights.append(scaled.cpu().numpy())
+        offset -= float(scaled @ part.running_mean.float())
+    return np.asarray(columns @ np.concatenate(weights) + np.float32(offset))
 
 
 def iter_read_pixels(
@@ -152,21 +178,21 @@ def iter_read_pixels(
     generator = np.random.default_rng(seed)
     dimensions = network.spec.dimensions
     targets = [np.where(each.target == IGNORED, each.held_out, each.target) for each in images]
-    strokes = [_number_strokes(target, STROKE_SIDE[dimensions]) for target in targets]
+    strokes = [number_strokes(target, STROKE_SIDE[dimensions]) for target in targets]
     offsets = np.cumsum([0, *(int(each.max(initial=0)) + 1 for each in strokes)])
     tiles = _draw_tiles(targets, FEATURE_TILE[dimensions], generator)
-    columns, labels, names, held_out, around, sums = [], [], [], [], [], _Moments()
+    columns, labels, names, painted, around, sums = [], [], [], [], [], _Moments()
     for done, (number, tile) in enumerate(tiles):
         yield Progress(done, len(tiles), f"computing features: tile {done + 1} of {len(tiles)}")
         target = targets[number][tile]
-        chosen = _draw_pixels(target, generator)
+        chosen = _draw_pixels(strokes[number][tile], generator)
         at = tuple(chosen.T)
-        features, inside = _features_of(network, images[number].image, tile, compute)
+        features, inside = compute_features(network, images[number].image, tile, compute)
         sums.add(features)
         columns.append(_columns(network, features, tuple(a + s for a, s in zip(at, inside, strict=True))))
         labels.append(target[at].astype(np.int64))
         names.append(strokes[number][tile][at] + offsets[number])
-        held_out.append(images[number].held_out[tile][at] != IGNORED)
+        painted.append(~images[number].accepted[tile][at])
         sides = features[0].shape[2:]  # the finest level has the resolution of the image
         around.append(
             _columns(network, features, tuple(generator.integers(side, size=PIXELS_AROUND) for side in sides))
@@ -176,15 +202,15 @@ def iter_read_pixels(
         columns=np.concatenate(columns),
         labels=np.concatenate(labels),
         strokes=np.concatenate(names),
-        is_held_out=np.concatenate(held_out),
+        is_painted=np.concatenate(painted),
         around=np.concatenate(around),
         means=means,
         variances=variances,
-        groups=_group_maps(network),
+        groups=group_maps(network),
     )
 
 
-def _group_maps(network: TaughtNetwork) -> tuple[tuple[int, ...], ...]:
+def group_maps(network: TaughtNetwork) -> tuple[tuple[int, ...], ...]:
     """Return the numbers of the feature maps of each regression: filters, with those of the way down, and all."""
     strides = [level.stride for level in network.levels]
     deepest = max(number for number, stride in enumerate(strides) if stride == max(strides))
@@ -193,7 +219,7 @@ def _group_maps(network: TaughtNetwork) -> tuple[tuple[int, ...], ...]:
     return filters, (*range(deepest + 1), *filters), tuple(range(maps))
 
 
-def _number_strokes(target: NDArray[np.int8], side: int) -> NDArray[np.int64]:
+def number_strokes(target: NDArray[np.int8], side: int) -> NDArray[np.int64]:
     """Return numbers from 1 of connected pixels with one label, parted by a grid of `side`; 0 = not labelled."""
     cells = np.zeros(target.shape, np.int64)
     for axis, length in enumerate(target.shape):
@@ -233,16 +259,16 @@ def _draw_tiles(
     return [(number, tile) for number, tile, _ in order]
 
 
-def _draw_pixels(target: NDArray[np.int8], generator: np.random.Generator) -> NDArray[np.intp]:
-    """Return places (pixels, dimensions) of at most `PIXELS` of each label."""
+def _draw_pixels(strokes: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.intp]:
+    """Return places (pixels, dimensions) of at most `PIXELS` of each stroke. strokes: their numbers, 0 = none."""
     chosen = []
-    for label in np.unique(target[target != IGNORED]):
-        there = np.argwhere(target == label)
+    for number in np.unique(strokes[strokes > 0]):
+        there = np.argwhere(strokes == number)
         chosen.append(there[generator.permutation(len(there))[:PIXELS]])
     return np.concatenate(chosen)
 
 
-def _features_of(
+def compute_features(
     network: TaughtNetwork, image: NDArray[Any], tile: tuple[slice, ...], compute: Compute
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Return the features of a tile with its border, and where the tile begins in them."""
@@ -306,37 +332,102 @@ class _Moments:
 class FittedClass:
     """A logistic regression: weights of the columns in standard units, and bias.
 
-    loss: as cross-validated, in nats; of several regressions their mean.
+    loss: as cross-validated, in nats; of several regressions their mean. held_out: the logit of each labelled pixel by
+    a fit without its stroke, None if a side has too few strokes. share: that the class has in the image, as estimated.
+    threshold: probability above which a pixel is called the class, so that about this share is.
     """
 
     weights: NDArray[np.float32]
     bias: float
     loss: float
+    held_out: NDArray[np.float32] | None = None
+    share: float = 0.5
+    threshold: float = 0.5
+
+    @property
+    def called(self) -> NDArray[np.bool_] | None:
+        """Which labelled pixels a fit without their stroke calls the class, None if that is not known."""
+        return None if self.held_out is None else expit(self.held_out) > self.threshold
 
 
-def fit_class(pixels: LabelledPixels, positive: NDArray[np.bool_]) -> FittedClass:
+@dataclass(frozen=True)
+class RegressionChoice:
+    """What cross-validation chose for one regression: the penalty, and the factor on the logits.
+
+    loss: what is left of held-out strokes, in nats; NaN if there were too few strokes to try. held_out: the logit of
+    each labelled pixel by the fit that its stroke was held out of.
+    """
+
+    penalty: float = UNTRIED
+    temperature: float = 1.0
+    loss: float = math.nan
+    held_out: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+
+
+def fit_class(
+    pixels: LabelledPixels, positive: NDArray[np.bool_], choices: Sequence[RegressionChoice] | None = None
+) -> FittedClass:
     """Return a classifier of the `positive` pixels against all others, both together as heavy as the other side.
 
     Every feature map is worth as much as any other, however many channels it has: so the wide levels deep in a network
-    don't drown the few filters.
+    don't drown the few filters. choices: one for each group of maps, if cross-validation chose them before.
     """
+    held_out: NDArray[np.float32] | None = None
+    if choices is None:
+        choices = run_to_end(iter_choose_regressions(pixels, positive))
+        known = [choice.held_out for choice in choices if choice.held_out is not None]
+        held_out = np.mean(known, axis=0, dtype=np.float32) if known else None
+    columns, size = _standardized(pixels, pixels.columns)
+    around, _ = _standardized(pixels, pixels.around)
+    total, bias, losses = np.zeros(len(size), np.float32), 0.0, []
+    for inside, choice in zip(_iter_groups(pixels), choices, strict=True):
+        samples = _Samples.of(columns[:, inside], positive)
+        weights, offset = _fit(samples, choice.penalty)
+        losses.append(samples.loss(samples.columns @ weights + offset) if math.isnan(choice.loss) else choice.loss)
+        total[inside] += weights * np.float32(choice.temperature / len(choices))
+        bias += offset * choice.temperature / len(choices)
+    called = np.clip(np.mean(around @ total + bias > 0), RAREST, 0.5)
+    shift = SHIFT * float(np.log(called / (1 - called)))
+    share = float(np.mean(around @ total + bias + shift > 0))
+    return FittedClass(
+        weights=np.asarray(total / np.sqrt(size)),
+        bias=float(bias) + shift,
+        loss=float(np.mean(losses)),
+        held_out=None if held_out is None else held_out + np.float32(shift),
+        share=float(np.clip(share, LEAST_SHARE, 1 - LEAST_SHARE)),
+    )
+
+
+def iter_choose_regressions(
+    pixels: LabelledPixels, positive: NDArray[np.bool_]
+) -> Generator[Progress, None, tuple[RegressionChoice, ...]]:
+    """Yield after each cross-validation; return for each group of maps the penalty that cross-validates best."""
+    folds = _folds_of(pixels.strokes, positive)
+    if folds is None:
+        return (RegressionChoice(),) * len(pixels.groups)
+    columns, _ = _standardized(pixels, pixels.columns)
+    choices: list[RegressionChoice] = []
+    for inside in _iter_groups(pixels):
+        samples, tried = _Samples.of(columns[:, inside], positive), []
+        for penalty in PENALTIES:
+            tried.append(_cross_validate(samples, folds, penalty))
+            yield Progress(len(choices), len(pixels.groups), "fitting the classes")
+        choices.append(min(tried, key=lambda choice: choice.loss))
+    return tuple(choices)
+
+
+def _standardized(pixels: LabelledPixels, columns: Columns) -> tuple[Columns, NDArray[np.float32]]:
+    """Return columns in standard units over the root of the width of their map, and that width for each column."""
     lengths = np.array([len(mean) for mean in pixels.means])
     size = np.repeat(lengths, lengths).astype(np.float32)
-    scale = 1 / np.sqrt(np.concatenate(pixels.variances) * size)
-    columns, around = ((each - np.concatenate(pixels.means)) * scale for each in (pixels.columns, pixels.around))
-    folds = _folds_of(pixels.strokes, positive)
-    fitted = []
+    return (columns - np.concatenate(pixels.means)) / np.sqrt(np.concatenate(pixels.variances) * size), size
+
+
+def _iter_groups(pixels: LabelledPixels) -> Iterator[NDArray[np.bool_]]:
+    """Yield for each regression which columns it reads."""
+    lengths = [len(mean) for mean in pixels.means]
     for group in pixels.groups:
-        inside = np.repeat(np.isin(np.arange(len(lengths)), group), lengths)
-        one = _fit_regression(_Samples.of(columns[:, inside], positive), folds)
-        weights = np.zeros(len(size), np.float32)
-        weights[inside] = one.weights
-        fitted.append(replace(one, weights=weights))
-    weights = np.mean([one.weights for one in fitted], axis=0, dtype=np.float32)
-    bias = float(np.mean([one.bias for one in fitted]))
-    called = np.clip(np.mean(around @ weights + bias > 0), RAREST, 0.5)
-    bias += SHIFT * float(np.log(called / (1 - called)))
-    return FittedClass(np.asarray(weights / np.sqrt(size)), bias, float(np.mean([one.loss for one in fitted])))
+        yield np.repeat(np.isin(np.arange(len(lengths)), group), lengths)
 
 
 @dataclass(frozen=True)
@@ -370,19 +461,7 @@ def _folds_of(strokes: NDArray[np.int64], positive: NDArray[np.bool_]) -> NDArra
     return folds
 
 
-def _fit_regression(samples: _Samples, folds: NDArray[np.int64] | None) -> FittedClass:
-    """Return a regression with the penalty that cross-validates best, as sure as it is right."""
-    if folds is None:
-        weights, bias = _fit(samples, UNTRIED)
-        return FittedClass(weights, bias, samples.loss(samples.columns @ weights + bias))
-    tried = [_cross_validate(samples, folds, penalty) for penalty in PENALTIES]
-    best = min(range(len(PENALTIES)), key=lambda number: tried[number][1])
-    temperature, loss = tried[best]
-    weights, bias = _fit(samples, PENALTIES[best])
-    return FittedClass(weights * np.float32(temperature), bias * temperature, loss)
-
-
-def _cross_validate(samples: _Samples, folds: NDArray[np.int64], penalty: float) -> tuple[float, float]:
+def _cross_validate(samples: _Samples, folds: NDArray[np.int64], penalty: float) -> RegressionChoice:
     """Return by what the logits must be multiplied to be as sure as they are right, and the loss that is left."""
     logits = np.zeros(len(folds), np.float32)
     for fold in range(int(folds.max()) + 1):
@@ -391,7 +470,8 @@ def _cross_validate(samples: _Samples, folds: NDArray[np.int64], penalty: float)
         logits[held_out] = samples.columns[held_out] @ weights + bias
     losses = [samples.loss(logits * np.float32(each)) for each in TEMPERATURES]
     best = int(np.argmin(losses))
-    return float(TEMPERATURES[best]), losses[best]
+    temperature = float(TEMPERATURES[best])
+    return RegressionChoice(penalty, temperature, losses[best], logits * np.float32(temperature))
 
 
 def _fit(samples: _Samples, penalty: float) -> tuple[NDArray[np.float32], float]:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from napari_skipseg.models.description import DEFAULT_THRESHOLD
 from napari_skipseg.networks.network import Network, class_probability
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.compute import Compute
@@ -29,20 +30,26 @@ DRAWN = 64
 ROUNDS = 200
 SMALLEST = 1e-4
 """Share that a class has at least."""
+LEAST_THRESHOLD = 0.05
+"""No threshold is lower, or higher than 1 minus this: there a probability is a guess."""
 _SETTLED = 1e-6
 
 Shares = NDArray[np.float64]
 
 
-def iter_correct_prior_shift(network: Network, data: FinetuneData, compute: Compute) -> Generator[Progress, None, None]:
+def iter_correct_prior_shift(
+    network: Network, data: FinetuneData, compute: Compute
+) -> Generator[Progress, None, dict[int, float]]:
     """Yield while the images are predicted; then shift the outputs of `network` for its new classes to their share.
+
+    Return the threshold of each of these classes (from 0), above which it is called as often as it occurs.
 
     Nothing changes if no class is new, or if the labels cover most of what was read.
     """
     plan = data.patches.plan
     new = tuple(range(len(plan.kept), len(plan.classes)))
     if not new or labelled_fraction(data.patches.corrections) > DENSE_SHARE:
-        return
+        return {}
     learnt = learnt_priors(data, new)
     probability = yield from _iter_sample_probability(network, data, compute, new)
     found = estimate_priors(probability, learnt)
@@ -52,6 +59,15 @@ def iter_correct_prior_shift(network: Network, data: FinetuneData, compute: Comp
         raise ValueError(f"'{network.head}' is no convolution with a bias")
     with torch.no_grad():
         head.bias[-len(new) :] += shift.to(head.bias)
+    corrected = probability * (found / learnt)
+    corrected /= corrected.sum(axis=1, keepdims=True).clip(min=np.finfo(np.float64).tiny)
+    return {number: matching_threshold(corrected[:, place], float(found[place])) for place, number in enumerate(new, 1)}
+
+
+def matching_threshold(probability: NDArray[np.floating], share: float) -> float:
+    """Return the threshold, in hundredths, above which about `share` of the voxels lies."""
+    level = float(np.quantile(probability, 1 - share)) if len(probability) else DEFAULT_THRESHOLD
+    return round(min(max(level, LEAST_THRESHOLD), 1 - LEAST_THRESHOLD), 2)
 
 
 def labelled_fraction(corrections: CorrectionCrops) -> float:

@@ -22,6 +22,7 @@ from napari_skipseg.training.finetune.crops import CorrectionCrops
 from napari_skipseg.training.finetune.labels import ClassPlan
 from napari_skipseg.training.finetune.patches import iter_held_out_patches, iter_whole_patches
 from napari_skipseg.training.finetune.rehearsal import RehearsalSamples
+from napari_skipseg.training.finetune.stroke_scores import Interval, StrokeScores
 from napari_skipseg.training.progress import EVEN, ComparisonReport, ScoreRow
 from napari_skipseg.training.settings import Reach
 from napari_skipseg.wording import counted, percent
@@ -41,6 +42,11 @@ ENOUGH_BLOCKS = 20
 of 0.967, the whole truth one of 0.31."""
 ENOUGH_OF_CLASS = 2
 """Held-out blocks that must show each class that is learnt."""
+GOOD = 0.5
+"""Dice that a new class must surely have to be called found: half of what is marked and of what is there."""
+TOO_FEW_STROKES = (
+    "Only one stroke of {0}, or of anything else: not enough to tell how well it is found. Paint it in more places."
+)
 LABELLED_ALL_OVER = 0.8
 """With at least this share of its voxels labelled, a block counts once for each `SQUARE` of its voxels."""
 SQUARE = 32 * 32
@@ -110,6 +116,7 @@ class ScoringData:
         network = WholeImages(model, compute.device, compute.precision)
         overlaps: dict[tuple[str, str], list[OverlapScores]] = {}
         cells: dict[tuple[str, str], list[SliceScores | None]] = {}
+        thresholds = model.description.class_thresholds
         found, seen, total = dict.fromkeys(columns, 0), 0, len(self.patches)
         for number, patch in enumerate(self.patches):
             message = f"{title}: place {number + 1} of {total}"
@@ -124,7 +131,7 @@ class ScoringData:
             if any(each.on == CORRECTIONS and not each.is_whole for each in patch.comparisons):
                 seen += probability[0].size
                 for name, column in columns.items():
-                    found[name] += int(np.count_nonzero(probability[column] > 0.5))
+                    found[name] += int(np.count_nonzero(probability[column] > thresholds[name]))
             for on, target, classes, is_whole in patch.comparisons:
                 for name in (name for name in columns if name in classes):
                     predicted = probability[columns[name]]
@@ -132,7 +139,7 @@ class ScoringData:
                         truth = (target != classes[name]).astype(np.uint8)
                         cells.setdefault((on, name), []).extend(run_to_end(iter_score_slices(1 - predicted, truth)))
                     elif (target >= 0).any():
-                        overlap = score_overlap(predicted > 0.5, target == classes[name], target >= 0)
+                        overlap = score_overlap(predicted > thresholds[name], target == classes[name], target >= 0)
                         overlaps.setdefault((on, name), []).append(overlap)
         shares = {name: count / seen for name, count in found.items()} if seen else {}
         return MeasuredScores(_pool_in_order(overlaps, cells), shares)
@@ -269,6 +276,67 @@ def _describe_forgotten(rows: Sequence[ScoreRow]) -> str:
                 "first model, with all corrections ticked."
             )
     return ""
+
+
+def compare_on_strokes(
+    found: Mapping[str, StrokeScores | None], old: Mapping[str, StrokeScores], reach: Reach = "quick"
+) -> ComparisonReport:
+    """Return the report on classes with pixel heads, which were scored on strokes that a fit for it left out.
+
+    found: the scores of each class, None if it has too few strokes. old: of those that the old model knows; it may have
+    learnt from these strokes.
+    """
+    rows: list[ScoreRow] = []
+    for name, new in found.items():
+        before = old.get(name)
+        if new is None:
+            continue
+        pairs = (("Dice", "dice"), ("FPR", "wrong"), ("FNR", "missed"))
+        for score, field in pairs:
+            value: Interval = getattr(new, field)
+            was = None if before is None else round(getattr(before, field).value, 5)
+            limits = round(value.low, 5), round(value.high, 5)
+            rows.append(ScoreRow(CORRECTIONS, name, score, was, round(value.value, 5), limits=limits))
+    verdicts = [_judge_on_strokes(name, new, old.get(name), reach) for name, new in found.items()]
+    is_better = all(verdict.is_better for verdict in verdicts)
+    is_worse = any(verdict.is_worse for verdict in verdicts)
+    reason = " ".join(verdict.reason for verdict in verdicts)
+    return ComparisonReport(tuple(rows), is_better, reason, is_unsure=not is_better and not is_worse)
+
+
+class _Verdict(NamedTuple):
+    """Whether a class is found well, or surely not, and what to say of it."""
+
+    is_better: bool
+    is_worse: bool
+    reason: str
+
+
+def _judge_on_strokes(name: str, new: StrokeScores | None, old: StrokeScores | None, reach: Reach) -> _Verdict:
+    """Return whether a new class is found well enough to be used: surely at least half right."""
+    if new is None:
+        return _Verdict(False, False, TOO_FEW_STROKES.format(name))
+    finds = f"The new model finds {percent(new.found.value)} of the held-out {name}"
+    strokes = f"{counted(new.strokes, 'stroke')} of it and {new.others} of other things"
+    right = f"{percent(new.right.low)} to {percent(new.right.high)} of what it marks is right"
+    if old is not None and old.dice.value - new.dice.value > GIVEN_UP:
+        return _Verdict(
+            False,
+            False,
+            f"{finds}. The old model scores higher on these strokes, but it may have learnt from them: not enough to "
+            "tell which one is better. Compare them in the view.",
+        )
+    if new.dice.low >= GOOD:
+        against = "the old model finds none" if old is None else f"the old model's Dice is {old.dice.value:.2f}"
+        return _Verdict(True, False, f"{finds}, and {right} (estimated from {strokes}; {against}).")
+    if new.dice.high < GOOD or new.found.high < GOOD:
+        return _Verdict(False, True, f"{finds}: not enough yet. To find it better, {BETTER_REACH[reach]}.")
+    return _Verdict(
+        False,
+        False,
+        f"{finds}, but {strokes} are not enough to tell how good it is: {right}. Look at the view, and paint where it "
+        "is wrong.",
+    )
 
 
 def _judge(rows: Sequence[ScoreRow], reach: Reach) -> tuple[bool, str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter
+from scipy.special import expit
 
 from napari_skipseg.devices import Device, cpu_title, versions
 from napari_skipseg.errors import SpecError
@@ -17,7 +18,7 @@ from napari_skipseg.images.intensity.padding import PaddingRule
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.margin import iter_measure_margin
 from napari_skipseg.models.catalog import check_free, locate_model
-from napari_skipseg.models.description import Card, ModelDescription, ModelScores, TrainingRecord
+from napari_skipseg.models.description import DEFAULT_THRESHOLD, Card, ModelDescription, ModelScores, TrainingRecord
 from napari_skipseg.models.folder import write_scores
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.head import add_pixel_heads, grow_classes, sources_of
@@ -27,6 +28,7 @@ from napari_skipseg.progress import ImageFindings, Progress, Result
 from napari_skipseg.training.checkpoint import CHECKPOINT, Curves, belongs_to
 from napari_skipseg.training.compute import Compute, choose_compute
 from napari_skipseg.training.distributed import ONE_PROCESS, Processes, joined
+from napari_skipseg.training.evaluate import WholeImages
 from napari_skipseg.training.finetune.blocks import iter_find_labelled_blocks, summarize_training, thin_blocks
 from napari_skipseg.training.finetune.crops import CorrectionCrops, iter_read_crops
 from napari_skipseg.training.finetune.estimate import agree_on_steps
@@ -38,9 +40,11 @@ from napari_skipseg.training.finetune.patches import (
     iter_rehearsal_batches,
 )
 from napari_skipseg.training.finetune.pixel_classifier import (
+    FittedClass,
     LabelledPixels,
     fit_pixel_heads,
     has_pixel_heads,
+    head_logits,
     iter_read_pixels,
 )
 from napari_skipseg.training.finetune.priors import iter_correct_prior_shift
@@ -51,7 +55,8 @@ from napari_skipseg.training.finetune.rehearsal import (
     sample_of_corrections,
     sample_to_bytes,
 )
-from napari_skipseg.training.finetune.report import CORRECTIONS, collect_scoring_data, compare
+from napari_skipseg.training.finetune.report import CORRECTIONS, collect_scoring_data, compare, compare_on_strokes
+from napari_skipseg.training.finetune.stroke_scores import StrokeScores, score_strokes
 from napari_skipseg.training.finetune.task import (
     VALIDATED_BLOCKS,
     FinetuneData,
@@ -63,13 +68,16 @@ from napari_skipseg.training.finetune.task import (
     patch_of,
 )
 from napari_skipseg.training.fit import iter_learn
-from napari_skipseg.training.progress import ComparisonReport, Finetuned, KeepBest, TrainingSummary
+from napari_skipseg.training.losses import IGNORED
+from napari_skipseg.training.progress import ComparisonReport, Finetuned, KeepBest, TrainingSummary, ValidationPicture
 from napari_skipseg.training.seen import with_signature
 from napari_skipseg.training.settings import FinetuneSettings, equals_written, settings_to_dict
 from napari_skipseg.training.taught_scale import TaughtScale, taught_scale
 from napari_skipseg.training.train import checkpoint_folder, keep_model_on_error, thin_curve, waits_for_scores
 
 STEPS_FILE = "steps.txt"
+PICTURED = 128
+"""Least side of the picture of the finished model, in voxels, where the image is so large."""
 REHEARSED_HELD_OUT = 4
 """Held-out rehearsal samples of a validation."""
 
@@ -124,7 +132,7 @@ def iter_finetune(
             device, a full disk.
     """
     target, scratch = folder / settings.name, folder / f"{settings.name}.training"
-    pixels: LabelledPixels | None = None
+    heads: _FittedHeads | None = None
     is_trained = waits_for_scores(target, lambda record: equals_written(settings, record.settings))
     if not is_trained:
         check_free(settings.name, folder)
@@ -142,11 +150,14 @@ def iter_finetune(
                     left.unlink(missing_ok=True)
             compute = choose_compute(parent.network, settings.precision, device_name, checkpoint, processes)
             with joined(processes, compute.device):
-                pixels = yield from _iter_fit_and_write(setup, compute, target, scratch)
+                heads = yield from _iter_fit_and_write(setup, compute, target, scratch)
         if not processes.is_first:
             return Finetuned(target, ComparisonReport((), False, "Another process writes the model."))
         with keep_model_on_error(target):
-            report = yield from _iter_score(setup, compute, target, pixels)
+            if setup.teaches_pixel_heads:
+                report = yield from _iter_score_heads(setup, compute, target, heads)
+            else:
+                report = yield from _iter_score(setup, compute, target)
     return Finetuned(target, report)
 
 
@@ -188,7 +199,7 @@ def _iter_prepare(
         settings=settings,
         parent=parent,
         plan=plan,
-        summary=summarize_training(table, plan),
+        summary=summarize_training(table, plan, is_in_turn=has_pixel_heads(settings, plan, parent.network)),
         scale=scale,
         corrections=corrections,
         sha256=corrections.sha256(),
@@ -199,33 +210,29 @@ def _iter_prepare(
 
 def _iter_fit_and_write(
     setup: _Setup, compute: Compute, target: Path, scratch: Path
-) -> Generator[Progress, KeepBest | None, LabelledPixels | None]:
+) -> Generator[Progress, KeepBest | None, _FittedHeads | None]:
     """Yield as the network is fitted and its margin measured; the first process writes the model, without scores.
 
-    Return the pixels that pixel heads were fitted to, if it has some.
+    Return its pixel heads, if some were fitted.
     """
     settings, corrections = setup.settings, setup.corrections
     network: Network
-    pixels: LabelledPixels | None = None
+    heads: _FittedHeads | None = None
     curves: Curves = {}
     if setup.teaches_pixel_heads:
-        learnt = [number - 1 for number in setup.plan.learnt]
-        old, classes = setup.parent.network, len(setup.plan.classes)
-        network = taught = add_pixel_heads(old, setup.plan.kept, learnt, classes=classes)
-        work = iter_read_pixels(taught, corrections.crops, settings.seed, compute)
-        pixels = yield from _iter_refusing_keep(work)
-        yield Progress(1, 1, "fitting the classes")
-        fit_pixel_heads(taught, learnt, pixels)
+        heads = yield from _iter_refusing_keep(_iter_fit_heads(setup, compute))
+        network = heads.network
     else:
         data, network, task = yield from _iter_refusing_keep(_iter_begin(setup, compute, scratch))
         state = yield from iter_learn(task, network, scratch / CHECKPOINT, compute, setup.processes)
         curves = state.curves
     if not setup.processes.is_first:
-        return pixels
-    if not setup.teaches_pixel_heads:
-        yield from iter_correct_prior_shift(network, data, compute)
+        return heads
+    thresholds = {} if heads is None else heads.thresholds
+    if heads is None:
+        thresholds = yield from iter_correct_prior_shift(network, data, compute)
     network = as_stored(network).to("cpu")
-    description = _describe(setup, network, curves, compute)
+    description = _describe(setup, network, curves, compute, thresholds)
     backend = TorchBackend(Model(description, network), Device("cpu", cpu_title(), ""), "f32")
     # In the last level, quick changes no layer that decides about the margin.
     if setup.teaches_pixel_heads or settings.reach != "quick":
@@ -240,7 +247,30 @@ def _iter_fit_and_write(
     new = sample_of_corrections(corrections, setup.plan, setup.dimensions, settings.seed)
     sample = join_samples(setup.rehearsal if settings.remember else None, new, settings.seed)
     write_model(target, description, network, sample_to_bytes(sample))
-    return pixels
+    return heads
+
+
+@dataclass(frozen=True)
+class _FittedHeads:
+    """A network with new pixel heads, the pixels that they were fitted to, and the fit of each class (from 0)."""
+
+    network: TaughtNetwork
+    pixels: LabelledPixels
+    fits: Mapping[int, FittedClass]
+
+    @property
+    def thresholds(self) -> dict[int, float]:
+        """The threshold of each class with a new pixel head."""
+        return {number: fitted.threshold for number, fitted in self.fits.items()}
+
+
+def _iter_fit_heads(setup: _Setup, compute: Compute) -> Generator[Progress, None, _FittedHeads]:
+    """Yield while features are computed; return the network with pixel heads for the classes that are learnt."""
+    learnt, classes = [number - 1 for number in setup.plan.learnt], len(setup.plan.classes)
+    network = add_pixel_heads(setup.parent.network, setup.plan.kept, learnt, classes=classes)
+    pixels = yield from iter_read_pixels(network, setup.corrections.crops, setup.settings.seed, compute)
+    yield Progress(1, 1, "fitting the classes")
+    return _FittedHeads(network, pixels, fit_pixel_heads(network, learnt, pixels))
 
 
 def _iter_begin(
@@ -293,31 +323,60 @@ def _collect_data(setup: _Setup) -> FinetuneData:
     return FinetuneData(patches, tuple(held_out), teacher, setup.sha256)
 
 
-def _iter_score(
-    setup: _Setup, compute: Compute, target: Path, pixels: LabelledPixels | None
+def _iter_score_heads(
+    setup: _Setup, compute: Compute, target: Path, heads: _FittedHeads | None
 ) -> Generator[Progress, KeepBest | None, ComparisonReport]:
-    """Yield as the old and the new model are scored; write the scores beside the new one, and return the report.
+    """Yield as pixel heads are scored on strokes that a fit left out; write the scores, and return the report.
 
-    pixels: those that its pixel heads were fitted to; None = read them again.
+    The old classes do not change beside them, so nothing can be forgotten. heads: None = fit them again.
     """
-    parent, settings = setup.parent, setup.settings
-    # Beside pixel heads the old classes do not change, so that nothing of the own sample can be forgotten.
-    rehearsal = None if setup.teaches_pixel_heads else setup.rehearsal
-    margin, stride = parent.description.margin, parent.network.stride
-    scoring = collect_scoring_data(setup.corrections, setup.plan, rehearsal, margin, stride)
-    old = yield from scoring.iter_score(parent, compute, f"scoring {parent.description.name}")
-    model, scores_on = read_model(target), "corrections held out of training but used to choose the weights"
-    if isinstance(model.network, TaughtNetwork) and setup.teaches_pixel_heads:
-        # The model learnt from all labels: with ten strokes, two more count. So what is scored are heads without them.
-        scores_on = "corrections held out of a fit for these scores; the model itself learnt from them too"
-        if pixels is None:
-            work = iter_read_pixels(model.network, setup.corrections.crops, settings.seed, compute)
-            pixels = yield from _iter_refusing_keep(work)
-        fit_pixel_heads(model.network, [number - 1 for number in setup.plan.learnt], pixels.without_held_out())
-        model = Model(model.description, as_stored(model.network).to("cpu"))
-    new = yield from scoring.iter_score(model, compute, f"scoring {settings.name}")
-    stored = parent.description.training.report
-    report = compare(old.scores, new, setup.plan, scoring.held_out, settings.reach, stored)
+    parent, known = setup.parent.network, setup.parent.description.class_thresholds
+    if heads is None:
+        heads = yield from _iter_refusing_keep(_iter_fit_heads(setup, compute))
+    yield Progress(0, 1, f"scoring {setup.settings.name}")
+    pixels = heads.pixels
+    found: dict[str, StrokeScores | None] = {}
+    old: dict[str, StrokeScores] = {}
+    for number, fitted in heads.fits.items():
+        name, positive = setup.plan.names[number], pixels.labels == number + 1
+        judged = pixels.judged(positive)
+        sides, strokes = positive[judged], pixels.strokes[judged]
+        called = fitted.called
+        found[name] = None if called is None else score_strokes(called[judged], sides, strokes, fitted.share)
+        if isinstance(parent, TaughtNetwork) and name in known:
+            head = parent.head_of(list(known).index(name))
+            called = expit(head_logits(head, pixels.columns[judged])) > known[name]
+            old[name] = score_strokes(called, sides, strokes, fitted.share)
+    yield from _iter_picture(setup, read_model(target), compute)
+    report = compare_on_strokes(found, old, setup.settings.reach)
+    _write_report(target, report, "strokes that a fit for these scores left out; the model itself learnt from them too")
+    return report
+
+
+def _iter_picture(setup: _Setup, model: Model, compute: Compute) -> Generator[Progress, None, None]:
+    """Yield a picture of the finished model beside the labels of a block that shows the class that was learnt last."""
+    corrections, learnt = setup.corrections, setup.plan.learnt[-1]
+    table = corrections.table
+    column = next(number for number, each in enumerate(table.columns) if each.number == learnt)
+    block = max((*table.held_out, *table.training), key=lambda each: (each.counts[column] > 0, each.is_held_out))
+    crop, place = corrections.locate(block)
+    around = tuple(
+        slice(max(0, part.start - PICTURED // 4), min(length, max(part.stop, part.start + PICTURED)))
+        for part, length in zip(place, crop.target.shape, strict=True)
+    )
+    image = crop.image[(slice(None), *around)].astype(np.float32)
+    target = np.where(crop.target == IGNORED, crop.held_out, crop.target)[around]
+    probability = np.empty(target.shape, np.float32)
+    for tile in WholeImages(model, compute.device, compute.precision).iter_tiles(image):
+        probability[tile.keep] = tile.probability[learnt - 1]
+    shown = () if target.ndim == 2 else (int((target == learnt).sum(axis=(1, 2)).argmax()),)
+    labels = target[shown].astype(np.int16)
+    said = f"scoring {model.description.name}"
+    yield ValidationPicture(1, 1, said, image[(0, *shown)], probability[shown], labels, is_final=True)
+
+
+def _write_report(target: Path, report: ComparisonReport, scores_on: str) -> None:
+    """Write the scores of a model beside it."""
     scores = {
         f"{row.score} {row.class_name}": row.new
         for row in report.rows
@@ -325,15 +384,38 @@ def _iter_score(
     }
     values = TypeAdapter(ComparisonReport).dump_python(report, mode="json")
     write_scores(target, ModelScores(scores, scores_on, values))
+
+
+def _iter_score(
+    setup: _Setup, compute: Compute, target: Path
+) -> Generator[Progress, KeepBest | None, ComparisonReport]:
+    """Yield as the old and the new model are scored; write the scores beside the new one, and return the report."""
+    parent, settings = setup.parent, setup.settings
+    margin, stride = parent.description.margin, parent.network.stride
+    scoring = collect_scoring_data(setup.corrections, setup.plan, setup.rehearsal, margin, stride)
+    old = yield from scoring.iter_score(parent, compute, f"scoring {parent.description.name}")
+    model = read_model(target)
+    new = yield from scoring.iter_score(model, compute, f"scoring {settings.name}")
+    yield from _iter_picture(setup, model, compute)
+    stored = parent.description.training.report
+    report = compare(old.scores, new, setup.plan, scoring.held_out, settings.reach, stored)
+    _write_report(target, report, "corrections held out of training but used to choose the weights")
     return report
 
 
-def _describe(setup: _Setup, network: Network, curves: Curves, compute: Compute) -> ModelDescription:
-    """Return the description of the new model: the old one's, with its own classes, card and record, without scores."""
+def _describe(
+    setup: _Setup, network: Network, curves: Curves, compute: Compute, thresholds: Mapping[int, float]
+) -> ModelDescription:
+    """Return the description of the new model: the old one's, with its own classes, card and record, without scores.
+
+    thresholds: of classes (from 0) that have new ones; others keep that of the old model.
+    """
     settings, parent, summary = setup.settings, setup.parent.description, setup.summary
     counts = ", ".join(f"{name} {count:,}" for name, count in summary.pixels.items())
     images = ", ".join(dict.fromkeys(Path(image).name for image in settings.images))
     taught = ", ".join(name for name in summary.pixels if name != "background")
+    known = setup.parent.description.class_thresholds
+    each = [thresholds.get(number, known.get(name, DEFAULT_THRESHOLD)) for number, name in enumerate(setup.plan.names)]
     learnt_from = f"Corrections of {images}, {summary.slices} slices: {counts} voxels."
     card = Card(
         summary=f"{parent.name}, fine-tuned ({settings.reach}) to {taught}.",
@@ -349,6 +431,7 @@ def _describe(setup: _Setup, network: Network, curves: Curves, compute: Compute)
         padding=setup.corrections.padding,
         weights_sha256="",
         pixel_head=network.pixel_head if isinstance(network, TaughtNetwork) else None,
+        thresholds=tuple(each),
         voxel_size=setup.scale.voxel_size,
         unit=setup.scale.unit,
         card=card,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
@@ -125,7 +125,7 @@ class BatchFormValues(BatchOptions):
 def describe_request(segment: SegmentFormValues) -> str:
     """Return the model and the options of the Segment tab in a line."""
     options = segment.options()
-    parts = [str(segment.model.name if segment.model else "no model"), f"above {options.threshold:.2f}"]
+    parts = [str(segment.model.name if segment.model else "no model"), describe_thresholds(segment.thresholds)]
     parts += [options.device] if options.device != "auto" else []
     parts += [f"channel {options.channel}"] if options.channel is not None else []
     parts += [f"tiles of {options.tile}"] if options.tile else []
@@ -138,11 +138,22 @@ def describe_request(segment: SegmentFormValues) -> str:
     return ", ".join(parts)
 
 
+def describe_thresholds(thresholds: Mapping[str, float]) -> str:
+    """Return the thresholds of the classes in a few words, as one number if they are all the same."""
+    values = set(thresholds.values())
+    if len(values) == 1:
+        return f"above {values.pop():.2f}"
+    return " and ".join(f"{name} above {value:.2f}" for name, value in thresholds.items())
+
+
 def describe_object_options(objects: ObjectOptions) -> str:
     """Return the options of a search for objects in a line."""
     method = option_fields(ObjectOptions)["method"].option.labels[objects.method]
     where = "in each slice" if objects.planes == "slices" else "through the volume"
-    parts = [f"{method[0].lower()}{method[1:]} {where}", f"above {objects.threshold:.2f}"]
+    parts = [
+        f"{method[0].lower()}{method[1:]} {where}",
+        "above the threshold of the class" if objects.threshold is None else f"above {objects.threshold:.2f}",
+    ]
     parts += [f"merged below {objects.merge:.2f}"] if objects.method == "cells" else []
     parts += [f"{counted(objects.smallest, 'voxel')} or more"] if objects.smallest else []
     parts += [f"{counted(objects.largest, 'voxel')} at most"] if objects.largest else []

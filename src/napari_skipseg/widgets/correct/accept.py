@@ -11,7 +11,7 @@ from qtpy.QtCore import QObject, QTimer
 
 from napari_skipseg.corrections.subject import BACKGROUND, NOT_LOOKED_AT
 from napari_skipseg.errors import InputError
-from napari_skipseg.inference.prediction import Binary
+from napari_skipseg.inference.prediction import Binary, Threshold
 from napari_skipseg.objects.classes import records_padding
 from napari_skipseg.widgets.forms.fields import ConnectionGroup
 from napari_skipseg.widgets.layers.placement import PLACING, current_position, pixel_of, visible_box
@@ -97,7 +97,7 @@ def _check_flat(viewer: ViewerModel) -> None:
 
 
 def read_accepted_mask(
-    offers: Sequence[ShownResult], box: AcceptedBox, threshold: float, values: Mapping[str, int], whole: bool
+    offers: Sequence[ShownResult], box: AcceptedBox, threshold: Threshold, values: Mapping[str, int], whole: bool
 ) -> tuple[AcceptedBox, NDArray[np.uint8]]:
     """Return the box in which the first of the predictions overlaps `box`, and its labels there as correction values.
 
@@ -125,7 +125,7 @@ def read_accepted_mask(
     place = tuple(slice(side.start - first, side.stop - first) for side, first in zip(part, starts, strict=True))
     probability, several = shown.prediction.probability, len(names) > 1
     coded = np.array([BACKGROUND, *(values[name] for name in names)], np.uint8)
-    accepted = coded[Binary(probability, threshold, several)[place]]
+    accepted = coded[Binary(probability, shown.prediction.thresholds_at(threshold), several)[place]]
     has_padding = records_padding(shown.prediction.recipe)
     if shown.is_whole and not has_padding:
         return part, accepted

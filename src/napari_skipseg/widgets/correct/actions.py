@@ -240,7 +240,7 @@ class CorrectActions(QObject):  # type: ignore[misc]
         try:
             self._change_classes(session, add_classes(corrections.classes, names))
             values = {name: value_of(corrections.classes, name) for name in names}
-            box, accepted = read_accepted_mask(offers, find_box(), float(self._form.threshold.value()), values, whole)
+            box, accepted = read_accepted_mask(offers, find_box(), self._form.threshold.values(), values, whole)
             session.layers.history.accept(box, accepted)
         except SkipsegError as error:
             self.failed.emit(str(error))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
+from napari_skipseg.inference.prediction import Threshold
+from napari_skipseg.models.description import DEFAULT_THRESHOLD
 from napari_skipseg.training.progress import EVEN, ComparisonReport, ScoreRow
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine, RichLabel, set_hint
 from napari_skipseg.widgets.layers.placement import visible_box
@@ -34,6 +36,7 @@ MEANINGS = {
     "FPR": "share of the background that is taken for the class: 0 = none",
     "FNR": "share of the class that is missed: 0 = none",
     "V_rand": "how well the cells are separated (ISBI 2012): 1 = as in the truth",
+    "(low–high)": "the score probably lies between them: in two of three trials it did",
     "none": "the old model does not know the class, so the new one is compared with nothing found (Dice 0)",
 }
 
@@ -85,13 +88,17 @@ class ReportTable(QWidget):  # type: ignore[misc]
         self.offer_before("", "")
         self.show()
 
-    def show_shares(self, shares: Mapping[str, float], threshold: float) -> None:
+    def show_shares(self, shares: Mapping[str, float], thresholds: Mapping[str, float]) -> None:
         """Show the share of each class that was taught, which scores on strokes do not show.
 
         shares: of the pixels of the view, in [0, 1], by class.
         """
-        parts = [f"{percent(shares[name])} is {name}" for name in self._classes if name in shares]
-        self.shares.say(f"Of this view, {' and '.join(parts)} now (above {threshold:.2f})." if parts else "")
+        parts = [
+            f"{percent(shares[name])} is {name} (above {thresholds.get(name, DEFAULT_THRESHOLD):.2f})"
+            for name in self._classes
+            if name in shares
+        ]
+        self.shares.say(f"Of this view, {' and '.join(parts)} now." if parts else "")
 
     def offer_before(self, before: str, after: str) -> None:
         """Offer the switch between the results of two models in the view; it starts with after.
@@ -145,10 +152,15 @@ def report_html(report: ComparisonReport, old: str, new: str) -> str:
             rows.append(
                 f"<tr><td>{name}</td><td style='padding-left: 6px'>{escape(row.score)}</td>"
                 f"<td align='right' style='padding: 1px 8px'>{before}</td>"
-                f"<td align='right' style='padding: 1px 4px'><b>{row.new:.3f}</b></td>"
+                f"<td align='right' style='padding: 1px 4px'><b>{row.new:.3f}</b>{_limits(row)}</td>"
                 f"<td style='color: {color}'>{arrow}</td></tr>"
             )
     return f"<table cellspacing='0' width='100%'>{''.join(rows)}</table>"
+
+
+def _limits(row: ScoreRow) -> str:
+    """Return between which values a score lies, "" if that is not known."""
+    return "" if row.limits is None else f" ({row.limits[0]:.2f}–{row.limits[1]:.2f})"
 
 
 def _mark_of_change(row: ScoreRow) -> tuple[str, str]:
@@ -200,7 +212,7 @@ class BeforeAfter:
         """Whether there are layers of before."""
         return bool(self._before())
 
-    def keep(self, layer: Image, shown: ShownResult | None, threshold: float) -> str:
+    def keep(self, layer: Image, shown: ShownResult | None, threshold: Threshold) -> str:
         """Keep a result as before, in place of an earlier one; return the name of its model, "" without a result."""
         self.drop()
         if shown is None or layer not in self._viewer.layers:

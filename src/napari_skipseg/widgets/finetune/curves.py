@@ -29,6 +29,11 @@ CLEAR, SOLID = 0, 150
 """Opacities of the colours over the image, of 255."""
 
 
+HELD_OUT, LABELLED = "labelled, held out", "labelled"
+NO_CURVES = "No curves: a pixel head is fitted to all strokes at once."
+MODEL_NOW, FINISHED = "the model now", "the new model"
+
+
 class LiveCurves(LegendPlot):
     """Curves that grow, with a legend."""
 
@@ -112,8 +117,11 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         super().__init__()
         self.loss, self.scores = LiveCurves("loss"), LiveCurves("score")
         self.labelled, self.predicted = CurveTile(), CurveTile()
-        self.captions = PlainLabel("labelled, held out"), PlainLabel("the model now")
+        self.captions = PlainLabel(HELD_OUT), PlainLabel(MODEL_NOW)
         self._label_colors, self._probability_colors = label_table(CLASS_COLORS), probability_table(CLASS_COLORS[0])
+        self.note = PlainLabel(NO_CURVES)
+        self.note.setWordWrap(True)
+        self.note.setStyleSheet("QLabel { font-size: 8pt; }")
         self._tiles = QWidget()
         grid = QGridLayout(self._tiles)
         grid.setContentsMargins(0, 0, 0, 0)
@@ -125,7 +133,7 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
-        for widget in (self._tiles, self.loss, self.scores):
+        for widget in (self._tiles, self.note, self.loss, self.scores):
             column.addWidget(widget)
         self.start()
 
@@ -146,6 +154,7 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         self.loss.start()
         self.scores.start()
         self._tiles.hide()
+        self.note.hide()
 
     def show_progress(self, news: Sequence[Progress]) -> None:
         """Extend the curves, and show the newest picture."""
@@ -160,6 +169,9 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         labels = self._label_colors
         self.labelled.show_tile(picture.image, picture.target, (-1, len(labels) - 1), labels)
         self.predicted.show_tile(picture.image, picture.probability, (0.0, 1.0), self._probability_colors)
+        self.note.setVisible(picture.is_final and not (self.loss.curves() or self.scores.curves()))
+        self.captions[0].setText(LABELLED if picture.is_final else HELD_OUT)
+        self.captions[1].setText(FINISHED if picture.is_final else MODEL_NOW)
         self._tiles.show()
 
 

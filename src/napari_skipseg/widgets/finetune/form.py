@@ -278,6 +278,8 @@ def describe_training_summary(summary: TrainingSummary) -> str:
     where = f" on {counted(summary.slices, 'slice')}" if summary.slices > 1 else ""
     others = "the other one is" if held == 1 else f"the other {held} are"
     kept = f"; {others} held out to compare old and new." if held else "."
+    if summary.is_in_turn:
+        kept = "; each stroke is held out in turn to see how well the class is found."
     takes = "" if summary.seconds is None else f" Takes about {in_words(summary.seconds)}."
     return " ".join([learns + where + kept + takes, *summary.notes])
 
@@ -285,7 +287,8 @@ def describe_training_summary(summary: TrainingSummary) -> str:
 def explain_training_summary(summary: TrainingSummary) -> str:
     """Return all numbers, a line for each class."""
     lines = [
-        f"{name}: {counted(count, 'pixel')} to learn from, {summary.held_out.get(name, 0):,} held out"
+        f"{name}: {counted(count, 'pixel')} to learn from"
+        + ("" if summary.is_in_turn else f", {summary.held_out.get(name, 0):,} held out")
         for name, count in summary.pixels.items()
     ]
     return "\n".join([*lines, *(f"{name}: {value}" for name, value in summary.facts.items())])

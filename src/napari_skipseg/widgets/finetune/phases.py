@@ -6,9 +6,9 @@ from napari_skipseg.progress import Progress
 
 PHASES: tuple[tuple[tuple[str, ...], float], ...] = (
     (("reading", "opening", "saving"), 0.04),
-    (("preparing patches",), 0.16),
+    (("preparing patches", "computing features"), 0.16),
     (("warming up",), 0.15),
-    (("step",), 0.5),
+    (("step", "fitting"), 0.5),
     (("measuring", "writing"), 0.05),
     (("scoring",), 0.1),
 )

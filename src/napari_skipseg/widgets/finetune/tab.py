@@ -292,7 +292,7 @@ class FinetuneTab(JobTab):
         """Select a model in the Segment tab and here, and segment the view with it."""
         place = self._segment.read()
         layer = place.layer if layer is None else layer
-        kept = "" if layer is None else self._comparison.keep(layer, self._find_before(layer), place.threshold)
+        kept = "" if layer is None else self._comparison.keep(layer, self._find_before(layer), place.thresholds)
         self.model_wanted.emit(name)
         self.form.follow_model = True
         self.form.start_from(name)
@@ -306,7 +306,7 @@ class FinetuneTab(JobTab):
     def on_segmented(self, succeeded: bool, shares: Mapping[str, float]) -> None:
         """Show the share of each class that was taught, if the view was segmented with the new model."""
         if self._is_viewing and succeeded:
-            self.report.show_shares(shares, self._segment.read().threshold)
+            self.report.show_shares(shares, self._segment.read().thresholds)
         self._is_viewing = False
         self.check()
 

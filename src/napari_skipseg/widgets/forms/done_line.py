@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from napari_skipseg.inference.prediction import Binary, Focus, Prediction
+from napari_skipseg.inference.prediction import Binary, Focus, Prediction, Threshold
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers.results import ShownResult
 from napari_skipseg.wording import counted, in_words, percent
@@ -34,7 +34,7 @@ class DoneRun(NamedTuple):
 
 
 def with_shares(
-    work: Callable[[], Generator[Progress, Focus | None, Prediction]], threshold: float
+    work: Callable[[], Generator[Progress, Focus | None, Prediction]], threshold: Threshold
 ) -> Generator[Progress, Focus | None, DoneRun]:
     """Run a segmentation; return its prediction with the shares of the classes."""
     prediction = yield from work()
@@ -46,10 +46,10 @@ def has_padding(prediction: Prediction) -> bool:
     return bool(prediction.recipe.get("normalization", {}).get("padding"))
 
 
-def class_shares(prediction: Prediction, threshold: float) -> dict[str, float]:
+def class_shares(prediction: Prediction, threshold: Threshold) -> dict[str, float]:
     """Return the share of the tissue that each class has, in [0, 1], by name; large results are sampled."""
     names, leaves_out = prediction.class_names, has_padding(prediction)
-    labels = Binary(prediction.probability, threshold, len(names) > 1)
+    labels = Binary(prediction.probability, prediction.thresholds_at(threshold), len(names) > 1)
     planes = math.prod(labels.shape[:-2])
     chosen = np.unique(np.linspace(0, planes - 1, min(planes, PLANES)).astype(int))
     steps = [slice(None, None, -(-length // SIDE)) for length in labels.shape[-2:]]
@@ -67,15 +67,19 @@ def class_shares(prediction: Prediction, threshold: float) -> dict[str, float]:
     return {name: float(counts[number]) / max(1, counts.sum()) for number, name in enumerate(names, start=1)}
 
 
-def describe_done(what: str, seconds: float, done: DoneRun, threshold: float, started: float = 0.0) -> str:
+def describe_done(what: str, seconds: float, done: DoneRun, threshold: Threshold, started: float = 0.0) -> str:
     """Return the line, such as "6 slices segmented in 12 s: 23 % of the tissue is membrane (above 0.50).".
 
     started: how many of the seconds the start of the engine took.
     """
     of = " of the tissue" if done.of_tissue else ""
-    parts = ", ".join(f"{percent(share)}{of} is {name}" for name, share in done.shares.items())
+    each = done.prediction.thresholds_at(threshold)
+    same = f" (above {each[0]:.2f})" if len(set(each)) == 1 else ""
+    above = ["" if same else f" (above {value:.2f})" for value in each]
+    shares = zip(done.shares.items(), above, strict=True)
+    parts = ", ".join(f"{percent(share)}{of} is {name}{note}" for (name, share), note in shares)
     start = f" ({in_words(started)} of it to start the engine)" if started >= LONG_START else ""
-    return f"{what} segmented in {in_words(seconds)}{start}: {parts} (above {threshold:.2f})."
+    return f"{what} segmented in {in_words(seconds)}{start}: {parts}{same}."
 
 
 def name_part(shown: ShownResult, spanned: str) -> str:

@@ -34,7 +34,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff.ome_set import is_companion
 from napari_skipseg.images.zarr.metadata import METADATA, is_zarr
-from napari_skipseg.inference.prediction import Prediction
+from napari_skipseg.inference.prediction import Prediction, Threshold
 from napari_skipseg.inference.recipes.recipe import RECIPE_FILE
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.forms.fields import FolderField, FreshCombo, PlainLabel
@@ -390,7 +390,7 @@ def results_to_save(prediction: Prediction) -> list[str]:
 
 
 def iter_save_results(
-    prediction: Prediction, choices: SaveChoices, name: str, threshold: float
+    prediction: Prediction, choices: SaveChoices, name: str, threshold: Threshold
 ) -> Generator[Progress, None, list[Path]]:
     """Write a prediction and return its files, the recipe last.
 

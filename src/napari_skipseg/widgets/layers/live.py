@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer
 
-from napari_skipseg.inference.prediction import Focus, Prediction, ResultsOpened, TileWritten
+from napari_skipseg.inference.prediction import Focus, Prediction, ResultsOpened, Threshold, TileWritten
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers.placement import current_position, visible_box
 from napari_skipseg.widgets.layers.results import (
@@ -74,7 +74,7 @@ class ResultFiller(QObject):  # type: ignore[misc]
         self._timer.timeout.connect(self._draw)
         self._rest_until = 0.0
 
-    def open(self, prediction: Prediction, threshold: float, colors: Mapping[str, str]) -> ShownResult:
+    def open(self, prediction: Prediction, threshold: Threshold, colors: Mapping[str, str]) -> ShownResult:
         """Show a prediction whose arrays are still empty and return the shown result.
 
         colors: the known colours of classes by name.
@@ -100,7 +100,7 @@ class ResultFiller(QObject):  # type: ignore[misc]
         update_recipe(self._viewer, self.shown)
         return self.shown
 
-    def stop(self, threshold: float) -> tuple[ShownResult | None, str]:
+    def stop(self, threshold: Threshold) -> tuple[ShownResult | None, str]:
         """Return the result that is shown after a stopped run, and a sentence about it; "" if nothing was changed."""
         self._timer.stop()
         if self.shown is None:
@@ -229,7 +229,7 @@ class Results:
         """Show one of an image's results and hide the others."""
         put_in_front(self._viewer, source, {shown.source for shown in self._all(layer)} - {source})
 
-    def set_threshold(self, layer: Image | None, threshold: float) -> None:
+    def set_threshold(self, layer: Image | None, threshold: Threshold) -> None:
         """Show the results of an image at a different threshold."""
         for shown in self._all(layer):
             set_threshold(self._viewer, shown, threshold)

@@ -11,7 +11,7 @@ import numpy as np
 from napari_skipseg.corrections.subject import CLASS_COLORS
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.prediction import Binary, Prediction
+from napari_skipseg.inference.prediction import Binary, Prediction, Threshold
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers.axes import is_rgb, origin_of, voxel_size_of
 from napari_skipseg.widgets.layers.files import file_of, notes_of_stack
@@ -116,7 +116,7 @@ def is_ours(layer: Layer) -> bool:
     return is_result(layer) or "operation" in recipe
 
 
-def show_result(viewer: ViewerModel, layer: Image, shown: ShownResult, threshold: float) -> None:
+def show_result(viewer: ViewerModel, layer: Image, shown: ShownResult, threshold: Threshold) -> None:
     """Show a prediction over its image: in new layers the first time, in the same layers later."""
     selected = set(viewer.layers.selection)
     wanted = list(_results(layer, shown, threshold))
@@ -126,7 +126,7 @@ def show_result(viewer: ViewerModel, layer: Image, shown: ShownResult, threshold
             KEY: {
                 "role": result.role,
                 "source": shown.source,
-                "threshold": threshold,
+                "thresholds": shown.prediction.thresholds_at(threshold),
                 "recipe": shown.prediction.recipe,
             }
         }
@@ -141,13 +141,13 @@ def show_result(viewer: ViewerModel, layer: Image, shown: ShownResult, threshold
     viewer.layers.selection = {each for each in selected if each in viewer.layers}
 
 
-def set_threshold(viewer: ViewerModel, shown: ShownResult, threshold: float) -> None:
+def set_threshold(viewer: ViewerModel, shown: ShownResult, threshold: Threshold) -> None:
     """Show the binary layer of a prediction at another threshold; the network does not run."""
-    binary = _find(viewer, shown.source, "binary")
-    if binary is not None and binary.metadata[KEY]["threshold"] != threshold:
+    binary, thresholds = _find(viewer, shown.source, "binary"), shown.prediction.thresholds_at(threshold)
+    if binary is not None and binary.metadata[KEY]["thresholds"] != thresholds:
         binary.data = _over_channels(_labels(shown, threshold), shown, data_length(shown, binary))
         binary.editable = False
-        binary.metadata[KEY]["threshold"] = threshold
+        binary.metadata[KEY]["thresholds"] = thresholds
 
 
 def set_colors(viewer: ViewerModel, shown: ShownResult) -> None:
@@ -254,7 +254,7 @@ def data_length(shown: ShownResult, binary: Layer) -> int:
     return int(binary.data.shape[shown.axes.index("C")]) if shown.axes.find("C") > 0 else 1
 
 
-def _results(layer: Image, shown: ShownResult, threshold: float) -> Iterator[ResultLayer]:
+def _results(layer: Image, shown: ShownResult, threshold: Threshold) -> Iterator[ResultLayer]:
     """Yield the layers from the bottom of the layer list to the top."""
     prediction, names = shown.prediction, shown.prediction.class_names
     channels = int(data_of(layer).shape[shown.axes.index("C")]) if "C" in shown.axes else 1
@@ -295,9 +295,10 @@ def _role_and_name(kind: str, class_name: str, several: bool, prefix: str) -> tu
     return f"{kind} {class_name}", f"{class_name} {prefix.strip() if is_short else prefix + kind}"
 
 
-def _labels(shown: ShownResult, threshold: float) -> Binary:
+def _labels(shown: ShownResult, threshold: Threshold) -> Binary:
     """Return the labels of a prediction as a lazy view; napari would keep copies of a dask array while it fills."""
-    return Binary(shown.prediction.probability, threshold, len(shown.prediction.class_names) > 1)
+    prediction = shown.prediction
+    return Binary(prediction.probability, prediction.thresholds_at(threshold), len(prediction.class_names) > 1)
 
 
 def _place(layer: Image, shown: ShownResult, stride: tuple[float, ...], offset: tuple[float, ...]) -> Placement:

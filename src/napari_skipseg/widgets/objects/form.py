@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QSlider, QSpinBox, QVBoxLayout, QWidget
 
-from napari_skipseg.objects.options import THICK, Method, ObjectOptions, ObjectPlanes
+from napari_skipseg.objects.options import DEFAULT_THRESHOLD, THICK, Method, ObjectOptions, ObjectPlanes
 from napari_skipseg.option_fields import option_fields
-from napari_skipseg.widgets.forms.fields import FreshCombo, PlainLabel
+from napari_skipseg.widgets.forms.fields import FreshCombo, KeyedSlider, PlainLabel
 from napari_skipseg.widgets.forms.option_rows import NOTE_STYLE, OptionEditor, OptionRows, edit_combo
 from napari_skipseg.widgets.layers.axes import voxel_size_of
 from napari_skipseg.widgets.objects.sources import ProbabilitySource, is_certain, suggest_method
@@ -114,12 +114,16 @@ class ObjectsForm(OptionRows):
         sizes = {"smallest": smallest, "largest": largest}
         editors = {name: OptionEditor(each, each.value, each.set_value, each.changed) for name, each in sizes.items()}
         editors["class_name"] = edit_combo(class_name)
+        threshold = KeyedSlider(1.0, 0.01, DEFAULT_THRESHOLD)
+        editors["threshold"] = OptionEditor(
+            threshold, lambda: round(float(threshold.value()), 2), self._show_threshold, threshold.valueChanged
+        )
         in_order = [*_FIRST, *(name for name in found if name not in _FIRST)]
         rows: list[Any] = [("Find in", layer), *(found[name] for name in in_order), ("Grey values", measured)]
         super().__init__(rows, editors, indent=0)
         self._kind = options
         self._source: ProbabilitySource | None = None
-        self._chosen_method = self._chosen_planes = False
+        self._chosen_method = self._chosen_planes = self._chosen_threshold = False
         self.smallest, self.largest, self.class_name = smallest, largest, class_name
         self.layer, self.measured = layer, measured
         self.method, self.planes, self.threshold = (self.field(name) for name in ("method", "planes", "threshold"))
@@ -145,8 +149,9 @@ class ObjectsForm(OptionRows):
         self.show_row("class_name", len(names) > 1)
         self.show_row("planes", self._has_slices())
         if source is None or before is None or before.layer != source.layer:
-            self._chosen_method = False
+            self._chosen_method = self._chosen_threshold = False
         self._suggest_method()
+        self._suggest_threshold()
         self._update()
 
     def offer_measured(self, layers: list[Layer]) -> None:
@@ -184,12 +189,14 @@ class ObjectsForm(OptionRows):
         class_name = options.class_name if options.class_name in class_names else ""
         method = options.method if self._chosen_method else suggest_method(class_names, class_name)
         planes = self.planes.currentData() if self._chosen_planes else self._suggested_planes(method)
-        return replace(options, class_name=class_name, method=method, planes=planes)
+        threshold = options.threshold if self._chosen_threshold else None
+        return replace(options, class_name=class_name, method=method, planes=planes, threshold=threshold)
 
     def show_options(self, options: ObjectOptions) -> None:
         """Show options as if the user had chosen them, except where there is no field for them now."""
         self.blockSignals(True)
         self._chosen_method, self._chosen_planes = True, self._chosen_planes or self._has_slices()
+        self._chosen_threshold = options.threshold is not None
         self.show_values(options)
         self.blockSignals(False)
         self._update()
@@ -202,13 +209,26 @@ class ObjectsForm(OptionRows):
             return
         self._chosen_method = self._chosen_method or name == "method"
         self._chosen_planes = self._chosen_planes or name == "planes"
+        self._chosen_threshold = self._chosen_threshold or name == "threshold"
         if name == "class_name":
             self._suggest_method()
+            self._suggest_threshold()
         self._update()
 
     def _suggest_method(self) -> None:
         if not self._chosen_method:
             self.method.setCurrentIndex(self.method.findData(self._suggested(self.class_name.currentData() or "")))
+
+    def _suggest_threshold(self) -> None:
+        """Show the threshold that the chosen class has in its segmentation, unless the user chose one."""
+        if self._source is None or self._chosen_threshold:
+            return
+        self.threshold.blockSignals(True)
+        self.threshold.setValue(self._source.threshold(self.class_name.currentData() or ""))
+        self.threshold.blockSignals(False)
+
+    def _show_threshold(self, value: float | None) -> None:
+        self.threshold.setValue(DEFAULT_THRESHOLD if value is None else value)
 
     def _suggested(self, class_name: str) -> Method:
         return "components" if self._source is None else self._source.suggested(class_name)

@@ -12,9 +12,9 @@ from napari_skipseg.images.formats import USUAL_DEPTH, Depth
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import QuantizedArray
 from napari_skipseg.inference.recipes.recipe import OBJECTS_OPERATION
-from napari_skipseg.objects.classes import records_padding
+from napari_skipseg.objects.classes import records_padding, thresholds_in
 from napari_skipseg.objects.files import OBJECTS_TYPE
-from napari_skipseg.objects.options import Method, ObjectOptions
+from napari_skipseg.objects.options import DEFAULT_THRESHOLD, Method, ObjectOptions
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.widgets.layers.axes import axes_of, is_rgb, voxel_size_of
 from napari_skipseg.widgets.layers.results import KEY, data_of, image_of, is_ours, is_result, results_in, stack_of_layer
@@ -48,6 +48,14 @@ class ProbabilitySource:
     def has_padding(self) -> bool:
         """Whether its segmentation left areas without tissue out."""
         return records_padding(recipe_of_layer(self.layer))
+
+    def threshold(self, class_name: str) -> float:
+        """Return the threshold of a class in its segmentation."""
+        metadata = self.layer.metadata.get(KEY, {})
+        known = thresholds_in(recipe_of_layer(self.layer))
+        if "thresholds" in metadata:  # the sliders of the Segment tab moved since
+            known |= dict(zip(metadata["recipe"].get("classes", ()), metadata["thresholds"], strict=False))
+        return known.get(class_name or next(iter(self.class_names), ""), DEFAULT_THRESHOLD)
 
     @property
     def voxel_axes(self) -> str:

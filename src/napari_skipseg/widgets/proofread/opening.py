@@ -16,7 +16,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.recipes.recipe import objects_recipe_from_dict
 from napari_skipseg.inference.saving import check_replaceable
 from napari_skipseg.jobs.workspace import remove_folder
-from napari_skipseg.objects.classes import ClassImage, records_padding
+from napari_skipseg.objects.classes import ClassImage, records_padding, thresholds_in
 from napari_skipseg.objects.measure import iter_measure
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.table import ObjectTable
@@ -98,7 +98,11 @@ def source_of_layer(viewer: ViewerModel, layer: Labels, shown: Sequence[ShownObj
         recipe = objects_recipe_from_dict(found.recipe)
         depth: Depth = "float32" if recipe.inputs[0].dtype.startswith("float") else USUAL_DEPTH
         image = ClassImage(
-            stack_to_search(source, depth), source.class_names, source.labels, records_padding(found.recipe)
+            stack_to_search(source, depth),
+            source.class_names,
+            source.labels,
+            records_padding(found.recipe),
+            thresholds=thresholds_in(found.recipe),
         )
         has_grey = any(name.startswith(("intensity", "channel")) for name in found.table.names)
         images = find_measured(viewer, source) if has_grey else []

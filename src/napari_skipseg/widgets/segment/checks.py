@@ -13,7 +13,7 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.units import METRES
-from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.options import SegmentOptions, threshold_fields
 from napari_skipseg.inference.scale import lengths_seen_by_network, network_scale, trained_voxel_size
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.widgets.forms.fields import Missing
@@ -35,7 +35,7 @@ class SegmentFormValues:
 
     model: None if there is none or it cannot be read; `model_fault` then says why. voxel_size: (z, y, x) in `unit`.
     other_options: values of the other fields of `SegmentOptions`, by name; planes and rescale count only if the form
-    offers them. whole: the whole stack rather than the current slice.
+    offers them. thresholds: of the model's classes. whole: the whole stack rather than the current slice.
     """
 
     layer: Image | None
@@ -47,7 +47,7 @@ class SegmentFormValues:
     channel: int | None = None
     device: str = "auto"
     rescale: bool = False
-    threshold: float = 0.5
+    thresholds: Mapping[str, float] = field(default_factory=dict)
     whole: bool = True
     other_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -55,7 +55,7 @@ class SegmentFormValues:
         """Return the engine's options."""
         settled = {
             "device": self.device,
-            "threshold": self.threshold,
+            **threshold_fields(self.thresholds),
             "channel": self.channel if needs_channel(self) else None,
             "planes": "xyz" if self.in_three_planes else "xy",
             "rescale": self.rescale and find_rescaling(self) is not None,

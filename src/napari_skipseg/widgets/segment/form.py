@@ -20,7 +20,6 @@ from napari_skipseg.widgets.forms.fields import (
     Collapsible,
     ConnectionGroup,
     FreshCombo,
-    KeyedSlider,
     VoxelSizeField,
     WrappedLine,
     mark_field,
@@ -42,6 +41,7 @@ from napari_skipseg.widgets.segment.checks import (
 )
 from napari_skipseg.widgets.segment.model_card import CardDialog
 from napari_skipseg.widgets.segment.selection import SelectedLayers
+from napari_skipseg.widgets.segment.thresholds import ThresholdSliders
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from napari_skipseg.inference.recipes.recipe import Recipe
 
 
-ELSEWHERE = ("device", "threshold", "channel", "rescale", "attention", "seed")
+ELSEWHERE = ("device", "threshold", "class_threshold", "channel", "rescale", "attention", "seed")
 """Options that have a place of their own in the form, or none."""
 
 
@@ -101,7 +101,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
 
     changed = Signal()
     placed = Signal()
-    threshold_moved = Signal(float)
+    threshold_moved = Signal()
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__()
@@ -138,8 +138,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.device.setToolTip(DEVICE_HINT)
         self.extent.setToolTip(EXTENT_HINT)
         self.options = SegmentOptionsBox()
-        self.threshold = KeyedSlider(1.0, 0.01, 0.5)
-        self.threshold.setToolTip("Probability above which a voxel is set in the binary layer; moving it is instant")
+        self.threshold = ThresholdSliders()
 
     def _lay_out(self) -> None:
         form = self._form = QFormLayout(self)
@@ -166,7 +165,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.voxel_size.edited.connect(self._write_calibration)
         self.model.opening.connect(self._offer_models)
         self.card.clicked.connect(self._show_card)
-        self.threshold.valueChanged.connect(self.threshold_moved)
+        self.threshold.moved.connect(self.threshold_moved)
         for signal in (
             self.channel.activated,
             self.model.activated,
@@ -199,6 +198,8 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         name = self.model.currentData()
         if name != self._described[0] or name is None:
             self._described = describe_or_fault(name, NO_MODEL)
+            if self._described[1] is not None:
+                self.threshold.offer(self._described[1].class_thresholds)
         _, description, fault = self._described
         return SegmentFormValues(
             self._layer,
@@ -211,7 +212,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             device=self.device.currentData() or "auto",
             rescale=self.rescale.isChecked(),
             other_options=self.options.rows.values(),
-            threshold=float(self.threshold.value()),
+            thresholds=self.threshold.values(),
             whole=self.extent.currentData() != "current",
         )
 
@@ -337,7 +338,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         choose_value(self.channel, options.channel)
         choose_value(self.device, options.device)
         self.rescale.setChecked(options.rescale)
-        self.threshold.setValue(options.threshold)
+        self.threshold.show_values(dict(zip(recipe.classes, options.thresholds_of(recipe.classes), strict=True)))
         is_whole = not recipe.inputs or recipe.inputs[0].shape == tuple(data_of(layer).shape)
         choose_value(self.extent, "whole" if is_whole else "current")
         self.check()

@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QHBoxLayout, QPushButton
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.prediction import ResultsOpened, TileWritten, file_name
+from napari_skipseg.inference.prediction import ResultsOpened, Threshold, TileWritten, file_name
 from napari_skipseg.inference.recipes.recipe import Recipe, choices_of_recipe
 from napari_skipseg.jobs.messages import EstimateRun, ListDevices, Segment
 from napari_skipseg.models.catalog import locate_model
@@ -114,7 +114,7 @@ class SegmentTab(JobTab):
     def _connect(self) -> None:
         self.form.changed.connect(self._on_form_changed)
         self.form.placed.connect(lambda: self.results.move(self.form.read().layer))
-        self.form.threshold_moved.connect(lambda value: self.results.set_threshold(self.form.read().layer, value))
+        self.form.threshold_moved.connect(self._on_threshold_moved)
         self.segment_button.clicked.connect(self.segment)
         self.plan.invert_requested.connect(self.form.options.invert.toggle)
         self.preview_button.clicked.connect(self.preview)
@@ -234,7 +234,7 @@ class SegmentTab(JobTab):
                 self.opening.emit()
                 if not is_preview:
                     remove_preview(self._viewer, layer)
-                colors, threshold = self.known_colors(layer), float(self.form.threshold.value())
+                colors, threshold = self.known_colors(layer), self.form.threshold.values()
                 self.results.keep(filling.open(progress.prediction, threshold, colors))
                 self.results.put_in_front(layer, source)
                 self._grey_values.keep(layer, choices.options(), progress.prediction.recipe)
@@ -245,7 +245,7 @@ class SegmentTab(JobTab):
             shown = filling.finish(done.prediction)
             self.results.keep(shown)
             part = name_part(shown, choices.spanned)
-            said = describe_done(part, self.seconds, done, choices.threshold, started=started)
+            said = describe_done(part, self.seconds, done, choices.thresholds, started=started)
             is_beside = source.startswith(SLICE_OF.format(layer.unique_id, "")) and self.results.find_whole(layer)
             self.done.say(said + WHOLE_IS_KEPT if is_beside else said)
             self.shares = dict(done.shares)
@@ -253,7 +253,7 @@ class SegmentTab(JobTab):
                 self.show_message(f"'{layer.name}' was removed meanwhile; its result stays.")
 
         def stop() -> str:
-            shown, said = filling.stop(float(self.form.threshold.value()))
+            shown, said = filling.stop(self.form.threshold.values())
             self.results.drop(filling.part.source)
             if shown is not None:
                 self.results.keep(shown)
@@ -263,13 +263,16 @@ class SegmentTab(JobTab):
         work = partial(with_first_view, work, filling.focus())
         self.done.say("")
         self.start(
-            partial(with_shares, work, choices.threshold),
+            partial(with_shares, work, choices.thresholds),
             f"{name} {layer.name}",
             finish,
             on_progress=on_progress,
             on_stop=stop,
             waiting_text=f"waits for the {'preview' if is_preview else 'segmentation'}",
         )
+
+    def _on_threshold_moved(self) -> None:
+        self.results.set_threshold(self.form.read().layer, self.form.threshold.values())
 
     def _on_view_moved(self, event: Any = None) -> None:
         if self.is_running:
@@ -326,7 +329,7 @@ class SegmentTab(JobTab):
             self.plan.show_image(None)
             return
         data = data_of(layer)
-        options = replace(choices.options(), threshold=0.5)
+        options = replace(choices.options(), threshold=None, class_threshold=())
         cut = () if choices.whole else choices.loops
         image = (tuple(data.shape), str(data.dtype), choices.axes, choices.voxel_size, choices.unit, cut)
         key = (model.name, model.weights_sha256, options, image)
@@ -354,9 +357,9 @@ class SegmentTab(JobTab):
         chosen = ask_what_to_save(self, title, name, results_to_save(shown.prediction), folder)
         if chosen is not None:
             self._save_folder = str(chosen.folder)
-            self.save(chosen, name, choices.threshold, shown)
+            self.save(chosen, name, choices.thresholds, shown)
 
-    def save(self, chosen: SaveChoices, name: str, threshold: float, shown: ShownResult) -> None:
+    def save(self, chosen: SaveChoices, name: str, threshold: Threshold, shown: ShownResult) -> None:
         """Write a result into files, beside the window."""
 
         def on_saved(files: list[Path]) -> None:
