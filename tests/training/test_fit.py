@@ -25,7 +25,8 @@ from napari_skipseg.training.distributed import ONE_PROCESS
 from napari_skipseg.training.fit import learning_rate, make_optimizer
 from napari_skipseg.training.patches import LabelledImage, TrainingData
 from napari_skipseg.training.progress import ValidationPicture
-from napari_skipseg.training.settings import PROTOCOLS, TrainSettings
+from napari_skipseg.training.protocols import PROTOCOLS
+from napari_skipseg.training.settings import TrainSettings
 from napari_skipseg.training.train import iter_fit
 
 CPU = Compute(torch.device("cpu"))

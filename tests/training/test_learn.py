@@ -15,7 +15,7 @@ from napari_skipseg.training import fit
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.fit import iter_learn
 from napari_skipseg.training.progress import KeepBest, TrainingProgress, ValidationPicture
-from napari_skipseg.training.settings import PROTOCOLS
+from napari_skipseg.training.protocols import PROTOCOLS
 from napari_skipseg.training.task import TrainingPace, Validation
 
 CPU = Compute(torch.device("cpu"))

@@ -10,7 +10,8 @@ from napari_skipseg.networks.build import build
 from napari_skipseg.networks.gates import Select
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage, UNetSpec
 from napari_skipseg.training.fit import initialise, learning_rate, make_optimizer
-from napari_skipseg.training.settings import PROTOCOLS, TrainSettings
+from napari_skipseg.training.protocols import PROTOCOLS
+from napari_skipseg.training.settings import TrainSettings
 from napari_skipseg.training.updates import CONVOLUTIONS, convolutions_in_depth_order
 
 

@@ -20,7 +20,7 @@ from napari_skipseg.training.checkpoint import FitState, read_checkpoint, write_
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.distributed import ONE_PROCESS, Processes
 from napari_skipseg.training.progress import KeepBest, TrainingProgress, ValidationPicture
-from napari_skipseg.training.settings import Protocol
+from napari_skipseg.training.protocols import Protocol
 from napari_skipseg.training.task import TrainingPace, TrainingTask, Validation
 from napari_skipseg.training.updates import (
     CONVOLUTIONS,

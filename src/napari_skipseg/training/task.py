@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from napari_skipseg.networks.network import Network
 from napari_skipseg.training.progress import ValidationPicture
-from napari_skipseg.training.settings import Protocol
+from napari_skipseg.training.protocols import Protocol
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,8 @@ from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.distributed import Processes
 from napari_skipseg.training.finetune.patches import PatchBatch, PatchSampler
 from napari_skipseg.training.losses import IGNORED, distillation_loss, loss, merge_unknown
-from napari_skipseg.training.settings import (
-    PROTOCOLS,
-    RATES,
-    STEPS,
-    FinetuneSettings,
-    Reach,
-    equals_written,
-    settings_to_dict,
-)
+from napari_skipseg.training.protocols import PROTOCOLS
+from napari_skipseg.training.settings import RATES, STEPS, FinetuneSettings, Reach, equals_written, settings_to_dict
 from napari_skipseg.training.task import TrainingPace, Validation
 from napari_skipseg.training.train import picture_of
 
