@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_skipseg.images.formats import USUAL_DEPTH, Depth
-from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.recipes.recipe import objects_recipe_from_dict
 from napari_skipseg.inference.saving import check_replaceable
@@ -117,7 +116,7 @@ def iter_open(source: ProofreadSource) -> Generator[Progress, None, OpenedObject
     """
     yield Progress(0, 4, "opening the edits")
     stack, options = source.stack, source.options
-    record = edits_record(stack, options.class_name, identify(stack))
+    record = edits_record(stack, options.class_name, options)
     store = EditStore(folder_of(record), record)
     try:
         is_large = math.prod(stack.length(axis) for axis in "TZYX") > IN_MEMORY
