@@ -54,7 +54,7 @@ def apply_edit(objects: ObjectsUnderEdit, edit: Edit) -> Change:
                 for label in _objects_at(objects, edit.at):
                     recorder.assign(objects.regions_of(label), 0)
             case Grow():
-                recorder.assign(region_to_grow(objects, edit), objects.new_object())
+                _grow(objects, edit, recorder)
             case Paint() | Erase():
                 _set_mask(objects, edit, recorder)
             case FillHoles():
@@ -118,11 +118,11 @@ def _merge(objects: ObjectsUnderEdit, edit: Merge, recorder: ChangeRecorder) -> 
         recorder.assign(objects.regions_of(label), labels[0])
 
 
-def region_to_grow(objects: ObjectsUnderEdit, edit: Grow) -> NDArray[np.int64]:
+def grown_regions(objects: ObjectsUnderEdit, edit: Grow) -> NDArray[np.int64]:
     """Return the regions that `Grow` makes an object of.
 
     Raises:
-        EditRefusedError: there is no hierarchy, no region, or the object is there already.
+        EditRefusedError: there is no hierarchy, or no region.
     """
     tree, region = objects.tree, objects.region_at(edit.at)
     if tree is None:
@@ -131,12 +131,16 @@ def region_to_grow(objects: ObjectsUnderEdit, edit: Grow) -> NDArray[np.int64]:
         )
     if not 0 < region <= tree.count:
         raise EditRefusedError(f"There is no region at {_place(edit.at)}: click inside, or paint an object.")
-    found: NDArray[np.int64] = np.sort(tree.leaves(tree.climb(region - 1, edit.level))) + 1
+    return np.sort(tree.leaves(tree.climb(region - 1, edit.level))) + 1
+
+
+def _grow(objects: ObjectsUnderEdit, edit: Grow, recorder: ChangeRecorder) -> None:
+    found = grown_regions(objects, edit)
     labels = np.unique(objects.object_of[found])
     _check_unlocked(objects, labels.tolist())
     if len(labels) == 1 and labels[0] > 0 and len(objects.regions_of(int(labels[0]))) == len(found):
         raise EditRefusedError(f"This region is object {labels[0]} already.")
-    return found
+    recorder.assign(found, objects.new_object())
 
 
 def _split(objects: ObjectsUnderEdit, edit: Split, recorder: ChangeRecorder) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_skipseg.images.stack import LazyArray
 from napari_skipseg.proofread.edits import Voxel
@@ -175,6 +175,9 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
             self.drawn.emit(line, shift)
 
     def _on_paint(self, event: Any) -> None:
+        QTimer.singleShot(0, self._finish_stroke)  # napari emits the event before it writes, if a script paints
+
+    def _finish_stroke(self) -> None:
         stroke = None if self.brush is None else self.brush.take_stroke()
         if stroke is not None:
             self.painted.emit(edits_of_stroke(self._objects, self.axes, *stroke))
