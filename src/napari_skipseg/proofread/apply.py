@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
-from napari_skipseg.objects.watershed import Edges, WatershedWindow, region_contacts
+from napari_skipseg.objects.watershed import WatershedWindow, region_contacts
 from napari_skipseg.proofread.cut import cut_graph, cut_region
 from napari_skipseg.proofread.edits import (
     Confirm,
@@ -30,7 +30,7 @@ from napari_skipseg.proofread.edits import (
     Voxel,
     unpack_mask,
 )
-from napari_skipseg.proofread.regions import edge_strengths
+from napari_skipseg.proofread.regions import contact_strengths
 from napari_skipseg.proofread.state import Box, Change, ChangeRecorder, ObjectsUnderEdit
 
 MOST_SIDES = 100
@@ -222,9 +222,7 @@ def _contacts(
         inside = place[objects.edge_ends]
         kept = np.flatnonzero((inside >= 0).all(axis=1))
         ends = inside[kept]
-        strengths = edge_strengths(
-            graph.nodes, Edges(*(column[kept] for column in graph.edges)), objects.regions.options
-        )
+        strengths = contact_strengths(graph, objects.regions.options, kept)
     known = len(objects.regions.objects) - 1
     if (regions > known).any():
         labels = np.append(place, -1)[objects.read_regions(time, box)] + 1
@@ -247,7 +245,7 @@ def _known_strength(objects: ObjectsUnderEdit, one: int, other: int) -> float:
     if graph is None or one == other:
         return 0.0
     row = np.flatnonzero((objects.edge_ends == sorted((one, other))).all(axis=1))[:1]
-    found = edge_strengths(graph.nodes, Edges(*(column[row] for column in graph.edges)), objects.regions.options)
+    found = contact_strengths(graph, objects.regions.options, row)
     return float(found[0]) if len(found) else 0.0
 
 

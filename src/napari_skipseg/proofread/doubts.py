@@ -64,7 +64,7 @@ def _contacts(objects: ObjectsUnderEdit, sizes: NDArray[np.int64], most: int) ->
         return []
     low, high = owners[rows].min(axis=1), owners[rows].max(axis=1)
     keys, groups = np.unique((low << 32) | high, return_inverse=True)
-    strengths, contacts = contact_strengths(graph, regions.options)[rows], graph.edges.contacts[rows]
+    strengths, contacts = contact_strengths(graph, regions.options, rows), graph.edges.contacts[rows]
     area = np.bincount(groups, contacts)
     if regions.options.method == "cells":
         strength = np.bincount(groups, strengths * contacts) / area
