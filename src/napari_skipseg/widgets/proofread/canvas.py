@@ -13,10 +13,10 @@ from napari_skipseg.images.stack import LazyArray
 from napari_skipseg.proofread.edits import Voxel
 from napari_skipseg.widgets.layers.placement import RepeatedSlices, place_over, voxel_at
 from napari_skipseg.widgets.layers.results import KEY
-from napari_skipseg.widgets.objects.layers import CLICK
-from napari_skipseg.widgets.objects.sources import without_wrapper
+from napari_skipseg.widgets.objects.layers import CLICK, OBJECTS_SOURCE
+from napari_skipseg.widgets.objects.sources import PROOFREAD, without_wrapper
 from napari_skipseg.widgets.proofread.brush import PaintableLabels, edits_of_stroke
-from napari_skipseg.widgets.proofread.opening import PROOFREAD, OpenedObjects
+from napari_skipseg.widgets.proofread.opening import OpenedObjects
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -75,7 +75,7 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
         labels = self._over_channels(objects.labels()) if self.brush is None else self.brush
         self.preview = Preview(objects.labels().shape)
         place = place_over(over, (1,) * len(axes), (0,) * len(axes), dropped=int(self._channel == 0))
-        metadata = {KEY: {"role": PROOFREAD}}
+        metadata = {KEY: {"role": PROOFREAD, "source": OBJECTS_SOURCE.format(over.unique_id)}}
         self.layer: Labels = without_wrapper(
             viewer.add_labels(labels, name=NAME.format(name), opacity=0.6, metadata=metadata, **place.arguments())
         )

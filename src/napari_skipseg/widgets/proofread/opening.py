@@ -30,15 +30,12 @@ from napari_skipseg.widgets.layers.axes import axes_of
 from napari_skipseg.widgets.layers.results import KEY, data_of, stack_of_layer
 from napari_skipseg.widgets.objects.export import ZARR, table_beside
 from napari_skipseg.widgets.objects.layers import ShownObjects
-from napari_skipseg.widgets.objects.sources import PREVIEW, find_measured, recipe_of_layer, stack_to_search
+from napari_skipseg.widgets.objects.sources import PREVIEW, PROOFREAD, find_measured, recipe_of_layer, stack_to_search
 from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Labels, Layer
-
-PROOFREAD = "proofread"
-"""The role of layers of this tab."""
 
 
 @dataclass(frozen=True, eq=False)
