@@ -133,7 +133,7 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
         places = dict(zip("TZYX", voxel, strict=True))
         return tuple(places.get(axis, 0) for axis in self.axes)
 
-    def to_voxel(self, place: Sequence[float]) -> Voxel:
+    def to_voxel(self, place: Sequence[float] | NDArray[Any]) -> Voxel:
         """Return the voxel of the image at a place of the layer."""
         at = dict(zip(self.axes, (int(np.floor(part + 0.5)) for part in place), strict=True))
         return at.get("T", 0), at.get("Z", 0), at.get("Y", 0), at.get("X", 0)
