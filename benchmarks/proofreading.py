@@ -220,9 +220,7 @@ def main() -> None:
     parser.add_argument("part", choices=("edits", "times"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="em-boundary-3d")
-    parser.add_argument(
-        "--depth", type=int, nargs=2, default=(180, 250), help="first slice, and the one behind the last"
-    )
+    parser.add_argument("--depth", type=int, nargs=2, default=(0, 60), help="first slice, and the one behind the last")
     parser.add_argument("--merge", type=float, default=0.5)
     asked = parser.parse_args()
     print_place()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from grid import CELLS, OPTIONS, ball, bumpy, cell, found, labelled, labels_of, random_edit, row_of_cells
@@ -304,3 +306,15 @@ def test_cells_are_the_row_without_edits(row: ObjectsUnderEdit) -> None:
     from napari_skipseg.objects.find import find_objects_in_array
 
     np.testing.assert_array_equal(labels_of(row), find_objects_in_array(row_of_cells(), Space("ZYX"), options=CELLS))
+
+
+def test_a_million_objects_are_edited_at_once() -> None:
+    objects = labelled(np.arange(1, 1_000_001, dtype=np.uint32).reshape(1000, 1000))
+    begun = time.perf_counter()
+    apply_edit(objects, Merge(tuple((0, 0, 500, x) for x in range(40))))
+    apply_edit(objects, Delete(((0, 0, 999, 999),)))
+    assert time.perf_counter() - begun < 1
+    assert objects.object_at((0, 0, 500, 39)) == 500_001
+    apply_edit(objects, Renumber())
+    assert len(np.unique(labels_of(objects))) == 1_000_000 - 39
+    assert labels_of(objects).max() == 1_000_000 - 40

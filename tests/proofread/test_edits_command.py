@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import runner
-from grid import cell, labels_of, regions, row_of_cells
+from grid import CELLS, cell, labels_of, regions, row_of_cells
 
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
@@ -38,7 +38,7 @@ def probability(tmp_path: Path) -> Path:
 @pytest.fixture
 def session(probability: Path) -> EditSession:
     """Two edits of the objects in the probability, closed."""
-    record = edits_record(read_stack(probability))
+    record = edits_record(read_stack(probability), options=CELLS)
     session = EditSession(regions(row_of_cells()), EditStore(folder_of(record), record))
     session.do(Merge((cell(0), cell(1))))
     session.do(Delete((cell(3),)))
@@ -53,7 +53,7 @@ def test_edits_are_listed_exported_and_applied(edits, probability: Path, session
     key = session.store.folder.name
     file, out = tmp_path / "edits.json", tmp_path / "out.ome.zarr"
     assert edits("export", key[:8], str(file))[0] == 0
-    code, output = edits("apply", str(probability), str(file), str(out), *OPTIONS)[:2]
+    code, output = edits("apply", str(probability), str(file), str(out))[:2]  # the options are in the file
     assert code == 0
     assert "applied" in output
     written = read_stack(out, are_labels=True)

@@ -71,7 +71,7 @@ def open_cells(open_panel: Callable, qtbot):
 
     def open_it():
         viewer, panel = open_panel()
-        viewer.add_image(row_of_cells(), name="boundary", scale=(40, 5, 5), units="nm", contrast_limits=(0, 1))
+        viewer.add_image(row_of_cells(), name="boundary", scale=(5, 5, 5), units="nm", contrast_limits=(0, 1))
         panel.show_tab("Objects")
         wait_for(lambda: False, 0.3)
         objects = panel.objects_tab

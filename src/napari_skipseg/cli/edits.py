@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,16 +113,17 @@ def apply(
     as_json: AsJson = False,
     **flags: Any,
 ) -> None:
-    """Find the objects in a probability, apply edits to them, and write the labels. The options are those of `objects`.
+    """Find the objects in a probability, apply edits to them, and write the labels.
 
-    Edits that make no sense for these objects are listed with the reason.
+    The options are those of `objects`; without them, the objects are found as when they were edited. Edits that make no
+    sense for these objects are listed with the reason.
     """
     from napari_skipseg.inference.saving import check_replaceable
     from napari_skipseg.proofread.exchange import LabelsTarget, iter_apply_to_file, read_edits_file
 
-    options = ObjectOptions(**_FLAGS.given(flags))
     check_replaceable([out], "ome-zarr" if out.suffix.lower() == ".zarr" else "tiff")
     found = read_edits_file(edits)
+    options = replace(found.record.options or ObjectOptions(), **_FLAGS.given(flags))
     work = iter_apply_to_file(_read(objects_in, labels), options, found, LabelsTarget(out))
     written = with_progress_bar(work, f"editing objects in {objects_in.name}")
     for each in written.refused:

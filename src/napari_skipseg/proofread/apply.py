@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
-from napari_skipseg.objects.watershed import Edges, WatershedWindow, region_contacts
+from napari_skipseg.objects.watershed import WatershedWindow, region_contacts
 from napari_skipseg.proofread.cut import cut_graph, cut_region
 from napari_skipseg.proofread.edits import (
     Confirm,
@@ -30,7 +30,7 @@ from napari_skipseg.proofread.edits import (
     Voxel,
     unpack_mask,
 )
-from napari_skipseg.proofread.regions import edge_strengths
+from napari_skipseg.proofread.regions import contact_strengths
 from napari_skipseg.proofread.state import Box, Change, ChangeRecorder, ObjectsUnderEdit
 
 MOST_SIDES = 100
@@ -54,7 +54,7 @@ def apply_edit(objects: ObjectsUnderEdit, edit: Edit) -> Change:
                 for label in _objects_at(objects, edit.at):
                     recorder.assign(objects.regions_of(label), 0)
             case Grow():
-                recorder.assign(region_to_grow(objects, edit), objects.new_object())
+                _grow(objects, edit, recorder)
             case Paint() | Erase():
                 _set_mask(objects, edit, recorder)
             case FillHoles():
@@ -118,11 +118,11 @@ def _merge(objects: ObjectsUnderEdit, edit: Merge, recorder: ChangeRecorder) -> 
         recorder.assign(objects.regions_of(label), labels[0])
 
 
-def region_to_grow(objects: ObjectsUnderEdit, edit: Grow) -> NDArray[np.int64]:
+def grown_regions(objects: ObjectsUnderEdit, edit: Grow) -> NDArray[np.int64]:
     """Return the regions that `Grow` makes an object of.
 
     Raises:
-        EditRefusedError: there is no hierarchy, no region, or the object is there already.
+        EditRefusedError: there is no hierarchy, or no region.
     """
     tree, region = objects.tree, objects.region_at(edit.at)
     if tree is None:
@@ -131,12 +131,16 @@ def region_to_grow(objects: ObjectsUnderEdit, edit: Grow) -> NDArray[np.int64]:
         )
     if not 0 < region <= tree.count:
         raise EditRefusedError(f"There is no region at {_place(edit.at)}: click inside, or paint an object.")
-    found: NDArray[np.int64] = np.sort(tree.leaves(tree.climb(region - 1, edit.level))) + 1
+    return np.sort(tree.leaves(tree.climb(region - 1, edit.level))) + 1
+
+
+def _grow(objects: ObjectsUnderEdit, edit: Grow, recorder: ChangeRecorder) -> None:
+    found = grown_regions(objects, edit)
     labels = np.unique(objects.object_of[found])
     _check_unlocked(objects, labels.tolist())
     if len(labels) == 1 and labels[0] > 0 and len(objects.regions_of(int(labels[0]))) == len(found):
         raise EditRefusedError(f"This region is object {labels[0]} already.")
-    return found
+    recorder.assign(found, objects.new_object())
 
 
 def _split(objects: ObjectsUnderEdit, edit: Split, recorder: ChangeRecorder) -> None:
@@ -218,9 +222,7 @@ def _contacts(
         inside = place[objects.edge_ends]
         kept = np.flatnonzero((inside >= 0).all(axis=1))
         ends = inside[kept]
-        strengths = edge_strengths(
-            graph.nodes, Edges(*(column[kept] for column in graph.edges)), objects.regions.options
-        )
+        strengths = contact_strengths(graph, objects.regions.options, kept)
     known = len(objects.regions.objects) - 1
     if (regions > known).any():
         labels = np.append(place, -1)[objects.read_regions(time, box)] + 1
@@ -243,7 +245,7 @@ def _known_strength(objects: ObjectsUnderEdit, one: int, other: int) -> float:
     if graph is None or one == other:
         return 0.0
     row = np.flatnonzero((objects.edge_ends == sorted((one, other))).all(axis=1))[:1]
-    found = edge_strengths(graph.nodes, Edges(*(column[row] for column in graph.edges)), objects.regions.options)
+    found = contact_strengths(graph, objects.regions.options, row)
     return float(found[0]) if len(found) else 0.0
 
 

@@ -64,7 +64,7 @@ def _contacts(objects: ObjectsUnderEdit, sizes: NDArray[np.int64], most: int) ->
         return []
     low, high = owners[rows].min(axis=1), owners[rows].max(axis=1)
     keys, groups = np.unique((low << 32) | high, return_inverse=True)
-    strengths, contacts = contact_strengths(graph, regions.options)[rows], graph.edges.contacts[rows]
+    strengths, contacts = contact_strengths(graph, regions.options, rows), graph.edges.contacts[rows]
     area = np.bincount(groups, contacts)
     if regions.options.method == "cells":
         strength = np.bincount(groups, strengths * contacts) / area
@@ -125,14 +125,15 @@ def _joins(objects: ObjectsUnderEdit, sizes: NDArray[np.int64], most: int) -> li
         sides = [range(tree.low[child], tree.high[child]) for child in (one[row], other[row])]
         if label in objects.locked or any(_is_between(pair, sides, place_of) for pair in confirmed):
             continue
-        ends, center = _closest(objects, tree.order[tree.low[node] : tree.high[node]], sides, place_of)
+        edge = int(tree.contact[node])
+        ends = objects.edge_ends[edge]
         level = tree.level[node]
         word = "boundary" if regions.options.method == "cells" else "neck"
         found.append(
             Doubt(
                 "split?",
-                (voxel_of(objects, ends[0]), voxel_of(objects, ends[1])),
-                center,
+                (voxel_of(objects, int(ends[0])), voxel_of(objects, int(ends[1]))),
+                _voxel(regions, int(regions.graph.edges.where[edge]) // 3),
                 (label, label),
                 float(score[row]),
                 f"Object {label} was joined over a {word} of {level:.2f}: two objects?",
@@ -146,23 +147,6 @@ def _joins(objects: ObjectsUnderEdit, sizes: NDArray[np.int64], most: int) -> li
 def _is_between(pair: tuple[int, int], sides: list[range], place_of: NDArray[np.int64]) -> bool:
     places = [int(place_of[region - 1]) for region in pair]
     return any(places[n] in sides[0] and places[1 - n] in sides[1] for n in (0, 1))
-
-
-def _closest(
-    objects: ObjectsUnderEdit, leaves: NDArray[np.int64], sides: list[range], place_of: NDArray[np.int64]
-) -> tuple[tuple[int, int], Voxel]:
-    """Return a region on each side of a join that touch, and the voxel at which they do."""
-    graph = objects.regions.graph
-    assert graph is not None
-    edges = graph.edges
-    is_leaf = np.zeros(len(graph.nodes.size), np.bool_)
-    is_leaf[leaves] = True
-    rows = np.flatnonzero(is_leaf[edges.one] & is_leaf[edges.other])
-    first = np.isin(place_of[edges.one[rows]], sides[0]), np.isin(place_of[edges.other[rows]], sides[0])
-    across = rows[first[0] != first[1]]
-    edge = int(across[np.argmax(edges.contacts[across])])
-    ends = int(edges.one[edge]) + 1, int(edges.other[edge]) + 1
-    return ends, _voxel(objects.regions, int(edges.where[edge]) // 3)
 
 
 def voxel_of(objects: ObjectsUnderEdit, region: int) -> Voxel:

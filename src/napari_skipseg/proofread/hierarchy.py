@@ -21,7 +21,8 @@ class MergeTree:
     """A binary tree over `count` regions (leaves 0 … count - 1); each merge is a node behind them.
 
     parent: of each node, -1 at a root. level: the strength of the contact of each merge, 0 at leaves. It never falls on
-    the way up. children: (nodes, 2), -1 at leaves. order, low, high: the leaves below a node are
+    the way up. children: (nodes, 2), -1 at leaves. contact: a contact of the graph over which the two were merged, -1
+    at leaves. order, low, high: the leaves below a node are
     `order[low[node]:high[node]]`.
     """
 
@@ -29,6 +30,7 @@ class MergeTree:
     parent: NDArray[np.int64]
     level: NDArray[np.float64]
     children: NDArray[np.int64]
+    contact: NDArray[np.int64]
     order: NDArray[np.int64]
     low: NDArray[np.int64]
     high: NDArray[np.int64]
@@ -73,9 +75,11 @@ def merge_tree(regions: Regions) -> MergeTree:
     ends = np.stack([edges.one, edges.other], axis=1).astype(np.int64)
     same = markers[ends[:, 0]] == markers[ends[:, 1]]
     totals, is_mean = strengths * contacts, options.method == "cells"
-    parent, level, children, used = _merge(count, ends, np.where(same, -1.0, strengths), totals, contacts, is_mean)
+    parent, level, children, over, used = _merge(
+        count, ends, np.where(same, -1.0, strengths), totals, contacts, is_mean
+    )
     order, low, high = _order(count, parent[:used], children[:used])
-    return MergeTree(count, parent[:used], level[:used], children[:used], order, low, high)
+    return MergeTree(count, parent[:used], level[:used], children[:used], over[:used], order, low, high)
 
 
 class _Links(NamedTuple):
@@ -102,10 +106,10 @@ def _merge(
     totals: NDArray[np.float64],
     contacts: NDArray[np.int64],
     is_mean: bool,
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], int]:
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], int]:
     most, edges = max(1, 2 * count), len(strength)
     parent, level = np.full(most, -1), np.zeros(most)
-    children = np.full((most, 2), -1)
+    children, over = np.full((most, 2), -1), np.full(most, -1)
     links = _Links(
         ends.copy(),
         strength.copy(),
@@ -142,10 +146,11 @@ def _merge(
         level[used] = max(valid, level[name[kept]], level[name[gone]])
         children[used, 0], children[used, 1] = min(name[kept], name[gone]), max(name[kept], name[gone])
         parent[name[kept]] = parent[name[gone]] = used
+        over[used] = edge
         name[kept] = used
         used += 1
         _move(links, known, heap, gone, kept, count, is_mean)
-    return parent, level, children, used
+    return parent, level, children, over, used
 
 
 @compiled

@@ -59,10 +59,10 @@ def _measure_one(objects: ObjectsUnderEdit, label: int, measured: MeasuredImages
     regions = objects.regions_of(label)
     if not regions.size:
         return None
-    time, (deep, rows, columns) = objects.box_of(regions)
+    time, (deep, high, wide) = objects.box_of(regions)
     if deep.stop - deep.start == 1 < objects.shape[1]:  # a single slice would be measured as a plane
         deep = slice(deep.start, deep.stop + 1) if deep.stop < objects.shape[1] else slice(deep.start - 1, deep.stop)
-    box = deep, rows, columns
+    box = deep, high, wide
     mask: NDArray[np.bool_] = objects.read_objects(time, box) == label
     if not mask.any():
         return None

@@ -23,7 +23,7 @@ from napari_skipseg.objects.find import objects_of_regions, regions_of_all_times
 from napari_skipseg.objects.find_in_blocks import iter_find_regions
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.region_graph import RegionGraph
-from napari_skipseg.objects.watershed import FULL, Edges, Nodes
+from napari_skipseg.objects.watershed import FULL
 from napari_skipseg.progress import Progress
 from napari_skipseg.scores.table import compiled
 
@@ -127,21 +127,19 @@ def iter_regions_of_labels(stack: Stack, are_linked: bool = True) -> Generator[P
     return Regions(labels, _with_none(objects), boxes, stack.space, None, options)
 
 
-def contact_strengths(graph: RegionGraph, options: ObjectOptions) -> NDArray[np.float64]:
-    """Return how strongly each contact separates its two regions, 0 to 1.
+def contact_strengths(
+    graph: RegionGraph, options: ObjectOptions, rows: NDArray[np.intp] | slice = slice(None)
+) -> NDArray[np.float64]:
+    """Return how strongly contacts separate their two regions, 0 to 1. rows: of the contacts, by default all.
 
     Of cells it is the mean probability of a boundary over the contact. Of other objects it is how far the pass lies
     below the lower of both maxima: 0 = no neck, 1 = they do not touch inside.
     """
-    return edge_strengths(graph.nodes, graph.edges, options)
-
-
-def edge_strengths(nodes: Nodes, edges: Edges, options: ObjectOptions) -> NDArray[np.float64]:
-    """Return the same of some edges between nodes."""
+    nodes, edges = graph
     if options.method == "cells":
-        return np.asarray(edges.strength / np.maximum(edges.contacts, 1) / FULL, np.float64)
-    lower = np.minimum(nodes.peak[edges.one], nodes.peak[edges.other]).astype(np.float64)
-    return np.clip(1.0 - edges.saddle / np.where(lower > 0, lower, 1.0), 0.0, 1.0)
+        return np.asarray(edges.strength[rows] / np.maximum(edges.contacts[rows], 1) / FULL, np.float64)
+    lower = np.minimum(nodes.peak[edges.one[rows]], nodes.peak[edges.other[rows]]).astype(np.float64)
+    return np.clip(1.0 - edges.saddle[rows] / np.where(lower > 0, lower, 1.0), 0.0, 1.0)
 
 
 def _with_none(objects: NDArray[np.uint32]) -> NDArray[np.uint32]:

@@ -130,10 +130,13 @@ class ObjectsUnderEdit:
         edges = self.regions.graph.edges
         return np.stack([edges.one, edges.other], axis=1).astype(np.int64) + 1
 
-    def labels(self) -> LazyArray:
-        """Return the objects as a lazy view, uint32, with the axes of the image without C."""
+    def labels(self, values: NDArray[np.uint32] | None = None) -> LazyArray:
+        """Return the objects as a lazy view, uint32, with the axes of the image without C.
+
+        values: what is shown of each region, from region 0 on, instead of its object.
+        """
         axes = "".join(axis for axis in "TZYX" if axis in self.regions.space.axes)
-        return WithoutAxes(_Labels(self), axes)
+        return WithoutAxes(_Labels(self, values), axes)
 
     def read_regions(self, time: int, box: Box) -> NDArray[np.uint32]:
         """Return the regions in a box."""
@@ -284,8 +287,8 @@ class ChangeRecorder:
 class _Labels(LazyArray):
     """The objects as a lazy view of shape (T, Z, Y, X)."""
 
-    def __init__(self, objects: ObjectsUnderEdit) -> None:
-        self._objects = objects
+    def __init__(self, objects: ObjectsUnderEdit, values: NDArray[np.uint32] | None) -> None:
+        self._objects, self._values = objects, values
         self.shape, self.dtype = objects.shape, np.dtype(np.uint32)
 
     def _read(self, index: tuple[int | slice, ...]) -> Any:
@@ -298,7 +301,8 @@ class _Labels(LazyArray):
             low, high = (min(places[0], places[-1]), max(places[0], places[-1]) + 1) if places else (0, 0)
             box.append(slice(low, high))
             inside.append([place - low for place in places] if isinstance(part, slice) and places.step != 1 else None)
-        found = self._objects.read_objects(time, (box[0], box[1], box[2]))
+        values = self._objects.object_of if self._values is None else self._values
+        found = values.take(self._objects.read_regions(time, (box[0], box[1], box[2])))
         for axis, chosen in enumerate(inside):
             if chosen is not None:
                 found = found.take(chosen, axis=axis)

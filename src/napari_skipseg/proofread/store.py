@@ -28,6 +28,7 @@ from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.locks import FolderLock, is_held
+from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.proofread.edits import Edit, edit_from_dict, edit_to_dict
 from napari_skipseg.user_folders import data_folder
 
@@ -42,10 +43,14 @@ Act = Literal["do", "undo", "redo"]
 
 @dataclass(frozen=True)
 class EditsRecord:
-    """What edits are of. subject: the probability or the labels. class_name: whose objects, "" = the only class."""
+    """What edits are of. subject: the probability or the labels. class_name: whose objects, "" = the only class.
+
+    options: how the objects were found when they were edited last, None if that is not known.
+    """
 
     subject: Subject
     class_name: str = ""
+    options: ObjectOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,9 @@ def edits_folder() -> Path:
     return data_folder("edits", EDITS_VARIABLE)
 
 
-def edits_record(stack: Stack, class_name: str = "", key: str = "") -> EditsRecord:
-    """Return the record of edits of objects in a stack. key: the result of `identify(stack)`, if it is known."""
-    return EditsRecord(subject_of(stack, key or identify(stack)), class_name)
+def edits_record(stack: Stack, class_name: str = "", options: ObjectOptions | None = None) -> EditsRecord:
+    """Return the record of edits of objects in a stack."""
+    return EditsRecord(subject_of(stack, identify(stack)), class_name, options)
 
 
 def folder_of(record: EditsRecord) -> Path:
@@ -144,6 +149,7 @@ class EditStore:
                 check_same_image(record, found)
                 if not record.subject.file and found.subject.file:
                     self.record = replace(record, subject=found.subject)
+                self.record = replace(self.record, options=record.options or found.options)
             if found != self.record:
                 write_durably(folder / RECORD, json.dumps(asdict(self.record), indent=1).encode())
             self.done, self.undone, self._last = read_edits(folder)

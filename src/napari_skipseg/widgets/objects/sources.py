@@ -29,6 +29,8 @@ FOUND = "objects"
 """The role of a layer of objects."""
 PREVIEW = "objects preview"
 """The role of a preview."""
+PROOFREAD = "proofread"
+"""The role of the layers in which objects are edited."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +153,7 @@ def _rank(layer: Layer) -> int | None:
         is_of_objects = recipe.get("operation") == OBJECTS_OPERATION or (
             "operation" in recipe and data_of(layer).dtype == OBJECTS_TYPE
         )
-        return None if "corrections" in ours or role in (FOUND, PREVIEW) or is_of_objects else 1
+        return None if "corrections" in ours or role in (FOUND, PREVIEW, PROOFREAD) or is_of_objects else 1
     if not isinstance(layer, Image) or is_rgb(layer):
         return None
     if role:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_skipseg.images.stack import LazyArray
 from napari_skipseg.proofread.edits import Voxel
 from napari_skipseg.widgets.layers.placement import RepeatedSlices, place_over, voxel_at
 from napari_skipseg.widgets.layers.results import KEY
-from napari_skipseg.widgets.objects.layers import CLICK
-from napari_skipseg.widgets.objects.sources import without_wrapper
+from napari_skipseg.widgets.objects.layers import CLICK, OBJECTS_SOURCE
+from napari_skipseg.widgets.objects.sources import PROOFREAD, without_wrapper
 from napari_skipseg.widgets.proofread.brush import PaintableLabels, edits_of_stroke
-from napari_skipseg.widgets.proofread.opening import PROOFREAD, OpenedObjects
+from napari_skipseg.widgets.proofread.opening import OpenedObjects
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -75,7 +75,7 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
         labels = self._over_channels(objects.labels()) if self.brush is None else self.brush
         self.preview = Preview(objects.labels().shape)
         place = place_over(over, (1,) * len(axes), (0,) * len(axes), dropped=int(self._channel == 0))
-        metadata = {KEY: {"role": PROOFREAD}}
+        metadata = {KEY: {"role": PROOFREAD, "source": OBJECTS_SOURCE.format(over.unique_id)}}
         self.layer: Labels = without_wrapper(
             viewer.add_labels(labels, name=NAME.format(name), opacity=0.6, metadata=metadata, **place.arguments())
         )
@@ -133,7 +133,7 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
         places = dict(zip("TZYX", voxel, strict=True))
         return tuple(places.get(axis, 0) for axis in self.axes)
 
-    def to_voxel(self, place: Sequence[float]) -> Voxel:
+    def to_voxel(self, place: Sequence[float] | NDArray[Any]) -> Voxel:
         """Return the voxel of the image at a place of the layer."""
         at = dict(zip(self.axes, (int(np.floor(part + 0.5)) for part in place), strict=True))
         return at.get("T", 0), at.get("Z", 0), at.get("Y", 0), at.get("X", 0)
@@ -175,6 +175,9 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
             self.drawn.emit(line, shift)
 
     def _on_paint(self, event: Any) -> None:
+        QTimer.singleShot(0, self._finish_stroke)  # napari emits the event before it writes, if a script paints
+
+    def _finish_stroke(self) -> None:
         stroke = None if self.brush is None else self.brush.take_stroke()
         if stroke is not None:
             self.painted.emit(edits_of_stroke(self._objects, self.axes, *stroke))

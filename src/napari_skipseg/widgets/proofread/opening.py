@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_skipseg.images.formats import USUAL_DEPTH, Depth
-from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.recipes.recipe import objects_recipe_from_dict
 from napari_skipseg.inference.saving import check_replaceable
@@ -31,15 +30,12 @@ from napari_skipseg.widgets.layers.axes import axes_of
 from napari_skipseg.widgets.layers.results import KEY, data_of, stack_of_layer
 from napari_skipseg.widgets.objects.export import ZARR, table_beside
 from napari_skipseg.widgets.objects.layers import ShownObjects
-from napari_skipseg.widgets.objects.sources import PREVIEW, find_measured, recipe_of_layer, stack_to_search
+from napari_skipseg.widgets.objects.sources import PREVIEW, PROOFREAD, find_measured, recipe_of_layer, stack_to_search
 from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Labels, Layer
-
-PROOFREAD = "proofread"
-"""The role of layers of this tab."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +117,7 @@ def iter_open(source: ProofreadSource) -> Generator[Progress, None, OpenedObject
     """
     yield Progress(0, 4, "opening the edits")
     stack, options = source.stack, source.options
-    record = edits_record(stack, options.class_name, identify(stack))
+    record = edits_record(stack, options.class_name, options)
     store = EditStore(folder_of(record), record)
     try:
         is_large = math.prod(stack.length(axis) for axis in "TZYX") > IN_MEMORY

@@ -100,10 +100,10 @@ class ProofreadTab(JobTab):
         inner, grid = QVBoxLayout(self.editor), QGridLayout()
         inner.setContentsMargins(0, 0, 0, 0)
         group = QButtonGroup(self)
-        for place, (name, button) in enumerate(self.tool_buttons.items()):
+        for place, (tool, button) in enumerate(self.tool_buttons.items()):
             button.setCheckable(True)
             group.addButton(button)
-            set_hint(button, f"{TOOLS[name].hint} (key: {TOOLS[name].key})")
+            set_hint(button, f"{TOOLS[tool].hint} (key: {TOOLS[tool].key})")
             grid.addWidget(button, place // 2, place % 2)
         for place, (name, button) in enumerate(self.buttons.items(), start=len(self.tool_buttons)):
             set_hint(button, f"{ACTIONS[name].hint} (key: {ACTIONS[name].key})")
@@ -121,8 +121,8 @@ class ProofreadTab(JobTab):
         self.choice.opening.connect(self._offer)
         self.save_button.clicked.connect(self.save)
         self.table.chosen.connect(self._on_row_chosen)
-        for name, button in self.tool_buttons.items():
-            button.clicked.connect(partial(self.choose_tool, name))
+        for tool, button in self.tool_buttons.items():
+            button.clicked.connect(partial(self.choose_tool, tool))
         for name, button in self.buttons.items():
             button.clicked.connect(self._actions()[name])
         for event in (self._viewer.layers.events.inserted, self._viewer.layers.events.removed):
@@ -190,8 +190,8 @@ class ProofreadTab(JobTab):
         layers.drawn.connect(self._on_drawn)
         layers.scrolled.connect(self._on_scrolled)
         layers.painted.connect(self._on_painted)
-        for name, tool in TOOLS.items():
-            layers.layer.bind_key(tool.key, _without_layer(partial(self.choose_tool, name)), overwrite=True)
+        for tool, shown in TOOLS.items():
+            layers.layer.bind_key(shown.key, _without_layer(partial(self.choose_tool, tool)), overwrite=True)
         for name, action in ACTIONS.items():
             layers.layer.bind_key(action.key, _without_layer(self._actions()[name]), overwrite=True)
         # napari's own undo knows strokes only, and would write over later edits

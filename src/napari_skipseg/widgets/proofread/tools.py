@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.proofread.apply import apply_edit, region_to_grow
+from napari_skipseg.proofread.apply import apply_edit, grown_regions
 from napari_skipseg.proofread.cut import sides_of_line
 from napari_skipseg.proofread.doubts import Doubt
 from napari_skipseg.proofread.edits import Edit, EditRefusedError, Grow, Merge, Split, Voxel, thin_out
@@ -108,7 +108,7 @@ class PendingEdit:
         elif self.tool == "grow":
             tree, region = objects.tree, objects.region_at(voxel)
             if tree is None or not 0 < region <= tree.count:
-                region_to_grow(objects, Grow(voxel, 0.0))
+                grown_regions(objects, Grow(voxel, 0.0))
                 raise EditRefusedError("What was painted or cut does not grow: click beside it.")
             levels = [float(tree.level[node]) for node in tree.steps(region - 1)]
             self._steps, self._chosen = sorted(set(levels)), [voxel]
@@ -184,12 +184,9 @@ class PendingEdit:
                 objects.undo(change)
             return np.where(values == first, 1, np.where(np.isin(values, rest), 2, 0))
         if isinstance(edit, Grow):
-            change = apply_edit(objects, edit)
-            try:
-                label = objects.object_at(edit.at)
-                return np.asarray(labels[index]) == label
-            finally:
-                objects.undo(change)
+            values = np.zeros(objects.region_count + 1, np.uint32)
+            values[grown_regions(objects, edit)] = 1
+            return np.asarray(objects.labels(values)[index])
         at = edit.at if isinstance(edit, Merge) else self._chosen
         chosen = [objects.object_at(voxel) for voxel in at]
         values = np.asarray(labels[index])
