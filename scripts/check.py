@@ -1,6 +1,6 @@
 """Run every check and test: style, types, arrows, manifest, documentation, workflows, and last pytest.
 
---slow: with the slow tests. --no-tests: only the checks.
+--slow: with the slow tests. --no-tests: only the checks. --no-checks: only the tests.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ FOR_WINDOWS_ONLY = ("napari", "napari-plugin-engine", "npe2", "zarr")
 """Plugins of pytest that only tests of windows need, or none; they import napari and Qt into every process, in 5 s."""
 
 
-def main(slow: bool, has_tests: bool) -> None:
+def main(slow: bool, has_checks: bool, has_tests: bool) -> None:
     """Run all of it, even after a failure; end with one sentence that names what failed."""
+    quick = QUICK if has_checks else ()
     with ThreadPoolExecutor(CORES) as threads:
-        passed = list(threads.map(lambda check: passes(*check), QUICK))
-    failed = [name for (name, _), is_right in zip(QUICK, passed, strict=True) if not is_right]
+        passed = list(threads.map(lambda check: passes(*check), quick))
+    failed = [name for (name, _), is_right in zip(quick, passed, strict=True) if not is_right]
     if has_tests and not (has_display() or has_virtual_screen()):
         say("Tests: no display and no xvfb-run here, so those in a window cannot run")
         failed.append("windows (install the packages xvfb and xauth)")
@@ -141,6 +142,7 @@ def window_tests(count: int) -> list[list[str]]:
 
 if __name__ == "__main__":
     try:
-        main("--slow" in sys.argv[1:], "--no-tests" not in sys.argv[1:])
+        flags = sys.argv[1:]
+        main("--slow" in flags, has_checks="--no-checks" not in flags, has_tests="--no-tests" not in flags)
     except KeyboardInterrupt:
         sys.exit(130)
