@@ -14,7 +14,7 @@ help:
 	@echo "make test         set up, then run every check and test except the slow ones"
 	@echo "make test-all     the same with the slow tests"
 	@echo "make check        set up, then run every check but no test"
-	@echo "make pytest       set up, then run every test except the slow ones but no check"
+	@echo "make pytest       set up, then run every test but the slow ones and those on real data"
 	@echo "make docs         set up, then build the documentation site in build/site"
 	@echo "make package      set up, then build the wheel and the source archive in dist, and look at them"
 	@echo "make format       set up, then format and mend the code with ruff"
@@ -34,13 +34,13 @@ check:
 	@$(FIND) "$$python" scripts/setup.py dev && "$$python" scripts/check.py --no-tests
 
 pytest:
-	@$(FIND) "$$python" scripts/setup.py dev && "$$python" scripts/check.py --no-checks
+	@$(FIND) "$$python" scripts/setup.py dev && "$$python" scripts/check.py --no-checks --no-data
 
 pytest-lowest: # the oldest versions that pyproject.toml allows, in an environment of their own
-	@VENV=.venv-lowest; export VENV; $(FIND) "$$python" scripts/setup.py --lowest dev && "$$python" scripts/check.py --no-checks
+	@VENV=.venv-lowest; export VENV; $(FIND) "$$python" scripts/setup.py --lowest dev && "$$python" scripts/check.py --no-checks --no-data
 
 pytest-newest: # the newest versions of everything, pre-releases of napari and npe2 included
-	@VENV=.venv-newest; export VENV; $(FIND) "$$python" scripts/setup.py --newest dev && "$$python" scripts/check.py --no-checks
+	@VENV=.venv-newest; export VENV; $(FIND) "$$python" scripts/setup.py --newest dev && "$$python" scripts/check.py --no-checks --no-data
 
 docs:
 	@$(FIND) "$$python" scripts/setup.py docs openvino && NO_MKDOCS_2_WARNING=1 "$$VENV/bin/mkdocs" build --strict --site-dir build/site
