@@ -18,10 +18,11 @@ FENCE = re.compile(r"^ *```[^\n]*\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 SHARED = {"--help", "--verbose", "--version"}
 FOREIGN = {
-    "--gres", "--group", "--lifetime", "--lifetime-stagger", "--memory-limit", "--no-dashboard", "--no-nanny",
-    "--nproc-per-node", "--nthreads", "--nworkers", "--plugin", "--port", "--tls-ca-file", "--tls-cert", "--tls-key",
+    "--build-arg", "--gpus", "--gres", "--group", "--lifetime", "--lifetime-stagger", "--memory-limit", "--nworkers",
+    "--no-dashboard", "--no-nanny", "--nproc-per-node", "--nthreads", "--plugin", "--port", "--tls-ca-file",
+    "--tls-cert", "--tls-key", "--user",
 }  # fmt: skip
-"""Options of napari, Dask, SLURM, torchrun and pip, which pages mention without the program's name."""
+"""Options of napari, Dask, SLURM, torchrun, pip and Docker, which pages mention without the program's name."""
 
 
 def options_of(words: list[str]) -> set[str] | None:

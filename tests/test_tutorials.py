@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from command_line import Ran, runner
 
+from napari_skipseg.inference.backends import choose
 from napari_skipseg.models.catalog import MODELS_VARIABLE
 
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
@@ -28,6 +29,7 @@ RESULTS = {
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Ran]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setattr(choose, "has_openvino", lambda: False)  # torch is ready sooner
     return runner(monkeypatch, capsys)
 
 
