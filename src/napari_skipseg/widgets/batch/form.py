@@ -309,7 +309,7 @@ class InputsLine(SettledLine):
     def say(self, text: str, hint: str = "", warning: str = "") -> None:
         """Show a text and its tooltip; a warning is a fault, which the tab shows."""
         self.fault = warning
-        super().say(text, hint, self._note if text and text != self._asking else "")
+        super().say(text, hint, self._note if text and text != self._asking_text else "")
         self.changed.emit()
 
 
