@@ -1,6 +1,7 @@
 """Run every check and test: style, types, arrows, manifest, documentation, workflows, and last pytest.
 
---slow: with the slow tests. --no-tests: only the checks.
+--slow: with the slow tests. --no-tests: only the checks. --no-checks: only the tests.
+--no-data: without the tests that need the real EM data.
 """
 
 from __future__ import annotations
@@ -49,15 +50,16 @@ FOR_WINDOWS_ONLY = ("napari", "napari-plugin-engine", "npe2", "zarr")
 """Plugins of pytest that at most tests of windows need; they import napari and Qt into every process, in 5 s."""
 
 
-def main(slow: bool, has_tests: bool) -> None:
+def main(left_out: list[str], has_checks: bool, has_tests: bool) -> None:
     """Run all of it, even after a failure; end with one sentence that names what failed."""
+    quick = QUICK if has_checks else ()
     with ThreadPoolExecutor(CORES) as threads:
-        passed = list(threads.map(lambda check: passes(*check), QUICK))
-    failed = [name for (name, _), is_right in zip(QUICK, passed, strict=True) if not is_right]
+        passed = list(threads.map(lambda check: passes(*check), quick))
+    failed = [name for (name, _), is_right in zip(quick, passed, strict=True) if not is_right]
     if has_tests and not (has_display() or has_virtual_screen()):
         say("Tests: no display and no xvfb-run here, so those in a window cannot run")
         failed.append("windows (install the packages xvfb and xauth)")
-    if has_tests and not tests_pass(slow):
+    if has_tests and not tests_pass(left_out):
         failed.append("tests")
     if failed:
         stop(f"Failed: {', '.join(failed)}. The lines above say why; 'make format' mends style and format.")
@@ -89,14 +91,15 @@ def passes(name: str, command: list[str]) -> bool:
     return not failure
 
 
-def tests_pass(slow: bool) -> bool:
+def tests_pass(left_out: list[str]) -> bool:
     """Run all tests at once: those of windows in processes with a screen each, all others in one for each core.
+
+    left_out: the marks of tests that do not run.
 
     Two tests that type on one screen would take each other's focus.
     """
-    left_out = ["gpu"] if slow else ["slow", "gpu"]
     if not (has_display() or has_virtual_screen()):
-        left_out.append("gui")
+        left_out = [*left_out, "gui"]
     marks = " and ".join(f"not {mark}" for mark in left_out)
     say(f"Tests: pytest -m '{marks}', those of windows and all others at once; what those of windows say comes last")
     pytest = [program("python"), "-m", "pytest", "--durations=20", "-m", marks, "-p", "no:cacheprovider"]
@@ -141,6 +144,8 @@ def window_tests(count: int) -> list[list[str]]:
 
 if __name__ == "__main__":
     try:
-        main("--slow" in sys.argv[1:], "--no-tests" not in sys.argv[1:])
+        flags = sys.argv[1:]
+        left_out = [*(["data"] if "--no-data" in flags else []), *([] if "--slow" in flags else ["slow"]), "gpu"]
+        main(left_out, has_checks="--no-checks" not in flags, has_tests="--no-tests" not in flags)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -31,7 +32,11 @@ FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 def build(folder: Path) -> None:
     """Build the source archive, and the wheel from it, with the tools of this environment."""
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    left_behind = ROOT / "src" / "napari_skipseg.egg-info"
+    was_there = left_behind.exists()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if not was_there:  # it would be found as a second installation when `src` is on Python's path
+        shutil.rmtree(left_behind, ignore_errors=True)
 
 
 def find_faults(folder: Path) -> list[str]:

@@ -1,7 +1,9 @@
 """Set the environment up: system packages, the virtual environment, this checkout with extras and dependency groups.
 
 `python scripts/setup.py NAME...` takes the names of extras and of dependency groups in pyproject.toml. If all is
-installed, it changes nothing: a stamp in the environment says what was installed from which files.
+installed, it changes nothing: a stamp in the environment says what was installed from which files. The versions are
+those of constraints.txt; with --lowest they are the oldest that pyproject.toml allows, with --newest the newest,
+pre-releases of napari included.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ WITH_PYSIDE6 = {"all": {"openvino", "cluster", "pyside6"}}
 """Extras in place of others if QT_API asks for PySide6."""
 
 
-def main(names: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Leave an environment in which this checkout is installed, editable, with extras and groups of these names."""
+    names = [name for name in arguments if not name.startswith("--")]
+    flags = {name for name in arguments if name.startswith("--")}
     if os.name == "posix":
         provide_system_packages()
     version = make_environment()
@@ -39,7 +43,7 @@ def main(names: list[str]) -> None:
     if wanted <= have:
         say(f"Environment: ready (Python {version} in {VENV})")
         return
-    install(sorted(have | wanted), version)
+    install(sorted(have | wanted), version, flags)
 
 
 def make_environment() -> str:
@@ -130,8 +134,8 @@ def group_packages(groups: dict[str, Any], name: str) -> list[str]:
     return packages
 
 
-def install(names: list[str], version: str) -> None:
-    """Install this checkout with extras and groups by pip, held to constraints.txt; write the stamp at the end."""
+def install(names: list[str], version: str, flags: set[str]) -> None:
+    """Install this checkout with extras and groups in the versions of `flags`; write the stamp at the end."""
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
     extras = ",".join(name for name in names if name not in groups)
     wanted = f".[{extras}]" if extras else "."
@@ -139,18 +143,39 @@ def install(names: list[str], version: str) -> None:
     say(f"Packages: installing {' '.join([wanted, *(name for name in names if name in groups)])} (minutes at first)")
     STAMP.unlink(missing_ok=True)
     began = time.monotonic()
-    pip = [program("python"), "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
-    command = [*pip, "--progress-bar", "off", "-c", "constraints.txt", "-e", wanted, *packages]
     with LOG.open("w", encoding="utf-8") as log:
-        ended = subprocess.run(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False
-        )
+        for command in install_commands(wanted, packages, flags):
+            ended = subprocess.run(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False
+            )
+            if ended.returncode:
+                break
     if ended.returncode:
         say("\n".join(LOG.read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN_LINES:]))
         stop(f"pip could not install the packages: mend what {LOG} says at its end and run this again.")
     stamp = {"made_from": made_from(version), "names": names, "environment": str(VENV)}
     STAMP.write_text(json.dumps(stamp) + "\n", encoding="utf-8")
     say(f"Packages: ready after {time.monotonic() - began:.0f} s")
+
+
+def install_commands(wanted: str, packages: list[str], flags: set[str]) -> list[list[str]]:
+    """Return the commands that install `wanted`, this checkout with extras, and the packages of groups."""
+    pip = [
+        program("python"),
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--no-input",
+        "install",
+        "--progress-bar",
+        "off",
+    ]
+    if "--newest" in flags:
+        return [[*pip, "--upgrade", "-e", wanted, *packages], [*pip, "--upgrade", "--pre", "napari", "npe2"]]
+    if "--lowest" in flags:
+        uv = [program("uv"), "pip", "install", "--python", program("python"), "--resolution", "lowest-direct"]
+        return [[*pip, "uv"], [*uv, "-e", wanted], [*pip, *packages]]
+    return [[*pip, "-c", "constraints.txt", "-e", wanted, *packages]]
 
 
 if __name__ == "__main__":

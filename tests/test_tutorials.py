@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 from command_line import Ran, runner
 
+from napari_skipseg.inference.backends import choose
 from napari_skipseg.models.catalog import MODELS_VARIABLE
 
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 BLOCK = re.compile(r"(?:<!-- exit code (\d) -->\n)?```(bash|python)\n(.*?)```", re.DOTALL)
+SMALL = ["--slices", "4", "--side", "256"]
+"""Flags of a smaller sample, with which a tutorial takes seconds instead of a minute."""
 RESULTS = {
     "first-stack": ("results/em-sample_binary.tif", "results/em-sample_objects.csv"),
     "folder-at-night": ("morning/*/report.html", "morning/*/wednesday/em-sample_objects.csv"),
@@ -26,6 +29,7 @@ RESULTS = {
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Ran]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setattr(choose, "has_openvino", lambda: False)  # torch is ready sooner
     return runner(monkeypatch, capsys)
 
 
@@ -33,8 +37,9 @@ def test_every_tutorial_is_run() -> None:
     assert {page.stem for page in TUTORIALS.glob("*.md")} == RESULTS.keys()
 
 
+@pytest.mark.parametrize("sample", [SMALL, pytest.param([], marks=pytest.mark.slow)], ids=["small", "as written"])
 @pytest.mark.parametrize("name", RESULTS)
-def test_a_tutorial_works_as_it_is_written(name: str, run: Callable[..., Ran], tmp_path: Path) -> None:
+def test_a_tutorial_works(name: str, sample: list[str], run: Callable[..., Ran], tmp_path: Path) -> None:
     names: dict[str, object] = {}
     for code, language, text in BLOCK.findall((TUTORIALS / f"{name}.md").read_text(encoding="utf-8")):
         if language == "python":
@@ -42,7 +47,7 @@ def test_a_tutorial_works_as_it_is_written(name: str, run: Callable[..., Ran], t
             continue
         for line in text.splitlines():
             program, *arguments = shlex.split(line)
-            ran = run(*arguments)
+            ran = run(*arguments, *(sample if arguments == ["sample", "data"] else []))
             assert (program, ran.code) == ("napari-skipseg", int(code or 0)), f"{line}\n{ran.out}\n{ran.err}"
     for pattern in RESULTS[name]:
         assert len(list(tmp_path.glob(pattern))) == 1, pattern

@@ -20,7 +20,7 @@ from napari_skipseg.cli import app
 
 pytest.importorskip("distributed")
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[2] / "docs" / "how-to" / "cluster.md").read_text(encoding="utf-8")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 
 

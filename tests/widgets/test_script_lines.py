@@ -1,4 +1,4 @@
-"""The lines of Python in the guide do what it says of them."""
+"""The lines of Python on the page about scripts do what it says of them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.synthetic.sample import make_sample
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "scripts.md"
 
 
 def lines_with(word: str) -> str:
-    """Return the one block of Python in the guide in which a word is."""
+    """Return the one block of Python on the page in which a word is."""
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
     (found,) = [block for block in blocks if word in block]
     return found

@@ -11,9 +11,9 @@ from napari_skipseg.models.folder import DESCRIPTION_FILE, read_description
 from napari_skipseg.models.licenses import license_mark
 
 
-def model_choices() -> list[tuple[str, str]]:
+def model_choices() -> list[tuple[str, object]]:
     """Return (text, name) of each model: the text is the name with the mark of its licence, if it has one."""
-    choices = []
+    choices: list[tuple[str, object]] = []
     for name, folder in find_models().items():
         mark = _mark_of(folder, (folder / DESCRIPTION_FILE).stat().st_mtime_ns)
         choices.append((f"{name} ({mark})" if mark else name, name))
