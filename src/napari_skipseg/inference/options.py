@@ -15,9 +15,9 @@ from napari_skipseg.devices import DEVICES
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.formats import Depth, Format
 from napari_skipseg.images.intensity.padding import PaddingRule
-from napari_skipseg.models.description import DEFAULT_THRESHOLD
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.option_fields import Option, check_options
+from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 
 Planes = Literal["xy", "xyz"]
 AVERAGES = (1, 4, 8)

@@ -137,15 +137,15 @@ def iter_prepare(
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice, precision = _choose(model, device, options, pinned)
     grid = _grid(stack, model, seen, lengths, choice, preview)
-    fit = grid.tiles.size
-    passes = choose_passes(model, device, fit, options, backend_maker, batch=choice.batch, precision=precision)
-    by_axis = dict(zip(seen, lengths, strict=True))
-    prober = PatchProber(stack, model, device, backend_maker, by_axis) if asks and greys.asks_network else None
+    fit, batch = grid.tiles.size, choice.batch
+    passes = choose_passes(model, device, fit, options, backend_maker, batch=batch, precision=precision)
+    prober = None
+    if asks and greys.asks_network:
+        prober = PatchProber(stack, model, device, backend_maker, dict(zip(seen, lengths, strict=True)))
     ready = None if options.samples else (grid, passes.backend)
     found = yield from _iter_found(prober, greys, ready, probes, options.invert)
     focus = found.focus or focus
-    results = result_arrays_of(grid, model, options, with_binary)
-    batch = 1 if options.planes == "xyz" else choice.batch  # a block in three planes goes alone, its slices together
+    batch = 1 if options.planes == "xyz" else batch  # a block in three planes goes alone, its slices together
     settled = Run(
         stack,
         model,
@@ -157,7 +157,7 @@ def iter_prepare(
         passes,
         batch,
         choice.bytes,
-        results,
+        result_arrays_of(grid, model, options, with_binary),
         {},
         focus,
     )

@@ -13,8 +13,9 @@ from napari_skipseg.foreign_text import printable
 from napari_skipseg.images.formats import Depth
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import ArrayLike, LazyArray
-from napari_skipseg.models.description import DEFAULT_THRESHOLD, is_reserved
+from napari_skipseg.models.description import is_reserved
 from napari_skipseg.progress import Progress
+from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 
 Threshold = float | Mapping[str, float]
 """One threshold for all classes, or the threshold of each by its name; a class that is not named has 0.5."""

@@ -15,13 +15,12 @@ from napari_skipseg.images.intensity.padding import PaddingRule
 from napari_skipseg.images.intensity.signature import ImageSignature
 from napari_skipseg.models.licenses import license_mark
 from napari_skipseg.networks.specs import NetworkSpec, PixelHeadSpec, first_fault
+from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 
 _FORMAT_VERSION = 1
 
 _STRICT = ConfigDict(extra="forbid")
 
-DEFAULT_THRESHOLD = 0.5
-"""Probability above which a voxel belongs to a class, where a model does not say another one."""
 _LONGEST_NAME = 200
 """Bytes of a model's name; a folder's name may have 255, and files beside it have longer ones."""
 _FORBIDDEN = '/\\:*?"<>|'

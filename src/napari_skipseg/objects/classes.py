@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.objects.options import DEFAULT_THRESHOLD, ObjectOptions
+from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
+from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 
 _MOST_LABELS = 31
 """An image of integers up to this is taken for labels if its file does not say what it holds."""

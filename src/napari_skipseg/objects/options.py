@@ -9,6 +9,7 @@ from pydantic import ConfigDict
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.option_fields import Option, check_options
+from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 
 Method = Literal["components", "watershed", "cells"]
 Seeds = Literal["distance", "probability"]
@@ -20,10 +21,6 @@ THICK = 4.0
 
 FARTHEST_SEEDS = 64.0
 """The largest distance between seeds, in voxels of X: it must fit into the overlap of blocks."""
-
-
-DEFAULT_THRESHOLD = 0.5
-"""Probability above which a voxel belongs to a class, if its segmentation is not known."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe
 from napari_skipseg.objects.classes import records_padding, thresholds_in
 from napari_skipseg.objects.files import read_tissue
-from napari_skipseg.objects.options import DEFAULT_THRESHOLD
 from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.scores.doubts import doubt_truth
@@ -40,6 +39,7 @@ from napari_skipseg.scoring.values import (
     marked_truth,
     note_empty,
 )
+from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 from napari_skipseg.wording import percent
 
 LEAST_BOUNDARY = 0.12

@@ -52,19 +52,17 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self._connect_tabs()
         self.segment_tab.form.may_follow = self._may_follow_selection
         self.tabs = QTabWidget()
-        self.tabs.addTab(Scrolled(self.segment_tab), "Segment")
-        self.tabs.addTab(Scrolled(self.correct_tab), "Correct")
-        self.tabs.addTab(Scrolled(self.finetune_tab), "Fine-tune")
-        self.tabs.addTab(Scrolled(self.objects_tab), "Objects")
-        self.tabs.addTab(Scrolled(self.proofread_tab), "Proofread")
-        self.tabs.addTab(Scrolled(self.batch_tab), "Batch")
-        self.tabs.addTab(Scrolled(self.inspect_tab), "Inspect")
-        self.help_button = QToolButton()
-        self.help_button.setText("?")
-        self.help_button.setAccessibleName("Help")
-        self.help_button.setToolTip("Open the page of the documentation that explains this tab")
-        self.help_button.clicked.connect(lambda: open_page(self.tabs.tabText(self.tabs.currentIndex())))
-        self.tabs.setCornerWidget(self.help_button)
+        for title, tab in (
+            ("Segment", self.segment_tab),
+            ("Correct", self.correct_tab),
+            ("Fine-tune", self.finetune_tab),
+            ("Objects", self.objects_tab),
+            ("Proofread", self.proofread_tab),
+            ("Batch", self.batch_tab),
+            ("Inspect", self.inspect_tab),
+        ):
+            self.tabs.addTab(Scrolled(tab), title)
+        self._add_help_button()
         self.batch_tab.form.wanted.connect(self.show_tab)
         self.segment_tab.objects_requested.connect(self.objects_tab.find_again)
         self.segment_tab.again_button.search_requested.connect(self._search_again)
@@ -97,6 +95,14 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self._closing.setInterval(STAYING)
         self._closing.timeout.connect(self._on_window_still_open)
         self.finetune_tab.notify_unfinished()
+
+    def _add_help_button(self) -> None:
+        self.help_button = QToolButton()
+        self.help_button.setText("?")
+        self.help_button.setAccessibleName("Help")
+        self.help_button.setToolTip("Open the page of the documentation that explains this tab")
+        self.help_button.clicked.connect(lambda: open_page(self.tabs.tabText(self.tabs.currentIndex())))
+        self.tabs.setCornerWidget(self.help_button)
 
     def _connect_tabs(self) -> None:
         """Connect the Segment tab with the tabs that use its image, model and results."""

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from napari_skipseg.models.description import DEFAULT_THRESHOLD
 from napari_skipseg.networks.network import Network, class_probability
 from napari_skipseg.progress import Progress
+from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.finetune.crops import CorrectionCrops
 from napari_skipseg.training.finetune.task import FinetuneData

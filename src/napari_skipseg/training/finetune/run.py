@@ -18,13 +18,14 @@ from napari_skipseg.images.intensity.padding import PaddingRule
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.margin import iter_measure_margin
 from napari_skipseg.models.catalog import check_free, locate_model
-from napari_skipseg.models.description import DEFAULT_THRESHOLD, Card, ModelDescription, ModelScores, TrainingRecord
+from napari_skipseg.models.description import Card, ModelDescription, ModelScores, TrainingRecord
 from napari_skipseg.models.folder import write_scores
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.head import add_pixel_heads, grow_classes, sources_of
 from napari_skipseg.networks.network import Network
 from napari_skipseg.networks.pixel_head import TaughtNetwork
 from napari_skipseg.progress import ImageFindings, Progress, Result
+from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 from napari_skipseg.training.checkpoint import CHECKPOINT, Curves, belongs_to
 from napari_skipseg.training.compute import Compute, choose_compute
 from napari_skipseg.training.distributed import ONE_PROCESS, Processes, joined

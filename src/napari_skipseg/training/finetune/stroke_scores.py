@@ -22,7 +22,7 @@ LOG_EXCESS = -0.2, 0.8
 """Mean and deviation of the logarithm of the true odds of a class over those that it is called with. From ten strokes,
 on nine sets of images, it was called 0.75 to 5 times as often as it was there, mostly 1.2 times. With these numbers the
 truth lay within the limits in 23 of 36 trials, and of 12 classes called good one was not (Dice 0.44)."""
-SURE = 0.1
+OUTSIDE_LIMITS = 0.1
 """Share of the draws that lie below, and as many above, what is called certain."""
 
 
@@ -96,5 +96,5 @@ def _rates(
 
 
 def _interval(draws: NDArray[np.float64], value: np.floating) -> Interval:
-    low, high = np.quantile(draws[1:], [SURE, 1 - SURE])
+    low, high = np.quantile(draws[1:], [OUTSIDE_LIMITS, 1 - OUTSIDE_LIMITS])
     return Interval(float(value), float(min(low, value)), float(max(high, value)))

@@ -13,7 +13,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_skipseg.inference.prediction import Threshold
-from napari_skipseg.models.description import DEFAULT_THRESHOLD
+from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 from napari_skipseg.training.progress import EVEN, ComparisonReport, ScoreRow
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine, RichLabel, set_hint
 from napari_skipseg.widgets.layers.placement import visible_box

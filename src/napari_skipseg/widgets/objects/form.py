@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QSlider, QSpinBox, QVBoxLayout, QWidget
 
-from napari_skipseg.objects.options import DEFAULT_THRESHOLD, THICK, Method, ObjectOptions, ObjectPlanes
+from napari_skipseg.objects.options import THICK, Method, ObjectOptions, ObjectPlanes
 from napari_skipseg.option_fields import option_fields
+from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 from napari_skipseg.widgets.forms.fields import FreshCombo, KeyedSlider, PlainLabel
 from napari_skipseg.widgets.forms.option_rows import NOTE_STYLE, OptionEditor, OptionRows, edit_combo
 from napari_skipseg.widgets.layers.axes import voxel_size_of

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QSizePolicy, QWidget
 
-from napari_skipseg.models.description import DEFAULT_THRESHOLD
+from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 from napari_skipseg.widgets.forms.fields import KeyedSlider, PlainLabel
 
 HINT = "Probability above which a voxel is set in the binary layer; moving it is instant"
