@@ -38,6 +38,8 @@ from napari_skipseg.training.progress import (
     ComparisonReport,
     Finetuned,
     KeepBest,
+    LivePart,
+    LiveResult,
     ScoreRow,
     Trained,
     TrainingProgress,
@@ -74,6 +76,7 @@ PREDICTION = Prediction(
     attentions=(AttentionMap(1, (2, 2), GREY[::2, ::2].copy()),),
     recipe={"file": NO_TEXT, "classes": ["a"], "kind": "segment"},
 )
+LIVE_PART = LivePart(0, 3, ((64, 68), (0, 5)), (0, 0), GREY[None], GREY.astype(np.uint8))
 PRECISION = ChosenPrecision("f32", "no bf16")
 
 REQUESTS = [
@@ -82,6 +85,7 @@ REQUESTS = [
     messages.Inspect(PLACED, "m", "long skip 1", {"Z": slice(2, 3), "Y": slice(0, 32)}, 1, GREYS.normalization, "ab"),
     messages.PlanFinetuning(FINETUNING, (CORRECTED,), "cpu"),
     messages.Finetune(FINETUNING, (CORRECTED, CORRECTED), Path("/models"), "cpu", "/m", "ab"),
+    messages.LiveView("key", "m", ("a",), (LIVE_PART,), GREYS.normalization, "cpu", True, "ab"),
     messages.Train(TRAINING, Path("/models"), "cpu", {"layer": PLACED}, restart=True),
     messages.FindObjects(PLACED, ("a",), ObjectOptions(smallest=3), PLACED, False, {"segmentation": {"model": "m"}}),
     messages.RunBatch(BATCH, retry=True, only=("a.tif", NO_TEXT)),
@@ -121,6 +125,7 @@ RESULTS = [
         Path("/models/n"),
         ComparisonReport((ScoreRow("its own sample", "x", "V_rand", None, 0.5),), False, "Not better."),
     ),
+    LiveResult(("a",), GREY[None], "Paint more.", False),
     Trained(Path("/models") / NO_TEXT),
     FoundObjects(
         Path("/run/found.ome.zarr"), 7, ObjectTable(("label", "size"), (np.arange(7), np.ones(7))), {"file": NO_TEXT}

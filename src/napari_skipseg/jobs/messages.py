@@ -42,6 +42,8 @@ from napari_skipseg.studies.inspection import Inspection
 from napari_skipseg.training.progress import (
     Finetuned,
     KeepBest,
+    LivePart,
+    LiveResult,
     Trained,
     TrainingProgress,
     TrainingSummary,
@@ -207,6 +209,25 @@ class Finetune(Request[Finetuned]):
     target: Path
     device: str = "auto"
     model: str = ""
+    model_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class LiveView(Request[LiveResult]):
+    """Show what strokes teach about a view. The engine keeps the features of the view and of the strokes.
+
+    image: changes with the content of the image. names: of the classes, whose labels are 2 and more. parts: the view,
+    then the tiles (of `live.TILE`) with labels elsewhere; () releases all that is kept. normalization: of the whole
+    image. refine: as in `LiveFeatures.iter_update`.
+    """
+
+    image: str
+    model: str
+    names: tuple[str, ...] = ()
+    parts: tuple[LivePart, ...] = ()
+    normalization: Normalization | None = None
+    device: str = "auto"
+    refine: bool = False
     model_sha256: str = ""
 
 
