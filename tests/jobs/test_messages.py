@@ -85,7 +85,7 @@ REQUESTS = [
     messages.Inspect(PLACED, "m", "long skip 1", {"Z": slice(2, 3), "Y": slice(0, 32)}, 1, GREYS.normalization, "ab"),
     messages.PlanFinetuning(FINETUNING, (CORRECTED,), "cpu"),
     messages.Finetune(FINETUNING, (CORRECTED, CORRECTED), Path("/models"), "cpu", "/m", "ab"),
-    messages.LiveView("key", "m", ("a",), (LIVE_PART,), GREYS.normalization, "cpu", True, "ab"),
+    messages.LiveView("key", "m", ("a",), (LIVE_PART,), GREYS.normalization, "cpu", "ab"),
     messages.Train(TRAINING, Path("/models"), "cpu", {"layer": PLACED}, restart=True),
     messages.FindObjects(PLACED, ("a",), ObjectOptions(smallest=3), PLACED, False, {"segmentation": {"model": "m"}}),
     messages.RunBatch(BATCH, retry=True, only=("a.tif", NO_TEXT)),
@@ -125,7 +125,7 @@ RESULTS = [
         Path("/models/n"),
         ComparisonReport((ScoreRow("its own sample", "x", "V_rand", None, 0.5),), False, "Not better."),
     ),
-    LiveResult(("a",), GREY[None], "Paint more.", False),
+    LiveResult(("a",), GREY[None], "Paint more."),
     Trained(Path("/models") / NO_TEXT),
     FoundObjects(
         Path("/run/found.ome.zarr"), 7, ObjectTable(("label", "size"), (np.arange(7), np.ones(7))), {"file": NO_TEXT}

@@ -217,8 +217,8 @@ class LiveView(Request[LiveResult]):
     """Show what strokes teach about a view. The engine keeps the features of the view and of the strokes.
 
     image: changes with the content of the image. names: of the classes, whose labels are 2 and more. parts: the view,
-    then the tiles (of `live.TILE`) with labels elsewhere; () releases all that is kept. normalization: of the whole
-    image. refine: as in `LiveFeatures.iter_update`.
+    then the tiles (of `LIVE_TILE`) with labels elsewhere; () releases all that is kept. normalization: of the whole
+    image.
     """
 
     image: str
@@ -227,7 +227,6 @@ class LiveView(Request[LiveResult]):
     parts: tuple[LivePart, ...] = ()
     normalization: Normalization | None = None
     device: str = "auto"
-    refine: bool = False
     model_sha256: str = ""
 
 

@@ -151,7 +151,7 @@ def _(request: messages.LiveView, folder: Path, models: WarmModels) -> Operation
         yield Progress(0, 1, "preparing the live view")
         models.live = None
         models.live = LiveFeatures(warm.model, key, request.normalization, request.device)
-    return (yield from models.live.iter_update(request.names, request.parts, request.refine))
+    return (yield from models.live.iter_update(request.names, request.parts))
 
 
 @iter_perform.register

@@ -122,6 +122,8 @@ def _(request: messages.Finetune, folder: Path) -> Preparing:
 @iter_prepare_request.register
 def _(request: messages.LiveView, folder: Path) -> Preparing:
     yield from ()
+    if not request.parts:
+        return request
     model, description = locate_model_of_request(request.model)
     return replace(request, model=model, model_sha256=description.weights_sha256)
 

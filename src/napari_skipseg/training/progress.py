@@ -123,6 +123,10 @@ def without_losses(message: str) -> str:
     return ", ".join(part for part in message.split(", ") if " loss " not in part)
 
 
+LIVE_TILE = 64
+"""Side of the tiles in which a live view keeps labelled pixels. Views and tiles begin on its multiples."""
+
+
 @dataclass(frozen=True)
 class LivePart:
     """A rectangle of a slice with its labels, for a live view.
@@ -147,8 +151,7 @@ class LiveResult:
     """What the strokes so far teach about a view.
 
     probability: (classes, Y, X) float32 of the view's box, for the classes in `names`; None if nothing can be shown.
-    note: a sentence on what is still needed, or what is odd about the strokes; "" if nothing is. is_final: the
-    penalties were chosen by cross-validation over these strokes, as quick fine-tuning does.
+    note: a sentence on what is still needed, or what is odd about the strokes; "" if nothing is.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -156,4 +159,3 @@ class LiveResult:
     names: tuple[str, ...] = ()
     probability: NDArray[Any] | None = None
     note: str = ""
-    is_final: bool = True

@@ -27,19 +27,15 @@ from napari_skipseg.training.distributed import ONE_PROCESS
 from napari_skipseg.training.finetune.pixel_classifier import (
     Columns,
     LabelledPixels,
-    RegressionChoice,
     compute_features,
     fit_class,
     group_maps,
-    iter_choose_regressions,
     number_strokes,
     write_head,
 )
 from napari_skipseg.training.losses import IGNORED
-from napari_skipseg.training.progress import LivePart, LiveResult
+from napari_skipseg.training.progress import LIVE_TILE, LivePart, LiveResult
 
-TILE = 64
-"""Side of the tiles in which labelled pixels are kept, in pixels of the image. Views begin and end on its multiples."""
 PIXELS = 50
 """Pixels of each label that are taken of a tile: as many for each area as quick fine-tuning takes."""
 MOST_PIXELS = 4000
@@ -92,7 +88,7 @@ class _View:
     def contains(self, key: TileKey) -> bool:
         """Return whether a tile lies in the view."""
         inside = zip(key[2:], self.box, strict=True)
-        return key[:2] == (self.time, self.z) and all(a <= n * TILE < b for n, (a, b) in inside)
+        return key[:2] == (self.time, self.z) and all(a <= n * LIVE_TILE < b for n, (a, b) in inside)
 
 
 class LiveFeatures:
@@ -117,15 +113,11 @@ class LiveFeatures:
         self._compute.place(self._network).eval()
         self._view: _View | None = None
         self._tiles: dict[TileKey, _Tile] = {}
-        self._choices: dict[str, tuple[RegressionChoice, ...]] = {}
 
-    def iter_update(
-        self, names: Sequence[str], parts: Sequence[LivePart], refine: bool
-    ) -> Generator[Progress, None, LiveResult]:
+    def iter_update(self, names: Sequence[str], parts: Sequence[LivePart]) -> Generator[Progress, None, LiveResult]:
         """Yield while features are computed and classes are fitted; return what the strokes teach about the view.
 
-        names: of the classes. parts: the view, then tiles with labels elsewhere. refine: choose the penalties by
-        cross-validation; otherwise those that were chosen last are taken.
+        names: of the classes. parts: the view, then tiles with labels elsewhere.
         """
         view, *others = parts
         labels = _labels_by_tile(view, others)
@@ -139,22 +131,18 @@ class LiveFeatures:
         shown, alike = [], []
         for number in taught:
             positive = pixels.labels == number + 1
-            choices = self._choices.get(names[number])
-            if refine:
-                choices = yield from iter_choose_regressions(pixels, positive)
-                self._choices[names[number]] = choices
             yield Progress(len(shown), len(taught), f"fitting {names[number]}")
-            fitted = fit_class(pixels, positive, choices or (RegressionChoice(),) * len(pixels.groups))
+            fitted = fit_class(pixels, positive)
             write_head(self._head, fitted, pixels)
             shown.append(self._apply())
-            if refine and _is_alike(pixels, positive, choices or ()):
+            if fitted.loss > ALIKE and _count_strokes(pixels, positive) >= ENOUGH_STROKES:
                 alike.append(names[number])
         if alike:
             note = (
                 f"The strokes of {' and '.join(alike)} look like the others to this model: look for strokes of the "
                 "wrong class, paint clearer places, or choose another model."
             )
-        return LiveResult(tuple(names[number] for number in taught), np.stack(shown), note, refine)
+        return LiveResult(tuple(names[number] for number in taught), np.stack(shown), note)
 
     def _iter_view(self, part: LivePart) -> Generator[Progress, None, None]:
         """Compute the features of a view unless they are there."""
@@ -186,15 +174,13 @@ class LiveFeatures:
         parts = {_key_of(part): part for part in others}
         wanted = {key: _places_of(key, values, _cap(labels)) for key, values in labels.items()}
         missing = [key for key, places in wanted.items() if not self._knows(key, places)]
-        for done, key in enumerate(missing):
+        for key in missing:
             if view is not None and view.contains(key):
-                features, start = view.features, view.start
-            elif key in parts:
-                yield Progress(done, len(missing), f"reading earlier strokes: {done + 1} of {len(missing)}")
-                features, start = self._compute_features(parts[key])
-            else:
-                continue
-            self._keep(key, wanted[key], features, start)
+                self._keep(key, wanted[key], view.features, view.start)
+        elsewhere = [key for key in missing if key in parts]
+        for done, key in enumerate(elsewhere, start=1):
+            yield Progress(done, len(elsewhere), f"reading earlier strokes: {done} of {len(elsewhere)}")
+            self._keep(key, wanted[key], *self._compute_features(parts[key]))
         for key in [key for key in self._tiles if key not in labels][: max(0, len(self._tiles) - MOST_KEPT)]:
             del self._tiles[key]
 
@@ -204,10 +190,10 @@ class LiveFeatures:
 
     def _keep(self, key: TileKey, places: NDArray[np.intp], features: Sequence[Tensor], start: tuple[int, int]) -> None:
         """Keep the columns of pixels of a tile, given by their places in it."""
-        corner = key[2] * TILE - start[0], key[3] * TILE - start[1]
+        corner = key[2] * LIVE_TILE - start[0], key[3] * LIVE_TILE - start[1]
         strides = self._network.feature_strides
         if key not in self._tiles:
-            around = np.random.default_rng(key).integers(TILE**2, size=AROUND)
+            around = np.random.default_rng(key).integers(LIVE_TILE**2, size=AROUND)
             sums = _sum_up(features, strides, corner)
             self._tiles[key] = _Tile(sums, _columns_at(features, strides, corner, around))
         tile = self._tiles[key]
@@ -255,10 +241,9 @@ class LiveFeatures:
         return found
 
 
-def _is_alike(pixels: LabelledPixels, positive: NDArray[np.bool_], choices: Sequence[RegressionChoice]) -> bool:
-    """Return whether a class cannot be distinguished from the rest, as far as enough strokes show that."""
-    strokes = min(len(np.unique(pixels.strokes[side])) for side in (positive, ~positive))
-    return strokes >= ENOUGH_STROKES and all(choice.loss > ALIKE for choice in choices)
+def _count_strokes(pixels: LabelledPixels, positive: NDArray[np.bool_]) -> int:
+    """Return the number of strokes of a class, or of all else if these are fewer."""
+    return min(len(np.unique(pixels.strokes[side])) for side in (positive, ~positive))
 
 
 def _plain(network: TaughtNetwork) -> Network:
@@ -267,7 +252,7 @@ def _plain(network: TaughtNetwork) -> Network:
 
 
 def _key_of(part: LivePart) -> TileKey:
-    return part.time, part.z, part.box[0][0] // TILE, part.box[1][0] // TILE
+    return part.time, part.z, part.box[0][0] // LIVE_TILE, part.box[1][0] // LIVE_TILE
 
 
 def _labels_by_tile(view: LivePart, others: Sequence[LivePart]) -> dict[TileKey, NDArray[np.uint8]]:
@@ -275,13 +260,13 @@ def _labels_by_tile(view: LivePart, others: Sequence[LivePart]) -> dict[TileKey,
     found: dict[TileKey, NDArray[np.uint8]] = {}
     for part in (view, *others):
         (top, bottom), (left, right) = part.box
-        for y in range(top, bottom, TILE):
-            for x in range(left, right, TILE):
-                values = part.labels[y - top : y - top + TILE, x - left : x - left + TILE]
+        for y in range(top, bottom, LIVE_TILE):
+            for x in range(left, right, LIVE_TILE):
+                values = part.labels[y - top : y - top + LIVE_TILE, x - left : x - left + LIVE_TILE]
                 if values.any():
-                    whole = np.zeros((TILE, TILE), np.uint8)
+                    whole = np.zeros((LIVE_TILE, LIVE_TILE), np.uint8)
                     whole[: values.shape[0], : values.shape[1]] = values
-                    found.setdefault((part.time, part.z, y // TILE, x // TILE), whole)
+                    found.setdefault((part.time, part.z, y // LIVE_TILE, x // LIVE_TILE), whole)
     return found
 
 
@@ -293,7 +278,7 @@ def _cap(labels: dict[TileKey, NDArray[np.uint8]]) -> int:
 
 def _places_of(key: TileKey, values: NDArray[np.uint8], cap: int) -> NDArray[np.intp]:
     """Return places in a tile: at most `cap` of each label, nearly the same ones as a stroke grows."""
-    order = np.random.default_rng(key).permutation(TILE**2)
+    order = np.random.default_rng(key).permutation(LIVE_TILE**2)
     drawn = values.ravel()[order]
     return np.concatenate([order[drawn == label][:cap] for label in np.unique(values[values > 0])])
 
@@ -306,15 +291,15 @@ def _number_all(labels: dict[TileKey, NDArray[np.uint8]]) -> dict[TileKey, NDArr
         keys = [key for key in labels if key[:2] == (time, z)]
         corners = np.array([key[2:] for key in keys])
         low, high = corners.min(axis=0), corners.max(axis=0) + 1
-        together = int(np.prod((high - low) * TILE)) <= LARGEST_CANVAS
+        together = int(np.prod((high - low) * LIVE_TILE)) <= LARGEST_CANVAS
         for group in [keys] if together else [[key] for key in keys]:
             first = low if together else np.array(group[0][2:])
-            height, width = ((high - low) if together else np.array([1, 1])) * TILE
+            height, width = ((high - low) if together else np.array([1, 1])) * LIVE_TILE
             canvas = np.full((height, width), IGNORED, np.int16)
-            places = {key: tuple(slice(n * TILE, (n + 1) * TILE) for n in key[2:] - first) for key in group}
+            places = {key: tuple(slice(n * LIVE_TILE, (n + 1) * LIVE_TILE) for n in key[2:] - first) for key in group}
             for key, place in places.items():
                 canvas[place] = np.where(labels[key] > 0, labels[key].astype(np.int16), IGNORED)
-            found = number_strokes(canvas, TILE)
+            found = number_strokes(canvas, LIVE_TILE)
             for key, place in places.items():
                 numbers[key] = np.where(found[place] > 0, found[place] + highest, 0)
             highest += int(found.max())
@@ -346,7 +331,7 @@ def _sum_up(features: Sequence[Tensor], strides: Sequence[int], corner: tuple[in
     counts, totals, squares = [], [], []
     for stride, values in zip(strides, features, strict=True):
         y, x = (start // stride for start in corner)
-        side = max(1, TILE // stride)
+        side = max(1, LIVE_TILE // stride)
         flat = values[0, :, y : y + side, x : x + side].flatten(1).double()
         counts.append(np.full(len(flat), flat.shape[1], np.float64))
         totals.append(flat.sum(dim=1).cpu().numpy())
@@ -361,7 +346,7 @@ def _columns_at(
 
     They are interpolated as the head does it, at these pixels alone: whole maps in full resolution would be gigabytes.
     """
-    at = [first + part for first, part in zip(corner, np.divmod(places, TILE), strict=True)]
+    at = [first + part for first, part in zip(corner, np.divmod(places, LIVE_TILE), strict=True)]
     parts = []
     for stride, values in zip(strides, features, strict=True):
         maps = values[0]
