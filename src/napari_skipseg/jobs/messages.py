@@ -35,6 +35,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import Focus, Prediction, ResultsOpened, TileWritten
+from napari_skipseg.inference.suggest import Suggestions, SuggestView
 from napari_skipseg.objects.files import FoundObjects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import ImageFindings, Progress
@@ -228,6 +229,14 @@ class LiveView(Request[LiveResult]):
     normalization: Normalization | None = None
     device: str = "auto"
     model_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Suggest(Request[Suggestions]):
+    """Try all installed models on a part of an image, and rank them."""
+
+    view: SuggestView
+    device: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,13 @@ def _(request: messages.LiveView, folder: Path, models: WarmModels) -> Operation
 
 
 @iter_perform.register
+def _(request: messages.Suggest, folder: Path, models: WarmModels) -> Operation:
+    from napari_skipseg.inference.suggest import iter_suggest
+
+    return (yield from iter_suggest(request.view, request.device))
+
+
+@iter_perform.register
 def _(request: messages.Train, folder: Path, models: WarmModels) -> Operation:
     from napari_skipseg.training.train import iter_train
 

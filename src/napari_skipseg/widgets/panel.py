@@ -43,6 +43,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.segment_tab = SegmentTab(viewer, engine, queue)
         self.correct_tab = CorrectTab(viewer, engine, queue, self.segment_tab.form, self.segment_tab.results)
         self.segment_tab.known_colors = self.correct_tab.colors_of
+        self.segment_tab.strokes_in = self.correct_tab.strokes_in
         segment, correct = _state_of(self.segment_tab), _corrections_of(self.correct_tab)
         self.finetune_tab = FinetuneTab(viewer, engine, queue, segment, correct)
         self.objects_tab = ObjectsTab(viewer, engine, queue, segment)

@@ -112,6 +112,7 @@ class LiveFeatures:
         self._compute: Compute = choose_compute(_plain(self._network), "auto", device, None, ONE_PROCESS)
         self._compute.place(self._network).eval()
         self._view: _View | None = None
+        self._widths: list[int] = []
         self._tiles: dict[TileKey, _Tile] = {}
 
     def iter_update(self, names: Sequence[str], parts: Sequence[LivePart]) -> Generator[Progress, None, LiveResult]:
@@ -128,7 +129,8 @@ class LiveFeatures:
         if not taught:
             return LiveResult((), None, note)
         pixels = self._gather(labels)
-        shown, alike = [], []
+        shown: list[NDArray[np.float32]] = []
+        alike: list[str] = []
         for number in taught:
             positive = pixels.labels == number + 1
             yield Progress(len(shown), len(taught), f"fitting {names[number]}")
@@ -163,6 +165,7 @@ class LiveFeatures:
         # quick fine-tuning keeps crops in half precision
         image = pixels[:, 0].astype(np.float16)
         features, begin = compute_features(self._network, image, inside, self._compute)
+        self._widths = [maps.shape[1] for maps in features]
         y, x = (start - offset for (start, _), offset in zip(part.box, begin, strict=True))
         return features, (y, x)
 
@@ -216,7 +219,7 @@ class LiveFeatures:
         count = np.sum([each.count for each in sums], axis=0)
         means = np.sum([each.total for each in sums], axis=0) / count
         variances = np.maximum(np.sum([each.squares for each in sums], axis=0) / count - means**2, 1e-6)
-        lengths = np.cumsum([part.weight.shape[1] for part in self._head.inputs])[:-1]
+        lengths = np.cumsum(self._widths)[:-1]
         joined = np.concatenate(columns)
         return LabelledPixels(
             columns=joined,

@@ -122,13 +122,11 @@ class PartReader:
         parts = [self._part(view.time, view.z, view.box, labels)]
         tiles = dict(self._iter_tiles(view, numbers))
         for place in _choose(tiles):
-            time, z, *corner = place
-            box = tuple(
-                (start, min(start + LIVE_TILE, self._stack.length(axis)))
-                for start, axis in zip(corner, "YX", strict=True)
-            )
-            inside = tiles[place][: box[0][1] - box[0][0], : box[1][1] - box[1][0]]
-            parts.append(self._part(time, z, (box[0], box[1]), inside))
+            time, z, top, left = place
+            height, width = (self._stack.length(axis) for axis in "YX")
+            box = (top, min(top + LIVE_TILE, height)), (left, min(left + LIVE_TILE, width))
+            inside = tiles[place][: box[0][1] - top, : box[1][1] - left]
+            parts.append(self._part(time, z, box, inside))
         wanted = {(part.time, part.z, part.box) for part in parts}
         self._pixels = {place: pixels for place, pixels in self._pixels.items() if place in wanted}
         return tuple(parts)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import QHBoxLayout, QMenu, QPushButton, QVBoxLayout, QWidget
 
 from napari_skipseg.corrections.saved import CorrectionSummary
 from napari_skipseg.corrections.store import Corrections
-from napari_skipseg.corrections.subject import CorrectionClass
+from napari_skipseg.corrections.subject import BACKGROUND, CorrectionClass
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.prediction import file_name
 from napari_skipseg.widgets.correct.actions import AskedLabels, CorrectActions, ask_export, ask_import
@@ -248,6 +250,20 @@ class CorrectTab(JobTab):
         """Return the colours of an image's classes by their names in small letters; none if it is not corrected."""
         session = self.sessions.find_of(image)
         return {} if session is None else {each.name.casefold(): each.color for each in session.corrections.classes}
+
+    def strokes_in(self, image: Image, spans: Mapping[str, slice]) -> tuple[NDArray[np.uint8], tuple[str, ...]] | None:
+        """Return the strokes (Y, X) over a part of a slice, 2 and more being the ticked classes, and their names."""
+        session = self.sessions.find_of(image)
+        judged = self.judged_classes()
+        if session is None or session is not self.session or not judged:
+            return None
+        axes = session.corrections.subject.space.axes
+        painted = np.asarray(session.corrections.strokes[tuple(spans[axis] for axis in axes)])
+        numbers = np.zeros(256, np.uint8)
+        numbers[BACKGROUND] = BACKGROUND
+        for each in session.corrections.classes:
+            numbers[each.value] = judged.index(each) + 2 if each in judged else BACKGROUND
+        return numbers[painted.reshape(painted.shape[-2:])], tuple(each.name for each in judged)
 
     def correct(self, is_restoring: bool = False) -> None:
         """Open the corrections of the image, new or earlier ones, and make them ready to be painted.
