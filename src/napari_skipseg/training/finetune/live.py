@@ -225,7 +225,7 @@ class LiveFeatures:
             columns=joined,
             labels=np.concatenate(values),
             strokes=np.concatenate(names),
-            is_held_out=np.zeros(len(joined), bool),
+            is_painted=np.ones(len(joined), bool),
             around=np.concatenate([self._tiles[key].around for key in known]),
             means=tuple(np.split(means.astype(np.float32), lengths)),
             variances=tuple(np.split(variances.astype(np.float32), lengths)),
