@@ -30,6 +30,7 @@ from napari_skipseg.training.finetune.pixel_classifier import (
     compute_features,
     fit_class,
     group_maps,
+    iter_choose_regressions,
     number_strokes,
     write_head,
 )
@@ -134,7 +135,8 @@ class LiveFeatures:
         for number in taught:
             positive = pixels.labels == number + 1
             yield Progress(len(shown), len(taught), f"fitting {names[number]}")
-            fitted = fit_class(pixels, positive)
+            choices = yield from iter_choose_regressions(pixels, positive)
+            fitted = fit_class(pixels, positive, choices)
             write_head(self._head, fitted, pixels)
             shown.append(self._apply())
             if fitted.loss > ALIKE and _count_strokes(pixels, positive) >= ENOUGH_STROKES:

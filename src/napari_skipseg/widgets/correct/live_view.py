@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_skipseg.corrections.subject import CorrectionClass
+from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.intensity.normalize import Normalization, iter_measure_greys
 from napari_skipseg.jobs.messages import LiveView
 from napari_skipseg.models.description import ModelDescription
@@ -45,7 +47,6 @@ PART = "Live shows {} × {} pixels around the last stroke: zoom in to see all of
 _WAITING = "waits for the live view"
 _TICK = 100
 """Milliseconds between two looks at strokes and view. What is the same in two of them has settled."""
-_QUIET = "QLabel { font-size: 8pt; }"
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(2)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         column.addWidget(self.switch)
         column.addWidget(self.message)
         self._timer = QTimer(self)
@@ -160,6 +162,8 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
         if isinstance(state, str):
             self._say(state, FAULT_COLOR)
             self._hide(session)
+            if self._worker is not None:
+                self._worker.quit()
             return
         has_settled, self._seen = state == self._seen, state
         if self._worker is not None or self._turn is not None:
@@ -186,10 +190,16 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
             return "Choose a model in the Segment tab."
         if model.spec.dimensions != 2:
             return VOLUME_MODEL.format(model.name)
-        if not judged:
-            return "Tick a class in the list that is to be learnt."
         corrections = session.corrections
-        last = corrections.last_label() if self._seen is None or corrections.version != self._seen.version else None
+        if not judged and any(each.value in corrections.summary().pixels for each in corrections.classes):
+            return "Tick a class in the list that is to be learnt."
+        judged = judged or corrections.classes  # nothing is painted yet: a class is ticked when it has pixels
+        if not judged:
+            return "Add a class with + first."
+        last = None
+        if self._seen is None or corrections.version != self._seen.version:
+            with contextlib.suppress(SkipsegError):  # of a damaged chunk: the request will say so
+                last = corrections.last_label()
         view = find_view(self._viewer, image, choices.axes, self._last_view, last)
         if view is None:
             return FLAT_ONLY
@@ -242,19 +252,19 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
     ) -> Generator[Progress, Any, LiveResult]:
         """Read what the engine needs, in a thread, and return its answer."""
         key = state.key, state.channel, model.padding
-        if self._reader is None or self._reader[0] != key:
+        reader = self._reader
+        if reader is None or reader[0] != key:
             stack = stack_of_layer(image, axes)
             stack = stack if state.channel is None else stack.channel(state.channel)
             greys = yield from iter_measure_greys(stack, padding=model.padding)
             border = PADDED_BORDER if greys.normalization.has_padding else BORDER
-            self._reader = key, PartReader(stack, session.corrections.saved, border), greys.normalization
-        _, reader, normalization = self._reader
+            parts = PartReader(stack, session.corrections.saved, border)
+            reader = self._reader = key, parts, greys.normalization
         yield Progress(0, 1, "reading the strokes")
-        parts = reader.read(state.view, session.corrections.classes, state.judged)
+        found = reader[1].read(state.view, session.corrections.classes, state.judged)
         names = tuple(each.name for each in state.judged)
-        return (
-            yield from self._engine.run(LiveView(state.key, state.model, names, parts, normalization, state.device))
-        )
+        request = LiveView(state.key, state.model, names, found, reader[2], state.device)
+        return (yield from self._engine.run(request))
 
     def _give_way(self) -> None:
         """Cancel the request at work, because a job wants the engine; it is sent again afterwards."""
@@ -264,8 +274,6 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
 
     def _say(self, text: str, color: str = "transparent") -> None:
         self.message.say(text, color)
-        if color == "transparent":
-            self.message.setStyleSheet(_QUIET)
 
     def _layers(self, image: Image) -> list[Layer]:
         return results_in(self._viewer, LIVE_SOURCE.format(image.unique_id))
