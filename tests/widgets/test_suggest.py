@@ -40,7 +40,7 @@ def test_a_click_on_a_suggestion_sets_model_and_scale(open_panel, qtbot, asked) 
     form = panel.segment_tab.form
     qtbot.mouseClick(form.suggest, LEFT)
     qtbot.waitUntil(lambda: bool(form.suggestions.buttons))
-    first, second = form.suggestions.buttons
+    first = form.suggestions.buttons[0]
     assert "tiny-3d" in first.text()
     assert "rescaled" in first.text()
     view = asked[0].view

@@ -22,7 +22,7 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.training.progress import LiveResult
 from napari_skipseg.widgets.correct.live_parts import BORDER, PADDED_BORDER, PartReader, ViewPlace, find_view
 from napari_skipseg.widgets.correct.sessions import CorrectionSession
-from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue, EngineTurn
+from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue, QueueEntry
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR, MessageLine, set_hint
 from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
 from napari_skipseg.widgets.layers.placement import place_at, place_over
@@ -91,7 +91,7 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
         self._last_view: ViewPlace | None = None
         self._at_work: LiveState | None = None
         self._worker: Any = None
-        self._turn: EngineTurn | None = None
+        self._entry: QueueEntry | None = None
         self._reader: tuple[object, PartReader, Normalization] | None = None
         self._is_kept = False
         self.switch, self.message = QCheckBox("Live"), MessageLine()
@@ -106,7 +106,7 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
         self._timer.setInterval(_TICK)
         self._timer.timeout.connect(self._look)
         self.switch.toggled.connect(self._on_toggled)
-        queue.joined.connect(self._give_way)
+        queue.job_added.connect(self._give_way)
 
     @property
     def is_on(self) -> bool:
@@ -144,13 +144,13 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
         if not self._is_kept or getattr(self._engine, "pid", 1) is None:
             return
         self._is_kept = False
-        turn = self._queue.join(_WAITING, is_job=False)
+        entry = self._queue.add(_WAITING, is_job=False)
 
         def begin() -> None:
-            work = self._queue.when_free(partial(self._engine.run, LiveView("", "")))
-            start_work(self, work, "Live", lambda _: None, lambda _: None, turn.leave, is_quiet=True)
+            work = self._queue.after_last_run(partial(self._engine.run, LiveView("", "")))
+            start_work(self, work, "Live", lambda _: None, lambda _: None, entry.release, is_quiet=True)
 
-        turn.call(begin)
+        entry.start_when_first(begin)
 
     def _look(self) -> None:
         """See whether strokes or view have changed, and request a new result if they have settled."""
@@ -166,15 +166,14 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
                 self._worker.quit()
             return
         has_settled, self._seen = state == self._seen, state
-        if self._worker is not None or self._turn is not None:
+        if self._worker is not None or self._entry is not None:
             if self._at_work is not None and state.place != self._at_work.place and self._worker is not None:
                 self._worker.quit()
             return
         if not has_settled or state == self._shown:
             return
         if not self._queue.is_empty:
-            first = self._queue.first()
-            waiting = "" if first is None else first.waiting
+            waiting = self._queue.describe_wait()
             self._say(f"Live {waiting}." if waiting.startswith("waits") else "Live waits for the engine.")
             return
         self._request(session, state)
@@ -209,7 +208,7 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
 
     def _request(self, session: CorrectionSession, state: LiveState) -> None:
         self._at_work, self._is_kept = state, True
-        turn = self._turn = self._queue.join(_WAITING, is_job=False)
+        entry = self._entry = self._queue.add(_WAITING, is_job=False)
         choices = self._form.read()
         model, image, axes = choices.model, session.layers.image, choices.axes
 
@@ -232,15 +231,15 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
                 self._show(session, state, outcome.value)
 
         def on_end() -> None:
-            self._worker = self._turn = self._at_work = None
-            turn.leave()
+            self._worker = self._entry = self._at_work = None
+            entry.release()
 
         def begin() -> None:
             self._worker = start_work(
-                self, self._queue.when_free(work), "Live", on_progress, on_outcome, on_end, is_quiet=True
+                self, self._queue.after_last_run(work), "Live", on_progress, on_outcome, on_end, is_quiet=True
             )
 
-        turn.call(begin)
+        entry.start_when_first(begin)
 
     def _iter_update(
         self,

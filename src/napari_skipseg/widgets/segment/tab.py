@@ -227,7 +227,7 @@ class SegmentTab(JobTab):
             self.fail(str(error))
             return
         self.form.suggestions.clear()
-        self.start(work, "Suggesting", self.form.suggestions.show_suggestions, waiting="waits for the suggestion")
+        self.start(work, "Suggesting", self.form.suggestions.show_suggestions, waiting_text="waits for the suggestion")
 
     def _may_start(self, choices: SegmentFormValues) -> bool:
         return not self.is_running and not find_faults(choices) and choices.model is not None
