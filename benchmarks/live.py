@@ -73,6 +73,10 @@ def main() -> None:
         for number in range(args.strokes):
             strokes.paint_stroke(labels, inside == (number % 2 == 0), 2 - number % 2, generator)
             rows.append(show())
+            print(
+                f"stroke {number + 1}: {rows[-1][0]:.2f} s, {rows[-1][1]:.2f} s of processor, Dice {rows[-1][2]:.3f}",
+                flush=True,
+            )
     print_place()
     clock, used = [row[0] for row in rows[1:]], [row[1] for row in rows[1:]]  # the first lacks a background
     heads = ["strokes", "first view, s", "processor", "stroke to view, s", "worst", "processor, s", "worst", "Dice"]
