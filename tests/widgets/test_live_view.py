@@ -12,7 +12,7 @@ from napari_skipseg.errors import EngineError
 from napari_skipseg.jobs.messages import LiveView
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.progress import LiveResult
-from napari_skipseg.widgets.correct.live_parts import LARGEST_SIDE, MOST_TILES
+from napari_skipseg.widgets.correct.live_parts import LARGEST_SIDE, MOST_TILES_ELSEWHERE
 from napari_skipseg.widgets.layers.results import KEY
 
 pytestmark = pytest.mark.gui
@@ -278,7 +278,7 @@ def test_of_very_many_labels_only_some_tiles_are_sent(open_panel, qtbot, live_en
     viewer.dims.set_current_step(0, 11)
     switch_on(qtbot, panel, live_engine)
     parts = live_engine.last().parts
-    assert len(parts) == MOST_TILES + 1
+    assert len(parts) == MOST_TILES_ELSEWHERE + 1
     assert any((part.labels == 2).any() for part in parts)
 
 

@@ -33,9 +33,9 @@ from napari_skipseg.progress import Progress
 if TYPE_CHECKING:
     from napari_skipseg.inference.backends.interface import Backend
 
-SIDES = {2: (512, 512), 3: (32, 96, 96)}
+LARGEST_PART = {2: (512, 512), 3: (32, 96, 96)}
 """Largest part that a network sees, on its own grid."""
-TRIED = {2: (256, 256), 3: (32, 64, 64)}
+CHANGED_PART = {2: (256, 256), 3: (32, 64, 64)}
 """Part of it that is changed and seen again."""
 LEAST_DEPTH = 8
 """Slices below which a 3D model is not tried."""
@@ -45,8 +45,8 @@ HARDLY = 0.002
 """Mean probability below which a model finds hardly anything."""
 GOOD_AUC, POOR_AUC = 0.8, 0.65
 """A model knows a class if it sorts pixels of strokes so well; below the second it contradicts them. 0.5 is chance."""
-STEADY, UNSTEADY = 0.85, 0.7
-SURE, UNSURE = 0.8, 0.55
+STEADY_FROM, UNSTEADY_TO = 0.85, 0.7
+SURE_FROM, UNSURE_TO = 0.8, 0.55
 COMMON_LETTERS = 4
 """First letters that names of one class share: mitochondrion and mitochondria, membrane and membranes."""
 
@@ -124,7 +124,7 @@ def view_of_stack(
         if slices[best].any():
             middle |= dict(zip("YX", (int(at) for at in np.median(np.argwhere(slices[best]), axis=0)), strict=True))
         painted = slices[best]
-    depth, side = SIDES[3][0], SIDES[2][0]
+    depth, side = LARGEST_PART[3][0], LARGEST_PART[2][0]
     spans = {"T": slice(middle["T"], middle["T"] + 1), "C": slice(None)}
     for axis, length in (("Z", depth), ("Y", side), ("X", side)):
         start = max(0, min(middle[axis] - length // 2, sizes[axis] - length))
@@ -228,10 +228,12 @@ def _try_model(
     if finds < HARDLY:
         reasons.append("finds hardly anything")
     else:
-        if not UNSTEADY < agreement < STEADY:
-            reasons.append(f"{'steady' if agreement >= STEADY else 'unsteady'} under small changes ({agreement:.2f})")
-        if not UNSURE < certainty < SURE:
-            reasons.append(f"{'sure' if certainty >= SURE else 'unsure'} of what it finds")
+        if not UNSTEADY_TO < agreement < STEADY_FROM:
+            reasons.append(
+                f"{'steady' if agreement >= STEADY_FROM else 'unsteady'} under small changes ({agreement:.2f})"
+            )
+        if not UNSURE_TO < certainty < SURE_FROM:
+            reasons.append(f"{'sure' if certainty >= SURE_FROM else 'unsure'} of what it finds")
     familiar = 0.5 if away is None else 1 / (1 + (away / limit) ** 2)
     suits = 0.0 if finds < HARDLY else (familiar * agreement * min(1.0, certainty)) ** (1 / 3)
     return Suggestion(description.name, rescale, suits if auc is None else auc, tuple(reasons), auc is not None)
@@ -253,13 +255,13 @@ def _network_pixels(
             pixels = resample_axis(pixels, number, 0, length, length / len(places), places)
     labelled = None if view.labels is None else np.argwhere(view.labels > 0)
     start = []
-    for number, (length, side) in enumerate(zip(pixels.shape[1:], SIDES[dimensions], strict=True)):
+    for number, (length, side) in enumerate(zip(pixels.shape[1:], LARGEST_PART[dimensions], strict=True)):
         axis = "ZYX"[-dimensions:][number]
         middle = length / 2 if axis != "Z" else view.at * factors.get(axis, 1.0)
         if labelled is not None and len(labelled) and axis in "YX":
             middle = float(np.median(labelled[:, "YX".index(axis)])) * factors.get(axis, 1.0)
         start.append(int(max(0, min(middle - side / 2, length - side))))
-    cut = tuple(slice(first, first + side) for first, side in zip(start, SIDES[dimensions], strict=True))
+    cut = tuple(slice(first, first + side) for first, side in zip(start, LARGEST_PART[dimensions], strict=True))
     return np.ascontiguousarray(pixels[(slice(None), *cut)], np.float32), tuple(start)
 
 
@@ -274,7 +276,7 @@ def _run(backend: Backend, pixels: NDArray[np.float32], stride: int) -> NDArray[
 
 def _agreement(backend: Backend, pixels: NDArray[np.float32], description: ModelDescription) -> float:
     """Return how little the result changes under flips, a blur and a gain: the mean of soft Dice, in [0, 1]."""
-    sides = TRIED[description.spec.dimensions]
+    sides = CHANGED_PART[description.spec.dimensions]
     starts = [max(0, (length - side) // 2) for length, side in zip(pixels.shape[1:], sides, strict=True)]
     part = pixels[(slice(None), *(slice(a, a + side) for a, side in zip(starts, sides, strict=True)))]
     usual, scores = _run(backend, part, description.stride), []

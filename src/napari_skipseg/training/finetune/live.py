@@ -37,17 +37,17 @@ from napari_skipseg.training.finetune.pixel_classifier import (
 from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.progress import LIVE_TILE, LivePart, LiveResult
 
-PIXELS = 50
+PIXELS_OF_LABEL = 50
 """Pixels of each label that are taken of a tile: as many for each area as quick fine-tuning takes."""
-MOST_PIXELS = 4000
+MOST_FITTED = 4000
 """Pixels that are fitted to. With more, a fit takes longer than a user waits for a stroke."""
-AROUND = 75
+DRAWN_IN_TILE = 75
 """Pixels drawn at random in each tile, on which is seen how often a class is called."""
-MOST_KEPT = 512
+MOST_TILES_KEPT = 512
 """Tiles whose features are kept: about 150 MB with the networks that are built in."""
 LARGEST_CANVAS = 2**24
 """Pixels of the smallest box around the labels of a slice up to which strokes are followed from tile to tile."""
-ALIKE = 0.65
+INDISTINCT = 0.65
 """Cross-validated loss in nats from which on a class cannot be distinguished: guessing has 0.69."""
 
 ENOUGH_STROKES = 4
@@ -55,7 +55,7 @@ ENOUGH_STROKES = 4
 
 TileKey = tuple[int, int, int, int]
 """Time, Z, and the number of a tile along Y and X."""
-Box = tuple[tuple[int, int], tuple[int, int]]
+_Box = tuple[tuple[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class _View:
 
     time: int
     z: int
-    box: Box
+    box: _Box
     start: tuple[int, int]
     features: tuple[Tensor, ...]
 
@@ -139,7 +139,7 @@ class LiveFeatures:
             fitted = fit_class(pixels, positive, choices)
             write_head(self._head, fitted, pixels)
             shown.append(self._apply())
-            if fitted.loss > ALIKE and _count_strokes(pixels, positive) >= ENOUGH_STROKES:
+            if fitted.loss > INDISTINCT and _count_strokes(pixels, positive) >= ENOUGH_STROKES:
                 alike.append(names[number])
         if alike:
             note = (
@@ -186,7 +186,7 @@ class LiveFeatures:
         for done, key in enumerate(elsewhere, start=1):
             yield Progress(done, len(elsewhere), f"reading earlier strokes: {done} of {len(elsewhere)}")
             self._keep(key, wanted[key], *self._compute_features(parts[key]))
-        for key in [key for key in self._tiles if key not in labels][: max(0, len(self._tiles) - MOST_KEPT)]:
+        for key in [key for key in self._tiles if key not in labels][: max(0, len(self._tiles) - MOST_TILES_KEPT)]:
             del self._tiles[key]
 
     def _knows(self, key: TileKey, places: NDArray[np.intp]) -> bool:
@@ -198,7 +198,7 @@ class LiveFeatures:
         corner = key[2] * LIVE_TILE - start[0], key[3] * LIVE_TILE - start[1]
         strides = self._network.feature_strides
         if key not in self._tiles:
-            around = np.random.default_rng(key).integers(LIVE_TILE**2, size=AROUND)
+            around = np.random.default_rng(key).integers(LIVE_TILE**2, size=DRAWN_IN_TILE)
             sums = _sum_up(features, strides, corner)
             self._tiles[key] = _Tile(sums, _columns_at(features, strides, corner, around))
         tile = self._tiles[key]
@@ -278,7 +278,7 @@ def _labels_by_tile(view: LivePart, others: Sequence[LivePart]) -> dict[TileKey,
 def _cap(labels: dict[TileKey, NDArray[np.uint8]]) -> int:
     """Return how many pixels of each label are taken of a tile."""
     kinds = sum(len(np.unique(values[values > 0])) for values in labels.values())
-    return min(PIXELS, max(5, MOST_PIXELS // max(1, kinds)))
+    return min(PIXELS_OF_LABEL, max(5, MOST_FITTED // max(1, kinds)))
 
 
 def _places_of(key: TileKey, values: NDArray[np.uint8], cap: int) -> NDArray[np.intp]:

@@ -25,10 +25,10 @@ BORDER = 64
 """Pixels that are read around a view or a tile: the network sees its surroundings."""
 PADDED_BORDER = 128
 """The same in images with padding, which is recognised and filled in a wider area."""
-MOST_TILES = 128
+MOST_TILES_ELSEWHERE = 128
 """Tiles with labels elsewhere that are learnt from; of more, so many are drawn."""
 
-Box = tuple[tuple[int, int], tuple[int, int]]
+_Box = tuple[tuple[int, int], tuple[int, int]]
 TilePlace = tuple[int, int, int, int]
 """Time, Z, and the first pixel of a tile along Y and X."""
 
@@ -39,7 +39,7 @@ class ViewPlace:
 
     time: int
     z: int
-    box: Box
+    box: _Box
     is_part: bool = False
 
 
@@ -77,7 +77,7 @@ def find_view(
     return ViewPlace(time, z, (spans[0], spans[1]), is_part)
 
 
-def _overlaps(box: Box, visible: dict[str, tuple[int, int]]) -> bool:
+def _overlaps(box: _Box, visible: dict[str, tuple[int, int]]) -> bool:
     """Return whether a view still lies on screen with its whole middle half."""
     return all(
         visible[axis][0] <= a + (b - a) // 4 and b - (b - a) // 4 <= visible[axis][1] + 1
@@ -103,7 +103,7 @@ class PartReader:
     def __init__(self, stack: Stack, saved: SavedCorrections, border: int) -> None:
         self._stack, self._target, self._border = stack, ChunkTarget(saved), border
         self._axes = stack.space.axes.replace("C", "")
-        self._pixels: dict[tuple[int, int, Box], NDArray[np.generic]] = {}
+        self._pixels: dict[tuple[int, int, _Box], NDArray[np.generic]] = {}
 
     def read(
         self, view: ViewPlace, classes: Sequence[CorrectionClass], judged: Sequence[CorrectionClass]
@@ -146,7 +146,7 @@ class PartReader:
                     if tile.any() and not _is_in_view(place, view):
                         yield place, tile
 
-    def _part(self, time: int, z: int, box: Box, labels: NDArray[np.uint8]) -> LivePart:
+    def _part(self, time: int, z: int, box: _Box, labels: NDArray[np.uint8]) -> LivePart:
         """Return a part with its pixels and a border of them."""
         sides = {axis: self._stack.length(axis) for axis in "YX"}
         corner = max(0, box[0][0] - self._border), max(0, box[1][0] - self._border)
@@ -170,11 +170,11 @@ def _is_in_view(place: TilePlace, view: ViewPlace) -> bool:
 
 
 def _choose(tiles: dict[TilePlace, NDArray[np.uint8]]) -> list[TilePlace]:
-    """Return at most `MOST_TILES` of the tiles: those with a rare label first, then some of all."""
-    if len(tiles) <= MOST_TILES:
+    """Return at most `MOST_TILES_ELSEWHERE` of the tiles: those with a rare label first, then some of all."""
+    if len(tiles) <= MOST_TILES_ELSEWHERE:
         return list(tiles)
     order = [list(tiles)[number] for number in np.random.default_rng(0).permutation(len(tiles))]
     labels = {place: np.unique(tiles[place][tiles[place] > 0]).tolist() for place in order}
     counts = {label: sum(label in found for found in labels.values()) for label in range(1, 256)}
     order.sort(key=lambda place: min(counts[label] for label in labels[place]))  # stable: drawn among equals
-    return order[:MOST_TILES]
+    return order[:MOST_TILES_ELSEWHERE]

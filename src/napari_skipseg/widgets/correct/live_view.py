@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 LIVE_SOURCE = "{} live"
 """The source of the live layers of an image, made of the source of the image."""
-HINT = (
+LIVE_HINT = (
     "After each stroke, show what Quick would learn from all strokes so far, for the part of the slice on screen. "
     "Nothing is kept of it when it is off"
 )
@@ -95,7 +95,7 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
         self._reader: tuple[object, PartReader, Normalization] | None = None
         self._is_kept = False
         self.switch, self.message = QCheckBox("Live"), MessageLine()
-        set_hint(self.switch, HINT)
+        set_hint(self.switch, LIVE_HINT)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(2)
