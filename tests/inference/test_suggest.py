@@ -31,8 +31,8 @@ def sample():
 @pytest.fixture
 def small(monkeypatch):
     """Parts that are seen fast."""
-    monkeypatch.setattr(suggest, "LARGEST_PART", {2: (192, 192), 3: (16, 64, 64)})
-    monkeypatch.setattr(suggest, "CHANGED_PART", {2: (128, 128), 3: (16, 48, 48)})
+    monkeypatch.setattr(suggest, "PART_SEEN", {2: (192, 192), 3: (16, 64, 64)})
+    monkeypatch.setattr(suggest, "PART_CHANGED", {2: (128, 128), 3: (16, 48, 48)})
 
 
 @pytest.fixture

@@ -33,9 +33,9 @@ from napari_skipseg.progress import Progress
 if TYPE_CHECKING:
     from napari_skipseg.inference.backends.interface import Backend
 
-LARGEST_PART = {2: (512, 512), 3: (32, 96, 96)}
+PART_SEEN = {2: (512, 512), 3: (32, 96, 96)}
 """Largest part that a network sees, on its own grid."""
-CHANGED_PART = {2: (256, 256), 3: (32, 64, 64)}
+PART_CHANGED = {2: (256, 256), 3: (32, 64, 64)}
 """Part of it that is changed and seen again."""
 LEAST_DEPTH = 8
 """Slices below which a 3D model is not tried."""
@@ -124,7 +124,7 @@ def view_of_stack(
         if slices[best].any():
             middle |= dict(zip("YX", (int(at) for at in np.median(np.argwhere(slices[best]), axis=0)), strict=True))
         painted = slices[best]
-    depth, side = LARGEST_PART[3][0], LARGEST_PART[2][0]
+    depth, side = PART_SEEN[3][0], PART_SEEN[2][0]
     spans = {"T": slice(middle["T"], middle["T"] + 1), "C": slice(None)}
     for axis, length in (("Z", depth), ("Y", side), ("X", side)):
         start = max(0, min(middle[axis] - length // 2, sizes[axis] - length))
@@ -255,13 +255,13 @@ def _network_pixels(
             pixels = resample_axis(pixels, number, 0, length, length / len(places), places)
     labelled = None if view.labels is None else np.argwhere(view.labels > 0)
     start = []
-    for number, (length, side) in enumerate(zip(pixels.shape[1:], LARGEST_PART[dimensions], strict=True)):
+    for number, (length, side) in enumerate(zip(pixels.shape[1:], PART_SEEN[dimensions], strict=True)):
         axis = "ZYX"[-dimensions:][number]
         middle = length / 2 if axis != "Z" else view.at * factors.get(axis, 1.0)
         if labelled is not None and len(labelled) and axis in "YX":
             middle = float(np.median(labelled[:, "YX".index(axis)])) * factors.get(axis, 1.0)
         start.append(int(max(0, min(middle - side / 2, length - side))))
-    cut = tuple(slice(first, first + side) for first, side in zip(start, LARGEST_PART[dimensions], strict=True))
+    cut = tuple(slice(first, first + side) for first, side in zip(start, PART_SEEN[dimensions], strict=True))
     return np.ascontiguousarray(pixels[(slice(None), *cut)], np.float32), tuple(start)
 
 
@@ -276,7 +276,7 @@ def _run(backend: Backend, pixels: NDArray[np.float32], stride: int) -> NDArray[
 
 def _agreement(backend: Backend, pixels: NDArray[np.float32], description: ModelDescription) -> float:
     """Return how little the result changes under flips, a blur and a gain: the mean of soft Dice, in [0, 1]."""
-    sides = CHANGED_PART[description.spec.dimensions]
+    sides = PART_CHANGED[description.spec.dimensions]
     starts = [max(0, (length - side) // 2) for length, side in zip(pixels.shape[1:], sides, strict=True)]
     part = pixels[(slice(None), *(slice(a, a + side) for a, side in zip(starts, sides, strict=True)))]
     usual, scores = _run(backend, part, description.stride), []

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from napari_skipseg.images.intensity.normalize import iter_measure_greys
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.suggest import LARGEST_PART, Suggestion, Suggestions, SuggestView
+from napari_skipseg.inference.suggest import PART_SEEN, Suggestion, Suggestions, SuggestView
 from napari_skipseg.jobs.messages import Suggest
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.forms.engine_queue import EngineLike
@@ -106,7 +106,7 @@ def iter_suggest_for(
     lengths = dict(zip(choices.axes, data_of(layer).shape, strict=False))
     spans: Spans = {}
     for axis, (low, high) in shown.items():
-        most = {"Z": LARGEST_PART[3][0], "Y": LARGEST_PART[2][0], "X": LARGEST_PART[2][0]}.get(axis, 1)
+        most = {"Z": PART_SEEN[3][0], "Y": PART_SEEN[2][0], "X": PART_SEEN[2][0]}.get(axis, 1)
         if axis != "C":
             start = max(0, min((low + high + 1) // 2 - most // 2, int(lengths[axis]) - most))
             spans[axis] = slice(start, min(start + most, int(lengths[axis])))
