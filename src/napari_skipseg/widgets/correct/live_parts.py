@@ -135,12 +135,13 @@ class PartReader:
         """Yield the tiles with labels that do not lie in the view."""
         for number in self._target.chunk_numbers():
             chunk = self._target.read_chunk(number)
-            values = numbers[chunk].reshape(chunk.shape[-2:])  # one long along the other axes
+            height, width = chunk.shape[-2:]  # it is one long along the other axes
+            values = numbers[chunk].reshape(height, width)
             at = dict(zip(self._axes, number, strict=True))
             time, z = at.get("T", 0), at.get("Z", 0)
-            top, left = at["Y"] * values.shape[0], at["X"] * values.shape[1]
-            for y in range(0, values.shape[0], LIVE_TILE):
-                for x in range(0, values.shape[1], LIVE_TILE):
+            top, left = at["Y"] * height, at["X"] * width
+            for y in range(0, height, LIVE_TILE):
+                for x in range(0, width, LIVE_TILE):
                     tile = values[y : y + LIVE_TILE, x : x + LIVE_TILE]
                     place = time, z, top + y, left + x
                     if tile.any() and not _is_in_view(place, view):
