@@ -285,6 +285,7 @@ TWICE = {
     "finetune": "the command and the function of Python do the same",
     "main": "two programs: the command line and the engine's process",
     "segment": "the command and the function of Python do the same",
+    "suggest": "the command and the function of Python do the same",
 }
 """Public names that more than one module defines, and why that is right."""
 

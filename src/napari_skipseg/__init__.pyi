@@ -1,4 +1,4 @@
-from .api import find_objects, finetune, load_model, run_batch, run_recipe, segment, segment_to_folder
+from .api import find_objects, finetune, load_model, run_batch, run_recipe, segment, segment_to_folder, suggest
 from .batch.run import iter_batch
 from .batch.settings import BatchSettings
 from .errors import ImageWarning, SkipsegError
@@ -69,6 +69,7 @@ __all__ = [
     "score_overlap",
     "segment",
     "segment_to_folder",
+    "suggest",
     "write_ome_tiff",
 ]
 

@@ -33,6 +33,7 @@ from napari_skipseg.training.settings import FinetuneSettings
 
 if TYPE_CHECKING:
     from napari_skipseg.batch.run import BatchResult
+    from napari_skipseg.inference.suggest import Suggestions
     from napari_skipseg.proofread.edits import Edit
 
 Options = TypeVar("Options", SegmentOptions, ObjectOptions)
@@ -61,6 +62,31 @@ def segment(image: Image, model: Model | str | PathLike[str], axes: str = "", **
         SkipsegError: the image does not fit the model, or an option is impossible.
     """
     return _warning(iter_predict(_stack_of(image, axes), _model_of(model), _made(SegmentOptions, options)))
+
+
+def suggest(
+    image: Image,
+    labels: Image | None = None,
+    class_names: Sequence[str] = (),
+    axes: str = "",
+    device: str = "auto",
+) -> Suggestions:
+    """Return all installed models, those that suit `image` best first, with reasons; none is trained.
+
+    labels: strokes over the image without its channels: 0 = nothing, 1 = background, 2 and more = `class_names`. If a
+    model knows one of these classes, the strokes decide. Models are tried on the middle of the image, or on the part
+    around the strokes.
+
+    Raises:
+        SkipsegError: the image or the labels cannot be used, or there is no such device.
+    """
+    from napari_skipseg.images.intensity.normalize import measure
+    from napari_skipseg.inference.suggest import iter_suggest, view_of_stack
+
+    stack = _stack_of(image, axes)
+    strokes = None if labels is None else _stack_of(labels, stack.space.axes.replace("C", ""))
+    view = view_of_stack(stack, measure(stack), strokes, tuple(class_names))
+    return run_to_end(iter_suggest(view, device))
 
 
 def segment_to_folder(

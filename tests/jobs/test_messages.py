@@ -25,6 +25,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions, SegmentRequest
 from napari_skipseg.inference.prediction import AttentionMap, Focus, Prediction, ResultsOpened, TileWritten
+from napari_skipseg.inference.suggest import Suggestion, Suggestions, SuggestView
 from napari_skipseg.jobs import messages
 from napari_skipseg.jobs.messages import ArrayReference, CorrectedStack, Envelope, from_line, to_line
 from napari_skipseg.models.description import ClassLabel
@@ -38,6 +39,8 @@ from napari_skipseg.training.progress import (
     ComparisonReport,
     Finetuned,
     KeepBest,
+    LivePart,
+    LiveResult,
     ScoreRow,
     Trained,
     TrainingProgress,
@@ -74,6 +77,7 @@ PREDICTION = Prediction(
     attentions=(AttentionMap(1, (2, 2), GREY[::2, ::2].copy()),),
     recipe={"file": NO_TEXT, "classes": ["a"], "kind": "segment"},
 )
+LIVE_PART = LivePart(0, 3, ((64, 68), (0, 5)), (0, 0), GREY[None], GREY.astype(np.uint8))
 PRECISION = ChosenPrecision("f32", "no bf16")
 
 REQUESTS = [
@@ -82,6 +86,10 @@ REQUESTS = [
     messages.Inspect(PLACED, "m", "long skip 1", {"Z": slice(2, 3), "Y": slice(0, 32)}, 1, GREYS.normalization, "ab"),
     messages.PlanFinetuning(FINETUNING, (CORRECTED,), "cpu"),
     messages.Finetune(FINETUNING, (CORRECTED, CORRECTED), Path("/models"), "cpu", "/m", "ab"),
+    messages.LiveView("key", "m", ("a",), (LIVE_PART,), GREYS.normalization, "cpu", "ab"),
+    messages.Suggest(
+        SuggestView(GREY[None, None], Space("CZYX"), GREYS.normalization, 0, GREY.astype(np.uint8), ("a",))
+    ),
     messages.Train(TRAINING, Path("/models"), "cpu", {"layer": PLACED}, restart=True),
     messages.FindObjects(PLACED, ("a",), ObjectOptions(smallest=3), PLACED, False, {"segmentation": {"model": "m"}}),
     messages.RunBatch(BATCH, retry=True, only=("a.tif", NO_TEXT)),
@@ -121,6 +129,8 @@ RESULTS = [
         Path("/models/n"),
         ComparisonReport((ScoreRow("its own sample", "x", "V_rand", None, 0.5),), False, "Not better."),
     ),
+    LiveResult(("a",), GREY[None], "Paint more."),
+    Suggestions((Suggestion("m", True, 0.5, ("steady",), True),), {"n": "needs a volume"}),
     Trained(Path("/models") / NO_TEXT),
     FoundObjects(
         Path("/run/found.ome.zarr"), 7, ObjectTable(("label", "size"), (np.arange(7), np.ones(7))), {"file": NO_TEXT}

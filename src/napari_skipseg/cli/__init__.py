@@ -18,6 +18,7 @@ from napari_skipseg.cli.sample import demo, sample
 from napari_skipseg.cli.score import score
 from napari_skipseg.cli.segment import segment
 from napari_skipseg.cli.study import app as study
+from napari_skipseg.cli.suggest import suggest
 from napari_skipseg.cli.train import train
 from napari_skipseg.terminal import run_shown
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Add --verbose to any command to see the whole traceback of an error.",
 )
-for command in (segment, objects, batch, run, train, finetune, score, networks, models, doctor, sample, demo):
+for command in (segment, suggest, objects, batch, run, train, finetune, score, networks, models, doctor, sample, demo):
     app.command()(command)
 app.add_typer(corrections, name="corrections")
 app.add_typer(edits, name="edits")

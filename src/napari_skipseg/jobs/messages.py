@@ -35,6 +35,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import Focus, Prediction, ResultsOpened, TileWritten
+from napari_skipseg.inference.suggest import Suggestions, SuggestView
 from napari_skipseg.objects.files import FoundObjects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import ImageFindings, Progress
@@ -42,6 +43,8 @@ from napari_skipseg.studies.inspection import Inspection
 from napari_skipseg.training.progress import (
     Finetuned,
     KeepBest,
+    LivePart,
+    LiveResult,
     Trained,
     TrainingProgress,
     TrainingSummary,
@@ -208,6 +211,32 @@ class Finetune(Request[Finetuned]):
     device: str = "auto"
     model: str = ""
     model_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class LiveView(Request[LiveResult]):
+    """Show what strokes teach about a view. The engine keeps the features of the view and of the strokes.
+
+    image: changes with the content of the image. names: of the classes, whose labels are 2 and more. parts: the view,
+    then the tiles (of `LIVE_TILE`) with labels elsewhere; () releases all that is kept. normalization: of the whole
+    image.
+    """
+
+    image: str
+    model: str
+    names: tuple[str, ...] = ()
+    parts: tuple[LivePart, ...] = ()
+    normalization: Normalization | None = None
+    device: str = "auto"
+    model_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Suggest(Request[Suggestions]):
+    """Try all installed models on a part of an image, and rank them."""
+
+    view: SuggestView
+    device: str = "auto"
 
 
 @dataclass(frozen=True)

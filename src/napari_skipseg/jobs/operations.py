@@ -34,7 +34,7 @@ from napari_skipseg.objects.classes import ClassImage
 from napari_skipseg.objects.files import FoundObjects
 from napari_skipseg.progress import Progress
 from napari_skipseg.studies.inspection import iter_inspect
-from napari_skipseg.training.progress import Trained
+from napari_skipseg.training.progress import LiveResult, Trained
 
 if TYPE_CHECKING:
     from napari_skipseg.corrections.saved import Snapshot
@@ -134,6 +134,31 @@ def _(request: messages.Finetune, folder: Path, models: WarmModels) -> Operation
     )
     yield from models.iter_find(str(done.folder), read_description(done.folder).weights_sha256)
     return done
+
+
+@iter_perform.register
+def _(request: messages.LiveView, folder: Path, models: WarmModels) -> Operation:
+    from napari_skipseg.training.finetune.live import LiveFeatures
+
+    if not request.parts:
+        models.live = None
+        return LiveResult()
+    if request.normalization is None:
+        raise ValueError("the grey values were not measured")
+    warm = yield from models.iter_find(request.model, request.model_sha256)
+    key = (warm.key, request.image, request.normalization, request.device)
+    if models.live is None or models.live.key != key:
+        yield Progress(0, 1, "preparing the live view")
+        models.live = None
+        models.live = LiveFeatures(warm.model, key, request.normalization, request.device)
+    return (yield from models.live.iter_update(request.names, request.parts))
+
+
+@iter_perform.register
+def _(request: messages.Suggest, folder: Path, models: WarmModels) -> Operation:
+    from napari_skipseg.inference.suggest import iter_suggest
+
+    return (yield from iter_suggest(request.view, request.device))
 
 
 @iter_perform.register

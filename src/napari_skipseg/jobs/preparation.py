@@ -120,6 +120,15 @@ def _(request: messages.Finetune, folder: Path) -> Preparing:
 
 
 @iter_prepare_request.register
+def _(request: messages.LiveView, folder: Path) -> Preparing:
+    yield from ()
+    if not request.parts:
+        return request
+    model, description = locate_model_of_request(request.model)
+    return replace(request, model=model, model_sha256=description.weights_sha256)
+
+
+@iter_prepare_request.register
 def _(request: messages.Train, folder: Path) -> Preparing:
     files = {}
     for number, (name, stack) in enumerate(request.layers.items()):

@@ -121,3 +121,41 @@ class TrainingSummary:
 def without_losses(message: str) -> str:
     """Return the message of a training step without its losses, so that there is room for the time left."""
     return ", ".join(part for part in message.split(", ") if " loss " not in part)
+
+
+LIVE_TILE = 64
+"""Side of the tiles in which a live view keeps labelled pixels. Views and tiles begin on its multiples."""
+
+
+@dataclass(frozen=True)
+class LivePart:
+    """A rectangle of a slice with its labels, for a live view.
+
+    time, z, box: where it lies, box being (start, stop) along Y and X. corner: where `pixels` begin along Y and X,
+    around the box. pixels: grey values (C, Y, X) as they are in the image. labels: (Y, X) of the box: 0 = not labelled,
+    1 = background, 2 and more = the classes in their order.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    time: int
+    z: int
+    box: tuple[tuple[int, int], tuple[int, int]]
+    corner: tuple[int, int]
+    pixels: NDArray[Any]
+    labels: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LiveResult:
+    """What the strokes so far teach about a view.
+
+    probability: (classes, Y, X) float32 of the view's box, for the classes in `names`; None if nothing can be shown.
+    note: a sentence on what is still needed, or what is odd about the strokes; "" if nothing is.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    names: tuple[str, ...] = ()
+    probability: NDArray[Any] | None = None
+    note: str = ""

@@ -41,8 +41,9 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.engine = Engine() if engine is None else engine
         viewer, engine, queue = napari_viewer, self.engine, EngineQueue(self.engine)
         self.segment_tab = SegmentTab(viewer, engine, queue)
-        self.correct_tab = CorrectTab(viewer, queue, self.segment_tab.form, self.segment_tab.results)
+        self.correct_tab = CorrectTab(viewer, engine, queue, self.segment_tab.form, self.segment_tab.results)
         self.segment_tab.known_colors = self.correct_tab.colors_of
+        self.segment_tab.strokes_in = self.correct_tab.strokes_in
         segment, correct = _state_of(self.segment_tab), _corrections_of(self.correct_tab)
         self.finetune_tab = FinetuneTab(viewer, engine, queue, segment, correct)
         self.objects_tab = ObjectsTab(viewer, engine, queue, segment)

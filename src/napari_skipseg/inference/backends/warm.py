@@ -55,10 +55,14 @@ class WarmModel:
 
 
 class WarmModels:
-    """The models that were used last."""
+    """The models that were used last.
+
+    live: the features that a live view keeps between two strokes (`training.finetune.live`), None if it is off.
+    """
 
     def __init__(self) -> None:
         self._kept: list[WarmModel] = []
+        self.live: Any = None
 
     def iter_find(self, folder: str, weights_sha256: str) -> Generator[Progress, Any, WarmModel]:
         """Return the model in `folder`, a kept one if it is unchanged on disk; drop the one used longest ago.

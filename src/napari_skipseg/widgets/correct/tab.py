@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import QHBoxLayout, QMenu, QPushButton, QVBoxLayout, QWidget
 
 from napari_skipseg.corrections.saved import CorrectionSummary
 from napari_skipseg.corrections.store import Corrections
-from napari_skipseg.corrections.subject import CorrectionClass
+from napari_skipseg.corrections.subject import BACKGROUND, CorrectionClass
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.prediction import file_name
 from napari_skipseg.widgets.correct.actions import AskedLabels, CorrectActions, ask_export, ask_import
 from napari_skipseg.widgets.correct.classes import ClassList
 from napari_skipseg.widgets.correct.layers import ACTIONS, CorrectionLayers, hint_of
+from napari_skipseg.widgets.correct.live_view import LiveSwitch
 from napari_skipseg.widgets.correct.recovery import RecoveryPrompt, SessionReopener, call_action, describe_session
 from napari_skipseg.widgets.correct.sessions import (
     CorrectionSession,
@@ -28,7 +32,7 @@ from napari_skipseg.widgets.correct.sessions import (
     iter_open,
 )
 from napari_skipseg.widgets.correct.uncertain_regions import UncertainRegionList, describe_voxel, go_to_voxel
-from napari_skipseg.widgets.forms.engine_queue import EngineQueue
+from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR, ConnectionGroup, PlainLabel, PrimaryButton, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
@@ -49,9 +53,10 @@ SAVED, SAVING = "✓ saved", "saving…"
 class CorrectBody(QWidget):  # type: ignore[misc]
     """The controls of open corrections, the most used ones on top. No button takes the keys from the image."""
 
-    def __init__(self) -> None:
+    def __init__(self, make_live: Callable[[ClassList], LiveSwitch]) -> None:
         super().__init__()
         self.classes, self.regions = ClassList(), UncertainRegionList()
+        self.live = make_live(self.classes)
         self.buttons = {
             name: _button(f"{action.text} ({action.key.replace('Shift-', '⇧')})") for name, action in ACTIONS.items()
         }
@@ -87,6 +92,7 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         by_name = self.buttons
         column.addLayout(_row(by_name["previous class"], by_name["next class"], self.add_class))
         column.addLayout(_row(by_name["undo"], by_name["redo"]))
+        column.addWidget(self.live)
         column.addWidget(_heading("Accept as right", "Everything that you accept is learnt from, background included"))
         column.addLayout(_row(by_name["accept slice"], by_name["accept view"], by_name["accept rectangle"]))
         column.addWidget(by_name["take back"])
@@ -162,7 +168,9 @@ class CorrectTab(JobTab):
     It corrects the image that the Segment form has chosen. session: its corrections, None while they are not open.
     """
 
-    def __init__(self, viewer: ViewerModel, queue: EngineQueue, form: SegmentForm, results: Results) -> None:
+    def __init__(
+        self, viewer: ViewerModel, engine: EngineLike, queue: EngineQueue, form: SegmentForm, results: Results
+    ) -> None:
         super().__init__(queue)
         self._viewer, self._form, self._results = viewer, form, results
         self.sessions, self.identities, self.links = CorrectionSessions(), ImageHashes(), ConnectionGroup()
@@ -170,7 +178,9 @@ class CorrectTab(JobTab):
         self._is_opening = self._is_wanted = self._is_restoring = False
         self._closing: set[str] = set()
         self._fault_said = ""
-        self.offers, self.body = RecoveryPrompt(), CorrectBody()
+        self.offers = RecoveryPrompt()
+        self.body = CorrectBody(lambda classes: LiveSwitch(viewer, engine, queue, form, classes.judged))
+        self.live = self.body.live
         self.actions = CorrectActions(viewer, form, results, self.body.classes, self.body.regions)
         self.reopening = SessionReopener(viewer, self.identities, self.offers)
         self._lay_out()
@@ -240,6 +250,20 @@ class CorrectTab(JobTab):
         """Return the colours of an image's classes by their names in small letters; none if it is not corrected."""
         session = self.sessions.find_of(image)
         return {} if session is None else {each.name.casefold(): each.color for each in session.corrections.classes}
+
+    def strokes_in(self, image: Image, spans: Mapping[str, slice]) -> tuple[NDArray[np.uint8], tuple[str, ...]] | None:
+        """Return the strokes (Y, X) over a part of a slice, 2 and more being the ticked classes, and their names."""
+        session = self.sessions.find_of(image)
+        judged = self.judged_classes()
+        if session is None or session is not self.session or not judged:
+            return None
+        axes = session.corrections.subject.space.axes
+        painted = np.asarray(session.corrections.strokes[tuple(spans[axis] for axis in axes)])
+        numbers = np.zeros(256, np.uint8)
+        numbers[BACKGROUND] = BACKGROUND
+        for each in session.corrections.classes:
+            numbers[each.value] = judged.index(each) + 2 if each in judged else BACKGROUND
+        return numbers[painted.reshape(painted.shape[-2:])], tuple(each.name for each in judged)
 
     def correct(self, is_restoring: bool = False) -> None:
         """Open the corrections of the image, new or earlier ones, and make them ready to be painted.
@@ -351,6 +375,7 @@ class CorrectTab(JobTab):
             if self.session is not None:
                 self.session.layers.highlight.hide()
             self.session = session
+            self.live.set_session(session)
             self.body.classes.forget()
             self.body.regions.show_regions((), "")
             self.show_classes()

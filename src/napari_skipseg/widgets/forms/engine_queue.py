@@ -86,6 +86,10 @@ class EngineQueue(QObject):  # type: ignore[misc]
         """Return the entry that uses the engine, None if it is free."""
         return self._entries[0] if self._entries else None
 
+    def describe_wait(self) -> str:
+        """Return the text of the entry that uses the engine; "" if there is none."""
+        return self._entries[0]._waiting_text if self._entries else ""
+
     def remove(self, entry: QueueEntry) -> None:
         """Remove an entry, and start the next one."""
         if entry in self._entries:

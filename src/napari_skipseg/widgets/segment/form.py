@@ -41,6 +41,7 @@ from napari_skipseg.widgets.segment.checks import (
 )
 from napari_skipseg.widgets.segment.model_card import CardDialog
 from napari_skipseg.widgets.segment.selection import SelectedLayers
+from napari_skipseg.widgets.segment.suggest import SUGGEST_HINT, SuggestionList
 from napari_skipseg.widgets.segment.thresholds import ThresholdSliders
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from napari_skipseg.devices import DeviceReport
     from napari_skipseg.inference.recipes.recipe import Recipe
+    from napari_skipseg.inference.suggest import Suggestion
 
 
 ELSEWHERE = ("device", "threshold", "class_threshold", "channel", "rescale", "attention", "seed")
@@ -129,6 +131,8 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.difference.setStyleSheet(_NOTE)
         self.card = QPushButton("Card")
         self.card.setToolTip("What this model is, what it was trained on, and how well it does")
+        self.suggest, self.suggestions = QPushButton("Suggest"), SuggestionList()
+        self.suggest.setToolTip(SUGGEST_HINT)
         self.device_note = WrappedLine()
         self.device_note.setStyleSheet(_NOTE)
         self.device_note.setText(_ASKING)
@@ -150,7 +154,8 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         form.addRow("Channel", self.channel)
         form.addRow("Axes", self.axes)
         form.addRow("Voxel size", self.voxel_size)
-        form.addRow("Model", _side_by_side(self.model, self.card))
+        form.addRow("Model", _side_by_side(self.model, self.suggest, self.card))
+        form.addRow(self.suggestions)
         form.addRow(self.difference)
         form.addRow(self.rescale)
         form.addRow("Device", _side_by_side(self.device, self.report))
@@ -165,6 +170,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.voxel_size.edited.connect(self._write_calibration)
         self.model.opening.connect(self._offer_models)
         self.card.clicked.connect(self._show_card)
+        self.suggestions.chosen.connect(self._on_suggestion_chosen)
         self.threshold.moved.connect(self.threshold_moved)
         for signal in (
             self.channel.activated,
@@ -348,6 +354,12 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.model.offer(model_choices(), name)
         self.check()
 
+    def _on_suggestion_chosen(self, suggestion: Suggestion) -> None:
+        """Choose a suggested model and its scale."""
+        self.choose_model(suggestion.model)
+        self.rescale.setChecked(suggestion.rescale)
+        self.check()
+
     def model_folder(self) -> Path:
         """Return the folder of the chosen model.
 
@@ -395,10 +407,11 @@ def choose_value(combo: QComboBox, value: object) -> None:
         combo.activated.emit(number)
 
 
-def _side_by_side(wide: QWidget, narrow: QWidget) -> QWidget:
+def _side_by_side(wide: QWidget, *narrow: QWidget) -> QWidget:
     widget = QWidget()
     row = QHBoxLayout(widget)
     row.setContentsMargins(0, 0, 0, 0)
     row.addWidget(wide, 1)
-    row.addWidget(narrow)
+    for each in narrow:
+        row.addWidget(each)
     return widget

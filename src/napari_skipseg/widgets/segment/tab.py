@@ -51,6 +51,7 @@ from napari_skipseg.widgets.segment.checks import SegmentFormValues, find_faults
 from napari_skipseg.widgets.segment.form import SegmentForm
 from napari_skipseg.widgets.segment.preview import PREVIEW_HINT, GreyValues, cut_to_view, remove_preview
 from napari_skipseg.widgets.segment.run_again import AgainButton, RepeatRequest, describe_repetition
+from napari_skipseg.widgets.segment.suggest import StrokesIn, iter_suggest_for
 from napari_skipseg.widgets.system_report import SystemReportDialog
 from napari_skipseg.wording import counted
 
@@ -69,7 +70,8 @@ class SegmentTab(JobTab):
 
     opening: emitted just before new results of an image replace those on screen. objects_requested: emitted with the
     recipe's request when a result with objects in its recipe was repeated. known_colors: returns the colours that were
-    chosen for an image's classes, by name. shares: the share of the voxels that each class has in the last result.
+    chosen for an image's classes, by name. strokes_in: returns the strokes over a part of an image. shares: the share
+    of the voxels that each class has in the last result.
     """
 
     opening = Signal()
@@ -82,6 +84,7 @@ class SegmentTab(JobTab):
         self.results = Results(viewer)
         self._grey_values = GreyValues()
         self.known_colors: Callable[[Image], Mapping[str, str]] = lambda layer: {}
+        self.strokes_in: StrokesIn = lambda layer, spans: None
         self._last_choices: SegmentFormValues | None = None
         self._repeated: Recipe | None = None
         self._save_folder = ""
@@ -118,6 +121,7 @@ class SegmentTab(JobTab):
         self.segment_button.clicked.connect(self.segment)
         self.plan.invert_requested.connect(self.form.options.invert.toggle)
         self.preview_button.clicked.connect(self.preview)
+        self.form.suggest.clicked.connect(self.suggest)
         self.save_button.clicked.connect(self._ask_what_to_save)
         self.again_button.requested.connect(self._segment_again)
         self.again_button.failed.connect(self.fail)
@@ -213,6 +217,17 @@ class SegmentTab(JobTab):
         part = FilledPart(choices.axes, view.start, RESULT_SOURCE.format(layer.unique_id), LAYER_NAMES)
         self._fill(partial(self._engine.run, request), choices, ResultFiller(self, self._viewer, layer, part, None))
 
+    def suggest(self) -> None:
+        """Rank all models on what is on screen, and list the best."""
+        choices = self.form.read()
+        try:
+            work = iter_suggest_for(self._viewer, self._engine, choices, self.strokes_in)
+        except SkipsegError as error:
+            self.fail(str(error))
+            return
+        self.form.suggestions.clear()
+        self.start(work, "Suggesting", self.form.suggestions.show_suggestions, waiting_text="waits for the suggestion")
+
     def _may_start(self, choices: SegmentFormValues) -> bool:
         return not self.is_running and not find_faults(choices) and choices.model is not None
 
@@ -307,6 +322,8 @@ class SegmentTab(JobTab):
         self.segment_button.setEnabled(not faults and not running)
         self.preview_button.setEnabled(not faults and not running)
         self.preview_button.setVisible(not running)
+        of_image = [name for name in ("image", "axes", "channel") if name in find_faults(choices)]
+        self.form.suggest.setEnabled(not of_image and not running)
         result = self.result()
         is_partial = result is not None and not result.is_whole
         self.save_button.setEnabled(result is not None and not is_partial and not running)
