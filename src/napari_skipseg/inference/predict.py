@@ -116,10 +116,9 @@ def iter_prepare(
     """Yield while things are measured and prepared, `ImageFindings` where something was found about the image; return
     what is settled before the first tile.
 
-    pinned: the recipe of a run that is continued or repeated, whose device, side, batch and grey values (where it has
-    them) are taken again. The recipe of what is returned lacks its input: see `name_input`. probes: patches of the
-    image (`guards.read_probes`) that the network is run on, to detect inverted contrast; they are read here if the grey
-    values are measured here.
+    pinned: the recipe of a run that is continued or repeated, whose device, side, batch and grey values are taken again
+    if it has them. The recipe of what is returned lacks its input: see `name_input`. probes: patches of the image
+    (`guards.read_probes`) on which the network detects inverted contrast; read here if grey values are measured here.
 
     Raises:
         SkipsegError: as `iter_predict`.

@@ -28,7 +28,7 @@ from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
 from napari_skipseg.widgets.layers.placement import place_at, place_over
 from napari_skipseg.widgets.layers.result_looks import PROBABILITY_LOOKS
 from napari_skipseg.widgets.layers.results import KEY, results_in, stack_of_layer
-from napari_skipseg.widgets.segment.checks import asks_channel, find_faults
+from napari_skipseg.widgets.segment.checks import needs_channel, find_faults
 from napari_skipseg.widgets.segment.form import SegmentForm
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
         if view is None:
             return FLAT_ONLY
         self._last_view = view
-        channel = choices.channel if asks_channel(choices) else None
+        channel = choices.channel if needs_channel(choices) else None
         return LiveState(session.key, model.name, choices.device, channel, judged, view, corrections.version)
 
     def _request(self, session: CorrectionSession, state: LiveState) -> None:

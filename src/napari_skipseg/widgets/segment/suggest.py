@@ -20,7 +20,7 @@ from napari_skipseg.widgets.forms.engine_queue import EngineLike
 from napari_skipseg.widgets.forms.fields import WrappedLine
 from napari_skipseg.widgets.layers.placement import visible_box
 from napari_skipseg.widgets.layers.results import data_of, stack_of_layer
-from napari_skipseg.widgets.segment.checks import SegmentFormValues, asks_channel
+from napari_skipseg.widgets.segment.checks import SegmentFormValues, needs_channel
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -101,7 +101,7 @@ def iter_suggest_for(
     if layer is None:
         raise ValueError("no image is chosen")
     stack = stack_of_layer(layer, choices.axes)
-    stack = stack.channel(choices.channel) if asks_channel(choices) and choices.channel is not None else stack
+    stack = stack.channel(choices.channel) if needs_channel(choices) and choices.channel is not None else stack
     shown = dict(zip(choices.axes, visible_box(viewer, layer), strict=True))
     lengths = dict(zip(choices.axes, data_of(layer).shape, strict=False))
     spans: Spans = {}
