@@ -28,7 +28,7 @@ from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
 from napari_skipseg.widgets.layers.placement import place_at, place_over
 from napari_skipseg.widgets.layers.result_looks import PROBABILITY_LOOKS
 from napari_skipseg.widgets.layers.results import KEY, results_in, stack_of_layer
-from napari_skipseg.widgets.segment.checks import needs_channel, find_faults
+from napari_skipseg.widgets.segment.checks import find_faults, needs_channel
 from napari_skipseg.widgets.segment.form import SegmentForm
 
 if TYPE_CHECKING:
