@@ -25,19 +25,19 @@ _FLAGS = Flags(ObjectOptions)
 
 app = typer.Typer(help="Edits of objects: list, export, import, apply.", rich_markup_mode=None)
 
-Key = Annotated[str, typer.Argument(metavar="KEY", help="A key of the list, or its beginning.")]
+EditsKey = Annotated[str, typer.Argument(metavar="KEY", help="A key of the list, or its beginning.")]
 EditsPath = Annotated[Path, typer.Argument(metavar="EDITS", help="A file of edits, as `edits export` writes it.")]
 
 
 @app.callback(invoke_without_command=True)
-def show_list_by_default(context: typer.Context) -> None:
+def list_edits_by_default(context: typer.Context) -> None:
     """Edits of objects: list, export, import, apply."""
     if context.invoked_subcommand is None:
-        show_list()
+        list_edits()
 
 
 @app.command("list")
-def show_list(as_json: AsJson = False) -> None:
+def list_edits(as_json: AsJson = False) -> None:
     """List the edits of objects on this computer, those changed last first."""
     from napari_skipseg.proofread.store import edits_folder, find_edits
 
@@ -60,8 +60,10 @@ def show_list(as_json: AsJson = False) -> None:
     report_rows(rows, as_json)
 
 
-@app.command()
-def export(key: Key, out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, JSON.")]) -> None:
+@app.command("export")
+def export_edits(
+    key: EditsKey, out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, JSON.")]
+) -> None:
     """Write the edits of an image into a file, those that were undone left out."""
     from napari_skipseg.proofread.exchange import write_edits
     from napari_skipseg.proofread.store import read_edits
@@ -72,7 +74,7 @@ def export(key: Key, out: Annotated[Path, typer.Argument(metavar="OUT", help="Th
 
 
 @app.command("import")
-def import_(
+def import_edits(
     objects_in: Annotated[
         Path, typer.Argument(metavar="IN", help="The probability, or the labels, whose objects are edited.")
     ],

@@ -31,7 +31,7 @@ from napari_skipseg.proofread.edits import (
     unpack_mask,
 )
 from napari_skipseg.proofread.regions import contact_strengths
-from napari_skipseg.proofread.state import Box, Change, ChangeRecorder, ObjectsUnderEdit
+from napari_skipseg.proofread.state import Change, ChangeRecorder, ObjectsUnderEdit, VoxelBox
 
 MOST_SIDES = 100
 """Sides of a split."""
@@ -208,7 +208,7 @@ def _cut_one(
 
 
 def _contacts(
-    objects: ObjectsUnderEdit, regions: NDArray[np.int64], time: int, box: Box
+    objects: ObjectsUnderEdit, regions: NDArray[np.int64], time: int, box: VoxelBox
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the contacts between the regions of one object, as places in `regions`, and their strengths.
 

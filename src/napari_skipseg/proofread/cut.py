@@ -14,7 +14,7 @@ from napari_skipseg.objects.options import FARTHEST_SEEDS
 from napari_skipseg.objects.watershed import WatershedWindow, climb_to_maxima, region_contacts
 from napari_skipseg.scores.table import compiled
 
-Seeds = Sequence[NDArray[np.int64]]
+CutSeeds = Sequence[NDArray[np.int64]]
 """The voxels (z, y, x) of each side, an array (n, 3) each."""
 
 
@@ -57,7 +57,7 @@ def _cut(
 
 
 def cut_region(
-    mask: NDArray[np.bool_], seeds: Seeds, spacing: VoxelSpacing, are_linked: bool = True
+    mask: NDArray[np.bool_], seeds: CutSeeds, spacing: VoxelSpacing, are_linked: bool = True
 ) -> NDArray[np.int8]:
     """Return the side of each voxel of a region, -1 outside: watershed of the distance to its edge, from the seeds.
 
@@ -98,7 +98,7 @@ def _unreached(count: int, ends: NDArray[np.int64], sides: NDArray[np.int64]) ->
     return np.asarray(same < 0)
 
 
-def _nearest(mask: NDArray[np.bool_], seeds: Seeds, spacing: VoxelSpacing) -> NDArray[np.int8]:
+def _nearest(mask: NDArray[np.bool_], seeds: CutSeeds, spacing: VoxelSpacing) -> NDArray[np.int8]:
     """Return the side of the nearest seed at each voxel of a mask, -1 outside."""
     found = np.full(mask.shape, -1, np.int8)
     places = np.concatenate(list(seeds)).astype(np.float64) * np.array(spacing)

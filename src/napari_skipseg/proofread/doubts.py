@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.proofread.edits import Voxel
+from napari_skipseg.proofread.hierarchy import MergeTree
 from napari_skipseg.proofread.regions import Regions, contact_strengths
 from napari_skipseg.proofread.state import ObjectsUnderEdit
 
@@ -48,7 +49,7 @@ def rank_doubts(objects: ObjectsUnderEdit, most: int = MOST_DOUBTS) -> list[Doub
     if regions.graph is None or tree is None or not len(regions.graph.edges.one):
         return []
     sizes = regions.graph.nodes.size
-    doubts = [*_contacts(objects, sizes, most), *_joins(objects, sizes, most)]
+    doubts = [*_contacts(objects, sizes, most), *_joins(objects, tree, sizes, most)]
     doubts.sort(key=lambda doubt: (-doubt.score, doubt.at))
     return doubts[:most]
 
@@ -56,8 +57,7 @@ def rank_doubts(objects: ObjectsUnderEdit, most: int = MOST_DOUBTS) -> list[Doub
 def _contacts(objects: ObjectsUnderEdit, sizes: NDArray[np.int64], most: int) -> list[Doubt]:
     """Return the doubts about contacts of two objects."""
     regions = objects.regions
-    graph = regions.graph
-    assert graph is not None
+    graph = regions.known_graph
     owners = objects.object_of[objects.edge_ends].astype(np.int64)
     rows = np.flatnonzero((owners[:, 0] != owners[:, 1]) & (owners > 0).all(axis=1))
     if not rows.size:
@@ -99,11 +99,9 @@ def _contacts(objects: ObjectsUnderEdit, sizes: NDArray[np.int64], most: int) ->
     return found
 
 
-def _joins(objects: ObjectsUnderEdit, sizes: NDArray[np.int64], most: int) -> list[Doubt]:
+def _joins(objects: ObjectsUnderEdit, tree: MergeTree, sizes: NDArray[np.int64], most: int) -> list[Doubt]:
     """Return the doubts about places at which an object was joined of two parts."""
-    tree, regions = objects.tree, objects.regions
-    assert tree is not None
-    assert regions.graph is not None
+    regions = objects.regions
     total = np.concatenate([[0], np.cumsum(sizes[tree.order])])
     inside = np.flatnonzero(tree.children[:, 0] >= 0)
     one, other = tree.children[inside].T
@@ -133,7 +131,7 @@ def _joins(objects: ObjectsUnderEdit, sizes: NDArray[np.int64], most: int) -> li
             Doubt(
                 "split?",
                 (voxel_of(objects, int(ends[0])), voxel_of(objects, int(ends[1]))),
-                _voxel(regions, int(regions.graph.edges.where[edge]) // 3),
+                _voxel(regions, int(regions.known_graph.edges.where[edge]) // 3),
                 (label, label),
                 float(score[row]),
                 f"Object {label} was joined over a {word} of {level:.2f}: two objects?",
@@ -151,8 +149,7 @@ def _is_between(pair: tuple[int, int], sides: list[range], place_of: NDArray[np.
 
 def voxel_of(objects: ObjectsUnderEdit, region: int) -> Voxel:
     """Return a voxel of a region of the graph: its highest point, or the first one."""
-    graph = objects.regions.graph
-    assert graph is not None
+    graph = objects.regions.known_graph
     nodes = graph.nodes
     flat = nodes.first if objects.regions.options.method == "components" else nodes.top
     return _voxel(objects.regions, int(flat[region - 1]))

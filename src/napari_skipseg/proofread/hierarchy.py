@@ -61,8 +61,7 @@ def merge_tree(regions: Regions) -> MergeTree:
     cells are found: cut at `options.merge` the tree gives the cells. Of other objects, it is as strong as the weaker
     of its two parts.
     """
-    graph, options = regions.graph, regions.options
-    assert graph is not None
+    graph, options = regions.known_graph, regions.options
     count = len(graph.nodes.size)
     times, depth, rows, columns = regions.shape
     markers = join_markers(graph, options, regions.spacing, (times * depth, rows, columns)).places

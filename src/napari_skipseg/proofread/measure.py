@@ -14,7 +14,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.classes import ClassImage, ClassProbability, probability_of_class
 from napari_skipseg.objects.measure import measure_objects
 from napari_skipseg.objects.table import ObjectTable
-from napari_skipseg.proofread.state import Box, ObjectsUnderEdit
+from napari_skipseg.proofread.state import ObjectsUnderEdit, VoxelBox
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +87,12 @@ def _measure_one(objects: ObjectsUnderEdit, label: int, measured: MeasuredImages
     return ObjectTable(row.names, columns)
 
 
-def _cut(stack: Stack, time: int, box: Box) -> Stack:
+def _cut(stack: Stack, time: int, box: VoxelBox) -> Stack:
     """Return the part of a stack in a box at a time, in memory."""
     places: dict[str, Any] = {"T": slice(time, time + 1), "C": slice(None), **dict(zip("ZYX", box, strict=True))}
     values = stack.read(tuple(places[axis] for axis in stack.space.axes))
     return Stack(values, _shifted(stack.space, box), stack.name)
 
 
-def _shifted(space: Space, box: Box) -> Space:
+def _shifted(space: Space, box: VoxelBox) -> Space:
     return space.shifted({axis: side.start for axis, side in zip("ZYX", box, strict=True)})

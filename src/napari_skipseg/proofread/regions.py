@@ -62,6 +62,17 @@ class Regions:
         return t, z, y, x
 
     @property
+    def known_graph(self) -> RegionGraph:
+        """The graph of regions of a probability.
+
+        Raises:
+            ValueError: these are labels of another program.
+        """
+        if self.graph is None:
+            raise ValueError("labels of another program have no graph")
+        return self.graph
+
+    @property
     def spacing(self) -> VoxelSpacing:
         """The sides of a voxel in units of its side along X, 0 along Z if objects are of each slice on its own."""
         z, y, x = self.space.voxel_size

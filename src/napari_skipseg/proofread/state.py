@@ -18,14 +18,14 @@ from napari_skipseg.proofread.edits import Edit, EditRefusedError, Voxel
 from napari_skipseg.proofread.hierarchy import MergeTree, merge_tree
 from napari_skipseg.proofread.regions import Regions, add_boxes
 
-LARGEST_BOX = 2**28
+LARGEST_EDITED_BOX = 2**28
 """Voxels of an object's box, at most, if an edit looks at its voxels; they are in memory several times."""
 
 _CHUNK = (8, 128, 128)
 _UNCHANGED = np.uint32(2**32 - 1)
 _CODEC: Any = Zstd(level=1)
 
-Box = tuple[slice, slice, slice]
+VoxelBox = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Change:
     box: tuple[int, ...]
     regions: NDArray[np.int64]
     before: NDArray[np.uint32]
-    voxels: tuple[tuple[int, Box, bytes], ...]
+    voxels: tuple[tuple[int, VoxelBox, bytes], ...]
     region_count: int
     next_object: int
     locked: frozenset[int]
@@ -54,7 +54,7 @@ class ChangedVoxels:
     def __init__(self) -> None:
         self._chunks: dict[tuple[int, int, int, int], NDArray[np.uint32]] = {}
 
-    def read(self, time: int, box: Box) -> NDArray[np.uint32]:
+    def read(self, time: int, box: VoxelBox) -> NDArray[np.uint32]:
         """Return the new regions in a box, 4,294,967,295 where nothing was changed."""
         found = np.full([side.stop - side.start for side in box], _UNCHANGED)
         for number, inside, there in _overlaps(box):
@@ -63,7 +63,7 @@ class ChangedVoxels:
                 found[there] = chunk[inside]
         return found
 
-    def write(self, time: int, box: Box, values: NDArray[np.uint32]) -> None:
+    def write(self, time: int, box: VoxelBox, values: NDArray[np.uint32]) -> None:
         """Set the new regions in a box, 4,294,967,295 where nothing is changed."""
         for number, inside, there in _overlaps(box):
             part = values[there]
@@ -74,7 +74,7 @@ class ChangedVoxels:
                 chunk = self._chunks[(time, *number)] = np.full(_CHUNK, _UNCHANGED)
             chunk[inside] = part
 
-    def patch(self, time: int, box: Box, regions: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    def patch(self, time: int, box: VoxelBox, regions: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """Return regions that were read from a box, with the changed voxels in them."""
         if not self._chunks:
             return regions
@@ -82,7 +82,7 @@ class ChangedVoxels:
         return np.where(new == _UNCHANGED, regions, new)
 
 
-def _overlaps(box: Box) -> Iterator[tuple[tuple[int, int, int], tuple[slice, ...], tuple[slice, ...]]]:
+def _overlaps(box: VoxelBox) -> Iterator[tuple[tuple[int, int, int], tuple[slice, ...], tuple[slice, ...]]]:
     """Yield the number of each chunk that overlaps a box, the overlap in the chunk, and in the box."""
     spans = [range(side.start // length, -(-side.stop // length)) for side, length in zip(box, _CHUNK, strict=True)]
     for z, y, x in product(*spans):
@@ -138,11 +138,11 @@ class ObjectsUnderEdit:
         axes = "".join(axis for axis in "TZYX" if axis in self.regions.space.axes)
         return WithoutAxes(_Labels(self, values), axes)
 
-    def read_regions(self, time: int, box: Box) -> NDArray[np.uint32]:
+    def read_regions(self, time: int, box: VoxelBox) -> NDArray[np.uint32]:
         """Return the regions in a box."""
         return self.changed.patch(time, box, np.asarray(self.regions.labels[(time, *box)], np.uint32))
 
-    def read_objects(self, time: int, box: Box) -> NDArray[np.uint32]:
+    def read_objects(self, time: int, box: VoxelBox) -> NDArray[np.uint32]:
         """Return the objects in a box."""
         return self.object_of.take(self.read_regions(time, box))
 
@@ -162,7 +162,7 @@ class ObjectsUnderEdit:
         """Return the regions of an object."""
         return np.flatnonzero(self.object_of[: self.region_count + 1] == label)
 
-    def box_of(self, regions: NDArray[np.int64]) -> tuple[int, Box]:
+    def box_of(self, regions: NDArray[np.int64]) -> tuple[int, VoxelBox]:
         """Return the time of some regions, and the box around them.
 
         Raises:
@@ -170,7 +170,7 @@ class ObjectsUnderEdit:
         """
         boxes = self.boxes[regions]
         low, high = boxes[:, 1::2].min(axis=0), boxes[:, 2::2].max(axis=0)
-        if int(np.prod((high - low).astype(np.int64))) > LARGEST_BOX:
+        if int(np.prod((high - low).astype(np.int64))) > LARGEST_EDITED_BOX:
             sides = " × ".join(str(side) for side in high - low)
             raise EditRefusedError(
                 f"The object's box of {sides} voxels is too large for this edit: split it first by a line."
@@ -214,7 +214,7 @@ class ChangeRecorder:
         self._start = (objects.region_count, objects.next_object, objects.locked, objects.confirmed)
         self._regions: list[NDArray[np.int64]] = []
         self._before: list[NDArray[np.uint32]] = []
-        self._voxels: list[tuple[int, Box, bytes]] = []
+        self._voxels: list[tuple[int, VoxelBox, bytes]] = []
         self._touched: set[int] = set()
         self._boxes: list[Sequence[int]] = []
 
@@ -243,7 +243,7 @@ class ChangeRecorder:
         self._boxes.append(sides)
         objects.object_of[regions] = labels
 
-    def set_voxels(self, time: int, box: Box, mask: NDArray[np.bool_], label: int) -> int:
+    def set_voxels(self, time: int, box: VoxelBox, mask: NDArray[np.bool_], label: int) -> int:
         """Make a region of the voxels of a mask, and give it to an object; return it. Label 0 erases."""
         objects = self._objects
         before = objects.changed.read(time, box)

@@ -109,7 +109,7 @@ def source_of_layer(viewer: ViewerModel, layer: Labels, shown: Sequence[ShownObj
     return ProofreadSource(layer, layer, axes, stack_of_layer(layer, axes), ObjectOptions(planes=planes), None)
 
 
-def iter_open(source: ProofreadSource) -> Generator[Progress, None, OpenedObjects]:
+def iter_open_session(source: ProofreadSource) -> Generator[Progress, None, OpenedObjects]:
     """Yield while the regions of the objects are found and stored edits are applied; return the objects.
 
     Raises:

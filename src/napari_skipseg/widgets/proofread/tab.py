@@ -32,13 +32,13 @@ from napari_skipseg.widgets.forms.fields import (
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.objects.export import FILTERS, TIFF, ZARR, with_ending
 from napari_skipseg.widgets.objects.layers import ShownObjects
-from napari_skipseg.widgets.proofread.actions import ACTIONS, TOOLS
+from napari_skipseg.widgets.proofread.actions import PROOFREAD_ACTIONS, TOOLS
 from napari_skipseg.widgets.proofread.canvas import ProofreadLayers
 from napari_skipseg.widgets.proofread.edited_table import EditedObjectsTable
 from napari_skipseg.widgets.proofread.opening import (
     OpenedObjects,
     describe_opened,
-    iter_open,
+    iter_open_session,
     iter_save_edited,
     layers_to_proofread,
     source_of_layer,
@@ -77,7 +77,9 @@ class ProofreadTab(JobTab):
         )
         self.choice.setToolTip("Objects that were found, or labels of any program")
         self.tool_buttons = {name: QPushButton(f"{tool.text} ({tool.key})") for name, tool in TOOLS.items()}
-        self.buttons = {name: QPushButton(f"{action.text} ({action.key})") for name, action in ACTIONS.items()}
+        self.buttons = {
+            name: QPushButton(f"{action.text} ({action.key})") for name, action in PROOFREAD_ACTIONS.items()
+        }
         self.save_button, self.table = QPushButton("Save…"), EditedObjectsTable()
         self.reason, self.editor = MessageLine(), QWidget()
         self._lay_out()
@@ -106,7 +108,7 @@ class ProofreadTab(JobTab):
             set_hint(button, f"{TOOLS[tool].hint} (key: {TOOLS[tool].key})")
             grid.addWidget(button, place // 2, place % 2)
         for place, (name, button) in enumerate(self.buttons.items(), start=len(self.tool_buttons)):
-            set_hint(button, f"{ACTIONS[name].hint} (key: {ACTIONS[name].key})")
+            set_hint(button, f"{PROOFREAD_ACTIONS[name].hint} (key: {PROOFREAD_ACTIONS[name].key})")
             grid.addWidget(button, place // 2, place % 2)
         inner.addLayout(grid)
         inner.addWidget(self.reason)
@@ -137,7 +139,7 @@ class ProofreadTab(JobTab):
             "redo": self.redo,
             "new": self.paint_new,
             "delete": lambda: self._do_selected(lambda voxel: Delete((voxel,))),
-            "fill": lambda: self._do_selected(self._fill_holes),
+            "fill": lambda: self._do_selected(FillHoles),
             "separate": lambda: self._do_selected(Separate),
             "lock": self.lock,
         }
@@ -173,7 +175,7 @@ class ProofreadTab(JobTab):
         except SkipsegError as error:
             self.fail(str(error))
             return
-        self.start(partial(iter_open, source), f"Opening {layer.name}", self._on_opened)
+        self.start(partial(iter_open_session, source), f"Opening {layer.name}", self._on_opened)
 
     def _on_opened(self, opened: OpenedObjects) -> None:
         if opened.source.layer not in self._viewer.layers:
@@ -192,7 +194,7 @@ class ProofreadTab(JobTab):
         layers.painted.connect(self._on_painted)
         for tool, shown in TOOLS.items():
             layers.layer.bind_key(shown.key, _without_layer(partial(self.choose_tool, tool)), overwrite=True)
-        for name, action in ACTIONS.items():
+        for name, action in PROOFREAD_ACTIONS.items():
             layers.layer.bind_key(action.key, _without_layer(self._actions()[name]), overwrite=True)
         # napari's own undo knows strokes only, and would write over later edits
         control_z = KeyMod.CtrlCmd | KeyCode.KeyZ
@@ -371,9 +373,6 @@ class ProofreadTab(JobTab):
         else:
             self.do(make(self._selected))
 
-    def _fill_holes(self, voxel: Voxel) -> Edit:
-        return FillHoles(voxel)
-
     def lock(self) -> None:
         """Lock the selected object, or unlock it."""
         if self.opened is None:
@@ -406,7 +405,8 @@ class ProofreadTab(JobTab):
 
     def _is_open(self, doubt: Doubt) -> bool:
         """Return whether a doubt is still there."""
-        assert self.opened is not None
+        if self.opened is None:
+            return False
         objects = self.opened.session.objects
         labels = [objects.object_at(voxel) for voxel in doubt.at]
         regions = {objects.region_at(voxel) for voxel in doubt.at}
@@ -419,7 +419,8 @@ class ProofreadTab(JobTab):
         return (labels[0] == labels[1]) == (doubt.kind == "split?")
 
     def _go_to(self, doubt: Doubt) -> None:
-        assert self.layers is not None
+        if self.layers is None:
+            return
         center = self.layers.to_layer(doubt.center)
         box = [
             (at - _AROUND, at + _AROUND) if axis in "YX" else (at, at + 1)
