@@ -24,7 +24,7 @@ TOOLS: dict[ToolName, ProofreadAction] = {
     ),
     "grow": ProofreadAction("G", "Grow", "Click a region: the wheel lets it grow along the hierarchy of merges"),
 }
-PROOFREAD_ACTIONS = {
+EDITOR_ACTIONS = {
     "accept": ProofreadAction("A", "Do it", "Do what is outlined"),
     "confirm": ProofreadAction("C", "It is right", "Leave this place as it is, and remember that it is right"),
     "next": ProofreadAction("N", "Next doubt", "Go to the next decision that may be wrong"),

@@ -32,7 +32,7 @@ from napari_skipseg.widgets.forms.fields import (
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.objects.export import FILTERS, TIFF, ZARR, with_ending
 from napari_skipseg.widgets.objects.layers import ShownObjects
-from napari_skipseg.widgets.proofread.actions import PROOFREAD_ACTIONS, TOOLS
+from napari_skipseg.widgets.proofread.actions import EDITOR_ACTIONS, TOOLS
 from napari_skipseg.widgets.proofread.canvas import ProofreadLayers
 from napari_skipseg.widgets.proofread.edited_table import EditedObjectsTable
 from napari_skipseg.widgets.proofread.opening import (
@@ -77,9 +77,7 @@ class ProofreadTab(JobTab):
         )
         self.choice.setToolTip("Objects that were found, or labels of any program")
         self.tool_buttons = {name: QPushButton(f"{tool.text} ({tool.key})") for name, tool in TOOLS.items()}
-        self.buttons = {
-            name: QPushButton(f"{action.text} ({action.key})") for name, action in PROOFREAD_ACTIONS.items()
-        }
+        self.buttons = {name: QPushButton(f"{action.text} ({action.key})") for name, action in EDITOR_ACTIONS.items()}
         self.save_button, self.table = QPushButton("Save…"), EditedObjectsTable()
         self.reason, self.editor = MessageLine(), QWidget()
         self._lay_out()
@@ -108,7 +106,7 @@ class ProofreadTab(JobTab):
             set_hint(button, f"{TOOLS[tool].hint} (key: {TOOLS[tool].key})")
             grid.addWidget(button, place // 2, place % 2)
         for place, (name, button) in enumerate(self.buttons.items(), start=len(self.tool_buttons)):
-            set_hint(button, f"{PROOFREAD_ACTIONS[name].hint} (key: {PROOFREAD_ACTIONS[name].key})")
+            set_hint(button, f"{EDITOR_ACTIONS[name].hint} (key: {EDITOR_ACTIONS[name].key})")
             grid.addWidget(button, place // 2, place % 2)
         inner.addLayout(grid)
         inner.addWidget(self.reason)
@@ -194,7 +192,7 @@ class ProofreadTab(JobTab):
         layers.painted.connect(self._on_painted)
         for tool, shown in TOOLS.items():
             layers.layer.bind_key(shown.key, _without_layer(partial(self.choose_tool, tool)), overwrite=True)
-        for name, action in PROOFREAD_ACTIONS.items():
+        for name, action in EDITOR_ACTIONS.items():
             layers.layer.bind_key(action.key, _without_layer(self._actions()[name]), overwrite=True)
         # napari's own undo knows strokes only, and would write over later edits
         control_z = KeyMod.CtrlCmd | KeyCode.KeyZ
