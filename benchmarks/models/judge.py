@@ -74,8 +74,8 @@ def judge_boundaries(prepared: Path, model: Model) -> None:
     overlap = score_overlap(result.probability > 0.5, edge == 1)
     ids = tifffile.imread(prepared / "fib25_3d_held_ids.tif")
     print(f"{name}, boundary in fib25_3d_held: Dice {overlap.dice:.3f}", flush=True)
-    for merge in (0.1, 0.2, 0.3, 0.4, 0.5):
-        for seeds in (3.0, 5.0, 10.0):
+    for merge in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7):
+        for seeds in (5.0, 10.0):
             cells = skipseg.find_objects(result, method="cells", merge=merge, seed_distance=seeds)
             found = score_instances(cells, ids)
             print(

@@ -183,7 +183,7 @@ SEVERAL = {
 @pytest.mark.parametrize("kind", SEVERAL)
 def test_several_images_of_a_tiff_are_named_and_each_can_be_read(tmp_path, kind):
     path = SEVERAL[kind](tmp_path / "a.tif")
-    with pytest.raises(SeveralImagesError, match=r"holds 2 images \(0: .*; 1: .*'.*a\.tif#1'") as error:
+    with pytest.raises(SeveralImagesError, match=r"contains 2 images \(0: .*; 1: .*'.*a\.tif#1'") as error:
         read_stack(path)
     assert [image.number for image in error.value.images] == [0, 1]
     for number, info in enumerate(list_images(path)):
@@ -193,7 +193,7 @@ def test_several_images_of_a_tiff_are_named_and_each_can_be_read(tmp_path, kind)
         assert np.array_equal(read_levels(stack.file)[0].data, values)
         assert read_recipe(stack.file) is None
     assert images_to_read(path) == (f"{path}#0", f"{path}#1")
-    with pytest.raises(InputError, match=r"Image 2 does not exist: .* holds 2 images"):
+    with pytest.raises(InputError, match=r"Image 2 does not exist: .* contains 2 images"):
         read_stack(path, image=2)
 
 
@@ -293,7 +293,7 @@ def test_a_collection_of_zarr_images_names_them(tmp_path):
     for number in range(3):
         make_image(store.create_group(str(number)), STACK + np.uint8(number))
     path = tmp_path / "a.zarr"
-    with pytest.raises(SeveralImagesError, match=r"holds 3 images .*a\.zarr/1'"):
+    with pytest.raises(SeveralImagesError, match=r"contains 3 images .*a\.zarr/1'"):
         read_stack(path)
     assert images_to_read(path) == tuple(str(path / str(number)) for number in range(3))
     for number in range(3):

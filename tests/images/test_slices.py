@@ -136,7 +136,7 @@ def test_a_pattern_and_a_list_are_stacks_a_list_in_its_own_order(sections):
 
 def test_files_of_several_folders_are_no_stack(tmp_path, sections):
     write_tiff(tmp_path / "s_3.tif", STACK[0])
-    with pytest.raises(InputError, match="another folder"):
+    with pytest.raises(InputError, match="different folder"):
         read_stack([sections / "s_1.tif", tmp_path / "s_3.tif"])
 
 

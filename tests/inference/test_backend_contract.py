@@ -526,8 +526,8 @@ def test_short_memory_on_the_gpu_is_met_with_smaller_tiles(options: str, error: 
         gpu.on_convolution = lambda images: narrow(images) if gpu.place(images) == "cuda" else None
         found = predict(options, 56)
     assert found.recipe["backend"] == "torch"
-    assert any(note.endswith(" there.") for note in found.recipe["notes"])
-    assert not any("the CPU goes on" in note for note in found.recipe["notes"])
+    assert any("continues with tiles" in note for note in found.recipe["notes"])
+    assert not any("the CPU takes over" in note for note in found.recipe["notes"])
     if options != "samples":
         plain = predict_plain(options, 56)
         assert ((found.probability > 0.5) == (plain.probability > 0.5)).mean() > 0.99
@@ -543,7 +543,7 @@ def test_where_the_gpu_is_lost_the_cpu_goes_on(options: str) -> None:
 
         gpu.on_convolution = lose
         found = predict(options)
-    assert "on the CPU goes on" in found.recipe["notes"][0]
+    assert "on the CPU takes over" in found.recipe["notes"][0]
     assert np.isfinite(found.probability).all()
 
 

@@ -444,7 +444,7 @@ def test_without_the_gpu_that_was_chosen_the_cpu_goes_on(monkeypatch: pytest.Mon
 def test_a_pinned_backend_is_taken_even_where_another_is_faster(pinned: BackendChoice) -> None:
     backend = make_backend(make_model(), CPU, (32, 32), pinned)
     assert (backend.name, backend.precision) == pinned
-    assert backend.reason.endswith(f" on the CPU in {pinned.precision}: what this run was begun with")
+    assert backend.reason.endswith(f" on the CPU in {pinned.precision}: the backend of this run from the beginning")
     assert backend.notes == []
     plain = TorchBackend(make_model(), CPU, "f32").run(IMAGES)
     np.testing.assert_allclose(backend.run(IMAGES).probability, plain.probability, atol=1e-4)

@@ -337,7 +337,7 @@ def test_two_runs_at_once_are_refused(cells: Path, tmp_path: Path) -> None:
     while not isinstance(next(first), TileWritten):
         pass
     for restart in (False, True):
-        with pytest.raises(FileError, match=f"being written by another run \\(process {os.getpid()}\\)"):
+        with pytest.raises(FileError, match=f"being written by a different run \\(process {os.getpid()}\\)"):
             run_to_end(quickly(read_stack(cells), tmp_path, restart=restart))
     assert len(run_to_end(first)) == 3
     assert sorted(tmp_path.glob("*.unfinished")) == []
