@@ -29,6 +29,8 @@ from napari_skipseg.widgets.proofread.tab import ProofreadTab
 from napari_skipseg.widgets.segment.state import SegmentState
 from napari_skipseg.widgets.segment.tab import SegmentTab
 
+NARROW_TABS = "QTabBar::tab { padding: 3px 1px; margin: 0px; }"
+"""With napari's own padding the last tabs hide behind arrows at the panel's usual width."""
 STAYING = 300
 """Milliseconds between two checks whether a window that was to close is still open."""
 
@@ -63,6 +65,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
             ("Inspect", self.inspect_tab),
         ):
             self.tabs.addTab(Scrolled(tab), title)
+        self.tabs.tabBar().setStyleSheet(NARROW_TABS)
         self._add_help_button()
         self.batch_tab.form.wanted.connect(self.show_tab)
         self.segment_tab.objects_requested.connect(self.objects_tab.find_again)
