@@ -39,7 +39,7 @@ def test_real_em_is_opened_segmented_thresholded_and_saved(
         viewer.open(em_file, plugin="napari-skipseg")
         source = viewer.layers[0]
         assert tuple(source.scale) == (50.0, 4.0, 4.0)
-        assert tab.form.model.currentText() == "em-membrane"
+        assert tab.form.model.currentData() == "em-membrane"
 
         qtbot.mouseClick(tab.segment_button, Qt.MouseButton.LeftButton)
         qtbot.waitUntil(lambda: not tab.is_running, timeout=240_000)

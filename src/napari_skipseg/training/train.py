@@ -167,6 +167,7 @@ def checkpoint_folder(folder: Path, processes: Processes) -> Iterator[None]:
         f"The model '{name}' is being trained in '{folder.parent}' already, by process {{holder}}: wait for its end, "
         "or give this one another name.",
     )
+    is_parent_new = not folder.parent.exists()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.take()
@@ -178,6 +179,8 @@ def checkpoint_folder(folder: Path, processes: Processes) -> Iterator[None]:
         lock.release()
         with contextlib.suppress(OSError):  # a checkpoint stays: the same command resumes from it
             folder.rmdir()
+            if is_parent_new:
+                folder.parent.rmdir()
         raise
     lock.release()
     shutil.rmtree(folder, ignore_errors=True)

@@ -27,6 +27,7 @@ class ThresholdSliders(QWidget):  # type: ignore[misc]
         self._own: dict[str, float] = {}
         self.sliders: dict[str, KeyedSlider] = {}
         self.labels: dict[str, PlainLabel] = {}
+        self.setToolTip(HINT)
         self.offer({"": DEFAULT_THRESHOLD})
 
     def offer(self, own: Mapping[str, float]) -> None:
