@@ -142,7 +142,7 @@ def hold(folder: Path) -> Any:
 def test_a_run_that_another_process_is_at_work_on_is_refused_until_that_is_gone(tmp_path: Path) -> None:
     process = hold(tmp_path)
     for restart in (False, True):
-        with pytest.raises(FileError, match=rf"a different run \(process {process.pid}\): wait for it, or end it first\.$"):
+        with pytest.raises(FileError, match=rf"a different run \(process {process.pid}\): wait for it"):
             RunFolder(tmp_path, "cells", KEY, restart)
     process.kill()
     process.join()

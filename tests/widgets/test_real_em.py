@@ -64,7 +64,7 @@ def test_real_em_is_opened_segmented_thresholded_and_saved(
         tab.form.threshold.setValue(0.2)
         assert int(np.asarray(binary.data).sum()) > before
         chosen = SaveChoices(tmp_path / "out", ("probability", "binary"))
-        tab.save(chosen, "neuropil", tab.form.read().threshold, tab.result())
+        tab.save(chosen, "neuropil", tab.form.read().thresholds, tab.result())
         qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
         saved = read_stack(tmp_path / "out" / "neuropil_binary.tif")
         np.testing.assert_array_equal(saved.read((slice(None),) * 3), np.asarray(binary.data))
