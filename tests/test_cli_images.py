@@ -77,7 +77,7 @@ SEGMENT = ("--model", "tiny", "--device", "cpu", "--tile", "32")
 def test_segment_refuses_several_images_and_names_them_and_takes_one_or_all(run, positions, tmp_path) -> None:
     done = run("segment", positions, tmp_path / "out", *SEGMENT)
     assert done.code == 1
-    assert all(word in done.err for word in ("holds 2 images", "Pos0", "Pos1", "--image 1", "--all-images"))
+    assert all(word in done.err for word in ("contains 2 images", "Pos0", "Pos1", "--image 1", "--all-images"))
     assert not (tmp_path / "out").exists()
     for chosen in (("--image", "1"), ()):
         named = positions if chosen else f"{positions}#1"
@@ -248,7 +248,7 @@ def test_objects_and_scores_take_folders_of_slices_and_images_by_number(run, sec
     assert done.code == 0, done.err
     assert (tmp_path / "out" / "truth_objects.csv").is_file()
     done = run("objects", truth, tmp_path / "out", "--image", positions)
-    assert (done.code, "holds 2 images" in done.err) == (1, True)
+    assert (done.code, "contains 2 images" in done.err) == (1, True)
 
 
 def test_corrections_know_the_image_of_a_file_and_the_stack_of_a_folder(sections, positions) -> None:

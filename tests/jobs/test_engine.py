@@ -220,7 +220,7 @@ def test_nan_is_an_input_error_with_its_sentence_and_traceback(
 ) -> None:
     values = np.random.default_rng(0).random((64, 64), np.float32)
     values[3, 4] = np.nan
-    with pytest.raises(InputError, match=r"'dirty' holds .* NaN or infinite value") as caught:
+    with pytest.raises(InputError, match=r"'dirty' contains .* NaN or infinite value") as caught:
         run_to_end(engine.run(Segment(Stack(values, Space("YX"), name="dirty"), str(model_folder), OPTIONS)))
     assert "Traceback" in caught.value.details
     assert run_folders(temporary) == []
