@@ -131,11 +131,11 @@ def test_a_batch_says_something_before_what_takes_seconds(monkeypatch: pytest.Mo
     screen = io.StringIO()
     monkeypatch.setattr(terminal, "on_stderr", lambda: Console(file=screen, width=120, force_terminal=True))
 
-    def settle(*_: Any) -> Any:
+    def settle(*_: Any, **__: Any) -> Any:
         assert "Looking for images in data …" in screen.getvalue()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules[command.__module__], "_settings", settle)
+    monkeypatch.setattr(sys.modules[command.__module__], "make_settings", settle)
     with pytest.raises(KeyboardInterrupt):
         command("data", "results")
 

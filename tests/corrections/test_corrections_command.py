@@ -55,7 +55,7 @@ def labels(tmp_path: Path) -> Path:
 
 def test_labels_go_in_and_out(run: Run, image: Path, labels: Path, tmp_path: Path) -> None:
     code, told, _ = run("import", image, labels)
-    assert (code, told.splitlines()[0]) == (0, "25 pixels taken over as corrections of 'cells':")
+    assert (code, told.splitlines()[0]) == (0, "25 pixels imported as corrections of 'cells':")
     counts = np.unique_counts(read_stack(labels).data[...])
     assert told.splitlines()[1:] == [
         f"  {value} = {'background' if value == 1 else UNNAMED}: {count}"

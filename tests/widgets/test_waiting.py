@@ -53,7 +53,7 @@ class Gate:
 
 
 def start(tab, gate: Gate, waiting: str) -> None:
-    tab.start(gate, f"Working on {gate.name}", lambda value: None, waiting=waiting)
+    tab.start(gate, f"Working on {gate.name}", lambda value: None, waiting_text=waiting)
 
 
 def test_jobs_wait_in_the_order_of_their_clicks_and_one_that_is_taken_back_lets_the_next_move_up(open_panel, qtbot):
