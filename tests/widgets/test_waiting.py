@@ -13,7 +13,7 @@ from napari_skipseg.progress import Progress
 
 pytestmark = pytest.mark.gui
 
-TABS = ("segment_tab", "correct_tab", "finetune_tab", "objects_tab", "batch_tab", "inspect_tab")
+TABS = ("segment_tab", "correct_tab", "finetune_tab", "objects_tab", "proofread_tab", "batch_tab", "inspect_tab")
 
 
 class Paints(QObject):
