@@ -25,6 +25,7 @@ SPACE = Space("ZYX", (40, 5, 5), "nm")
 @pytest.fixture
 def edits(monkeypatch, capsys):
     """Run `edits` in this process; return its exit code, and what it printed."""
+    monkeypatch.setenv("COLUMNS", "400")  # a table as narrow as a terminal cuts long paths
     return partial(runner(monkeypatch, capsys), "edits")
 
 
