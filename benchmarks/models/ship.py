@@ -22,7 +22,8 @@ def main(trained: Path, name: str, settings: Path | None) -> None:
     description = read_description(trained)
     card = description.card
     if settings is not None:
-        card = replace(card, **json.loads(settings.read_text(encoding="utf-8"))["card"])
+        stated = json.loads(settings.read_text(encoding="utf-8"))["card"]
+        card = replace(card, **stated | {"commands": tuple(stated["commands"])})
     shipped = replace(description, name=name, card=card, sample_sha256=None)
     target = BUILT_IN / name
     target.mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.training import compute as compute_module
 from napari_skipseg.training.checkpoint import PRECISION, FitState, write_checkpoint
-from napari_skipseg.training.compute import Compute, choose_compute
+from napari_skipseg.training.compute import Compute, choose_compute, one_thread
 from napari_skipseg.training.distributed import ONE_PROCESS, Processes
 
 SPEC = UNetSpec(widths=(2, 4))
@@ -110,3 +110,14 @@ def test_values_lie_as_the_device_is_fastest():
     assert Compute(torch.device("mps")).memory_format(3) == torch.contiguous_format
     assert Compute(torch.device("cpu")).memory_format(2) == torch.channels_last
     assert Compute(torch.device("cuda")).memory_format(3) == torch.channels_last_3d
+
+
+def test_a_fit_in_one_thread_gives_the_threads_back():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)

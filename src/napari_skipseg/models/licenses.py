@@ -11,7 +11,7 @@ FREE = frozenset(
     )
 )  # fmt: skip
 """Licences under which weights may be used for any purpose."""
-NON_COMMERCIAL = frozenset(("LicenseRef-ISBI-2012",))
+NON_COMMERCIAL = frozenset(("LicenseRef-CDeep3M", "LicenseRef-ISBI-2012"))
 """Licences of our own models that allow no commercial use; those of Creative Commons have NC in their names."""
 
 

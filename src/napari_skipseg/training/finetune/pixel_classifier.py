@@ -29,7 +29,7 @@ from napari_skipseg.networks.layers import LAYERS
 from napari_skipseg.networks.network import Network
 from napari_skipseg.networks.pixel_head import LEAST, PixelHead, StandardizedConvolution, TaughtNetwork
 from napari_skipseg.progress import Progress, run_to_end
-from napari_skipseg.training.compute import Compute
+from napari_skipseg.training.compute import Compute, one_thread
 from napari_skipseg.training.finetune.labels import ClassPlan
 from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.settings import FinetuneSettings
@@ -477,20 +477,21 @@ def _cross_validate(samples: _Samples, folds: NDArray[np.int64], penalty: float)
 def _fit(samples: _Samples, penalty: float) -> tuple[NDArray[np.float32], float]:
     """Return the weights and the bias of the lowest loss with the penalty."""
     # not torch.optim: its first optimizer loads torch's compiler, which takes longer than all the rest
-    columns, count = samples.columns, samples.columns.shape[1]
+    columns, count = torch.from_numpy(np.ascontiguousarray(samples.columns)), samples.columns.shape[1]
 
     def value_and_gradient(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         weights, bias = parameters[:count], parameters[count]
-        logits = columns @ weights.astype(np.float32) + np.float32(bias)
-        away = samples.weights * (expit(logits) - samples.positive)
-        gradient = np.append(columns.T @ away + 2 * penalty * weights, away.sum())
+        logits = (columns @ torch.from_numpy(weights.astype(np.float32))).numpy() + np.float32(bias)
+        away = (samples.weights * (expit(logits) - samples.positive)).astype(np.float32)
+        gradient = np.append((torch.from_numpy(away) @ columns).numpy() + 2 * penalty * weights, away.sum())
         return samples.loss(logits) + penalty * float(weights @ weights), gradient
 
-    found = minimize(
-        value_and_gradient,
-        np.zeros(count + 1),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": LBFGS_ITERATIONS, "ftol": 1e-7},
-    )
+    with one_thread():
+        found = minimize(
+            value_and_gradient,
+            np.zeros(count + 1),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": LBFGS_ITERATIONS, "ftol": 1e-7},
+        )
     return found.x[:count].astype(np.float32), float(found.x[count])
