@@ -54,31 +54,14 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.inspect_tab = InspectTab(viewer, engine, queue, segment)
         self._connect_tabs()
         self.segment_tab.form.may_follow = self._may_follow_selection
-        self.tabs = QTabWidget()
-        for title, tab in (
-            ("Segment", self.segment_tab),
-            ("Correct", self.correct_tab),
-            ("Fine-tune", self.finetune_tab),
-            ("Objects", self.objects_tab),
-            ("Proofread", self.proofread_tab),
-            ("Batch", self.batch_tab),
-            ("Inspect", self.inspect_tab),
-        ):
-            self.tabs.addTab(Scrolled(tab), title)
-        self.tabs.tabBar().setStyleSheet(NARROW_TABS)
-        self._add_help_button()
+        self._lay_out()
         self.batch_tab.form.wanted.connect(self.show_tab)
         self.segment_tab.objects_requested.connect(self.objects_tab.find_again)
         self.segment_tab.again_button.search_requested.connect(self._search_again)
-        self.elsewhere = ProgressLine()
         self._elsewhere_soon = PacedSignal(self, self._show_elsewhere)
         for tab in self._job_tabs().values():
             tab.progress_changed.connect(partial(self._elsewhere_soon.put, None))
         self.tabs.currentChanged.connect(self._show_elsewhere)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(4, 4, 4, 4)
-        column.addWidget(self.tabs)
-        column.addWidget(self.elsewhere)
         # events of the viewer and the engine would outlive the Qt side of the panel
         ends = (
             self.correct_tab.sessions.close_all,
@@ -100,13 +83,30 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self._closing.timeout.connect(self._on_window_still_open)
         self.finetune_tab.notify_unfinished()
 
-    def _add_help_button(self) -> None:
+    def _lay_out(self) -> None:
+        self.tabs = QTabWidget()
+        for title, tab in (
+            ("Segment", self.segment_tab),
+            ("Correct", self.correct_tab),
+            ("Fine-tune", self.finetune_tab),
+            ("Objects", self.objects_tab),
+            ("Proofread", self.proofread_tab),
+            ("Batch", self.batch_tab),
+            ("Inspect", self.inspect_tab),
+        ):
+            self.tabs.addTab(Scrolled(tab), title)
+        self.tabs.tabBar().setStyleSheet(NARROW_TABS)
         self.help_button = QToolButton()
         self.help_button.setText("?")
         self.help_button.setAccessibleName("Help")
         self.help_button.setToolTip("Open the page of the documentation that explains this tab")
         self.help_button.clicked.connect(lambda: open_page(self.tabs.tabText(self.tabs.currentIndex())))
         self.tabs.setCornerWidget(self.help_button)
+        self.elsewhere = ProgressLine()
+        column = QVBoxLayout(self)
+        column.setContentsMargins(4, 4, 4, 4)
+        column.addWidget(self.tabs)
+        column.addWidget(self.elsewhere)
 
     def _connect_tabs(self) -> None:
         """Connect the Segment tab with the tabs that use its image, model and results."""
