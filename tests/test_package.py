@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 CONSUMER = """
@@ -66,3 +69,27 @@ def test_the_types_of_the_package_are_seen_by_those_who_use_it(tmp_path: Path) -
     (error,) = checked.stdout.splitlines()
     assert error.startswith("consumer.py:9:")
     assert "[assignment]" in error
+
+
+def test_all_descriptions_of_the_software_say_the_same() -> None:
+    """codemeta.json, CITATION.cff and pyproject.toml are read by different sites, which quote them side by side."""
+    codemeta = json.loads((ROOT / "codemeta.json").read_text(encoding="utf-8"))
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    urls = project["urls"]
+
+    assert codemeta["@context"] == "https://doi.org/10.5063/schema/codemeta-2.0"
+    assert codemeta["name"] == citation["title"] == project["name"]
+    assert codemeta["description"] == citation["abstract"]
+    assert project["description"].startswith(codemeta["description"].removesuffix("."))
+    assert codemeta["license"] == f"https://spdx.org/licenses/{citation['license']}"
+    assert project["license"].split(" AND ")[0] == citation["license"]
+    assert codemeta["url"] == citation["url"] == urls["Homepage"]
+    assert codemeta["softwareHelp"] == urls["Documentation"]
+    assert codemeta["codeRepository"] == citation["repository-code"] == urls["Source"]
+    assert codemeta["issueTracker"] == urls["Bug Tracker"]
+    authors = [author["name"] for author in project["authors"]]
+    assert [author["name"] for author in codemeta["author"]] == authors
+    assert [author["name"] for author in citation["authors"]] == authors
+    papers = [paper["name"] for paper in codemeta["referencePublication"]]
+    assert papers == [paper["title"] for paper in citation["references"]]
