@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,21 +154,12 @@ def _in_families(found: list[LibraryModel], parents: Mapping[int, int | None]) -
 
 
 def twins_of(model: LibraryModel, library: list[LibraryModel]) -> list[str]:
-    """Return the names of other models with the same weights."""
-    if model.description is None:
+    """Return the names of other models with the same weights, damaged ones left out."""
+    if model.description is None or model.fault:
         return []
     sha256 = model.description.weights_sha256
-    return [
-        each.name
-        for each in library
-        if each.folder != model.folder and each.description is not None and each.description.weights_sha256 == sha256
-    ]
-
-
-def summarize_library(library: list[LibraryModel]) -> str:
-    """Return how many models there are, in words."""
-    kinds = Counter("built in" if each.is_built_in else "your own" for each in library)
-    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    others = [each for each in library if each.folder != model.folder and not each.fault]
+    return [each.name for each in others if each.description is not None and each.description.weights_sha256 == sha256]
 
 
 def rename_model(folder: Path, name: str) -> Path:
