@@ -29,7 +29,7 @@ from napari_skipseg.models.folder import (
 from napari_skipseg.models.licenses import license_mark
 from napari_skipseg.models.transfer import check_new_name
 
-DELETED = "deleted"
+DELETED_MODELS = "deleted"
 """The folder, among the user's models, of those that were deleted where the system has no bin."""
 _FIXED_DRIVE = 3
 """What Windows calls a disk in the computer: only these have a bin."""
@@ -218,7 +218,7 @@ def delete_model(folder: Path) -> None:
     except OSError as error:
         raise NoBinError(
             f"The model '{folder.name}' cannot be moved to the bin ({_reason(error)}). It is still there; it can be "
-            f"moved to the folder '{folder.parent / DELETED}' instead."
+            f"moved to the folder '{folder.parent / DELETED_MODELS}' instead."
         ) from error
     if folder.exists():
         raise NoBinError(f"The system did not move the model '{folder.name}' to the bin: it is still in '{folder}'.")
@@ -231,9 +231,11 @@ def put_into_deleted(folder: Path) -> Path:
         ModelError: it is built in, a training uses it, or the folder cannot be written.
     """
     check_own(folder, "deleted")
-    place = folder.parent / DELETED
+    place = folder.parent / DELETED_MODELS
     if (place / DESCRIPTION_FILE).exists():
-        raise ModelError(f"A model is called '{DELETED}', so nothing can be moved to that folder: rename it first.")
+        raise ModelError(
+            f"A model is called '{DELETED_MODELS}', so nothing can be moved to that folder: rename it first."
+        )
     try:
         make_folders(place)
         name = folder.name if not (place / folder.name).exists() else catalog.free_name(folder.name, place)

@@ -47,7 +47,7 @@ from napari_skipseg.models.folder import (
 )
 from napari_skipseg.progress import Progress
 
-ENDING = ".skipseg.zip"
+MODEL_ENDING = ".skipseg.zip"
 """Ending of a model in one file."""
 SUMS_FILE = "SHA256SUMS"
 _LARGEST: dict[str, int] = {
@@ -117,7 +117,7 @@ def iter_export(folder: Path, out: Path, overwrite: bool = False) -> Generator[P
     """
     description = read_description(folder)
     name = folder.name if can_name(folder.name) else description.name
-    file = out / f"{name}{ENDING}" if out.is_dir() else out
+    file = out / f"{name}{MODEL_ENDING}" if out.is_dir() else out
     if file.exists() and not overwrite:
         raise ModelError(f"'{file}' already exists, and is not overwritten: give another name.")
     source = _folder_source(folder)

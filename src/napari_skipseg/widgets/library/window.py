@@ -44,7 +44,7 @@ from napari_skipseg.models.library import (
     rename_model,
     twins_of,
 )
-from napari_skipseg.models.transfer import ENDING, CopiedModel
+from napari_skipseg.models.transfer import MODEL_ENDING, CopiedModel
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR, PlainLabel, RichLabel, set_hint
@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 COLUMNS = ("Model", "Finds", "Use", "Size", "Date")
-SIZE = (1000, 640)
+_SIZE = (1060, 660)
+_ROWS = "QTreeWidget::item { padding: 3px 0px; }"
 _MODEL = Qt.ItemDataRole.UserRole
 _HINTS = {
     "import": "Add a model from a file that was exported here or elsewhere, or from a model folder",
@@ -118,6 +119,8 @@ class LibraryWindow(JobTab):
         self.tree.setSelectionMode(QTreeWidget.SelectionMode.ExtendedSelection)
         self.tree.header().setStretchLastSection(False)
         self.tree.header().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        self.tree.header().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        self.tree.setStyleSheet(_ROWS)
         self.card, self.pictures = RichLabel(), PlainLabel()
         self.card.setWordWrap(True)
         self.card.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -128,9 +131,9 @@ class LibraryWindow(JobTab):
             button.setToolTip(_HINTS[name])
         inner = QWidget()
         column = QVBoxLayout(inner)
-        for item in (self.card, self.pictures):
-            column.addWidget(item)
+        column.addWidget(self.pictures)
         column.addLayout(self._picture_row)
+        column.addWidget(self.card)
         column.addStretch(1)
         scroll = QScrollArea()
         scroll.setWidgetResizable(True)
@@ -145,13 +148,13 @@ class LibraryWindow(JobTab):
         self.splitter = QSplitter()
         self.splitter.addWidget(left)
         self.splitter.addWidget(scroll)
-        self.splitter.setSizes([SIZE[0] * 11 // 20, SIZE[0] * 9 // 20])
+        self.splitter.setSizes([_SIZE[0] // 2, _SIZE[0] // 2])
         grid = QGridLayout()
         for number, button in enumerate(self.buttons.values()):
             grid.addWidget(button, number // 4, number % 4)
         lines = self.progress, self.progress_text, self.cancel_button, self.message
         self.add_column(self.splitter, grid, *lines, stretched=self.splitter)
-        self.resize(*SIZE)
+        self.resize(*_SIZE)
 
     def _connect(self) -> None:
         self.search.textChanged.connect(self._filter)
@@ -277,7 +280,7 @@ class LibraryWindow(JobTab):
     def check(self) -> None:
         """Enable what the selection allows."""
         super().check()
-        chosen = self.chosen() if hasattr(self, "tree") else []
+        chosen = self.chosen()
         one = chosen[0] if len(chosen) == 1 else None
         idle, is_whole = not self.is_running, one is not None and not one.fault
         is_own = one is not None and not one.is_built_in
@@ -301,7 +304,7 @@ class LibraryWindow(JobTab):
     # ---------------------------------------------------------------------------------------------------- what is done
 
     def _ask_what_to_import(self) -> None:
-        kinds = f"Models (*{ENDING} *.zip);;All files (*)"
+        kinds = f"Models (*{MODEL_ENDING} *.zip);;All files (*)"
         file, _ = QFileDialog.getOpenFileName(self, "Import a model", "", kinds)
         if file:
             # a folder cannot be chosen in a dialog of files: its description stands for it
@@ -310,8 +313,8 @@ class LibraryWindow(JobTab):
 
     def _ask_where_to_export(self) -> None:
         (model,) = self.chosen()
-        kinds = f"A model in one file (*{ENDING})"
-        file, _ = QFileDialog.getSaveFileName(self, "Export a model", f"{model.name}{ENDING}", kinds)
+        kinds = f"A model in one file (*{MODEL_ENDING})"
+        file, _ = QFileDialog.getSaveFileName(self, "Export a model", f"{model.name}{MODEL_ENDING}", kinds)
         if file:
             # the dialog has asked whether a file of this name may be replaced, so the name stays as it is
             target = Path(file)
@@ -463,4 +466,5 @@ def details_html(model: LibraryModel, library: list[LibraryModel]) -> str:
         "Same weights": ", ".join(twins_of(model, library)),
     }
     lines += [f"<p><b>{title}</b> {escape(text)}</p>" for title, text in family.items() if text]
-    return "".join(lines) + card_html(model.description)
+    heading, end, facts = card_html(model.description).partition("</h2>")
+    return f"{heading}{end}{''.join(lines)}{facts}"
