@@ -27,3 +27,12 @@ def in_words(seconds: float) -> str:
 def percent(share: float) -> str:
     """Return a share in [0, 1] in words: 23 %, less than 1 %."""
     return "less than 1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
+
+
+def in_bytes(count: int) -> str:
+    """Return a size in words: 12 MB, 1.5 GB."""
+    for unit, size in (("TB", 2**40), ("GB", 2**30), ("MB", 2**20)):
+        if count >= size:
+            value = count / size
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{max(1, round(count / 2**10))} kB"
