@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare, best_precision, choose_device, versions
 from napari_skipseg.errors import InputError
 from napari_skipseg.gpus import driving_versions
+from napari_skipseg.images.box import box_from_text, box_within
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization, normalization_from
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
@@ -37,8 +38,17 @@ from napari_skipseg.inference.stores import (
     Store,
     result_arrays_of,
     result_pieces,
+    within_crop,
 )
-from napari_skipseg.inference.tiling import Order, TileGrid, TileUnit, keep_padding, make_tile_grid, read_pixels
+from napari_skipseg.inference.tiling import (
+    Order,
+    TileGrid,
+    TileUnit,
+    keep_padding,
+    limit_grid,
+    make_tile_grid,
+    read_pixels,
+)
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import ImageFindings, Progress
 
@@ -126,6 +136,8 @@ def iter_prepare(
     options = options.with_thresholds(model.description.class_thresholds)
     stack = select_channel(stack, model, options)
     seen = check_fits(stack, model, options)
+    if options.box:
+        box_within(box_from_text(options.box), stack)  # it says what is wrong before anything is read
     if options.samples:
         dropout_rate(model, options)  # it says what is wrong before anything is read
     lengths = lengths_seen_by_network(stack, model.description, seen, options.rescale)
@@ -136,6 +148,7 @@ def iter_prepare(
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice, precision = _choose(model, device, options, pinned)
     grid = _grid(stack, model, seen, lengths, choice, preview)
+    grid = limit_grid(grid, box_within(box_from_text(options.box), stack)) if options.box else grid
     fit, batch = grid.tiles.size, choice.batch
     passes = choose_passes(model, device, fit, options, backend_maker, batch=batch, precision=precision)
     prober = None
@@ -246,7 +259,9 @@ def iter_fill(
             on_written(unit)
 
     def region(unit: TileUnit) -> tuple[tuple[int, int], ...]:
-        return tuple((part.start, part.stop) for part in run.grid.region(unit))
+        found = run.grid.region(unit)
+        found = within_crop(found, run.grid.crop()) if run.grid.box else found
+        return tuple((part.start, part.stop) for part in found)
 
     pipeline = Pipeline(run.grid.unit, region, read, run.passes, write, run.batch, run.pace)
     order = Order(run.grid, done)
@@ -341,15 +356,17 @@ def _grid(
 
 
 def _predicted(run: Run, store: ArrayStore) -> Prediction:
-    attentions = tuple(
-        AttentionMap(result.level, result.stride, store.arrays[result.name]) for result in run.results if result.level
-    )
     probability = next(result for result in run.results if result.name == PROBABILITY)
+    attentions = []
+    for result in run.results:
+        if result.level:
+            begin = tuple(one - other for one, other in zip(result.begin, probability.begin, strict=True))
+            attentions.append(AttentionMap(result.level, result.stride, store.arrays[result.name], begin))
     return Prediction(
         store.arrays[PROBABILITY],
         probability.space_in(run.stack),
         run.model.description.class_names,
-        attentions,
+        tuple(attentions),
         run.recipe,
         store.arrays.get(UNCERTAINTY),
         run.options.thresholds_of(run.model.description.class_names),

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from napari_skipseg.images.intensity.normalize import GreyStatistics, normalization_from
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.views import CutArray
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.widgets.forms.fields import ConnectionGroup
-from napari_skipseg.widgets.layers.placement import CutArray, visible_box
+from napari_skipseg.widgets.layers.placement import visible_box
 from napari_skipseg.widgets.layers.results import RESULT_SOURCE, data_of, remove_results, stack_of_layer
 from napari_skipseg.widgets.segment.checks import SegmentFormValues
 

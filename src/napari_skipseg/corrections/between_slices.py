@@ -1,0 +1,181 @@
+"""Shapes carried between slices: from two painted slices to those between them, by their signed distances.
+
+Parts of the two slices that belong together are found first. Each pair is moved over one another, their signed
+distances are averaged with the weights of a slice, and the part lies where the average is positive (Herman et al. 1992,
+doi:10.1109/38.135915).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, label, shift
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from napari_skipseg.errors import InputError
+
+LONGEST_GAP = 64
+"""Slices between two painted ones, at most; shapes that are painted farther apart are not carried."""
+
+_TOUCHING = np.ones((3, 3), int)
+_FAR = 1.5
+"""Distance of two parts that do not overlap, in their mean diameters, up to which they may belong together."""
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class CarriedShapes:
+    """Shapes between painted slices. The first slice of `masks` (slices, Y, X) is slice `start` of the image.
+
+    slices: those that were carried, in order. left_out: parts of painted slices that have no counterpart on the next
+    one, and were not carried.
+    """
+
+    masks: Mask
+    start: int
+    slices: tuple[int, ...]
+    left_out: int = 0
+
+
+def carry_shapes(
+    masks: Mask, painted: Sequence[int], start: int = 0, pixel: tuple[float, float] = (1.0, 1.0)
+) -> CarriedShapes:
+    """Return the shapes on all slices between painted ones.
+
+    masks: (slices, Y, X); only painted slices are read. painted: their numbers, counted from 0 in `masks`. start: the
+    number of the first slice in the image. pixel: its sides (y, x) in one unit.
+
+    Raises:
+        InputError: fewer than two slices are painted, none lies between two of them, or they are too far apart.
+    """
+    painted = sorted(set(painted))
+    pairs = [(first, last) for first, last in pairwise(painted) if 1 < last - first <= LONGEST_GAP + 1]
+    if not pairs:
+        raise InputError(describe_missing([start + place for place in painted]))
+    carried, left_out, slices = np.zeros_like(masks), 0, []
+    for first, last in pairs:
+        rows, columns = box_around(masks[first] | masks[last])
+        inside = (slice(first + 1, last), rows, columns)
+        found, alone = between(masks[first, rows, columns], masks[last, rows, columns], last - first - 1, pixel)
+        carried[inside] = found
+        left_out += alone
+        slices.extend(range(start + first + 1, start + last))
+    return CarriedShapes(carried, start, tuple(slices), left_out)
+
+
+def describe_missing(painted: Sequence[int]) -> str:
+    """Return why nothing can be carried between these painted slices."""
+    if not painted:
+        return "Nothing is painted here: paint the shape on two slices, with slices between them."
+    if len(painted) == 1:
+        return f"Only slice {painted[0]} is painted: paint the shape on another slice too."
+    if all(last - first == 1 for first, last in pairwise(painted)):
+        return f"Slices {painted[0]} to {painted[-1]} are all painted: there is no slice between them."
+    return f"The painted slices are more than {LONGEST_GAP} slices apart: paint one between them."
+
+
+def box_around(mask: Mask) -> tuple[slice, slice]:
+    """Return the rows and columns around a mask (Y, X); both are empty if it is."""
+    sides = []
+    for axis in (1, 0):
+        there = np.flatnonzero(mask.any(axis=axis))
+        sides.append(slice(int(there[0]), int(there[-1]) + 1) if len(there) else slice(0, 0))
+    return sides[0], sides[1]
+
+
+def between(first: Mask, last: Mask, count: int, pixel: tuple[float, float] = (1.0, 1.0)) -> tuple[Mask, int]:
+    """Return the shape on `count` slices between two, shape (count, Y, X); and how many parts have no counterpart.
+
+    first, last: (Y, X).
+    """
+    found = np.zeros((count, *first.shape), np.bool_)
+    groups, alone = matched_parts(first, last, pixel)
+    for one, other in groups:
+        rows, columns = box_around(one | other)
+        # room for the shape when it is moved, so that the border of the box is no border of the shape
+        ends = [np.pad(each[rows, columns], 1) for each in (one, other)]
+        centers = [np.array([places.mean() for places in np.nonzero(each)]) for each in ends]
+        distances = [signed_distance(each, pixel) for each in ends]
+        for number in range(count):
+            share = (number + 1) / (count + 1)
+            center = (1 - share) * centers[0] + share * centers[1]
+            moved = [
+                shift(distance, center - own, order=1, mode="nearest")
+                for distance, own in zip(distances, centers, strict=True)
+            ]
+            found[number, rows, columns] |= ((1 - share) * moved[0] + share * moved[1] > 0)[1:-1, 1:-1]
+    return found, alone
+
+
+def signed_distance(mask: Mask, pixel: tuple[float, float] = (1.0, 1.0)) -> NDArray[np.float32]:
+    """Return the distance to the edge of a mask: positive inside, negative outside."""
+    inside = distance_transform_edt(mask, sampling=pixel)
+    return np.asarray(inside - distance_transform_edt(~mask, sampling=pixel), np.float32)
+
+
+def matched_parts(first: Mask, last: Mask, pixel: tuple[float, float]) -> tuple[list[tuple[Mask, Mask]], int]:
+    """Return the parts of two slices that belong together, and how many parts have no counterpart.
+
+    Parts that overlap belong together, also several: a part may divide. Of the others, two belong together if each is
+    the nearest one of the other, and their centres are no farther apart than 1.5 mean diameters.
+    """
+    (ones, count), (others, other_count) = (label(each, _TOUCHING) for each in (first, last))
+    both = first & last
+    links = {(int(one), int(other)) for one, other in zip(ones[both], others[both], strict=True)}
+    free = [sorted(set(range(1, n + 1)) - {link[side] for link in links}) for side, n in ((0, count), (1, other_count))]
+    links |= set(_nearest_pairs(ones, others, free[0], free[1], pixel))
+    if not links:
+        return [], count + other_count
+    ends = np.array(sorted(links)) - 1
+    graph = coo_array((np.ones(len(ends)), (ends[:, 0], count + ends[:, 1])), shape=[count + other_count] * 2)
+    _, group = connected_components(graph, directed=False)
+    numbers, sizes = np.unique(group, return_counts=True)
+    groups = [
+        (
+            np.isin(ones, np.flatnonzero(group[:count] == each) + 1),
+            np.isin(others, np.flatnonzero(group[count:] == each) + 1),
+        )
+        for each in numbers[sizes > 1]
+    ]
+    return groups, int((sizes == 1).sum())
+
+
+def _nearest_pairs(
+    ones: NDArray[np.int32],
+    others: NDArray[np.int32],
+    free: Iterable[int],
+    other_free: Iterable[int],
+    pixel: tuple[float, float],
+) -> list[tuple[int, int]]:
+    """Return the pairs of parts that do not overlap, but are each the nearest of the other."""
+    numbers, other_numbers = list(free), list(other_free)
+    if not numbers or not other_numbers:
+        return []
+    (center, width), (other_center, other_width) = (
+        _places(labels, chosen, pixel) for labels, chosen in ((ones, numbers), (others, other_numbers))
+    )
+    distance = np.linalg.norm(center[:, None] - other_center[None], axis=2)
+    allowed = _FAR * (width[:, None] + other_width[None]) / 2
+    return [
+        (one, other_numbers[near])
+        for row, (one, near) in enumerate(zip(numbers, distance.argmin(axis=1), strict=True))
+        if distance[:, near].argmin() == row and distance[row, near] <= allowed[row, near]
+    ]
+
+
+def _places(
+    labels: NDArray[np.int32], numbers: Sequence[int], pixel: tuple[float, float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the centres of parts and their diameters, those of circles of the same area."""
+    centers, widths = [], []
+    for number in numbers:
+        places = np.argwhere(labels == number) * pixel
+        centers.append(places.mean(axis=0))
+        widths.append(2 * np.sqrt(len(places) * pixel[0] * pixel[1] / np.pi))
+    return np.array(centers), np.array(widths)
