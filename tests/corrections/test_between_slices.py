@@ -80,10 +80,9 @@ def test_all_gaps_are_carried_and_painted_slices_are_left_alone() -> None:
     masks = np.zeros((12, SIDE, SIDE), np.bool_)
     for z, radius in ((1, 8), (4, 14), (5, 15), (9, 7)):
         masks[z] = disc(40, 40, radius)
-    carried = carry_shapes(masks, [9, 1, 4, 5], start=100)
-    assert carried.slices == (102, 103, 106, 107, 108)
-    assert not carried.masks[[0, 1, 4, 5, 9, 10, 11]].any()
-    assert overlap(carried.masks[7], disc(40, 40, 11)) > 0.95
+    carried = carry_shapes(masks, [9, 1, 4, 5])
+    assert np.flatnonzero(carried.any(axis=(1, 2))).tolist() == [2, 3, 6, 7, 8]
+    assert overlap(carried[7], disc(40, 40, 11)) > 0.95
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ doi:10.1109/38.135915).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -30,26 +30,32 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
-class CarriedShapes:
-    """Shapes between painted slices. The first slice of `masks` (slices, Y, X) is slice `start` of the image.
+class CarriedGap:
+    """The shape on the slices between two painted ones.
 
-    slices: those that were carried, in order. left_out: parts of painted slices that have no counterpart on the next
-    one, and were not carried.
+    start: the number of the first of these slices. masks: (slices, rows, columns), in the box of the shape. left_out:
+    parts of both painted slices that have no counterpart on the other one, and were not carried.
     """
 
-    masks: Mask
     start: int
-    slices: tuple[int, ...]
-    left_out: int = 0
+    rows: slice
+    columns: slice
+    masks: Mask
+    left_out: int
+
+    @property
+    def slices(self) -> range:
+        """The numbers of these slices."""
+        return range(self.start, self.start + len(self.masks))
 
 
-def carry_shapes(
-    masks: Mask, painted: Sequence[int], start: int = 0, pixel: tuple[float, float] = (1.0, 1.0)
-) -> CarriedShapes:
-    """Return the shapes on all slices between painted ones.
+def iter_carried(
+    read: Callable[[int], Mask], painted: Iterable[int], pixel: tuple[float, float] = (1.0, 1.0)
+) -> Iterator[CarriedGap]:
+    """Yield the shape between each two painted slices that follow one another, if there are slices between.
 
-    masks: (slices, Y, X); only painted slices are read. painted: their numbers, counted from 0 in `masks`. start: the
-    number of the first slice in the image. pixel: its sides (y, x) in one unit.
+    read: returns the shape on a slice, (Y, X). painted: the numbers of the painted slices. pixel: its sides (y, x), in
+    one unit.
 
     Raises:
         InputError: fewer than two slices are painted, none lies between two of them, or they are too far apart.
@@ -57,16 +63,26 @@ def carry_shapes(
     painted = sorted(set(painted))
     pairs = [(first, last) for first, last in pairwise(painted) if 1 < last - first <= LONGEST_GAP + 1]
     if not pairs:
-        raise InputError(describe_missing([start + place for place in painted]))
-    carried, left_out, slices = np.zeros_like(masks), 0, []
+        raise InputError(describe_missing(painted))
     for first, last in pairs:
-        rows, columns = box_around(masks[first] | masks[last])
-        inside = (slice(first + 1, last), rows, columns)
-        found, alone = between(masks[first, rows, columns], masks[last, rows, columns], last - first - 1, pixel)
-        carried[inside] = found
-        left_out += alone
-        slices.extend(range(start + first + 1, start + last))
-    return CarriedShapes(carried, start, tuple(slices), left_out)
+        ends = read(first), read(last)
+        rows, columns = box_around(ends[0] | ends[1])
+        masks, left_out = between(ends[0][rows, columns], ends[1][rows, columns], last - first - 1, pixel)
+        yield CarriedGap(first + 1, rows, columns, masks, left_out)
+
+
+def carry_shapes(masks: Mask, painted: Sequence[int], pixel: tuple[float, float] = (1.0, 1.0)) -> Mask:
+    """Return the shapes on all slices between painted ones, in the shape of `masks`; nothing on the painted slices.
+
+    masks: (slices, Y, X); only painted slices are read. painted, pixel: as in `iter_carried`.
+
+    Raises:
+        InputError: as `iter_carried`.
+    """
+    carried = np.zeros_like(masks)
+    for gap in iter_carried(lambda z: masks[z], painted, pixel):
+        carried[gap.start : gap.start + len(gap.masks), gap.rows, gap.columns] = gap.masks
+    return carried
 
 
 def describe_missing(painted: Sequence[int]) -> str:
