@@ -4,8 +4,9 @@ Every n-th slice of an object counts as painted, exactly as the truth is; the sl
 with the truth. The error is the number of voxels that differ on these slices, summed over objects, relative to the
 voxels of the objects there. An object counts for a pair of slices if it has 150 pixels on both.
 
-- `distances`: the average of the signed distances, without moving them.
-- `shipped`: `corrections.between_slices`, which moves matching parts over one another first.
+- `distances`: the average of the signed distances of all parts together.
+- `shipped`: `corrections.between_slices`, which does this for parts that belong together, and moves those that do not
+  overlap over one another first.
 - `flow`: the distances are moved along the optical flow of the image (`optical_flow_ilk`, at half resolution) from
   slice to slice, from both ends, and then averaged.
 - `flow, watershed`: the edge of the latter is moved to the boundary of the image within a few pixels, by a watershed.

@@ -1,8 +1,9 @@
 """Shapes carried between slices: from two painted slices to those between them, by their signed distances.
 
-Parts of the two slices that belong together are found first. Each pair is moved over one another, their signed
-distances are averaged with the weights of a slice, and the part lies where the average is positive (Herman et al. 1992,
-doi:10.1109/38.135915).
+Parts of the two slices that belong together are found first. Their signed distances are averaged with the weights of a
+slice, and the part lies where the average is positive (Herman et al. 1992, doi:10.1109/38.135915). Parts that do not
+overlap are moved over one another first: without that, they would vanish between. Parts that overlap are not: on
+mitochondria and neurons moving their centres made the error larger (benchmarks/between_slices.py).
 """
 
 from __future__ import annotations
@@ -23,9 +24,6 @@ LONGEST_GAP = 64
 """Slices between two painted ones, at most; shapes that are painted farther apart are not carried."""
 
 _TOUCHING = np.ones((3, 3), int)
-_FAR = 1.5
-"""Distance of two parts that do not overlap, in their mean diameters, up to which they may belong together."""
-
 Mask = NDArray[np.bool_]
 
 
@@ -116,17 +114,20 @@ def between(first: Mask, last: Mask, count: int, pixel: tuple[float, float] = (1
         rows, columns = box_around(one | other)
         # room for the shape when it is moved, so that the border of the box is no border of the shape
         ends = [np.pad(each[rows, columns], 1) for each in (one, other)]
-        centers = [np.array([places.mean() for places in np.nonzero(each)]) for each in ends]
+        way = np.zeros(2)
+        if not (ends[0] & ends[1]).any():
+            centers = [np.array([places.mean() for places in np.nonzero(each)]) for each in ends]
+            way = centers[1] - centers[0]
         distances = [signed_distance(each, pixel) for each in ends]
         for number in range(count):
             share = (number + 1) / (count + 1)
-            center = (1 - share) * centers[0] + share * centers[1]
-            moved = [
-                shift(distance, center - own, order=1, mode="nearest")
-                for distance, own in zip(distances, centers, strict=True)
-            ]
+            moved = [_moved(distances[0], share * way), _moved(distances[1], (share - 1) * way)]
             found[number, rows, columns] |= ((1 - share) * moved[0] + share * moved[1] > 0)[1:-1, 1:-1]
     return found, alone
+
+
+def _moved(distance: NDArray[np.float32], way: NDArray[np.float64]) -> NDArray[np.float32]:
+    return distance if not way.any() else np.asarray(shift(distance, way, order=1, mode="nearest"))
 
 
 def signed_distance(mask: Mask, pixel: tuple[float, float] = (1.0, 1.0)) -> NDArray[np.float32]:
@@ -138,14 +139,16 @@ def signed_distance(mask: Mask, pixel: tuple[float, float] = (1.0, 1.0)) -> NDAr
 def matched_parts(first: Mask, last: Mask, pixel: tuple[float, float]) -> tuple[list[tuple[Mask, Mask]], int]:
     """Return the parts of two slices that belong together, and how many parts have no counterpart.
 
-    Parts that overlap belong together, also several: a part may divide. Of the others, two belong together if each is
-    the nearest one of the other, and their centres are no farther apart than 1.5 mean diameters.
+    Parts that overlap belong together, also several: a part may divide. A part that overlaps none belongs to the
+    nearest one of the other slice, if the gap between them is no wider than the part.
     """
     (ones, count), (others, other_count) = (label(each, _TOUCHING) for each in (first, last))
     both = first & last
     links = {(int(one), int(other)) for one, other in zip(ones[both], others[both], strict=True)}
-    free = [sorted(set(range(1, n + 1)) - {link[side] for link in links}) for side, n in ((0, count), (1, other_count))]
-    links |= set(_nearest_pairs(ones, others, free[0], free[1], pixel))
+    links |= {(part, near) for part, near in _nearest_parts(ones, count, others, {one for one, _ in links}, pixel)}
+    links |= {
+        (near, part) for part, near in _nearest_parts(others, other_count, ones, {each for _, each in links}, pixel)
+    }
     if not links:
         return [], count + other_count
     ends = np.array(sorted(links)) - 1
@@ -153,45 +156,27 @@ def matched_parts(first: Mask, last: Mask, pixel: tuple[float, float]) -> tuple[
     _, group = connected_components(graph, directed=False)
     numbers, sizes = np.unique(group, return_counts=True)
     groups = [
-        (
-            np.isin(ones, np.flatnonzero(group[:count] == each) + 1),
-            np.isin(others, np.flatnonzero(group[count:] == each) + 1),
+        tuple(
+            np.isin(labels, np.flatnonzero(own == each) + 1)
+            for labels, own in ((ones, group[:count]), (others, group[count:]))
         )
         for each in numbers[sizes > 1]
     ]
-    return groups, int((sizes == 1).sum())
+    return [(one, other) for one, other in groups], int((sizes == 1).sum())
 
 
-def _nearest_pairs(
-    ones: NDArray[np.int32],
-    others: NDArray[np.int32],
-    free: Iterable[int],
-    other_free: Iterable[int],
-    pixel: tuple[float, float],
-) -> list[tuple[int, int]]:
-    """Return the pairs of parts that do not overlap, but are each the nearest of the other."""
-    numbers, other_numbers = list(free), list(other_free)
-    if not numbers or not other_numbers:
-        return []
-    (center, width), (other_center, other_width) = (
-        _places(labels, chosen, pixel) for labels, chosen in ((ones, numbers), (others, other_numbers))
-    )
-    distance = np.linalg.norm(center[:, None] - other_center[None], axis=2)
-    allowed = _FAR * (width[:, None] + other_width[None]) / 2
-    return [
-        (one, other_numbers[near])
-        for row, (one, near) in enumerate(zip(numbers, distance.argmin(axis=1), strict=True))
-        if distance[:, near].argmin() == row and distance[row, near] <= allowed[row, near]
-    ]
-
-
-def _places(
-    labels: NDArray[np.int32], numbers: Sequence[int], pixel: tuple[float, float]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the centres of parts and their diameters, those of circles of the same area."""
-    centers, widths = [], []
-    for number in numbers:
-        places = np.argwhere(labels == number) * pixel
-        centers.append(places.mean(axis=0))
-        widths.append(2 * np.sqrt(len(places) * pixel[0] * pixel[1] / np.pi))
-    return np.array(centers), np.array(widths)
+def _nearest_parts(
+    labels: NDArray[np.int32], count: int, others: NDArray[np.int32], linked: set[int], pixel: tuple[float, float]
+) -> Iterator[tuple[int, int]]:
+    """Yield each part without a link, with the nearest part of the other slice, if that is near."""
+    free = [part for part in range(1, count + 1) if part not in linked]
+    if not free or not others.any():
+        return
+    distance, near = distance_transform_edt(others == 0, sampling=pixel, return_indices=True)
+    for part in free:
+        places = np.flatnonzero(labels == part)
+        closest = places[distance.ravel()[places].argmin()]
+        diameter = 2 * np.sqrt(len(places) * pixel[0] * pixel[1] / np.pi)
+        if distance.ravel()[closest] <= diameter:
+            rows, columns = near
+            yield part, int(others[rows.ravel()[closest], columns.ravel()[closest]])

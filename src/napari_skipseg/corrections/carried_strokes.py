@@ -21,7 +21,7 @@ ONE_SLICE = "This image has no slices along Z: shapes are carried between the sl
 class CarriedStrokes:
     """Strokes that were carried, and not written yet.
 
-    array: of the shape of the corrections, the value where a stroke goes. value, time: the class, and the place in time.
+    array: of the shape of the corrections, the value where a stroke goes. value, time: the class, the place along T.
     slices: those that were carried. left_out: parts without a counterpart. version: of the corrections that were read.
     earlier: the slices that an earlier carry had filled, which are replaced.
     """
