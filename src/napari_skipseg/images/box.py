@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.views import CutArray
 
 _RANGE = re.compile(r"\s*([tzyx])\s*=\s*(\d+)\s*:\s*(\d+)\s*", re.IGNORECASE)
 
@@ -40,6 +42,18 @@ def box_from_text(text: str) -> Box:
 def box_to_text(box: Mapping[str, slice]) -> str:
     """Return a box as the text that `box_from_text` reads; "" if it names no axis."""
     return ",".join(f"{axis.lower()}={box[axis].start}:{box[axis].stop}" for axis in "TZYX" if axis in box)
+
+
+def cut_to_box(stack: Stack, box: Mapping[str, slice]) -> Stack:
+    """Return the part of a stack in a box, as a lazy view at the same place in the world.
+
+    Raises:
+        InputError: as `box_within`.
+    """
+    inside = box_within(box, stack)
+    parts = {number: inside[axis] for number, axis in enumerate(stack.space.axes) if axis in inside}
+    begin = {axis: side.start for axis, side in inside.items()}
+    return replace(stack, data=CutArray(stack.data, parts), space=stack.space.shifted(begin), file="", slice_names=())
 
 
 def box_within(box: Mapping[str, slice], stack: Stack) -> Box:
