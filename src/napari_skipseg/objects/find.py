@@ -71,15 +71,8 @@ class ObjectSearch:
         stack, chosen = image.stack, probability_of_class(image, options)
         time, depth, rows, columns = chosen.shape
         spacing, whole = spacing_of(stack, options), (time * depth, rows, columns)
-        causes: tuple[Any, ...] = (
-            options.box,
-            chosen.channel,
-            chosen.value,
-            options.method,
-            options.threshold,
-            options.seeds,
-        )
-        causes += (options.planes, options.fill_holes, smoothing_radius(options))
+        causes: tuple[Any, ...] = (chosen.channel, chosen.value, options.method, options.threshold, options.seeds)
+        causes += (options.box, options.planes, options.fill_holes, smoothing_radius(options))
         labels, graph = self._once("regions", causes, lambda: regions_of_all_times(chosen, options, spacing))
         causes += (options.seed_distance,)
         marked = self._once("markers", causes, lambda: join_markers(graph, options, spacing, whole))
