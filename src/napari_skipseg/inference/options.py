@@ -143,7 +143,7 @@ class SegmentOptions:
             "Box",
             "Segment only this part of the image, such as z=10:20,y=0:512,x=100:600 (from the first voxel up to before "
             "the last). What lies around it is read too, so the result is that of the whole image.",
-            metavar="AXIS=FIRST:STOP,…",
+            metavar="AXIS=FIRST:STOP",
         ),
     ] = ""
 

@@ -124,7 +124,7 @@ class ObjectOptions:
             "Box",
             "Find objects only in this part of the image, such as z=10:20,y=0:512,x=100:600 (from the first voxel up "
             "to before the last). Its border cuts objects off, as that of an image does.",
-            metavar="AXIS=FIRST:STOP,…",
+            metavar="AXIS=FIRST:STOP",
         ),
     ] = ""
 
