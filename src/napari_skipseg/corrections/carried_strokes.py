@@ -93,7 +93,8 @@ def iter_carry_strokes(
     all_painted = painted_slices(strokes, axes, time, value)
     earlier = {z for z in all_painted if z in known and np.array_equal(np.flatnonzero(read(z)), known[z])}
     painted = [z for z in all_painted if z not in earlier]
-    array, left_out, slices = SparseArray(strokes.shape), 0, []
+    array, left_out = SparseArray(strokes.shape), 0
+    slices: list[int] = []
     for number, gap in enumerate(iter_carried(read, painted, (space.size_along("Y"), space.size_along("X")))):
         yield Progress(number, max(1, len(painted) - 1), f"carrying to slices {gap.slices[0]} to {gap.slices[-1]}")
         for z, mask in zip(gap.slices, gap.masks, strict=True):

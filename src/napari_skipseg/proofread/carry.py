@@ -50,7 +50,8 @@ def carry_object(
         gaps = list(iter_carried(lambda z: mask[z - first], [first + z for z in painted], (height, width)))
     except InputError as error:
         raise EditRefusedError(str(error)) from error
-    new, slices = mask.copy(), []
+    new = mask.copy()
+    slices: list[int] = []
     new[sorted(carried)] = False
     for gap in gaps:
         inside = (slice(gap.start - first, gap.start - first + len(gap.masks)), gap.rows, gap.columns)
@@ -80,10 +81,8 @@ def _carried_before(mask: Mask, time: int, box: tuple[slice, slice, slice], earl
             if not 0 <= number < len(mask):
                 continue
             whole = np.zeros(mask.shape[1:], np.bool_)
-            rows, columns = (
-                slice(start - side.start, start - side.start + length)
-                for start, side, length in zip(edit.corner[2:], box[1:], edit.shape[1:], strict=True)
-            )
+            top, left = edit.corner[2] - box[1].start, edit.corner[3] - box[2].start
+            rows, columns = slice(top, top + edit.shape[1]), slice(left, left + edit.shape[2])
             if min(rows.start, columns.start) < 0 or rows.stop > whole.shape[0] or columns.stop > whole.shape[1]:
                 found.discard(number)
                 continue

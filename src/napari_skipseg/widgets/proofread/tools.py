@@ -197,8 +197,8 @@ class PendingEdit:
         if isinstance(edit, Split | Paint):
             change = apply_edit(objects, edit)
             try:
-                chosen = [side[0] for side in edit.sides] if isinstance(edit, Split) else [edit.into or edit.corner]
-                first, *rest = [objects.object_at(voxel) for voxel in chosen]
+                ends = tuple(side[0] for side in edit.sides) if isinstance(edit, Split) else (edit.into or edit.corner,)
+                first, *rest = [objects.object_at(voxel) for voxel in ends]
                 values = np.asarray(labels[index])
             finally:
                 objects.undo(change)

@@ -42,7 +42,9 @@ def box_of_shapes(viewer: ViewerModel, shapes: Shapes, layer: Layer, axes: str) 
         InputError: the shapes lie beside the image, or cover no voxel.
     """
     corners = [
-        np.stack([voxel_at(viewer, layer, world_at(viewer, shapes, corner)) for corner in np.asarray(shape, float)])
+        np.stack(
+            [voxel_at(viewer, layer, world_at(viewer, shapes, corner).tolist()) for corner in np.asarray(shape, float)]
+        )
         for shape in shapes.data
     ]
     box: Box = {}
