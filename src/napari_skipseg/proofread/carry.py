@@ -80,10 +80,11 @@ def _carried_before(mask: Mask, time: int, box: tuple[slice, slice, slice], earl
             number = z - box[0].start
             if not 0 <= number < len(mask):
                 continue
-            whole = np.zeros(mask.shape[1:], np.bool_)
+            height, width = mask.shape[1], mask.shape[2]
+            whole = np.zeros((height, width), np.bool_)
             top, left = edit.corner[2] - box[1].start, edit.corner[3] - box[2].start
             rows, columns = slice(top, top + edit.shape[1]), slice(left, left + edit.shape[2])
-            if min(rows.start, columns.start) < 0 or rows.stop > whole.shape[0] or columns.stop > whole.shape[1]:
+            if min(rows.start, columns.start) < 0 or rows.stop > height or columns.stop > width:
                 found.discard(number)
                 continue
             whole[rows, columns] = painted[z - edit.corner[1]]
