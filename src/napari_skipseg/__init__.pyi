@@ -74,3 +74,5 @@ __all__ = [
     "suggest",
     "write_ome_tiff",
 ]
+
+__version__: str
