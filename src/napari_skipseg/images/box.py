@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.views import CutArray
 
 _RANGE = re.compile(r"\s*([tzyx])\s*=\s*(\d+)\s*:\s*(\d+)\s*", re.IGNORECASE)
 
@@ -50,6 +49,8 @@ def cut_to_box(stack: Stack, box: Mapping[str, slice]) -> Stack:
     Raises:
         InputError: as `box_within`.
     """
+    from napari_skipseg.images.views import CutArray  # it loads zarr, which the help of the command line does not need
+
     inside = box_within(box, stack)
     parts = {number: inside[axis] for number, axis in enumerate(stack.space.axes) if axis in inside}
     begin = {axis: side.start for axis, side in inside.items()}
