@@ -11,18 +11,18 @@ from napari_skipseg.images.stack import Stack
 
 _RANGE = re.compile(r"\s*([tzyx])\s*=\s*(\d+)\s*:\s*(\d+)\s*", re.IGNORECASE)
 
-Box = dict[str, slice]
+NamedBox = dict[str, slice]
 """By axis, of "TZYX"; an axis that is left out counts as a whole."""
 
 
-def box_from_text(text: str) -> Box:
+def box_from_text(text: str) -> NamedBox:
     """Return the box that a text names, such as "z=10:20,y=0:512,x=100:600": from the first voxel up to before the
     last.
 
     Raises:
         InputError: the text has another form, names an axis twice, or the box is empty.
     """
-    box: Box = {}
+    box: NamedBox = {}
     for part in text.split(","):
         found = _RANGE.fullmatch(part)
         if found is None:
@@ -57,13 +57,13 @@ def cut_to_box(stack: Stack, box: Mapping[str, slice]) -> Stack:
     return replace(stack, data=CutArray(stack.data, parts), space=stack.space.shifted(begin), file="", slice_names=())
 
 
-def box_within(box: Mapping[str, slice], stack: Stack) -> Box:
+def box_within(box: Mapping[str, slice], stack: Stack) -> NamedBox:
     """Return the part of a box that lies in a stack, with each axis of the stack but C.
 
     Raises:
         InputError: the box lies outside of the stack, or names an axis that the stack lacks.
     """
-    inside: Box = {}
+    inside: NamedBox = {}
     for axis in stack.space.axes.replace("C", ""):
         length = stack.length(axis)
         side = box.get(axis, slice(0, length))

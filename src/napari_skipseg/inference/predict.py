@@ -136,8 +136,6 @@ def iter_prepare(
     options = options.with_thresholds(model.description.class_thresholds)
     stack = select_channel(stack, model, options)
     seen = check_fits(stack, model, options)
-    if options.box:
-        box_within(box_from_text(options.box), stack)  # it says what is wrong before anything is read
     if options.samples:
         dropout_rate(model, options)  # it says what is wrong before anything is read
     lengths = lengths_seen_by_network(stack, model.description, seen, options.rescale)
@@ -147,8 +145,7 @@ def iter_prepare(
     device = choose_device(options.device if pinned is None else pinned["device"])
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice, precision = _choose(model, device, options, pinned)
-    grid = _grid(stack, model, seen, lengths, choice, preview)
-    grid = limit_grid(grid, box_within(box_from_text(options.box), stack)) if options.box else grid
+    grid = _grid(stack, model, seen, lengths, choice, preview, options.box)
     fit, batch = grid.tiles.size, choice.batch
     passes = choose_passes(model, device, fit, options, backend_maker, batch=batch, precision=precision)
     prober = None
@@ -313,8 +310,11 @@ def check_fits(stack: Stack, model: Model, options: SegmentOptions | None = None
     """Return the axes that a tile spans: those of the network, or all three.
 
     Raises:
-        InputError: a 3D model meets an image without Z, or three planes are requested but not possible.
+        InputError: a 3D model meets an image without Z, three planes are requested but not possible, or a box lies
+            outside of the image.
     """
+    if options is not None and options.box:
+        box_within(box_from_text(options.box), stack)
     dimensions, name = model.description.spec.dimensions, model.description.name
     if dimensions == 3 and stack.length("Z") < 2:
         raise InputError(
@@ -347,12 +347,13 @@ def best_choice(model: Model, device: Device, options: SegmentOptions, share: Me
 
 
 def _grid(
-    stack: Stack, model: Model, seen: str, lengths: tuple[int, ...], choice: TileChoice, preview: bool
+    stack: Stack, model: Model, seen: str, lengths: tuple[int, ...], choice: TileChoice, preview: bool, box: str
 ) -> TileGrid:
     shape = tuple(stack.length(axis) for axis in seen)
     margin, stride = model.description.margin, model.network.stride
     tiles = plan_tiles(shape, (choice.side,) * len(seen), margin, stride, _CHUNK[len(seen)], lengths, not preview)
-    return make_tile_grid(stack, seen, tiles)
+    grid = make_tile_grid(stack, seen, tiles)
+    return limit_grid(grid, box_within(box_from_text(box), stack)) if box else grid
 
 
 def _predicted(run: Run, store: ArrayStore) -> Prediction:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.box import Box, box_to_text
+from napari_skipseg.images.box import NamedBox, box_to_text
 from napari_skipseg.widgets.layers.placement import layer_lengths, visible_box, voxel_at, world_at
 from napari_skipseg.widgets.layers.results import KEY
 
@@ -47,7 +47,7 @@ def box_of_shapes(viewer: ViewerModel, shapes: Shapes, layer: Layer, axes: str) 
         )
         for shape in shapes.data
     ]
-    box: Box = {}
+    box: NamedBox = {}
     for number, (axis, length) in enumerate(zip(axes, layer_lengths(layer).tolist(), strict=True)):
         places = [each[:, number] for each in corners]
         low, high = min(each.min() for each in places), max(each.max() for each in places)
