@@ -1,6 +1,7 @@
 from .api import find_objects, finetune, load_model, run_batch, run_recipe, segment, segment_to_folder, suggest
 from .batch.run import iter_batch
 from .batch.settings import BatchSettings
+from .corrections.between_slices import carry_shapes
 from .errors import ImageWarning, SkipsegError
 from .images.files import read_stack, write_ome_tiff
 from .images.space import Space
@@ -47,6 +48,7 @@ __all__ = [
     "UNetSpec",
     "VNetSpec",
     "build",
+    "carry_shapes",
     "find_models",
     "find_objects",
     "finetune",

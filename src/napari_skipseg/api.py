@@ -181,6 +181,8 @@ def find_objects(
     chosen = _made(ObjectOptions, options)
     if not isinstance(edits, str | PathLike) and not edits:
         return ObjectSearch(image).find(chosen)
+    if chosen.box:
+        raise InputError("Edits belong to all objects of an image: leave out the box, or the edits.")
     from napari_skipseg.proofread.exchange import iter_regions, read_edits_file
     from napari_skipseg.proofread.session import apply_edits
     from napari_skipseg.proofread.state import ObjectsUnderEdit

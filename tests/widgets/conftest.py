@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from napari_skipseg.devices import ChosenPrecision, Device, DeviceReport, SystemReport
+from napari_skipseg.images.box import box_from_text, box_within
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.estimate import RunPlan
@@ -99,6 +100,15 @@ def only_tiny_models(model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr("napari_skipseg.models.catalog.BUILT_IN", tmp_path / "no built-in models")
 
 
+def in_box(stack: Stack, box: str) -> Stack:
+    """Return the part of a stack in a box, as the engine's result has it."""
+    if not box:
+        return stack
+    inside = box_within(box_from_text(box), stack)
+    data = np.asarray(stack.data)[tuple(inside[axis] for axis in stack.space.axes)]
+    return replace(stack, data=data, space=stack.space.shifted({axis: side.start for axis, side in inside.items()}))
+
+
 class FakeEngine:
     """Probability = grey value / 255, uncertainty = a tenth of it, attention = every 2nd pixel; the rest as it is.
 
@@ -145,7 +155,7 @@ class FakeEngine:
         self.pinned.append(request.pinned)
         self.is_busy = True
         try:
-            full = _predicted(stack.channel(options.channel or 0), description, options)
+            full = _predicted(in_box(stack.channel(options.channel or 0), options.box), description, options)
             full = replace(full, recipe=_recipe(stack, description, options))
             empty = _emptied(full)
             if self.findings:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 
-from napari_skipseg.widgets.layers.placement import CutArray, RepeatedSlices, visible_box
+from napari_skipseg.images.views import CutArray
+from napari_skipseg.widgets.layers.placement import RepeatedSlices, visible_box
 
 
 def look_at(viewer: ViewerModel, centre: tuple[float, float], zoom: float) -> None:

@@ -45,7 +45,12 @@ class BlockParts(NamedTuple):
 
 
 def is_large(settings: BatchSettings, entry: BatchInput) -> bool:
-    """Return whether an image is segmented in blocks; False if it cannot be read, so that it fails where it is read."""
+    """Return whether an image is segmented in blocks; False if it cannot be read, so that it fails where it is read.
+
+    With a box it is not: the files are cut out of the blocks, which one process does.
+    """
+    if settings.request.options.box:
+        return False
     try:
         if not is_zarr(Path(entry.file)):
             return False

@@ -16,6 +16,30 @@ from napari_skipseg.images.stack import ArrayLike, LazyArray, Stack
 from napari_skipseg.images.zarr.array import ZarrArray
 
 
+class CutArray(LazyArray):
+    """A lazy view of a part of an array: axis number -> position or slice of positions. No axis is dropped."""
+
+    def __init__(self, data: ArrayLike, parts: Mapping[int, int | slice]) -> None:
+        self._data = data
+        self._places = {
+            axis: range(int(data.shape[axis]))[part if isinstance(part, slice) else slice(part, part + 1)]
+            for axis, part in parts.items()
+        }
+        self.shape = tuple(len(self._places.get(axis, range(int(n)))) for axis, n in enumerate(data.shape))
+        self.dtype = data.dtype
+
+    def _read(self, index: tuple[int | slice, ...]) -> Any:
+        return self._data[tuple(self._moved(axis, part) for axis, part in enumerate(index))]
+
+    def _moved(self, axis: int, part: int | slice) -> int | slice:
+        if axis not in self._places:
+            return part
+        if isinstance(part, int):
+            return self._places[axis][part]
+        places = self._places[axis][part]
+        return slice(places.start, places.stop if places.stop >= 0 else None, places.step)
+
+
 class TurnedArray(LazyArray):
     """An array with its axes in a different order, some of them running backwards.
 

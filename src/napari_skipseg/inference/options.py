@@ -13,6 +13,7 @@ from pydantic import ConfigDict
 
 from napari_skipseg.devices import DEVICES
 from napari_skipseg.errors import InputError
+from napari_skipseg.images.box import box_from_text
 from napari_skipseg.images.formats import Depth, Format
 from napari_skipseg.images.intensity.padding import PaddingRule
 from napari_skipseg.objects.options import ObjectOptions
@@ -136,6 +137,15 @@ class SegmentOptions:
             metavar="NAME=VALUE",
         ),
     ] = ()
+    box: Annotated[
+        str,
+        Option(
+            "Box",
+            "Segment only this part of the image, such as z=10:20,y=0:512,x=100:600 (from the first voxel up to before "
+            "the last). What lies around it is read too, so the result is that of the whole image.",
+            metavar="AXIS=FIRST:STOP",
+        ),
+    ] = ""
 
     def __post_init__(self) -> None:
         check_options(self, InputError)
@@ -143,6 +153,8 @@ class SegmentOptions:
         if fault:
             raise InputError(fault)
         named_thresholds(self.class_threshold)
+        if self.box:
+            box_from_text(self.box)
 
     def with_thresholds(self, own: Mapping[str, float]) -> SegmentOptions:
         """Return these options with a threshold for every class of a model. own: the model's thresholds by class.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare, best_precision, choose_device, versions
 from napari_skipseg.errors import InputError
 from napari_skipseg.gpus import driving_versions
+from napari_skipseg.images.box import box_from_text, box_within
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization, normalization_from
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
@@ -37,8 +38,17 @@ from napari_skipseg.inference.stores import (
     Store,
     result_arrays_of,
     result_pieces,
+    within_crop,
 )
-from napari_skipseg.inference.tiling import Order, TileGrid, TileUnit, keep_padding, make_tile_grid, read_pixels
+from napari_skipseg.inference.tiling import (
+    Order,
+    TileGrid,
+    TileUnit,
+    keep_padding,
+    limit_grid,
+    make_tile_grid,
+    read_pixels,
+)
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import ImageFindings, Progress
 
@@ -135,7 +145,7 @@ def iter_prepare(
     device = choose_device(options.device if pinned is None else pinned["device"])
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice, precision = _choose(model, device, options, pinned)
-    grid = _grid(stack, model, seen, lengths, choice, preview)
+    grid = _grid(stack, model, seen, lengths, choice, preview, options.box)
     fit, batch = grid.tiles.size, choice.batch
     passes = choose_passes(model, device, fit, options, backend_maker, batch=batch, precision=precision)
     prober = None
@@ -246,7 +256,9 @@ def iter_fill(
             on_written(unit)
 
     def region(unit: TileUnit) -> tuple[tuple[int, int], ...]:
-        return tuple((part.start, part.stop) for part in run.grid.region(unit))
+        found = run.grid.region(unit)
+        found = within_crop(found, run.grid.crop()) if run.grid.box else found
+        return tuple((part.start, part.stop) for part in found)
 
     pipeline = Pipeline(run.grid.unit, region, read, run.passes, write, run.batch, run.pace)
     order = Order(run.grid, done)
@@ -298,8 +310,11 @@ def check_fits(stack: Stack, model: Model, options: SegmentOptions | None = None
     """Return the axes that a tile spans: those of the network, or all three.
 
     Raises:
-        InputError: a 3D model meets an image without Z, or three planes are requested but not possible.
+        InputError: a 3D model meets an image without Z, three planes are requested but not possible, or a box lies
+            outside of the image.
     """
+    if options is not None and options.box:
+        box_within(box_from_text(options.box), stack)
     dimensions, name = model.description.spec.dimensions, model.description.name
     if dimensions == 3 and stack.length("Z") < 2:
         raise InputError(
@@ -332,24 +347,27 @@ def best_choice(model: Model, device: Device, options: SegmentOptions, share: Me
 
 
 def _grid(
-    stack: Stack, model: Model, seen: str, lengths: tuple[int, ...], choice: TileChoice, preview: bool
+    stack: Stack, model: Model, seen: str, lengths: tuple[int, ...], choice: TileChoice, preview: bool, box: str
 ) -> TileGrid:
     shape = tuple(stack.length(axis) for axis in seen)
     margin, stride = model.description.margin, model.network.stride
     tiles = plan_tiles(shape, (choice.side,) * len(seen), margin, stride, _CHUNK[len(seen)], lengths, not preview)
-    return make_tile_grid(stack, seen, tiles)
+    grid = make_tile_grid(stack, seen, tiles)
+    return limit_grid(grid, box_within(box_from_text(box), stack)) if box else grid
 
 
 def _predicted(run: Run, store: ArrayStore) -> Prediction:
-    attentions = tuple(
-        AttentionMap(result.level, result.stride, store.arrays[result.name]) for result in run.results if result.level
-    )
     probability = next(result for result in run.results if result.name == PROBABILITY)
+    attentions = []
+    for result in run.results:
+        if result.level:
+            begin = tuple(one - other for one, other in zip(result.begin, probability.begin, strict=True))
+            attentions.append(AttentionMap(result.level, result.stride, store.arrays[result.name], begin))
     return Prediction(
         store.arrays[PROBABILITY],
         probability.space_in(run.stack),
         run.model.description.class_names,
-        attentions,
+        tuple(attentions),
         run.recipe,
         store.arrays.get(UNCERTAINTY),
         run.options.thresholds_of(run.model.description.class_names),

@@ -25,17 +25,20 @@ Threshold = float | Mapping[str, float]
 class AttentionMap:
     """The attention of one gate over a whole stack: `data` has one pixel per `stride` voxels of each space axis.
 
-    stride: per axis of `data`, 1 for axes that the network does not see.
+    stride: per axis of `data`, 1 for axes that the network does not see. begin: the voxel at which the first map pixel
+    begins, counted from the first voxel of the stack; () = there. In a run limited to a box it may lie before the box.
     """
 
     level: int
     stride: tuple[int, ...]
     data: NDArray[np.float32]
+    begin: tuple[int, ...] = ()
 
     @property
     def offset(self) -> tuple[float, ...]:
         """Place of the first map pixel's centre in voxels of the stack."""
-        return tuple((stride - 1) / 2 for stride in self.stride)
+        begin = self.begin or (0,) * len(self.stride)
+        return tuple(first + (stride - 1) / 2 for first, stride in zip(begin, self.stride, strict=True))
 
 
 @dataclass(frozen=True)

@@ -257,5 +257,7 @@ def _arrays_of(
         deviation = QuantizedArray(prediction.uncertainty, "float32")
         yield SavedArray("uncertainty", deviation, space, classes, recipe)
     for attention in prediction.attentions:
-        place = unclassed.scaled(dict(zip(unclassed.axes, attention.stride, strict=True)))
+        begin = attention.begin or (0,) * len(unclassed.axes)
+        place = unclassed.shifted(dict(zip(unclassed.axes, begin, strict=True)))
+        place = place.scaled(dict(zip(unclassed.axes, attention.stride, strict=True)))
         yield SavedArray(f"attention_{attention.level}", QuantizedArray(attention.data, dtype), place, None, recipe)

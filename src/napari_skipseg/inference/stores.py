@@ -21,6 +21,7 @@ from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.formats import Depth
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import LazyArray, Stack
+from napari_skipseg.images.views import CutArray
 from napari_skipseg.images.zarr.array import ZarrArray
 from napari_skipseg.images.zarr.layout import OURS, Layout
 from napari_skipseg.images.zarr.metadata import read_node
@@ -43,7 +44,8 @@ Cells lie where the probability of membrane is low, so nothing else tells paddin
 class ResultArray:
     """One array of a run. axes: "C" first where it has classes, then those of the grid. stride: per axis of the grid.
 
-    chunks: their shape; each unit writes whole ones. level: of an attention map, else 0.
+    chunks: their shape; each unit writes whole ones. level: of an attention map, else 0. first: the voxel of the stack
+    at which it begins, along the axes of the grid. crop: the part of it that was asked for, () = all of it.
     """
 
     name: str
@@ -52,16 +54,26 @@ class ResultArray:
     stride: tuple[int, ...]
     chunks: tuple[int, ...]
     level: int = 0
+    first: tuple[int, ...] = ()
+    crop: tuple[slice, ...] = ()
 
     @property
     def is_labels(self) -> bool:
         """Whether its values are labels, not shares of 1."""
         return self.name == BINARY
 
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """The voxel of the stack at which its crop begins, along the axes of the grid."""
+        count = len(self.stride)
+        first, crop = self.first or (0,) * count, self.crop[-count:] or (slice(0, 0),) * count
+        return tuple(place + side.start * step for place, side, step in zip(first, crop, self.stride, strict=True))
+
     def space_in(self, stack: Stack) -> Space:
-        """Return its space: exactly over `stack`."""
-        steps = dict(zip(self.axes.replace("C", ""), self.stride, strict=True))
-        return stack.space.with_axes(self.axes).scaled(steps)
+        """Return its space, that of its crop if there is one: exactly over `stack`."""
+        axes = self.axes.replace("C", "")
+        begin, steps = (dict(zip(axes, each, strict=True)) for each in (self.begin, self.stride))
+        return stack.space.with_axes(self.axes).shifted(begin).scaled(steps)
 
 
 class ResultPiece(NamedTuple):
@@ -94,9 +106,11 @@ def _result(name: str, grid: TileGrid, model: Model) -> ResultArray:
     steps = tuple(stride if axis in grid.seen else 1 for axis in grid.axes)
     classes = len(model.description.class_names)
     shape, chunks = grid.shape_of_level(stride), grid.chunks(stride)
+    crop = grid.crop(stride) if grid.box else ()
     if classes == 1 or name not in (PROBABILITY, UNCERTAINTY):
-        return ResultArray(name, grid.axes, shape, steps, chunks, level)
-    return ResultArray(name, f"C{grid.axes}", (classes, *shape), steps, (1, *chunks), level)
+        return ResultArray(name, grid.axes, shape, steps, chunks, level, grid.start, crop)
+    crop = (slice(0, classes), *crop) if crop else ()
+    return ResultArray(name, f"C{grid.axes}", (classes, *shape), steps, (1, *chunks), level, grid.start, crop)
 
 
 def in_stored_order(results: tuple[ResultArray, ...]) -> list[ResultArray]:
@@ -233,6 +247,15 @@ class _SlabFile:
         return rows if isinstance(y, slice) else rows[0]
 
 
+def within_crop(region: TileRegion, crop: tuple[slice, ...]) -> TileRegion:
+    """Return the part of a region that lies in a crop, counted from the crop's first voxel."""
+    found = []
+    for part, cut in zip(region, crop, strict=True):
+        low = min(max(part.start, cut.start), cut.stop) - cut.start
+        found.append(slice(low, max(low, min(part.stop, cut.stop) - cut.start)))
+    return tuple(found)
+
+
 class Store(Protocol):
     """Writes the pieces of a run; they may come from a different thread, one at a time."""
 
@@ -253,11 +276,26 @@ class ArrayStore:
     """
 
     def __init__(self, results: tuple[ResultArray, ...], folder: Path | None = None) -> None:
-        self.arrays = {result.name: _array(result.shape, folder, result.name) for result in results}
+        self._crops = {result.name: result.crop for result in results}
+        self.arrays = {
+            result.name: _array(
+                tuple(side.stop - side.start for side in result.crop) or result.shape, folder, result.name
+            )
+            for result in results
+        }
 
     def write(self, piece: ResultPiece) -> None:
-        """Write a piece."""
-        self.arrays[piece.name][piece.region] = piece.values
+        """Write a piece, or what of it lies in the crop."""
+        crop = self._crops[piece.name]
+        if not crop:
+            self.arrays[piece.name][piece.region] = piece.values
+            return
+        inside = within_crop(piece.region, crop)
+        own = tuple(
+            slice(side.start + cut.start - part.start, side.stop + cut.start - part.start)
+            for side, cut, part in zip(inside, crop, piece.region, strict=True)
+        )
+        self.arrays[piece.name][inside] = piece.values[own]
 
 
 def _array(shape: tuple[int, ...], folder: Path | None, name: str) -> NDArray[np.float32]:
@@ -344,14 +382,15 @@ class ZarrStore:
         """
         return sum(writer.remove_damaged() for writer in self.writers.values())
 
-    def plane_view(self, name: str) -> PlaneView:
-        """Return the finest level of a result, its axes in the order of the result's own.
+    def plane_view(self, name: str) -> LazyArray:
+        """Return the finest level of a result, its axes in the order of the result's own, and only its crop.
 
         Raises:
             FileError: it is damaged.
         """
         result, path = self._results[name], self.writers[name].path
-        return PlaneView(ZarrArray(read_node(path / "0")), stored_order(result.axes), path.parent)
+        view = PlaneView(ZarrArray(read_node(path / "0")), stored_order(result.axes), path.parent)
+        return CutArray(view, dict(enumerate(result.crop))) if result.crop else view
 
 
 def describe_conversion(path: Path, changes: Mapping[str, Any]) -> None:

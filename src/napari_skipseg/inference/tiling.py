@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,12 +46,17 @@ class TileGrid:
     """All units of a stack, numbered from 0: parts in the stack's order, in each the tiles in theirs.
 
     axes, shape: of the results without classes: the stack's axes without channels. seen: the axes that a tile spans.
+
+    whole, box: of a grid with only the units that overlap a box: the grid of the whole stack, and the box along `axes`.
+    Its results then cover whole tiles, and begin at `start`.
     """
 
     axes: str
     shape: tuple[int, ...]
     seen: str
     tiles: TilePlan
+    whole: TileGrid | None = None
+    box: tuple[slice, ...] = ()
 
     def __len__(self) -> int:
         return prod(self.loops) * len(self.tiles)
@@ -68,15 +75,50 @@ class TileGrid:
         """Return unit `number`."""
         part, tile = divmod(number, len(self.tiles))
         places = np.unravel_index(part, self.loops) if self.loops else ()
-        fixed = {axis: int(place) for axis, place in zip(self.looped, places, strict=True)}
-        return TileUnit(number, (part, tile), fixed, self.tiles[tile])
+        first = dict(zip(self.axes, self.start, strict=True))
+        fixed = {axis: int(place) + first[axis] for axis, place in zip(self.looped, places, strict=True)}
+        return TileUnit(number, self._place(part, tile, fixed), fixed, self.tiles[tile])
+
+    def _place(self, part: int, tile: int, fixed: dict[str, int]) -> TileCorner:
+        """Return the place of a unit in the grid of the whole stack, which decides its Monte Carlo samples."""
+        if self.whole is None:
+            return part, tile
+        loops, counts = self.whole.loops, self.whole.tiles.counts
+        number = int(np.ravel_multi_index(tuple(fixed.values()), loops)) if loops else 0
+        near = np.unravel_index(tile, self.tiles.counts)
+        skipped = [
+            whole.starts.index(mine.starts[0])
+            for whole, mine in zip(self.whole.tiles.axes, self.tiles.axes, strict=True)
+        ]
+        return number, int(np.ravel_multi_index(tuple(int(n) + k for n, k in zip(near, skipped, strict=True)), counts))
+
+    @cached_property
+    def start(self) -> tuple[int, ...]:
+        """The voxel of the stack at which the results begin, along `axes`."""
+        if self.whole is None:
+            return (0,) * len(self.axes)
+        seen = {axis: plan.borders[0] for axis, plan in zip(self.seen, self.tiles.axes, strict=True)}
+        return tuple(seen.get(axis, side.start) for axis, side in zip(self.axes, self.box, strict=True))
+
+    def crop(self, stride: int = 1) -> TileRegion:
+        """Return the part of a result that is in the box: all of it without a box."""
+        if self.whole is None:
+            return tuple(slice(0, length) for length in self.shape_of_level(stride))
+        found = []
+        for axis, side, first in zip(self.axes, self.box, self.start, strict=True):
+            step = stride if axis in self.seen else 1
+            found.append(slice(side.start // step - first // step, -(-side.stop // step) - first // step))
+        return tuple(found)
 
     def region(self, unit: TileUnit, stride: int = 1) -> TileRegion:
         """Return the region of a unit in a result with one pixel per `stride` voxels along the axes of a tile."""
         kept = dict(zip(self.seen, unit.tile.keep_of_level(stride), strict=True))
-        return tuple(
-            kept[axis] if axis in kept else slice(unit.fixed[axis], unit.fixed[axis] + 1) for axis in self.axes
-        )
+        found = []
+        for axis, first in zip(self.axes, self.start, strict=True):
+            side = kept[axis] if axis in kept else slice(unit.fixed[axis], unit.fixed[axis] + 1)
+            skipped = first // stride if axis in kept else first  # tiles in a box begin on whole chunks
+            found.append(slice(side.start - skipped, side.stop - skipped))
+        return tuple(found)
 
     def shape_of_level(self, stride: int) -> tuple[int, ...]:
         """Return the shape of a result with one pixel per `stride` voxels along the axes of a tile."""
@@ -137,6 +179,8 @@ class Order:
         """Return the distance of [low, high] from the kept part of each tile, or from each position, along an axis."""
         if axis in self._grid.seen:
             borders = np.asarray(self._grid.tiles.axes[self._grid.seen.index(axis)].borders, float)
+            if self._grid.box:
+                borders -= self._grid.box[self._grid.axes.index(axis)].start
         else:
             borders = np.arange(self._grid.shape[self._grid.axes.index(axis)] + 1, dtype=float)
         gap = np.maximum(0.0, np.maximum(borders[:-1] - high, low - (borders[1:] - 1)))
@@ -147,6 +191,22 @@ def make_tile_grid(stack: Stack, seen: str, tiles: TilePlan) -> TileGrid:
     """Return the units of a stack."""
     axes = stack.space.axes.replace("C", "")
     return TileGrid(axes, tuple(stack.length(axis) for axis in axes), seen, tiles)
+
+
+def limit_grid(grid: TileGrid, box: Mapping[str, slice]) -> TileGrid:
+    """Return the units of a grid that overlap a box. They are those of the whole stack: same tiles, same results.
+
+    box: by axis of the grid, within the stack.
+    """
+    plans = []
+    for axis, plan in zip(grid.seen, grid.tiles.axes, strict=True):
+        first = bisect_right(plan.borders, box[axis].start) - 1
+        stop = bisect_left(plan.borders, box[axis].stop)
+        plans.append(replace(plan, starts=plan.starts[first:stop], borders=plan.borders[first : stop + 1]))
+    covered = dict(zip(grid.seen, ((plan.borders[0], plan.borders[-1]) for plan in plans), strict=True))
+    lengths = [covered.get(axis, (box[axis].start, box[axis].stop)) for axis in grid.axes]
+    shape = tuple(stop - start for start, stop in lengths)
+    return TileGrid(grid.axes, shape, grid.seen, TilePlan(tuple(plans)), grid, tuple(box[axis] for axis in grid.axes))
 
 
 MOST_READ = 2**25

@@ -23,7 +23,7 @@ from napari_skipseg.inference.predict import Run, iter_fill, iter_prepare, name_
 from napari_skipseg.inference.prediction import Focus
 from napari_skipseg.inference.recipes.recipe import PINNED, RECIPE_FILE, TIMES_FILE, dict_to_json
 from napari_skipseg.inference.run_folder import RunFolder, RunTimes
-from napari_skipseg.inference.saving import SavedArray, check_length, check_replaceable, write_tiff
+from napari_skipseg.inference.saving import SavedArray, check_length, check_replaceable, write_tiff, write_zarr
 from napari_skipseg.inference.stores import ZarrStore, describe_conversion, in_stored_order, result_names
 from napari_skipseg.inference.tiling import TileUnit
 from napari_skipseg.models.model import Model
@@ -35,6 +35,8 @@ CHANGING = ("backend", "precision", "notes")
 
 CHECKED = 2**30
 """Voxels of the last units that are decoded before a run continues (about a second): a power cut can damage them."""
+_TILES = "tiles"
+"""Beginning of the names of stores whose results are cut out of them."""
 MENDED = 3
 """Tries to compute units with damaged chunks again; after that the disk is the cause."""
 
@@ -130,7 +132,9 @@ def _prepare(
         place.begin(run.recipe | {"depth": target.depth, "form": target.form, "objects": objects})
     run.recipe.update((place.recipe or {}) | place.changes)
     names = model.description.class_names
-    return run, ZarrStore(run.results, place.path / target.name, run.stack, place.recipe or {}, target.depth, names)
+    # of a box, the results are cut out of the stores, and must not have their names
+    prefix = place.path / (_TILES if run.grid.box else target.name)
+    return run, ZarrStore(run.results, prefix, run.stack, place.recipe or {}, target.depth, names)
 
 
 def _note(run: Run, store: ZarrStore, place: RunFolder, unit: TileUnit) -> None:
@@ -182,7 +186,7 @@ def _finish(
     run: Run, store: ZarrStore, place: RunFolder, target: FolderTarget
 ) -> Generator[Progress, Focus | None, list[Path]]:
     files = []
-    if target.form == "ome-zarr":
+    if target.form == "ome-zarr" and not run.grid.box:
         for result in in_stored_order(run.results):
             yield from store.writers[result.name].iter_pyramid()
             files.append(store.writers[result.name].path)
@@ -192,7 +196,10 @@ def _finish(
     for saved in _arrays_of(run, store, (place.recipe or {}) | place.changes):
         file = place.path / target.file(saved.name).name
         yield Progress(len(run.grid), len(run.grid), f"writing {file.name}")
-        write_tiff(file, saved, synced=False)
+        if target.form == "ome-zarr":
+            write_zarr(file, saved)
+        else:
+            write_tiff(file, saved, synced=False)
         files.append(file)
     return files
 

@@ -204,7 +204,8 @@ def _part(result: ResultArray, run: Run, form: Format) -> ResultArray:
         for number, (axis, length) in enumerate(zip(axes, whole, strict=True)):
             if axis in "YX":
                 stops[number] = min(length, max(stops[number], LARGEST_PLANE_SIDE + 1))
-    return replace(result, shape=(result.shape[0], *stops) if "C" in result.axes else tuple(stops))
+    shape = (result.shape[0], *stops) if "C" in result.axes else tuple(stops)
+    return replace(result, shape=shape, crop=())
 
 
 def _finish(run: Run, small: tuple[ResultArray, ...], store: ZarrStore, folder: Path, form: Format) -> TrialCost:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
+from napari_skipseg.images.box import box_from_text, cut_to_box
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
@@ -38,6 +39,19 @@ class ClassImage:
     has_padding: bool = False
     tissue: Stack | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
+
+
+def in_box(image: ClassImage, options: ObjectOptions) -> ClassImage:
+    """Return the part of an image in the box of the options, all of it if they have none.
+
+    Raises:
+        InputError: the box lies outside of the image.
+    """
+    if not options.box:
+        return image
+    box = box_from_text(options.box)
+    tissue = None if image.tissue is None else cut_to_box(image.tissue, box)
+    return replace(image, stack=cut_to_box(image.stack, box), tissue=tissue)
 
 
 def read_block(stack: Stack, *, time: int, channel: int, z: slice, y: slice, x: slice) -> NDArray[Any]:

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from napari_skipseg.errors import InputError, SkipsegError
+from napari_skipseg.images.box import box_from_text, cut_to_box
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.classes import (
     ClassImage,
     holds_few_values,
+    in_box,
     probability_of_class,
     records_padding,
     thresholds_in,
@@ -152,6 +154,9 @@ def iter_write_objects(
         FileError, InputError: as `iter_find_objects` and `iter_measure`.
     """
     found = yield from iter_find_objects(image, options, target)
+    image = in_box(image, options)
+    if grey is not None and options.box:
+        grey = cut_to_box(grey, box_from_text(options.box))
     axes = "".join(axis for axis in "TZYX" if axis in image.stack.space.axes)
     chosen = None if image.labels else probability_of_class(image, options)
     measured = yield from iter_measure(read_stack(found.file, axes), grey, chosen, options.planes)

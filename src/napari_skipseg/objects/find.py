@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.objects.block_regions import VoxelSpacing, find_block_regions, relabel, shift_labels
-from napari_skipseg.objects.classes import ClassImage, ClassProbability, probability_of_class, with_threshold
+from napari_skipseg.objects.classes import ClassImage, ClassProbability, in_box, probability_of_class, with_threshold
 from napari_skipseg.objects.elevation import mask_threshold, smoothing_radius
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.region_graph import (
@@ -67,11 +67,12 @@ class ObjectSearch:
     def find(self, options: ObjectOptions) -> NDArray[np.uint32]:
         """Return the objects, as `find_objects_in_array` does."""
         options = with_threshold(self.image, options)
-        stack, chosen = self.image.stack, probability_of_class(self.image, options)
+        image = in_box(self.image, options)
+        stack, chosen = image.stack, probability_of_class(image, options)
         time, depth, rows, columns = chosen.shape
         spacing, whole = spacing_of(stack, options), (time * depth, rows, columns)
         causes: tuple[Any, ...] = (chosen.channel, chosen.value, options.method, options.threshold, options.seeds)
-        causes += (options.planes, options.fill_holes, smoothing_radius(options))
+        causes += (options.box, options.planes, options.fill_holes, smoothing_radius(options))
         labels, graph = self._once("regions", causes, lambda: regions_of_all_times(chosen, options, spacing))
         causes += (options.seed_distance,)
         marked = self._once("markers", causes, lambda: join_markers(graph, options, spacing, whole))

@@ -6,7 +6,7 @@ import contextlib
 from collections import deque
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ from napari_skipseg.objects.classes import (
     ClassImage,
     ClassProbability,
     ScaledProbability,
+    in_box,
     probability_of_class,
     with_threshold,
 )
@@ -94,6 +95,7 @@ def iter_find_objects(
         InputError: there is no such class, or the values are no probabilities.
     """
     asked, options = options, with_threshold(image, options)
+    image, options = in_box(image, options), replace(options, box="")
     with contextlib.ExitStack() as leaving, giving_back_memory():
         with file_errors_as(target.folder):
             target.folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict
 
 from napari_skipseg.errors import InputError
+from napari_skipseg.images.box import box_from_text
 from napari_skipseg.option_fields import Option, check_options
 from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 
@@ -117,6 +118,15 @@ class ObjectOptions:
             labels={"volume": "the volume", "slices": "each slice"},
         ),
     ] = "volume"
+    box: Annotated[
+        str,
+        Option(
+            "Box",
+            "Find objects only in this part of the image, such as z=10:20,y=0:512,x=100:600 (from the first voxel up "
+            "to before the last). Its border cuts objects off, as that of an image does.",
+            metavar="AXIS=FIRST:STOP",
+        ),
+    ] = ""
 
     @property
     def chosen_threshold(self) -> float:
@@ -125,6 +135,8 @@ class ObjectOptions:
 
     def __post_init__(self) -> None:
         check_options(self, InputError)
+        if self.box:
+            box_from_text(self.box)
         if self.largest and self.smallest > self.largest:
             raise InputError(
                 f"No object has at least {self.smallest} and at most {self.largest} voxels: exchange the two sizes."

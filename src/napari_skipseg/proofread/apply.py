@@ -262,12 +262,19 @@ def _set_mask(objects: ObjectsUnderEdit, edit: Paint | Erase, recorder: ChangeRe
         label = objects.new_object() if edit.into is None else _objects_at(objects, [edit.into])[0]
     box = sides[0], sides[1], sides[2]
     there = objects.read_objects(time, box)
+    gone = np.zeros_like(mask)
+    if isinstance(edit, Paint) and edit.slices:
+        only = np.isin(np.arange(box[0].start, box[0].stop), edit.slices)
+        gone = (there == label) & ~mask & only[:, None, None]
     mask = mask & (there != label)
     if objects.locked:
         mask &= ~np.isin(there, list(objects.locked))
-    if not mask.any():
+    if not mask.any() and not gone.any():
         raise EditRefusedError("No voxel would change: locked objects stay as they are.")
-    recorder.set_voxels(time, box, mask, label)
+    if gone.any():
+        recorder.set_voxels(time, box, gone, 0)
+    if mask.any():
+        recorder.set_voxels(time, box, mask, label)
 
 
 def _fill_holes(objects: ObjectsUnderEdit, edit: FillHoles, recorder: ChangeRecorder) -> None:

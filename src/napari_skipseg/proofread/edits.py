@@ -74,7 +74,8 @@ class Grow:
 class Paint:
     """Add the voxels of a mask to the object at `into`, or make an object of them.
 
-    corner: first voxel of the box of the mask. shape: of the box, (z, y, x). mask: packed by `pack_mask`.
+    corner: first voxel of the box of the mask. shape: of the box, (z, y, x). mask: packed by `pack_mask`. slices: those
+    on which the object keeps no other voxels in the box, because it was carried there from other slices.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
@@ -82,6 +83,7 @@ class Paint:
     shape: tuple[int, int, int]
     mask: str
     into: Voxel | None = None
+    slices: tuple[int, ...] = ()
     kind: Literal["paint"] = "paint"
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QFileDialog, QWidget
 
+from napari_skipseg.corrections.carried_strokes import CarriedStrokes
 from napari_skipseg.corrections.exchange import export_corrections, import_labels
 from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.subject import CorrectionClass
@@ -28,6 +29,7 @@ from napari_skipseg.widgets.correct.accept import (
     slice_box,
     view_box,
 )
+from napari_skipseg.widgets.correct.carry import DROPPED, StrokeCarrier
 from napari_skipseg.widgets.correct.classes import (
     ClassList,
     add_classes,
@@ -152,11 +154,14 @@ class CorrectActions(QObject):  # type: ignore[misc]
         self._session: CorrectionSession | None = None
         self._is_busy = False
         self._drawing: BoxDrawing | None = None
+        self._carrier = StrokeCarrier(viewer)
         self._ranked: tuple[Any, ...] = ()
         self._searched: Any = None
 
     def update(self, session: CorrectionSession | None, is_busy: bool) -> None:
         """Act on these corrections from now on. is_busy: whether a job is running."""
+        if session is not self._session:
+            self._carrier.drop()
         self._session, self._is_busy = session, is_busy
 
     def by_name(self) -> dict[str, Callable[[], None]]:
@@ -166,6 +171,7 @@ class CorrectActions(QObject):  # type: ignore[misc]
             "next class": partial(self._step_class, 1),
             "undo": self.undo,
             "redo": self.redo,
+            "carry": self.carry,
             "accept slice": self.accept_slice,
             "accept view": self.accept_view,
             "accept rectangle": self.draw_rectangle,
@@ -178,9 +184,28 @@ class CorrectActions(QObject):  # type: ignore[misc]
         if self._session is not None:
             self._session.layers.step_class(step)
 
+    def carry(self) -> None:
+        """Outline the shape of the chosen class between its painted slices; if that is outlined, write it."""
+        session = self._session
+        if session is None or self._is_busy or self._strokes() is None:
+            return
+
+        def on_value(carried: CarriedStrokes | str) -> None:
+            if isinstance(carried, str):
+                self.failed.emit(carried)
+            elif self._session is session:
+                self.reported.emit(self._carrier.offer(session, carried))
+
+        if (taken := self._carrier.take(session)) is not None:
+            self._show_edit(session, self._carrier.write(session, taken))
+        else:
+            self.job_requested.emit(CorrectJob(partial(self._carrier.iter_carry, session), "Carrying", on_value))
+
     def undo(self) -> None:
-        """Undo the last edit, a stroke or an acceptance."""
-        if self._session is not None:
+        """Drop what is outlined, else undo the last edit, a stroke or an acceptance."""
+        if self._carrier.drop():
+            self.reported.emit(DROPPED)
+        elif self._session is not None:
             self._show_edit(self._session, UNDONE[self._session.layers.history.undo()])
 
     def redo(self) -> None:

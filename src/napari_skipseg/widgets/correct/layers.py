@@ -66,6 +66,12 @@ ACTIONS = {
     "next class": Action("W", "Class ▸", "Paint with the class below"),
     "undo": Action("U", "Undo", "Undo what was done last, stroke or acceptance; Ctrl-Z is napari's, for strokes"),
     "redo": Action("Shift-U", "Redo", "Redo what was undone last"),
+    "carry": Action(
+        "I",
+        "Between slices",
+        "Carry what is painted in this class to the slices between the painted ones: the first press outlines it, the "
+        "second one writes it",
+    ),
     "accept slice": Action("A", "Slice", "Accept this slice: the prediction as it is now, with your strokes on top"),
     "accept view": Action(
         "S", "View", "Accept what is on screen: the prediction as it is now, with your strokes on top"

@@ -92,6 +92,7 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         by_name = self.buttons
         column.addLayout(_row(by_name["previous class"], by_name["next class"], self.add_class))
         column.addLayout(_row(by_name["undo"], by_name["redo"]))
+        column.addWidget(by_name["carry"])
         column.addWidget(self.live)
         column.addWidget(_heading("Accept as right", "Everything that you accept is learnt from, background included"))
         column.addLayout(_row(by_name["accept slice"], by_name["accept view"], by_name["accept rectangle"]))

@@ -13,12 +13,12 @@ from qtpy.QtWidgets import QListWidget, QListWidgetItem
 
 from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.uncertain_regions import UncertainRegion, iter_rank_regions
+from napari_skipseg.images.views import CutArray
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.forms.fields import ConnectionGroup, set_hint
 from napari_skipseg.widgets.layers.kept_view import move_camera, move_sliders
 from napari_skipseg.widgets.layers.placement import (
     PLACING,
-    CutArray,
     camera_of,
     canvas_size,
     current_position,

@@ -86,7 +86,9 @@ def name_part(shown: ShownResult, spanned: str) -> str:
     """Return the subject of the line: "6 slices", "Slice z 3", "The view was". spanned: the axes segmented together."""
     if shown.positions:
         place = shown.prefix.strip()
-        return "The view was" if shown.source.endswith(" preview") else f"Slice {place}" if spanned == "YX" else place
+        if shown.source.endswith(" preview"):
+            return "The view was"
+        return f"Slice {place}" if spanned == "YX" and not place.startswith("Box ") else place
     axes = shown.prediction.space.axes.replace("C", "")
     if axes == spanned:
         return "The image was" if spanned == "YX" else "The volume was"

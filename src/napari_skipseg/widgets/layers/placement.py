@@ -5,7 +5,7 @@ A placement takes scale, translation, rotation, shear, affine and units of the i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -180,30 +180,6 @@ def _factor(unit: Any, wanted: Any) -> float:
     if unit == wanted or not unit.is_compatible_with(wanted):
         return 1.0
     return float((1 * unit).to(wanted).magnitude)
-
-
-class CutArray(LazyArray):
-    """A lazy view of a part of an array: axis number -> position or slice of positions. No axis is dropped."""
-
-    def __init__(self, data: ArrayLike, parts: Mapping[int, int | slice]) -> None:
-        self._data = data
-        self._places = {
-            axis: range(int(data.shape[axis]))[part if isinstance(part, slice) else slice(part, part + 1)]
-            for axis, part in parts.items()
-        }
-        self.shape = tuple(len(self._places.get(axis, range(int(n)))) for axis, n in enumerate(data.shape))
-        self.dtype = data.dtype
-
-    def _read(self, index: tuple[int | slice, ...]) -> Any:
-        return self._data[tuple(self._moved(axis, part) for axis, part in enumerate(index))]
-
-    def _moved(self, axis: int, part: int | slice) -> int | slice:
-        if axis not in self._places:
-            return part
-        if isinstance(part, int):
-            return self._places[axis][part]
-        places = self._places[axis][part]
-        return slice(places.start, places.stop if places.stop >= 0 else None, places.step)
 
 
 class RepeatedSlices(LazyArray):

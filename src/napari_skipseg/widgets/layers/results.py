@@ -11,11 +11,12 @@ import numpy as np
 from napari_skipseg.corrections.subject import CLASS_COLORS
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.views import CutArray
 from napari_skipseg.inference.prediction import Binary, Prediction, Threshold
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers.axes import is_rgb, origin_of, voxel_size_of
 from napari_skipseg.widgets.layers.files import file_of, notes_of_stack
-from napari_skipseg.widgets.layers.placement import CutArray, Placement, RepeatedSlices, place_at, place_over
+from napari_skipseg.widgets.layers.placement import Placement, RepeatedSlices, place_at, place_over
 from napari_skipseg.widgets.layers.result_looks import HIDDEN_MAP, PROBABILITY_LOOKS, choose_colors, label_colors
 
 if TYPE_CHECKING:

@@ -108,7 +108,7 @@ class ObjectsForm(OptionRows):
     moved = Signal()
 
     def __init__(self, options: type[ObjectOptions] = ObjectOptions) -> None:
-        found = option_fields(options)
+        found = {name: each for name, each in option_fields(options).items() if name != "box"}
         layer, measured, class_name = FreshCombo(), FreshCombo(), FreshCombo()
         smallest = SizeField("Objects of {} or more.", "No lower limit.", 7)
         largest = SizeField("Objects of at most {}.", "No upper limit.", 9)

@@ -77,6 +77,8 @@ def find_search(viewer: ViewerModel, layer: Layer) -> RepeatedObjectSearch:
         SkipsegError: the recipe is not valid, or the probability is neither open nor in a file.
     """
     recipe = objects_recipe_from_dict(recipe_of_layer(layer), PLACE)
+    if recipe.objects.box:
+        raise InputError("These objects were found in a box: repeat that in a shell, with napari-skipseg run RECIPE.")
     given = recipe.inputs[0]
     found = _find_open(viewer, layer, given) or _open(viewer, layer, given)
     options, searched = recipe.objects, found[0]

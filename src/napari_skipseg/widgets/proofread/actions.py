@@ -31,6 +31,9 @@ EDITOR_ACTIONS = {
     "undo": ProofreadAction("U", "Undo", "Undo the last edit, also one of an earlier session"),
     "redo": ProofreadAction("Shift-U", "Redo", "Do again what was undone last"),
     "new": ProofreadAction("M", "New object", "Paint a new object with napari's brush, in a slice or in the volume"),
+    "between": ProofreadAction(
+        "I", "Between slices", "Carry the selected object from the slices where it is painted to those between"
+    ),
     "delete": ProofreadAction("D", "Delete", "Delete the selected object"),
     "fill": ProofreadAction("H", "Fill holes", "Fill the holes of the selected object"),
     "separate": ProofreadAction("T", "Separate", "Make objects of the parts of the selected object that do not touch"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,6 +108,18 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
         if self._channel <= 0:
             return data
         return RepeatedSlices(data, self._channel, int(self.source.stack.length("C")))
+
+    def bind_keys(self, acts: Mapping[str, Callable[[], None]]) -> None:
+        """Bind keys, among them U and Shift-U for undo and redo; they work while the layer of the objects is active."""
+        from app_model.types import KeyCode, KeyMod
+
+        def without_layer(act: Callable[[], None]) -> Callable[[Any], None]:
+            return lambda layer: act()  # napari passes the layer
+
+        # napari's own undo knows strokes only, and would write over later edits
+        control_z = KeyMod.CtrlCmd | KeyCode.KeyZ
+        for key, act in (*acts.items(), (control_z, acts["U"]), (KeyMod.Shift | control_z, acts["Shift-U"])):
+            self.layer.bind_key(key, without_layer(act), overwrite=True)
 
     def draw_lines(self, on: bool) -> None:
         """Draw a line with a drag instead of moving the view; napari's brush is put away."""

@@ -136,6 +136,7 @@ class ProofreadTab(JobTab):
             "undo": self.undo,
             "redo": self.redo,
             "new": self.paint_new,
+            "between": self.carry_between,
             "delete": lambda: self._do_selected(lambda voxel: Delete((voxel,))),
             "fill": lambda: self._do_selected(FillHoles),
             "separate": lambda: self._do_selected(Separate),
@@ -180,8 +181,6 @@ class ProofreadTab(JobTab):
             opened.session.close()
             self.show_message(f"'{opened.source.layer.name}' was removed meanwhile.")
             return
-        from app_model.types import KeyCode, KeyMod
-
         self.opened, self.pending = opened, PendingEdit(opened.session.objects)
         self._doubts, self.doubt = list(opened.doubts), None
         layers = self.layers = ProofreadLayers(self._viewer, opened)
@@ -190,14 +189,8 @@ class ProofreadTab(JobTab):
         layers.drawn.connect(self._on_drawn)
         layers.scrolled.connect(self._on_scrolled)
         layers.painted.connect(self._on_painted)
-        for tool, shown in TOOLS.items():
-            layers.layer.bind_key(shown.key, _without_layer(partial(self.choose_tool, tool)), overwrite=True)
-        for name, action in EDITOR_ACTIONS.items():
-            layers.layer.bind_key(action.key, _without_layer(self._actions()[name]), overwrite=True)
-        # napari's own undo knows strokes only, and would write over later edits
-        control_z = KeyMod.CtrlCmd | KeyCode.KeyZ
-        layers.layer.bind_key(control_z, _without_layer(self.undo), overwrite=True)
-        layers.layer.bind_key(KeyMod.Shift | control_z, _without_layer(self.redo), overwrite=True)
+        tools = {TOOLS[tool].key: partial(self.choose_tool, tool) for tool in TOOLS}
+        layers.bind_keys(tools | {EDITOR_ACTIONS[name].key: act for name, act in self._actions().items()})
         self.table.open(opened)
         self.choose_tool("select")
         self.show_message(describe_opened(opened))
@@ -434,6 +427,18 @@ class ProofreadTab(JobTab):
             self.layers.layer.mode = "paint"
             self.reason.say("Paint the new object; E erases, S puts the brush away.")
 
+    def carry_between(self) -> None:
+        """Outline the chosen object on the slices between those where it is painted; if it is outlined, paint it."""
+        if self.opened is None or self.pending is None or self.layers is None:
+            return
+        if self.pending.is_carried:
+            self.accept()
+            return
+        session, layer = self.opened.session, self.layers.layer
+        selected = 0 if self._selected is None else session.objects.object_at(self._selected)
+        label = selected if layer.mode == "pan_zoom" and selected else int(layer.selected_label)
+        self._choose(partial(self.pending.carry, label, session.changes, bool(layer.preserve_labels)))
+
     def _on_painted(self, edits: list[Edit]) -> None:
         for edit in edits:
             self.do(edit)
@@ -492,8 +497,3 @@ class ProofreadTab(JobTab):
             self.tool_buttons["grow"].setEnabled(has_graph)
             self.buttons["next"].setEnabled(has_graph)
         self.explain(fault)
-
-
-def _without_layer(act: Callable[[], None]) -> Callable[[Any], None]:
-    # napari passes the layer
-    return lambda layer: act()

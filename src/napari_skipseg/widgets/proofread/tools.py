@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.proofread.apply import apply_edit, grown_regions
+from napari_skipseg.proofread.carry import carry_object
 from napari_skipseg.proofread.cut import sides_of_line
 from napari_skipseg.proofread.doubts import Doubt
-from napari_skipseg.proofread.edits import Edit, EditRefusedError, Grow, Merge, Split, Voxel, thin_out
-from napari_skipseg.proofread.state import ObjectsUnderEdit
+from napari_skipseg.proofread.edits import Edit, EditRefusedError, Grow, Merge, Paint, Split, Voxel, thin_out
+from napari_skipseg.proofread.state import Change, ObjectsUnderEdit
+from napari_skipseg.wording import counted
 
 ToolName = Literal["select", "merge", "split", "grow"]
 
@@ -119,6 +121,21 @@ class PendingEdit:
             self.edit = Grow(voxel, self._steps[self._step])
         return False
 
+    @property
+    def is_carried(self) -> bool:
+        """Whether the edit carries an object between slices."""
+        return isinstance(self.edit, Paint)
+
+    def carry(self, label: int, changes: Iterable[Change], keep_others: bool) -> bool:
+        """Choose to carry an object to the slices between those on which it is; the edit is not complete then.
+
+        Raises:
+            EditRefusedError: as `carry_object`.
+        """
+        self.clear()
+        self.edit = carry_object(self._objects, label, (change.edit for change in changes), keep_others)
+        return False
+
     def draw(self, line: Sequence[Voxel]) -> bool:
         """Choose what a line crosses; return whether the edit can be done at once.
 
@@ -161,6 +178,8 @@ class PendingEdit:
                 return "A splits the object as outlined."
             case Merge():
                 return "A merges the outlined objects."
+            case Paint(slices=slices):
+                return f"A paints {counted(len(slices), 'slice')} between as outlined."
         if self.tool == "merge" and self._chosen:
             return "Click the object to merge it with."
         if self.tool == "split" and any(self.sides):
@@ -175,10 +194,11 @@ class PendingEdit:
         """
         objects, edit = self._objects, self.edit
         labels = objects.labels()
-        if isinstance(edit, Split):
+        if isinstance(edit, Split | Paint):
             change = apply_edit(objects, edit)
             try:
-                first, *rest = [objects.object_at(side[0]) for side in edit.sides]
+                ends = tuple(side[0] for side in edit.sides) if isinstance(edit, Split) else (edit.into or edit.corner,)
+                first, *rest = [objects.object_at(voxel) for voxel in ends]
                 values = np.asarray(labels[index])
             finally:
                 objects.undo(change)

@@ -36,6 +36,7 @@ class SegmentFormValues:
     model: None if there is none or it cannot be read; `model_fault` then says why. voxel_size: (z, y, x) in `unit`.
     other_options: values of the other fields of `SegmentOptions`, by name; planes and rescale count only if the form
     offers them. thresholds: of the model's classes. whole: the whole stack rather than the current slice.
+    box: the only part that is segmented, "" = all. box_fault: why there is none. box_note: what to say about it.
     """
 
     layer: Image | None
@@ -49,6 +50,9 @@ class SegmentFormValues:
     rescale: bool = False
     thresholds: Mapping[str, float] = field(default_factory=dict)
     whole: bool = True
+    box: str = ""
+    box_fault: str = ""
+    box_note: str = ""
     other_options: Mapping[str, Any] = field(default_factory=dict)
 
     def options(self) -> SegmentOptions:
@@ -60,6 +64,7 @@ class SegmentFormValues:
             "planes": "xyz" if self.in_three_planes else "xy",
             "rescale": self.rescale and find_rescaling(self) is not None,
             "dropout": self.dropout if self.samples else None,
+            "box": self.box,
         }
         return SegmentOptions(**{**self.other_options, **settled})
 
@@ -188,8 +193,8 @@ def _stack(choices: SegmentFormValues) -> Stack | None:
 def find_faults(choices: SegmentFormValues) -> dict[str, str]:
     """Return the reason for each field that is wrong, by the name of the field.
 
-    The names are "image", "axes", "voxel size", "channel", "model", "rescale", "tile", "planes", "samples" and
-    "dropout".
+    The names are "image", "axes", "voxel size", "channel", "model", "rescale", "tile", "planes", "samples", "dropout"
+    and "box".
     """
     found = {
         "image": image_fault(choices.layer),
@@ -199,6 +204,7 @@ def find_faults(choices: SegmentFormValues) -> dict[str, str]:
         "planes": _planes_fault(choices),
         "samples": _samples_fault(choices),
         "dropout": _dropout_fault(choices),
+        "box": choices.box_fault,
     }
     if choices.layer is not None:
         try:
@@ -287,6 +293,8 @@ def _dropout_fault(choices: SegmentFormValues) -> str:
 def find_warning(choices: SegmentFormValues) -> str:
     """Return what may make the result poor although it can be computed, "" if nothing does."""
     model = choices.model
+    if choices.box_note:
+        return choices.box_note
     if model is None or choices.layer is None or model.unit not in METRES:
         return ""
     if choices.unit not in METRES:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QHBoxLayout, QPushButton, QWidget
 
-from napari_skipseg.errors import SkipsegError
+from napari_skipseg.errors import InputError, SkipsegError
 from napari_skipseg.images.space import Space
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.catalog import describe_model, locate_model
@@ -40,6 +40,7 @@ from napari_skipseg.widgets.segment.checks import (
     offers_planes,
 )
 from napari_skipseg.widgets.segment.model_card import CardDialog
+from napari_skipseg.widgets.segment.part import box_of_shapes, box_on_screen, shapes_with_boxes
 from napari_skipseg.widgets.segment.selection import SelectedLayers
 from napari_skipseg.widgets.segment.suggest import SUGGEST_HINT, SuggestionList
 from napari_skipseg.widgets.segment.thresholds import ThresholdSliders
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from napari_skipseg.inference.suggest import Suggestion
 
 
-ELSEWHERE = ("device", "threshold", "class_threshold", "channel", "rescale", "attention", "seed")
+ELSEWHERE = ("device", "threshold", "class_threshold", "channel", "rescale", "attention", "seed", "box")
 """Options that have a place of their own in the form, or none."""
 
 
@@ -90,7 +91,10 @@ _ASKING = (
     "they begin as soon as it has started."
 )
 DEVICE_HINT = "Where to compute: auto takes a graphics card that works, else the processor"
-EXTENT_HINT = "The whole stack, or only the slice on screen, whose result gets layers of its own"
+EXTENT_HINT = (
+    "The whole image, or only a part, whose result gets layers of its own: the slice on screen, all that is on screen, "
+    "or the box around the shapes of a Shapes layer. Inside it the result is that of the whole image"
+)
 RGB = ("red", "green", "blue", "alpha")
 
 
@@ -181,6 +185,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             self.model.activated,
             self.device.activated,
             self.extent.activated,
+            self.extent.opening,
             self.options.edited,
             self.rescale.clicked,
         ):
@@ -224,7 +229,21 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             other_options=self.options.rows.values(),
             thresholds=self.threshold.values(),
             whole=self.extent.currentData() != "current",
+            **self._read_box(),
         )
+
+    def _read_box(self) -> dict[str, str]:
+        """Return the box that the run is limited to, what is wrong with it, and what to say about it."""
+        layer, axes, part = self._layer, self.axes.text(), self.extent.currentData()
+        if layer is None or part in (None, "whole", "current") or layer.ndim != len(axes):
+            return {}
+        if part == "view":
+            return {"box": box_on_screen(self._viewer, layer, axes)}
+        try:
+            box, note = box_of_shapes(self._viewer, part, layer, axes)
+        except InputError as error:
+            return {"box_fault": str(error)}
+        return {"box": box, "box_note": note}
 
     def check(self) -> None:
         """Adapt the fields to the choices, mark what is wrong, and emit `changed`."""
@@ -319,12 +338,17 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         )
 
     def _offer_extents(self, choices: SegmentFormValues) -> None:
-        cuts = bool(choices.loops) and "axes" not in find_faults(choices)
-        self._form.setRowVisible(self.extent, cuts)
+        is_right = choices.layer is not None and "axes" not in find_faults(choices)
+        cuts = bool(choices.loops) and is_right
+        self._form.setRowVisible(self.extent, is_right)
         current = "current slice" if choices.spanned == "YX" else "current volume"
-        whole = "whole stack" if choices.spanned == "YX" else "all volumes"
-        chosen = self.extent.currentData() if cuts else "whole"
-        self.extent.offer([(whole, "whole"), (current, "current")], chosen)
+        whole = ("whole stack" if choices.spanned == "YX" else "all volumes") if cuts else "whole image"
+        offered: list[tuple[str, object]] = [(whole, "whole"), *([(current, "current")] if cuts else [])]
+        offered.append(("what is on screen", "view"))
+        offered += [(f"box of '{shapes.name}'", shapes) for shapes in shapes_with_boxes(self._viewer)]
+        chosen = self.extent.currentData()
+        is_offered = is_right and any(value is chosen or value == chosen for _, value in offered)
+        self.extent.offer(offered, chosen if is_offered else "whole")
 
     def _offer_rescaling(self, choices: SegmentFormValues, fault: str) -> None:
         rescaling = find_rescaling(choices)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from napari_skipseg.images.intensity.normalize import GreyStatistics, normalization_from
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.views import CutArray
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.widgets.forms.fields import ConnectionGroup
-from napari_skipseg.widgets.layers.placement import CutArray, visible_box
+from napari_skipseg.widgets.layers.placement import visible_box
 from napari_skipseg.widgets.layers.results import RESULT_SOURCE, data_of, remove_results, stack_of_layer
 from napari_skipseg.widgets.segment.checks import SegmentFormValues
 
@@ -59,7 +60,7 @@ def cut_to_view(viewer: ViewerModel, choices: SegmentFormValues) -> PreviewView:
         visible_box(viewer, layer), data_of(layer).shape, choices.axes, LEAST_SIDES[dimensions], viewer.dims.ndisplay
     )
     whole = stack_of_layer(layer, choices.axes)
-    options = replace(choices.options(), attention=False)
+    options = replace(choices.options(), attention=False, box="")
     options = replace(options, tile=options.tile or TILES[dimensions])
     return PreviewView(cut_stack(whole, parts), {axis: part.start for axis, part in parts.items()}, whole, options)
 

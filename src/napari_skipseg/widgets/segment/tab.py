@@ -13,6 +13,7 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QHBoxLayout, QPushButton
 
 from napari_skipseg.errors import SkipsegError
+from napari_skipseg.images.box import box_from_text, box_within
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import ResultsOpened, Threshold, TileWritten, file_name
@@ -167,11 +168,15 @@ class SegmentTab(JobTab):
             stack = stack_of_layer(layer, choices.axes, positions)
             whole = stack_of_layer(layer, choices.axes) if positions else None
             model = self.form.model_folder()
+            asked = options or choices.options()
+            if asked.box:
+                inside = box_within(box_from_text(asked.box), stack)
+                positions = {choices.axes.index(axis): side.start for axis, side in inside.items()}
         except SkipsegError as error:
             self.fail(str(error))
             return False
-        request = Segment(stack, str(model), options or choices.options(), whole, pinned=pinned)
-        part = part_at(layer, choices.axes, positions)
+        request = Segment(stack, str(model), asked, whole, pinned=pinned)
+        part = part_at(layer, choices.axes, positions, asked.box)
         filling = ResultFiller(self, self._viewer, layer, part, self.results.get(part.source))
         self._fill(partial(self._engine.run, request), choices, filling)
         return True
@@ -406,10 +411,12 @@ class SegmentTab(JobTab):
         entry.start_when_first(start)
 
 
-def part_at(layer: Image, axes: str, positions: dict[int, int]) -> FilledPart:
+def part_at(layer: Image, axes: str, positions: dict[int, int], box: str = "") -> FilledPart:
     """Return all of an image, or the part of it at such positions, whose results have layers of their own."""
     if not positions:
         return FilledPart(axes, positions, str(layer.unique_id))
+    if box:
+        return FilledPart(axes, positions, SLICE_OF.format(layer.unique_id, box), f"Box {box} ")
     where = [f"{axes[axis].lower()} {place}" for axis, place in positions.items()]
     return FilledPart(axes, positions, SLICE_OF.format(layer.unique_id, " ".join(where)), f"{', '.join(where)} ")
 
