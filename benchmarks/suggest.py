@@ -1,4 +1,4 @@
-"""Does *Suggest* put the best model first? Dice of every shipped model on sets with a truth, beside what it ranks first.
+"""Does *Suggest* put the best model first? Dice of every shipped model, beside what it ranks first.
 
     python benchmarks/suggest.py DATA [--sets ISBI VNC ...] [--side 384] [--seeds 0 1] [--strokes 5]
 
@@ -115,7 +115,7 @@ def read_part(folder: Path, each: Scored, side: int) -> Part:
     """Return the middle of a set, at most `side` long in Y and X."""
     image, values = tifffile.imread(folder / each.image), tifffile.imread(folder / each.truth)
     image, values = (array if array.ndim == 3 else array[None] for array in (image, values))
-    truth = values < -each.at if each.at < 0 else values >= each.at
+    truth = values < -each.at if each.at < 0 else values >= each.at  # slices of VNC stored as 0 and 1 are not used
     known = tifffile.imread(folder / each.known) > 0 if each.known else np.ones_like(truth)
     middle = tuple(slice(a := max(0, n - side) // 2, a + min(n, side)) for n in image.shape[1:])
     cut = (slice(None), *middle)

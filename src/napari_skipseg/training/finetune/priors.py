@@ -8,12 +8,12 @@ changes one number per class, the bias of its output.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from napari_skipseg.networks.network import Network, class_probability
 from napari_skipseg.progress import Progress
@@ -92,21 +92,29 @@ def _iter_sample_probability(
     network: Network, data: FinetuneData, compute: Compute, new: tuple[int, ...]
 ) -> Generator[Progress, None, Shares]:
     """Yield after each patch; return the probability of all other classes and of each new one, (voxels, 1 + new)."""
+    found = []
+    for image, progress in iter_sample_images(data):
+        yield progress
+        with torch.inference_mode():
+            probability = class_probability(compute.logits(network, image))[0]
+        found.append(probability[list(new)].reshape(len(new), -1).cpu().numpy().astype(np.float64))
+    of_new = np.concatenate(found, axis=1)
+    return np.concatenate([1 - of_new.sum(axis=0, keepdims=True), of_new]).clip(0, 1).T
+
+
+def iter_sample_images(data: FinetuneData) -> Iterator[tuple[Tensor, Progress]]:
+    """Yield parts of the images (1, C, *patch), drawn at random, each with how far that is."""
     generator = np.random.default_rng(data.patches.seed)
-    crops, patch, found = data.patches.corrections.crops, data.patches.patch, []
+    crops, patch = data.patches.corrections.crops, data.patches.patch
     sizes = np.array([crop.target.size for crop in crops], np.float64)
     for done, number in enumerate(generator.choice(len(sizes), PRIOR_PATCHES, p=sizes / sizes.sum())):
-        yield Progress(done, PRIOR_PATCHES, f"measuring how frequent the new classes are: {done} of {PRIOR_PATCHES}")
         image = crops[number].image
         first = [int(generator.integers(max(1, n - side + 1))) for n, side in zip(image.shape[1:], patch, strict=True)]
         cropped = image[(slice(None), *(slice(at, at + side) for at, side in zip(first, patch, strict=True)))]
         missing = [(0, side - n) for n, side in zip(cropped.shape[1:], patch, strict=True)]
         whole = torch.from_numpy(np.pad(cropped, [(0, 0), *missing], mode="symmetric").astype(np.float32))
-        with torch.inference_mode():
-            probability = class_probability(compute.logits(network, whole[None]))[0]
-        found.append(probability[list(new)].reshape(len(new), -1).cpu().numpy().astype(np.float64))
-    of_new = np.concatenate(found, axis=1)
-    return np.concatenate([1 - of_new.sum(axis=0, keepdims=True), of_new]).clip(0, 1).T
+        message = f"measuring how frequent the new classes are: {done} of {PRIOR_PATCHES}"
+        yield whole[None], Progress(done, PRIOR_PATCHES, message)
 
 
 def estimate_priors(probability: Shares, learnt: Shares) -> Shares:

@@ -77,13 +77,17 @@ def compare_results(
         starts[axis] = low
         for part, begin in zip(parts, begins, strict=True):
             part[number] = slice(low - begin, high - begin)
-    labels = [
-        CutArray(_labels_of(shown, threshold), part)
-        for shown, threshold, part in zip((before, after), (was, now), parts, strict=True)
-    ]
-    names = [shown.prediction.class_names for shown in (before, after)]
-    pairs = [tuple(1 + each.index(name) if name in each else 0 for each in names) for name in classes]
-    return ChangedLabels(*labels, [(old, new) for old, new in pairs]), starts
+    old, new = (
+        CutArray(_labels_of(*each), part) for each, part in zip(((before, was), (after, now)), parts, strict=True)
+    )
+    pairs = [(_value_of(before, name), _value_of(after, name)) for name in classes]
+    return ChangedLabels(old, new, pairs), starts
+
+
+def _value_of(shown: ShownResult, name: str) -> int:
+    """Return the value of a class in the labels of a result, 0 if it is not known there."""
+    names = shown.prediction.class_names
+    return 1 + names.index(name) if name in names else 0
 
 
 def _labels_of(shown: ShownResult, threshold: Threshold) -> Binary:
