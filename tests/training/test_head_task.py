@@ -20,8 +20,8 @@ from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.distributed import ONE_PROCESS
-from napari_skipseg.training.finetune import head_task, run
-from napari_skipseg.training.finetune.head_task import HeadTask, balanced_loss, classes_with_heads, iter_keep_shares
+from napari_skipseg.training.finetune import priors, run
+from napari_skipseg.training.finetune.head_task import HeadTask, balanced_loss, classes_with_heads
 from napari_skipseg.training.finetune.labels import Corrected
 from napari_skipseg.training.finetune.run import iter_finetune
 from napari_skipseg.training.settings import AUGMENTATIONS, FinetuneSettings
@@ -156,18 +156,18 @@ def test_the_class_weighs_as_much_as_all_else_and_what_is_not_counted_nothing():
     assert value.item() == pytest.approx(expected, rel=1e-5)
     value.backward()
     assert float(logits.grad[0, 3]) == 0
-    assert float(balanced_loss(logits, positive, torch.zeros_like(counted))) == 0
+    assert balanced_loss(logits, positive, torch.zeros_like(counted)).item() == 0
 
 
 def test_a_head_that_calls_its_class_too_often_is_shifted_back(parent, monkeypatch):
-    monkeypatch.setattr("napari_skipseg.training.finetune.priors.PRIOR_PATCHES", 6)
+    monkeypatch.setattr(priors, "PRIOR_PATCHES", 6)
     data, network, _, fits = begin(parent / "two", settings_of())
     bias = network.head_of(2).bias
     with torch.no_grad():
         bias.add_(3.0)
-    run_to_end(iter_keep_shares(network, {2: replace(fits[2], share=0.1)}, data, CPU))
+    run_to_end(priors.iter_keep_shares(network, {2: replace(fits[2], share=0.1)}, data, CPU))
     called = []
-    for image, _ in head_task.iter_sample_images(data):
+    for image, _ in priors.iter_sample_images(data):
         with torch.inference_mode():
             called.append(float((network(image).logits[0, -1] > 0).float().mean()))
     assert np.mean(called) == pytest.approx(0.1, abs=0.002)

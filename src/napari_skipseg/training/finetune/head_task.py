@@ -7,7 +7,7 @@ a pixel head reads every level, so each level gets a gradient of its own, and th
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +24,7 @@ from napari_skipseg.training.finetune.crops import CorrectionCrops
 from napari_skipseg.training.finetune.labels import ClassPlan
 from napari_skipseg.training.finetune.patches import PatchBatch
 from napari_skipseg.training.finetune.pixel_classifier import FittedClass, fit_pixel_heads, iter_read_pixels
-from napari_skipseg.training.finetune.priors import DENSE_SHARE, iter_sample_images
+from napari_skipseg.training.finetune.priors import DENSE_SHARE
 from napari_skipseg.training.finetune.task import FinetuneData, FinetuneTask
 from napari_skipseg.training.losses import (
     IGNORED,
@@ -130,24 +130,3 @@ def balanced_loss(logits: Tensor, positive: Tensor, counted: Tensor, class_weigh
 
 def _by_patch(chosen: Tensor, targets: Tensor) -> Tensor:
     return chosen.to(targets.device).view(-1, *[1] * (targets.ndim - 1))
-
-
-def iter_keep_shares(
-    network: TaughtNetwork, fits: Mapping[int, FittedClass], data: FinetuneData, compute: Compute
-) -> Generator[Progress, None, None]:
-    """Yield while the images are predicted; then shift each new head so that its class is called as often as at first.
-
-    Strokes show a class as often as all else, and each step draws the network towards that share.
-    """
-    found: dict[int, list[Tensor]] = {number: [] for number in fits}
-    columns = {number: network.pixel_head.sources[:number].count(None) for number in fits}
-    for image, progress in iter_sample_images(data):
-        yield progress
-        with torch.inference_mode():
-            logits = compute.logits(network, image)[0, network.spec.out_channels :]
-        for number, values in found.items():
-            values.append(logits[columns[number]].flatten().cpu())
-    for number, fitted in fits.items():
-        level = float(np.quantile(torch.cat(found[number]).numpy(), 1 - fitted.share))
-        with torch.no_grad():
-            network.head_of(number).bias.sub_(level)

@@ -37,7 +37,6 @@ from napari_skipseg.training.finetune.head_task import (
     HeadTask,
     classes_with_heads,
     iter_fit_first_heads,
-    iter_keep_shares,
 )
 from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, check_images, plan_classes
 from napari_skipseg.training.finetune.patches import (
@@ -54,7 +53,7 @@ from napari_skipseg.training.finetune.pixel_classifier import (
     head_logits,
     iter_read_pixels,
 )
-from napari_skipseg.training.finetune.priors import iter_correct_prior_shift, labelled_fraction
+from napari_skipseg.training.finetune.priors import iter_keep_shares, labelled_fraction
 from napari_skipseg.training.finetune.rehearsal import (
     RehearsalSamples,
     join_samples,
@@ -239,8 +238,6 @@ def _iter_fit_and_write(
     if heads is None and isinstance(network, TaughtNetwork):
         yield from iter_keep_shares(network, first, data, compute)
         thresholds = dict.fromkeys(first, DEFAULT_THRESHOLD)
-    elif heads is None:
-        thresholds = yield from iter_correct_prior_shift(network, data, compute)
     network = as_stored(network).to("cpu")
     description = _describe(setup, network, curves, compute, thresholds)
     backend = TorchBackend(Model(description, network), Device("cpu", cpu_title(), ""), "f32")
