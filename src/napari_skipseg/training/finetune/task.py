@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -118,14 +118,19 @@ class _Prepared(NamedTuple):
 
 
 class FinetuneTask:
-    """Training of the decoder or of the whole network, with new patches for every step."""
+    """Training of the decoder or of the whole network, with new patches for every step.
+
+    rates: the highest learning rate by reach, if the settings name none.
+    """
+
+    rates: Mapping[str, float] = RATES
 
     def __init__(
         self, settings: FinetuneSettings, data: FinetuneData, steps: int, batch: int, compute: Compute
     ) -> None:
         self.settings, self.data, self.compute, self._batch = settings, data, compute, batch
         fitted = settings.time_limit > 0 and not settings.steps
-        rate = settings.learning_rate or RATES[settings.reach]
+        rate = settings.learning_rate or self.rates[settings.reach]
         self.pace = TrainingPace(
             steps=steps,
             training_protocol=replace(PROTOCOLS["modern"], learning_rate=rate),
