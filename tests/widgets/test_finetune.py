@@ -32,6 +32,7 @@ from napari_skipseg.widgets.finetune.comparison import GOOD_COLOR, report_html
 from napari_skipseg.widgets.finetune.form import new_model_name
 from napari_skipseg.widgets.finetune.phases import OverallProgress
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR
+from napari_skipseg.widgets.layers.placement import camera_of
 
 pytestmark = pytest.mark.gui
 
@@ -619,7 +620,7 @@ def test_a_tick_shows_what_was_gained_and_lost_and_follows_the_threshold(open_ta
     before = np.asarray(viewer.layers["before probability"].data)
     before[...] = 0.1
     before[..., 5:20] = 0.9
-    viewer.camera.zoom /= 4  # all of the slice is on screen
+    camera_of(viewer).zoom /= 4  # all of the slice is on screen
     changes.tick.click()
     values = np.asarray(viewer.layers["changed"].data[0])
     assert [np.unique(values[:, part]).tolist() for part in (slice(5), slice(5, 10), slice(10, 20), slice(20, 80))] == [
