@@ -51,8 +51,12 @@ class Labelled(NamedTuple):
 def read_set(
     folder: Path, image: str, truth: str, at: float, train: tuple[int, ...], test: tuple[int, ...]
 ) -> Labelled:
-    """Return a stack with a truth, the class being where that is at least `at`."""
-    pixels, mask = tifffile.imread(folder / image), tifffile.imread(folder / truth) >= at
+    """Return a stack with a truth, the class being where that is at least `at`.
+
+    In slices of 0 and 1 it is where that is 1: two slices of VNC are stored so, the others as 0 to 255.
+    """
+    pixels, values = tifffile.imread(folder / image), tifffile.imread(folder / truth)
+    mask = np.stack([each >= (at if each.max() > 1 else 1) for each in values])
     return Labelled(pixels, mask, np.ones_like(mask), train, test)
 
 

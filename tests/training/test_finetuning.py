@@ -20,10 +20,9 @@ from napari_skipseg.models.description import ClassLabel, ModelDescription, card
 from napari_skipseg.models.folder import SAMPLE_FILE
 from napari_skipseg.models.model import read_model, write_model
 from napari_skipseg.networks.build import build
-from napari_skipseg.networks.network import class_probability
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import ImageFindings, run_to_end
-from napari_skipseg.training.finetune import priors, run, task
+from napari_skipseg.training.finetune import run, task
 from napari_skipseg.training.finetune.blocks import BlockTable, CountedLabel, LabelledBlock, iter_find_labelled_blocks
 from napari_skipseg.training.finetune.crops import iter_read_crops
 from napari_skipseg.training.finetune.estimate import iter_plan_finetuning
@@ -103,8 +102,9 @@ def finetuned(folder, settings, *corrected):
 def predict(folder, stack):
     """Return the probabilities (Z, classes, Y, X) that a model finds in a stack."""
     image = torch.from_numpy(measure(stack).apply(stack.read((slice(None),) * 3)))[:, None]
+    network = read_model(folder).network
     with torch.inference_mode():
-        return class_probability(read_model(folder).network(image).logits).numpy()
+        return network.probability(network(image).logits).numpy()
 
 
 def scores(report, on, class_name):
@@ -366,6 +366,13 @@ def test_the_summary_tells_numbers_and_time_before_it_starts(reach):
     assert 120 < timed.seconds < 150
 
 
+def test_a_deep_reach_ends_after_minutes_unless_steps_or_other_minutes_are_named():
+    assert settings_of(steps=0, reach="normal").time_limit == 2
+    assert settings_of(steps=0, reach="normal", minutes=0.5).time_limit == 0.5
+    assert settings_of(steps=7, reach="normal").time_limit == 0
+    assert settings_of(steps=0, reach="quick").time_limit == 0
+
+
 def row(on, score, old, new, class_name="membrane"):
     return {(on, class_name, score): old} if old is not None else {}, {(on, class_name, score): new}
 
@@ -484,35 +491,6 @@ def test_strokes_in_twenty_places_are_enough_to_tell_or_a_few_that_are_labelled_
     found = count_held_out(table, plan)
     assert found.is_enough is is_enough
     assert found.blocks == len(table.held_out)
-
-
-def test_a_rare_class_learnt_from_as_many_strokes_is_not_found_too_often(tmp_path, monkeypatch):
-    dense = squares(depth=2, side=192)
-    rare = dense.labels.copy()
-    rare[:, :, 64:] = 1
-    image = dense.stack.data.copy()
-    image[:, :, 64:] = np.random.default_rng(1).normal(115, 20, image[:, :, 64:].shape)  # half way to a square
-    strokes = np.zeros_like(rare)
-    strokes[:, 10:180:8, ::3] = rare[:, 10:180:8, ::3]
-    strokes[:, :, 70:][strokes[:, :, 70:] == 1] = 0
-    corrected = Corrected(Stack(image, Space("ZYX", (50, 4, 4), "nm"), name="rare"), strokes, "rare")
-    found = {}
-    for name, dense_from in (("matched", priors.DENSE_SHARE), ("unmatched", 0.0)):
-        monkeypatch.setattr(priors, "DENSE_SHARE", dense_from)
-        made = finetuned(tmp_path, settings_of(name, reach="normal", steps=20, patch=(32, 32)), corrected)
-        found[name] = float((predict(made.folder, corrected.stack)[:, 1] > 0.5).mean())
-    assert found["matched"] < found["unmatched"]
-
-
-@pytest.mark.parametrize(("labelled", "changes"), [(1.0, False), (0.1, True)])
-def test_dense_labels_show_the_share_themselves(tmp_path, monkeypatch, labelled, changes):
-    asked: list[object] = []
-    monkeypatch.setattr(priors, "estimate_priors", lambda found, learnt: asked.append(learnt) or learnt)
-    corrected = squares()
-    kept = np.random.default_rng(0).random(corrected.labels.shape) < labelled
-    sparse = Corrected(corrected.stack, np.where(kept, corrected.labels, 0).astype(np.uint8), "squares")
-    finetuned(tmp_path, settings_of(reach="normal", steps=2), sparse)
-    assert bool(asked) == changes
 
 
 BRIEF = {"reach": "normal", "steps": 2}

@@ -149,7 +149,9 @@ def test_normal_goes_on_from_a_model_with_a_pixel_head(taught, tmp_path, monkeyp
     made = finetuned(tmp_path, settings, corrected_of(stack, stroked(truth)))
     model = read_model(made.folder).description
     assert model.class_names == ("membrane", "mitochondrion")
-    assert (model.pixel_head, model.spec.out_channels) == (None, 3)
+    assert model.pixel_head.sources == (0, None)
+    prediction = segment(stack, str(made.folder))
+    assert dice(np.asarray(prediction.probability[1]) > prediction.thresholds[1], truth == 2) > 0.6
 
 
 def test_own_classes_are_corrected_in_the_last_level_and_others_with_a_pixel_head(taught, library):  # noqa: F811
@@ -276,6 +278,18 @@ def test_four_classes_with_three_strokes_each(tmp_path):
     assert prediction.class_names == ("membrane", *(each.name for each in classes))
     for value in range(2, 6):
         assert dice(np.asarray(prediction.probability[value - 1]) > 0.5, truth == value) > 0.6
+
+
+def test_normal_takes_several_classes_with_few_strokes_and_contradictory_ones(tmp_path):
+    stack, truth = texture()
+    labels = np.where(stroked(truth) > 0, np.random.default_rng(0).integers(1, 5, truth.shape), 0).astype(np.uint8)
+    classes = tuple(ClassLabel(f"kind {value}", value) for value in range(2, 5))
+    settings = settings_of(reach="normal", steps=2, patch=(32, 32), classes=classes)
+    made = finetuned(tmp_path, settings, corrected_of(stack, labels))
+    probability = np.asarray(segment(stack, str(made.folder)).probability)
+    assert probability.shape[0] == 4
+    assert np.isfinite(probability).all()
+    assert not made.report.is_better
 
 
 def test_a_volume_is_learnt_in_3d():

@@ -32,6 +32,7 @@ from napari_skipseg.widgets.finetune.comparison import GOOD_COLOR, report_html
 from napari_skipseg.widgets.finetune.form import new_model_name
 from napari_skipseg.widgets.finetune.phases import OverallProgress
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR
+from napari_skipseg.widgets.layers.placement import camera_of
 
 pytestmark = pytest.mark.gui
 
@@ -599,3 +600,40 @@ def test_a_model_is_trained_from_scratch_from_folders_by_the_names_of_files(open
     form.name.setText("other")
     press(qtbot, form.train_button)
     assert "b.tif' has no labels: put a file called b.tif into" in tab.message.text()
+
+
+def test_a_tick_shows_what_was_gained_and_lost_and_follows_the_threshold(open_tab, qtbot, engine):
+    viewer, panel, tab = open_tab()
+    ready(panel, qtbot)
+    press(qtbot, tab.tune_button)
+    finish(panel, qtbot)
+    card = locate_model("tiny-2d-tuned") / "model.json"  # the fake engine copied it with the old name
+    card.write_text(card.read_text().replace('"tiny-2d"', '"tiny-2d-tuned"'))
+    panel.segment_tab.preview()
+    finish(panel, qtbot)
+    changes = tab.report.changes
+    assert changes.isVisible()
+    assert "changed" not in viewer.layers
+    after = np.asarray(viewer.layers["preview probability"].data)
+    after[...] = 0.1
+    after[..., :10] = 0.9
+    before = np.asarray(viewer.layers["before probability"].data)
+    before[...] = 0.1
+    before[..., 5:20] = 0.9
+    camera_of(viewer).zoom /= 4  # all of the slice is on screen
+    changes.tick.click()
+    values = np.asarray(viewer.layers["changed"].data[0])
+    assert [np.unique(values[:, part]).tolist() for part in (slice(5), slice(5, 10), slice(10, 20), slice(20, 80))] == [
+        [1],
+        [0],
+        [2],
+        [0],
+    ]
+    assert changes.legend.text() == "Blue: gained, 6 % of this view. Orange: lost, 12 % (membrane)."
+    assert not viewer.layers["changed"].editable
+    panel.segment_tab.form.threshold.show_values({"membrane": 0.95})
+    panel.segment_tab.form.threshold_moved.emit()
+    assert np.unique(viewer.layers["changed"].data[0][:, :5]).tolist() == [0]
+    viewer.layers.remove("changed")
+    assert not changes.tick.isChecked()
+    assert changes.legend.text() == ""

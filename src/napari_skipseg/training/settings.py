@@ -300,6 +300,8 @@ STEPS: dict[str, int] = {"quick": 40, "normal": 300, "full": 600}
 """Steps by reach, if the settings name none."""
 RATES: dict[str, float] = {"quick": 6e-3, "normal": 6e-4, "full": 6e-4}
 """Highest learning rates by reach, if the settings name none."""
+MINUTES: dict[str, float] = {"quick": 0.0, "normal": 2.0, "full": 5.0}
+"""Minutes of the fit by reach, if the settings name neither steps nor minutes; 0 = as long as its steps take."""
 AUTO = "auto"
 
 
@@ -353,7 +355,7 @@ class FinetuneSettings(FitSettings):
         int,
         Option(
             "Steps",
-            "Training steps; by default those of the reach, or as many as fit into the minutes.",
+            "Training steps; by default as many as fit into the minutes.",
             least=0,
             unset="auto",
             step=50,
@@ -363,9 +365,10 @@ class FinetuneSettings(FitSettings):
         float,
         Option(
             "Minutes",
-            "Stop after so many minutes and keep the best weights; 0 = no limit.",
+            "Stop after so many minutes and keep the best weights; by default 2 with normal and 5 with full, or no "
+            "limit where steps are named.",
             least=0,
-            unset="no limit",
+            unset="auto",
             step=0.5,
         ),
     ] = 0.0
@@ -394,6 +397,11 @@ class FinetuneSettings(FitSettings):
             "class is painted there. none: they are tissue.",
         ),
     ] = "auto"
+
+    @property
+    def time_limit(self) -> float:
+        """Minutes after which the fit ends: those that are named, or that the reach has; 0 = none."""
+        return self.minutes or (0.0 if self.steps else MINUTES[self.reach])
 
     def __post_init__(self) -> None:
         super().__post_init__()

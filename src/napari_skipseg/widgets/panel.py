@@ -119,6 +119,8 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
             form.changed.connect(on_change)
         form.changed.connect(inspect.forget_and_check)
         form.threshold_moved.connect(batch.check_if_shown)
+        for on_looks in (form.threshold_moved, form.placed):
+            on_looks.connect(finetune.show_changes)
         for on_placed in (objects.on_image_placed, inspect.on_image_placed):
             form.placed.connect(on_placed)
         segment.finished.connect(lambda succeeded: finetune.on_segmented(succeeded, segment.shares))

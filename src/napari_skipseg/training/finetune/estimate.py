@@ -18,6 +18,7 @@ from napari_skipseg.models.catalog import describe_model, locate_model
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.head import add_pixel_heads, grow_classes
 from napari_skipseg.networks.network import Deep, Network
+from napari_skipseg.networks.pixel_head import TaughtNetwork
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.compute import Compute, choose_compute
 from napari_skipseg.training.distributed import ONE_PROCESS, Processes
@@ -29,6 +30,7 @@ from napari_skipseg.training.finetune.blocks import (
     thin_blocks,
 )
 from napari_skipseg.training.finetune.crops import MOST_SCORED
+from napari_skipseg.training.finetune.head_task import classes_with_heads
 from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, check_images, plan_classes
 from napari_skipseg.training.finetune.patches import REHEARSED_EVERY
 from napari_skipseg.training.finetune.pixel_classifier import FEATURE_BORDER, FEATURE_TILE, MOST_TILES, has_pixel_heads
@@ -69,8 +71,8 @@ def steps_of(settings: FinetuneSettings, seconds_per_step: float) -> int:
     """Return the steps that are named, that fit into the minutes, or that the reach has."""
     if settings.steps:
         return settings.steps
-    if settings.minutes:
-        return max(FEWEST_STEPS, int(STEPS_FACTOR * settings.minutes * 60 / max(1e-3, seconds_per_step)))
+    if settings.time_limit:
+        return max(FEWEST_STEPS, int(STEPS_FACTOR * settings.time_limit * 60 / max(1e-3, seconds_per_step)))
     return STEPS[settings.reach]
 
 
@@ -89,7 +91,7 @@ def agree_on_steps(
     Raises:
         FileError: the note cannot be written.
     """
-    if settings.steps or not settings.minutes:
+    if settings.steps or not settings.time_limit:
         return steps_of(settings, 1.0)
     text = note.read_text(encoding="utf-8") if note.exists() else ""
     if known := int(processes.highest(int(text) if text.isdecimal() else 0)):
@@ -116,15 +118,23 @@ def estimate_seconds(
     if has_pixel_heads(settings, plan, parent.network):
         compute = choose_compute(parent.network, settings.precision, device_name, None, ONE_PROCESS)
         return _seconds_of_pixel_heads(parent.network, plan, table, compute), True
-    network = grow_classes(parent.network, plan.kept, channels=plan.channels)
+    heads = classes_with_heads(settings, plan, parent.network, _labelled_share(table))
+    network: Network = parent.network
+    if heads:
+        taught = [number for number in heads if plan.judged[number]]
+        network = add_pixel_heads(network, plan.kept, taught, classes=len(plan.classes))
+    else:
+        network = grow_classes(network, plan.kept, channels=plan.channels)
     compute = choose_compute(network, settings.precision, device_name, None, ONE_PROCESS)
     batch = batch_of(settings, network.spec.dimensions)
     times = _time_batch(network, settings, batch, compute)
     voxels = batch * math.prod(patch_of(settings, network))
     extra = START + 2 * times.forward * _voxels_of(table.held_out[:MOST_SCORED], parent.description.margin) / voxels
     steps = steps_of(settings, 1.0)
-    if settings.minutes and not settings.steps:
-        fit = settings.minutes * 60
+    if settings.time_limit and not settings.steps:
+        fit = settings.time_limit * 60
+        if len(plan.classes) > len(plan.kept) and not heads and settings.reach != "quick":
+            extra += (STEPS["quick"] + KEPT_FEATURES / batch) * times.forward
     elif settings.reach == "quick":
         patches = min(steps * batch, KEPT_FEATURES)
         passes = 1 + _distilled_share(settings, plan)
@@ -133,11 +143,13 @@ def estimate_seconds(
         extra += passes * times.deep * _voxels_of(shown, parent.description.margin) / voxels
     else:
         fit = steps * _seconds_of_step(settings, plan, times, batch)
-        if len(plan.classes) > len(plan.kept):
+        if len(plan.classes) > len(plan.kept) and not heads:
             extra += (STEPS["quick"] + KEPT_FEATURES / batch) * times.forward
+    if heads:
+        extra += _seconds_of_pixel_heads(parent.network, plan, table, compute) - START
     if len(plan.classes) > len(plan.kept):
         extra += PRIOR_PATCHES * times.forward / batch
-    return extra + (min(fit, settings.minutes * 60) if settings.minutes else fit), False
+    return extra + (min(fit, settings.time_limit * 60) if settings.time_limit else fit), False
 
 
 def _seconds_of_pixel_heads(network: Network, plan: ClassPlan, table: BlockTable, compute: Compute) -> float:
@@ -154,6 +166,13 @@ def _seconds_of_pixel_heads(network: Network, plan: ClassPlan, table: BlockTable
 
     seconds = time_of(forward)
     return START + seconds * min(MOST_TILES, len(table.blocks)) + FIT_SECONDS * len(plan.learnt)
+
+
+def _labelled_share(table: BlockTable) -> float:
+    """Return the share of the voxels of all blocks that has a label."""
+    columns = [number for number, counted in enumerate(table.columns) if not counted.is_painted]
+    labelled = sum(block.counts[column] for block in table.blocks for column in columns)
+    return labelled / max(1, sum(math.prod(stop - start for start, stop in block.box) for block in table.blocks))
 
 
 def _voxels_of(blocks: Sequence[LabelledBlock], margin: int) -> int:
@@ -194,9 +213,11 @@ def _time_batch(network: Network, settings: FinetuneSettings, batch: int, comput
         parameter.requires_grad_(parameter in trained)
     images = torch.zeros(batch, network.spec.in_channels, *patch_of(settings, network))
 
+    body = network.body if isinstance(network, TaughtNetwork) else network
+
     def compute_features() -> Deep:
         with torch.no_grad(), compute.autocast():
-            return network.deep(compute.upload(images))
+            return body.deep(compute.upload(images))
 
     def forward() -> Tensor:
         with torch.no_grad():

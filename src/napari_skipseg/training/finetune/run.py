@@ -33,6 +33,11 @@ from napari_skipseg.training.evaluate import WholeImages
 from napari_skipseg.training.finetune.blocks import iter_find_labelled_blocks, summarize_training, thin_blocks
 from napari_skipseg.training.finetune.crops import CorrectionCrops, iter_read_crops
 from napari_skipseg.training.finetune.estimate import agree_on_steps
+from napari_skipseg.training.finetune.head_task import (
+    HeadTask,
+    classes_with_heads,
+    iter_fit_first_heads,
+)
 from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, check_images, plan_classes
 from napari_skipseg.training.finetune.patches import (
     PatchSampler,
@@ -48,7 +53,7 @@ from napari_skipseg.training.finetune.pixel_classifier import (
     head_logits,
     iter_read_pixels,
 )
-from napari_skipseg.training.finetune.priors import iter_correct_prior_shift
+from napari_skipseg.training.finetune.priors import iter_keep_shares, labelled_fraction
 from napari_skipseg.training.finetune.rehearsal import (
     RehearsalSamples,
     join_samples,
@@ -224,14 +229,15 @@ def _iter_fit_and_write(
         heads = yield from _iter_refusing_keep(_iter_fit_heads(setup, compute))
         network = heads.network
     else:
-        data, network, task = yield from _iter_refusing_keep(_iter_begin(setup, compute, scratch))
+        data, network, task, first = yield from _iter_refusing_keep(_iter_begin(setup, compute, scratch))
         state = yield from iter_learn(task, network, scratch / CHECKPOINT, compute, setup.processes)
         curves = state.curves
     if not setup.processes.is_first:
         return heads
     thresholds = {} if heads is None else heads.thresholds
-    if heads is None:
-        thresholds = yield from iter_correct_prior_shift(network, data, compute)
+    if heads is None and isinstance(network, TaughtNetwork):
+        yield from iter_keep_shares(network, first, data, compute)
+        thresholds = dict.fromkeys(first, DEFAULT_THRESHOLD)
     network = as_stored(network).to("cpu")
     description = _describe(setup, network, curves, compute, thresholds)
     backend = TorchBackend(Model(description, network), Device("cpu", cpu_title(), ""), "f32")
@@ -276,24 +282,39 @@ def _iter_fit_heads(setup: _Setup, compute: Compute) -> Generator[Progress, None
 
 def _iter_begin(
     setup: _Setup, compute: Compute, scratch: Path
-) -> Generator[Progress, None, tuple[FinetuneData, Network, FinetuneTask]]:
-    """Yield while the first patches are drawn; return what is learnt from, the network, and how it is fitted."""
+) -> Generator[Progress, None, tuple[FinetuneData, Network, FinetuneTask, Mapping[int, FittedClass]]]:
+    """Yield while the first patches are drawn.
+
+    Return what is learnt from, the network, how it is fitted, and the first fit of each pixel head (class from 0).
+    """
     settings, plan, processes = setup.settings, setup.plan, setup.processes
     torch.manual_seed(settings.seed)
-    network = grow_classes(setup.parent.network, plan.kept, channels=plan.channels)
+    parent, network = setup.parent.network, setup.parent.network
+    fits: Mapping[int, FittedClass] = {}
+    heads = classes_with_heads(settings, plan, parent, labelled_fraction(setup.corrections))
+    if heads:
+        taught = [number for number in heads if plan.judged[number]]
+        network = grown = add_pixel_heads(parent, plan.kept, taught, classes=len(plan.classes))
+        if taught:
+            fits = yield from iter_fit_first_heads(grown, taught, setup.corrections, settings.seed, compute)
+        processes.average([value.data for value in grown.heads.state_dict().values()])  # the same in all of them
+    else:
+        network = grow_classes(parent, plan.kept, channels=plan.channels)
     yield Progress(0, 1, f"reading what is held out; training on {compute.reason}")
     data = _collect_data(setup)
     resumed = processes.highest(float((scratch / CHECKPOINT).exists())) > 0
-    is_new = len(plan.classes) > len(plan.kept) or None in sources_of(setup.parent.network)
-    if is_new and settings.reach != "quick" and not resumed:
+    is_new = len(plan.classes) > len(plan.kept) or None in sources_of(parent)
+    if is_new and not heads and settings.reach != "quick" and not resumed:
         yield from iter_warm_up_head(settings, data, network, compute, processes)
     batch = processes.part_of(batch_of(settings, setup.dimensions))
     steps = agree_on_steps(settings, plan, network, compute, scratch / STEPS_FILE, processes)
+    if isinstance(network, TaughtNetwork):
+        return data, network, HeadTask(settings, data, steps, batch, compute, network), fits
     if settings.reach != "quick":
-        return data, network, FinetuneTask(settings, data, steps, batch, compute)
+        return data, network, FinetuneTask(settings, data, steps, batch, compute), fits
     quick = QuickTask(settings, data, steps, batch, compute)
     yield from quick.iter_prepare(network)
-    return data, network, quick
+    return data, network, quick, fits
 
 
 def _collect_data(setup: _Setup) -> FinetuneData:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from napari_skipseg.errors import SpecError
-from napari_skipseg.networks.network import Deep, Network, class_probability
+from napari_skipseg.networks.network import Deep, Network
+from napari_skipseg.networks.pixel_head import TaughtNetwork
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.checkpoint import PRECISION
 from napari_skipseg.training.compute import Compute
@@ -81,6 +82,8 @@ def batch_of(settings: FinetuneSettings, dimensions: int) -> int:
 
 def trained_parts(network: Network, reach: Reach) -> list[nn.Module]:
     """Return the parts of `network` that the reach trains."""
+    if isinstance(network, TaughtNetwork):
+        return [*trained_parts(network.body, reach), network.heads]
     if reach == "full":
         return [network]
     names = network.parts.last if reach == "quick" else network.parts.decoder
@@ -115,21 +118,26 @@ class _Prepared(NamedTuple):
 
 
 class FinetuneTask:
-    """Training of the decoder or of the whole network, with new patches for every step."""
+    """Training of the decoder or of the whole network, with new patches for every step.
+
+    rates: the highest learning rate by reach, if the settings name none.
+    """
+
+    rates: Mapping[str, float] = RATES
 
     def __init__(
         self, settings: FinetuneSettings, data: FinetuneData, steps: int, batch: int, compute: Compute
     ) -> None:
         self.settings, self.data, self.compute, self._batch = settings, data, compute, batch
-        fitted = settings.minutes > 0 and not settings.steps
-        rate = settings.learning_rate or RATES[settings.reach]
+        fitted = settings.time_limit > 0 and not settings.steps
+        rate = settings.learning_rate or self.rates[settings.reach]
         self.pace = TrainingPace(
             steps=steps,
             training_protocol=replace(PROTOCOLS["modern"], learning_rate=rate),
             validate_every=max(1, -(-steps // (VALIDATIONS[settings.reach] * (STEPS_FACTOR if fitted else 1)))),
             shown_every=max(1, min(10, steps // 10)),
             seed=settings.seed,
-            minutes=settings.minutes,
+            minutes=settings.time_limit,
         )
         if data.teacher is not None:
             compute.place(data.teacher)
@@ -209,7 +217,7 @@ class FinetuneTask:
                 losses.append(float(self._total_loss(logits, batch, answers, 1.0)))
                 if not bool(batch.judged[:, learnt[-1] - 1].all()):
                     continue
-                probability = class_probability(logits).cpu()
+                probability = network.probability(logits).cpu()
             for column, label in enumerate(learnt):
                 true = batch.targets == label
                 predicted = (probability[:, label - 1] > 0.5) & (batch.targets >= 0)

@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, Q
 from napari_skipseg.inference.prediction import Threshold
 from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 from napari_skipseg.training.progress import EVEN, ComparisonReport, ScoreRow
+from napari_skipseg.widgets.finetune.changes import ChangesTick
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine, RichLabel, set_hint
 from napari_skipseg.widgets.layers.placement import visible_box
 from napari_skipseg.widgets.layers.results import ShownResult, remove_results, results_in, segmented_in, show_result
@@ -45,6 +46,7 @@ class ReportTable(QWidget):  # type: ignore[misc]
     """The scores, the verdict, and buttons for the new model.
 
     used: the user wants the new model although it is not better. compared: True = show before in place of after.
+    classes: the names of those that were taught.
     """
 
     used = Signal()
@@ -57,13 +59,14 @@ class ReportTable(QWidget):  # type: ignore[misc]
         self.table.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.table.setWordWrap(True)
         self._models = "", ""
-        self._classes: tuple[str, ...] = ()
+        self.classes: tuple[str, ...] = ()
         self.use_button, self.before_button = QPushButton("Use it"), QPushButton("Show before")
         self.use_button.setToolTip("Select the new model in the Segment tab, and segment the view with it")
         self.before_button.setCheckable(True)
         self.use_button.clicked.connect(self.used)
         self.before_button.toggled.connect(self._name_button)
         self.before_button.toggled.connect(self.compared)
+        self.changes = ChangesTick()
         buttons = QHBoxLayout()
         buttons.addWidget(self.use_button)
         buttons.addWidget(self.before_button)
@@ -74,6 +77,7 @@ class ReportTable(QWidget):  # type: ignore[misc]
         column.addWidget(self.shares)
         column.addWidget(self.table)
         column.addLayout(buttons)
+        column.addWidget(self.changes)
         self.hide()
 
     def show_report(self, report: ComparisonReport, old: str, new: str) -> None:
@@ -84,7 +88,7 @@ class ReportTable(QWidget):  # type: ignore[misc]
         self.table.setVisible(bool(report.rows))
         self.use_button.setVisible(not report.is_better)
         self.shares.say("")
-        self._classes = tuple(dict.fromkeys(row.class_name for row in report.rows if row.on == _CORRECTIONS))
+        self.classes = tuple(dict.fromkeys(row.class_name for row in report.rows if row.on == _CORRECTIONS))
         self.offer_before("", "")
         self.show()
 
@@ -95,7 +99,7 @@ class ReportTable(QWidget):  # type: ignore[misc]
         """
         parts = [
             f"{percent(shares[name])} is {name} (above {thresholds.get(name, DEFAULT_THRESHOLD):.2f})"
-            for name in self._classes
+            for name in self.classes
             if name in shares
         ]
         self.shares.say(f"Of this view, {' and '.join(parts)} now." if parts else "")
@@ -109,6 +113,7 @@ class ReportTable(QWidget):  # type: ignore[misc]
         self.show_after()
         self._name_button(False)
         self.before_button.setVisible(bool(before))
+        self.changes.offer(bool(before))
 
     def keep_before(self, is_there: bool) -> None:
         """Hide the switch if the result of before was removed."""
@@ -200,12 +205,16 @@ def _covers(shown: ShownResult, place: Sequence[int]) -> bool:
 
 
 class BeforeAfter:
-    """The layers of before, hidden at first. Those of after are all other results of the same image."""
+    """The layers of before, hidden at first. Those of after are all other results of the same image.
+
+    before: the result of before with its thresholds, None if there is none.
+    """
 
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = viewer
         self._source = ""
         self._hidden: list[Layer] = []
+        self.before: tuple[ShownResult, Threshold] | None = None
 
     @property
     def is_there(self) -> bool:
@@ -221,6 +230,7 @@ class BeforeAfter:
         prediction = replace(shown.prediction, attentions=(), uncertainty=None)
         before = replace(shown, prediction=prediction, source=BEFORE_OF.format(self._source), prefix=BEFORE)
         show_result(self._viewer, layer, before, threshold)
+        self.before = before, threshold
         for each in self._before():
             each.visible = False
         return _model_of(shown) or "the old model"
@@ -243,4 +253,4 @@ class BeforeAfter:
         """Remove the layers of before."""
         if self._source:
             remove_results(self._viewer, BEFORE_OF.format(self._source))
-        self._source, self._hidden = "", []
+        self._source, self._hidden, self.before = "", [], None

@@ -28,6 +28,7 @@ from napari_skipseg.training.progress import (
 from napari_skipseg.training.settings import FinetuneSettings, Reach
 from napari_skipseg.training.taught_scale import SCALE
 from napari_skipseg.training.unfinished import find_unfinished
+from napari_skipseg.widgets.finetune.changes import NOTHING_TO_COMPARE, ChangesLayer
 from napari_skipseg.widgets.finetune.comparison import BeforeAfter, ReportTable, find_before
 from napari_skipseg.widgets.finetune.form import FinetuneForm, TrainingSummaryLine, UnfinishedNote
 from napari_skipseg.widgets.finetune.phases import OverallProgress
@@ -83,7 +84,7 @@ class FinetuneTab(JobTab):
     ) -> None:
         super().__init__(queue)
         self._viewer, self._engine, self._segment = viewer, engine, segment
-        self._comparison = BeforeAfter(viewer)
+        self._comparison, self._changes = BeforeAfter(viewer), ChangesLayer(viewer)
         self._seen: object = None
         self._made = self._parent = ""
         self._overall, self._first_step = OverallProgress(""), 0
@@ -133,8 +134,9 @@ class FinetuneTab(JobTab):
         self.unfinished.wanted.connect(self._on_settings_wanted)
         self.report.used.connect(lambda: self.use(self._made))
         self.report.compared.connect(self._comparison.compare)
+        self.report.changes.toggled.connect(self.show_changes)
         removed = self._viewer.layers.events.removed
-        self.links.tie(removed, lambda event: self.report.keep_before(self._comparison.is_there))
+        self.links.tie(removed, lambda event: self._on_layer_removed())
         self.scratch.started.connect(self.train)
         self.scratch_fold.toggled.connect(self.scratch.offer_layers)
         self._polling.timeout.connect(self._poll)
@@ -288,6 +290,12 @@ class FinetuneTab(JobTab):
         self.use(name)
         self.show_message(f"Trained {describe_trained(name)}. It is now selected in the Segment tab.")
 
+    def _on_layer_removed(self) -> None:
+        """Hide the switch or the tick of a layer that the user removed."""
+        self.report.keep_before(self._comparison.is_there)
+        if self._changes.was_removed:
+            self.report.changes.tick.setChecked(False)
+
     def use(self, name: str, layer: Image | None = None) -> None:
         """Select a model in the Segment tab and here, and segment the view with it."""
         place = self._segment.read()
@@ -308,7 +316,23 @@ class FinetuneTab(JobTab):
         if self._is_viewing and succeeded:
             self.report.show_shares(shares, self._segment.read().thresholds)
         self._is_viewing = False
+        self.show_changes()
         self.check()
+
+    def show_changes(self) -> None:
+        """Show what the new model changed in the view, if that is ticked; else remove the layer."""
+        changes, layer, kept = self.report.changes, self._segment.read().layer, self._comparison.before
+        self._changes.drop()
+        if not changes.tick.isChecked() or layer is None or kept is None:
+            changes.legend.say("")
+            return
+        offers = [shown for shown in self._segment.results.on_show(layer) if shown is not kept[0]]
+        after = find_before(self._viewer, layer, offers, self._made)
+        if after is None:
+            changes.legend.say(NOTHING_TO_COMPARE)
+            return
+        now = self._segment.read().thresholds
+        changes.legend.say(self._changes.show(layer, *kept, after, now, self.report.classes))
 
     def show_findings(self, findings: Sequence[str], seems_inverted: bool = False) -> None:
         """Show the findings about the images that the training summary does not name."""

@@ -167,11 +167,27 @@ def show_labels(
     remove_results(viewer, source)
     flat = (1,) * len(part.axes.replace("C", ""))
     place = _place(layer, part, flat, (0,) * len(flat))
-    channels = int(data_of(layer).shape[part.axes.index("C")]) if "C" in part.axes else 1
+    channels = _count_channels(layer, part)
     for name, (values, colormap, is_visible) in labels.items():
         looks = {"opacity": 0.5, "colormap": colormap, "visible": is_visible}
         result = ResultLayer(name, name, "labels", _over_channels(values, part, channels), place, looks)
         _add(viewer, layer, result, {KEY: {"role": name, "source": source}})
+
+
+def show_derived_labels(
+    viewer: ViewerModel, layer: Image, place: ShownResult, labels: Any, *, role: str, colors: tuple[str, ...]
+) -> None:
+    """Show labels that were made of results of an image, in a new layer.
+
+    place: where they lie and their source. role: the role and the first name of the layer. colors: of 1, 2, ….
+    """
+    flat = (1,) * len(place.axes.replace("C", ""))
+    looks = {"opacity": 0.7, "colormap": label_colors(colors)}
+    data = _over_channels(labels, place, _count_channels(layer, place))
+    result = ResultLayer(role, role, "labels", data, _place(layer, place, flat, (0,) * len(flat)), looks)
+    selected = set(viewer.layers.selection)
+    _add(viewer, layer, result, {KEY: {"role": role, "source": place.source, "recipe": {}}})
+    viewer.layers.selection = {each for each in selected if each in viewer.layers}
 
 
 def set_threshold(viewer: ViewerModel, shown: ShownResult, threshold: Threshold) -> None:
@@ -290,7 +306,7 @@ def data_length(shown: ShownResult, binary: Layer) -> int:
 def _results(layer: Image, shown: ShownResult, threshold: Threshold) -> Iterator[ResultLayer]:
     """Yield the layers from the bottom of the layer list to the top."""
     prediction, names = shown.prediction, shown.prediction.class_names
-    channels = int(data_of(layer).shape[shown.axes.index("C")]) if "C" in shown.axes else 1
+    channels = _count_channels(layer, shown)
     for attention in reversed(prediction.attentions):
         data = _over_channels(attention.data, shown, channels)
         place = _place(layer, shown, attention.stride, attention.offset)
@@ -314,6 +330,10 @@ def _results(layer: Image, shown: ShownResult, threshold: Threshold) -> Iterator
     data = _over_channels(_labels(shown, threshold), shown, channels)
     looks = {"opacity": 0.25, "colormap": _class_colors(shown)}
     yield ResultLayer("binary", shown.prefix + "binary", "labels", data, whole, looks)
+
+
+def _count_channels(layer: Image, shown: PlacedPart) -> int:
+    return int(data_of(layer).shape[shown.axes.index("C")]) if "C" in shown.axes else 1
 
 
 def _role_and_name(kind: str, class_name: str, several: bool, prefix: str) -> tuple[str, str]:
