@@ -20,7 +20,7 @@ from identity import make_model
 from run_python import run_python
 from torch import nn
 
-from napari_skipseg.devices import UNTESTED, ChosenPrecision, Device, has_openvino
+from napari_skipseg.devices import UNTESTED, ChosenPrecision, Device, has_openvino, release_memory
 from napari_skipseg.errors import DeviceError, InputError
 from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.space import Space
@@ -622,7 +622,7 @@ def test_a_gpus_memory_is_free_afterwards() -> None:
     assert torch.cuda.memory_allocated() > before
     del backend
     gc.collect()
-    torch_backend.release_memory()
+    release_memory()
     assert torch.cuda.memory_allocated() == before
 
 

@@ -335,7 +335,7 @@ def _grid(
     stack: Stack, model: Model, seen: str, lengths: tuple[int, ...], choice: TileChoice, preview: bool
 ) -> TileGrid:
     shape = tuple(stack.length(axis) for axis in seen)
-    margin, stride = model.description.margin, model.network.stride
+    margin, stride = model.description.margin, model.description.stride
     tiles = plan_tiles(shape, (choice.side,) * len(seen), margin, stride, _CHUNK[len(seen)], lengths, not preview)
     return make_tile_grid(stack, seen, tiles)
 
