@@ -246,7 +246,7 @@ def test_another_network_tile_precision_or_version_has_another_entry(monkeypatch
         openvino_backend._key(model, (32, 32), "bf16"),
     ]
     assert openvino_backend._key(make_model(), (32, 32), "f32") == keys[0]
-    monkeypatch.setattr(openvino_backend, "_code_hash", lambda: "another version of the networks' code")
+    monkeypatch.setattr(compiled, "code_hash", lambda: "another version of the networks' code")
     assert len({*keys, openvino_backend._key(model, (32, 32), "f32")}) == 6
 
 

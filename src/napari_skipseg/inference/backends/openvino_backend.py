@@ -36,9 +36,9 @@ class OpenVINOBackend:
 
     def __init__(self, model: Model, shape: tuple[int, ...], precision: str | None = None) -> None:
         self.precision = precision or compiled_precision().name
-        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self.precision}
+        options = _options(self.precision)
         kept = bool(model.description.weights_sha256)
-        key = _key(model, shape, self.precision, options) if kept else ""
+        key = _key(model, shape, self.precision) if kept else ""
         network = _read(key, options) if kept else None
         if network is None:
             network = _core().compile_model(_convert(model, shape), "CPU", options)
@@ -83,6 +83,11 @@ def _openvino() -> Any:
     return openvino
 
 
+def _options(precision: str) -> dict[str, str]:
+    """Return the options with which a network is compiled."""
+    return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+
+
 @cache
 def _core() -> Any:
     return _openvino().Core()
@@ -116,14 +121,14 @@ def _read(key: str, options: dict[str, str]) -> Any:
     return None
 
 
-def _key(model: Model, shape: tuple[int, ...], precision: str, options: dict[str, str]) -> str:
+def _key(model: Model, shape: tuple[int, ...], precision: str) -> str:
     """Return a hash of all that the compiled network depends on, with the real weights and not those described."""
     core = _core()
     facts = compiled.key_of(
         network=network_facts(model.description),
         shape=shape,
         precision=precision,
-        options=options,
+        options=_options(precision),
         versions=(_openvino().get_version(), versions().get("torch"), compiled.code_hash()),
         processor=[core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")],
     )
