@@ -28,6 +28,7 @@ _COMMANDS = {
     "networks": "lists",
     "models": "lists",
     "doctor": "lists",
+    "benchmark": "benchmark",
     "sample": "sample",
     "demo": "sample",
 }

@@ -99,7 +99,7 @@ class ChunkCache:
     """Decoded chunks by place. If several threads need the same chunk at once, one decodes it and the others wait."""
 
     def __init__(self) -> None:
-        self._chunks: OrderedDict[ChunkIndex, Future[NDArray[Any]]] = OrderedDict()
+        self._chunks: OrderedDict[tuple[ChunkIndex, Any], Future[NDArray[Any]]] = OrderedDict()
         self._most = 1
         self._lock = threading.Lock()
 
@@ -127,31 +127,32 @@ class ChunkCache:
                 continue
 
     def _get(self, chunks: ZarrArray, place: ChunkIndex) -> NDArray[Any]:
+        key = (place, chunks.stamp(place))
         with self._lock:
-            known = self._chunks.get(place)
+            known = self._chunks.get(key)
             mine: Future[NDArray[Any]] = Future()
             if known is None:
-                self._chunks[place] = mine
+                self._chunks[key] = mine
             else:
-                self._chunks.move_to_end(place)
+                self._chunks.move_to_end(key)
         if known is not None:
             return known.result()
         try:
             keep = chunks.is_stored(place)
             values = chunks.decode(place)
         except BaseException as error:
-            self._forget(place)
+            self._forget(key)
             mine.set_exception(error)
             raise
         mine.set_result(values)
         if not keep:
-            self._forget(place)
+            self._forget(key)
         self._drop_oldest()
         return values
 
-    def _forget(self, place: ChunkIndex) -> None:
+    def _forget(self, key: tuple[ChunkIndex, Any]) -> None:
         with self._lock:
-            self._chunks.pop(place, None)
+            self._chunks.pop(key, None)
 
     def _drop_oldest(self) -> None:
         with self._lock:
@@ -255,6 +256,10 @@ class ZarrArray(LazyArray):
             whole = self._plain.read(place)[tuple(slice(min(each.stop, n) - each.start) for each, n in inside)]
             return whole.astype(self.dtype, copy=False)
         return np.asarray(self._array[part]).astype(self.dtype, copy=False)
+
+    def stamp(self, place: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return what changes with the file of the chunk at `place`, None if it has none or zarr reads it."""
+        return None if self._plain is None else self._plain.stamp(place)
 
     def is_stored(self, place: tuple[int, ...]) -> bool:
         """Return whether the chunk at `place` has a file."""

@@ -6,6 +6,7 @@ gzip: nearly all that are written. zarr itself reads all others.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,16 @@ class PlainChunks:
             raise ValueError(f"the chunk {place} is cut short")
         decoded = content if self._codec is None else self._codec.decode(content)
         return np.frombuffer(decoded, self._stored).reshape(self._chunks)
+
+    def stamp(self, place: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return what changes with the file of the chunk at `place`, None if it has none."""
+        for form in self._forms:
+            try:
+                found = os.stat(self._folder / form.key(place))  # noqa: PTH116  # a third faster than Path.stat
+            except OSError:
+                continue
+            return found.st_mtime_ns, found.st_size, found.st_ino
+        return None
 
     def _content(self, place: tuple[int, ...]) -> bytes | None:
         for form in self._forms:
