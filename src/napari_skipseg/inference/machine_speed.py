@@ -12,7 +12,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Generator, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from napari_skipseg.inference.backends.choose import BackendChoice, fastest_prec
 from napari_skipseg.inference.opened_models import open_model
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_prepare
-from napari_skipseg.inference.trial import Trial, iter_trial
+from napari_skipseg.inference.trial import iter_trial
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import Progress
 
@@ -133,8 +133,6 @@ def _iter_measure_model(model: Model, device: Device) -> Generator[Progress, Any
         folder = Path(name)
         stack = read_stack(_write_noise(folder / "noise.ome.zarr", model))
         options = SegmentOptions(device=device.name, attention=False)
-        if description.spec.in_channels == 1 and "C" in stack.space.axes:
-            options = replace(options, channel=0)
         run = yield from iter_prepare(stack, model, options, with_binary=True)
         trial = yield from iter_trial(run, folder, "uint8", "ome-zarr")
     kept = math.prod(part.stop - part.start for part in run.grid.region(run.grid.unit(0)))
@@ -143,29 +141,25 @@ def _iter_measure_model(model: Model, device: Device) -> Generator[Progress, Any
         return trial.seconds(voxels / kept, run.batch)
 
     return ModelSpeed(
-        description.name,
-        run.passes.backend.name,
-        run.passes.backend.precision,
-        run.grid.tiles.size,
-        kept * run.batch / trial.network.passed,
-        *(1e9 * cost / kept for cost in _costs(trial, run.batch)),
-        seconds(_SLICE) if dimensions == 2 else None,
-        seconds(_STACK),
+        model=description.name,
+        backend=run.passes.backend.name,
+        precision=run.passes.backend.precision,
+        tile=run.grid.tiles.size,
+        voxels_per_second=kept * run.batch / trial.network.passed,
+        reading=1e9 * trial.reading.passed / kept,
+        network=1e9 * trial.network.passed / (kept * run.batch),
+        writing=1e9 * trial.writing.passed / kept,
+        pyramid=1e9 * trial.finishing.passed / kept,
+        slice_seconds=seconds(_SLICE) if dimensions == 2 else None,
+        stack_seconds=seconds(_STACK),
     )
-
-
-def _costs(trial: Trial, batch: int) -> tuple[float, float, float, float]:
-    return trial.reading.passed, trial.network.passed / batch, trial.writing.passed, trial.finishing.passed
 
 
 def _write_noise(path: Path, model: Model) -> Path:
     """Write an image of noise that is as large as the model's tiles, at the voxel size of its training."""
     description = model.description
-    shape, axes = _SAMPLE[description.spec.dimensions], "ZYX"
-    channels = description.spec.in_channels
-    if channels > 1:
-        shape, axes = (shape[0], channels, *shape[1:]), "CZYX"
-        shape = (channels, *_SAMPLE[description.spec.dimensions])
+    channels, space_shape = description.spec.in_channels, _SAMPLE[description.spec.dimensions]
+    axes, shape = ("CZYX", (channels, *space_shape)) if channels > 1 else ("ZYX", space_shape)
     rng = np.random.default_rng(0)
     grey = rng.integers(0, 256, shape, np.uint8)
     space = Space(axes, description.voxel_size, description.unit)

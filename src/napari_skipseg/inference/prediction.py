@@ -145,7 +145,8 @@ class TileWritten(Progress):
 def to_uint8(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return probabilities as 0-255."""
     scaled = probability * np.float32(255)
-    return np.rint(scaled, out=scaled).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.rint(scaled, out=scaled).astype(np.uint8)
+    return rounded
 
 
 class QuantizedArray(LazyArray):

@@ -70,7 +70,7 @@ class CheckedModel(Model):
         object.__setattr__(self, "_content", content)
 
     @cached_property
-    def network(self) -> Network:  # type: ignore[override]
+    def network(self) -> Network:
         """The network, made from the weights file as it was read."""
         content: bytes = self.__dict__.pop("_content")
         return _network_with(self.description, content)
@@ -92,7 +92,8 @@ class CheckedModel(Model):
 def _arrays_in(content: bytes) -> dict[str, NDArray[Any]] | None:
     """Return the arrays of a weights file; None if numpy has no such type, which torch may have."""
     try:
-        return numpy_arrays(content)
+        arrays: dict[str, NDArray[Any]] = numpy_arrays(content)
+        return arrays
     except (SafetensorError, TypeError, KeyError, ValueError, AttributeError):
         return None
 

@@ -102,7 +102,7 @@ def _of_version_3(metadata: dict[str, Any]) -> tuple[str, str] | None:
         return None
     settings = codecs[0].get("configuration") if isinstance(codecs[0], dict) else None
     endian = settings.get("endian") if isinstance(settings, dict) else None
-    return (names[1] if names[1:] else ""), ">" if endian == "big" else "<"
+    return str(names[1]) if names[1:] else "", ">" if endian == "big" else "<"
 
 
 def _of_version_2(metadata: dict[str, Any]) -> tuple[str, str] | None:
@@ -114,4 +114,4 @@ def _of_version_2(metadata: dict[str, Any]) -> tuple[str, str] | None:
     if compressor is not None and not name:
         return None
     order = str(metadata.get("dtype", ""))[:1]
-    return name, order if order in "<>" else ""
+    return str(name), order if order in "<>" else ""
