@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from napari_skipseg.device_faults import fault_kind
-from napari_skipseg.devices import Device, best_precision, choose_device, free_memory, versions
+from napari_skipseg.devices import Device, best_precision, choose_device, free_memory, release_memory, versions
 from napari_skipseg.gpus import driving_versions, nvidia_gpus
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
@@ -35,7 +35,7 @@ from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference import memory
 from napari_skipseg.inference.backends.choose import make_backend
 from napari_skipseg.inference.backends.fallback import notes_of
-from napari_skipseg.inference.backends.torch_backend import TorchBackend, release_memory
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.ensemble import choose_passes
 from napari_skipseg.inference.memory import choose_tile
 from napari_skipseg.inference.options import SegmentOptions

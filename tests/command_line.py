@@ -48,7 +48,8 @@ def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 PROCESSES = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
 if os.name != "nt":  # torch is imported once for all processes
     PROCESSES.set_forkserver_preload(
-        [f"napari_skipseg.{name}" for name in ("api", "cli", "batch.run", "inference.to_folder")] + ["tifffile", "zarr"]
+        [f"napari_skipseg.{name}" for name in ("api", "cli", "batch.run", "inference.to_folder")]
+        + ["napari_skipseg.inference.activations", "napari_skipseg.networks.build", "tifffile", "torch", "zarr"]
     )
 
 

@@ -22,21 +22,19 @@ GUI = ("napari", "qtpy", "PyQt6", "PySide6", "magicgui", "superqt", "pyqtgraph",
 
 # Names of modules, and of packages with all they hold. All others must load without torch.
 MAY_IMPORT_TORCH = (
-    "napari_skipseg.api",
     "napari_skipseg.networks",
-    "napari_skipseg.inference",
+    "napari_skipseg.inference.activations",
+    "napari_skipseg.inference.dropout",
+    "napari_skipseg.inference.system_report",
+    "napari_skipseg.inference.backends.folding",
+    "napari_skipseg.inference.backends.tensor_average",
+    "napari_skipseg.inference.backends.torch_backend",
     "napari_skipseg.training",
     "napari_skipseg.studies",
-    "napari_skipseg.models.model",
-    "napari_skipseg.jobs.worker",
 )
 LOADS_WITHOUT_TORCH = (
-    "napari_skipseg.inference.options",
-    "napari_skipseg.inference.prediction",
-    "napari_skipseg.inference.saving",
     "napari_skipseg.scoring.files",
     "napari_skipseg.studies.inspection",
-    "napari_skipseg.models.selection",
     "napari_skipseg.networks.presets",
     "napari_skipseg.networks.specs",
     "napari_skipseg.training.flags",
@@ -142,7 +140,7 @@ def test_the_package_is_found() -> None:
     assert {"napari_skipseg", "napari_skipseg.errors", "napari_skipseg.networks.specs"} <= set(MODULES)
 
 
-def test_the_engine_loads_where_no_gui_is_installed_and_all_but_networks_weights_and_worker_without_torch() -> None:
+def test_the_engine_loads_where_no_gui_is_installed_and_all_but_networks_and_training_without_torch() -> None:
     engine = [name for name in MODULES if not is_gui(name)]
     light = [name for name in engine if not may_import_torch(name)]
     assert troubles_of_importing(light, [name for name in engine if name not in light], blocked=GUI) == {}

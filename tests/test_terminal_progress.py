@@ -126,7 +126,7 @@ def test_what_is_being_done_is_shown_in_a_terminal_only(monkeypatch: pytest.Monk
 
 
 def test_a_batch_says_something_before_what_takes_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    from napari_skipseg.cli import batch as command
+    from napari_skipseg.cli.batch import batch as command
 
     screen = io.StringIO()
     monkeypatch.setattr(terminal, "on_stderr", lambda: Console(file=screen, width=120, force_terminal=True))

@@ -18,13 +18,14 @@ from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.formats import Depth, Format
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import ArrayLike, Stack
+from napari_skipseg.inference.opened_models import open_model
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Focus, Prediction
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import DEFAULT_MODEL, locate_model, user_folder
 from napari_skipseg.models.description import ClassLabel
-from napari_skipseg.models.model import Model, read_model
+from napari_skipseg.models.model import Model
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import ImageFindings, Progress, Result, run_to_end
 from napari_skipseg.training.finetune.labels import pair_with_labels
@@ -48,7 +49,7 @@ def load_model(name: str | PathLike[str] = DEFAULT_MODEL) -> Model:
     Raises:
         ModelError: there is no such model, or it is damaged or unsafe.
     """
-    return read_model(locate_model(str(name)))
+    return open_model(locate_model(str(name)))
 
 
 def segment(image: Image, model: Model | str | PathLike[str], axes: str = "", **options: Any) -> Prediction:

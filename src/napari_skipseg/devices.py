@@ -1,4 +1,8 @@
-"""Which device to compute on, in which precision, and why. The functions import torch; the module does not."""
+"""Which device to compute on, in which precision, and why.
+
+The module loads without torch, and its functions answer without it what they can: importing torch takes seconds, which
+a run with a compiled network does not need. In a process where torch is loaded, torch itself is asked.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,12 @@ UNTESTED = "not tested by us on a GPU yet"
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 """Files in which Linux gives the memory limit of a container or a cluster's job, and the group of this process."""
+
+PROCESSORS = Path("/proc/cpuinfo")
+AMD_COMPUTE = Path("/dev/kfd")
+"""Files in which Linux describes the processors, and of AMD's compute driver."""
+WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+"""Values of `ONEDNN_MAX_CPU_ISA` up to which torch computes in f32, or oneDNN imitates bf16."""
 
 M_MMAP_THRESHOLD = -3
 GIVEN_BACK, KEPT = 2**20, 2**25
@@ -105,8 +115,45 @@ def gpu_title() -> str:
     return str(torch.cuda.get_device_name(0))
 
 
+@dataclass(frozen=True)
+class TorchBuild:
+    """The installed torch: its version, and the CUDA and HIP that it was built with, None without."""
+
+    version: str
+    cuda: str | None
+    hip: str | None
+
+
+def torch_build() -> TorchBuild | None:
+    """Return what the installed torch says of itself in its file `version.py`; None if that cannot be read."""
+    found = util.find_spec("torch")
+    for folder in (found.submodule_search_locations or ()) if found is not None else ():
+        text = _read_text(Path(folder) / "version.py")
+        said = dict(re.findall(r"(?m)^(\w+)(?:\s*:[^=]+)?\s*=\s*(.+?)\s*$", text))
+        if {"__version__", "cuda"} <= said.keys():
+            values = {name: None if value == "None" else value.strip("'\"") for name, value in said.items()}
+            return TorchBuild(values["__version__"] or "", values["cuda"], values.get("hip"))
+    return None
+
+
+def _has_driver(build: TorchBuild) -> bool:
+    """Return whether the driver is there with which that torch would find a GPU; True where that is not known."""
+    if build.hip is not None:
+        return sys.platform != "linux" or AMD_COMPUTE.exists()
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def why_no_cuda() -> str:
     """Return in words why CUDA cannot be used; an empty text if it can: a step of training on it succeeded."""
+    build = None if "torch" in sys.modules else torch_build()
+    if build is not None and build.cuda is None and build.hip is None:
+        return f"this torch ({build.version}) was built without CUDA"
+    if build is not None and not _has_driver(build):
+        return f"torch {build.version} finds no CUDA GPU; check the NVIDIA driver with nvidia-smi"
     import torch
 
     with warnings.catch_warnings(record=True) as caught:  # torch says here what is wrong with the driver
@@ -122,6 +169,8 @@ def why_no_cuda() -> str:
 
 def why_no_mps() -> str:
     """Return in words why Apple's GPU cannot be used; an empty text if it can: a step of training on it succeeded."""
+    if "torch" not in sys.modules and platform.system() != "Darwin":
+        return "this is not a Mac"
     import torch
 
     if torch.backends.mps.is_available():
@@ -264,6 +313,8 @@ def has_bf16() -> bool:
     of a U-Net (16-32-64, 96²) then takes 2.2 times as long as in f32 with AVX-512, and 8 times with AVX2 (measured with
     torch 2.13 and ONEDNN_MAX_CPU_ISA).
     """
+    if "torch" not in sys.modules and sys.platform == "linux" and _is_x86():
+        return "avx512_bf16" in _read_text(PROCESSORS) and not is_limited_below_bf16()
     import torch
 
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
@@ -272,12 +323,17 @@ def has_bf16() -> bool:
         return False
     if not _is_x86():
         return True
-    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("AVX512_CORE", "AVX512_CORE_VNNI"):
+    if is_limited_below_bf16():
         return False
     is_supported: Any = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     if is_supported is not None:
         return bool(is_supported())
-    return "avx512_bf16" in _read_text(Path("/proc/cpuinfo"))  # torch < 2.6 does not say; elsewhere f32 is right too
+    return "avx512_bf16" in _read_text(PROCESSORS)  # torch < 2.6 does not say; elsewhere f32 is right too
+
+
+def is_limited_below_bf16() -> bool:
+    """Return whether the user limits oneDNN to instructions without bf16 (`ONEDNN_MAX_CPU_ISA`)."""
+    return os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in WITHOUT_BF16
 
 
 def _is_x86() -> bool:
@@ -316,6 +372,18 @@ def free_memory(name: str) -> int:
 
         return max(0, torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
     return min([int(psutil.virtual_memory().available), *_left_in_groups(), *_left_to_process()])
+
+
+def release_memory() -> None:
+    """Release cached memory of the GPU that no tensor uses to other programs; nothing is cached without torch."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    with contextlib.suppress(RuntimeError):  # the GPU may be lost
+        if torch.cuda.is_initialized():  # GPU
+            torch.cuda.empty_cache()
+        if torch.backends.mps.is_available():  # GPU
+            torch.mps.empty_cache()
 
 
 @contextlib.contextmanager

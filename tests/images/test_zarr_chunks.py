@@ -5,6 +5,7 @@ import shutil
 import threading
 from pathlib import Path, PureWindowsPath
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -241,10 +242,82 @@ def test_a_damaged_thick_chunk_is_named_and_the_others_are_whole(thick):
     assert np.array_equal(stack.read((7, slice(None), slice(None))), values[7])
 
 
-def test_small_chunks_are_left_to_zarr(tmp_path, decoded):
-    assert np.array_equal(read_stack(write(tmp_path / "a.zarr")).data, VALUES)
+def test_small_chunks_of_shards_are_left_to_zarr(tmp_path, decoded):
+    assert np.array_equal(read_stack(write(tmp_path / "a.zarr", shards=(1, 20, 20))).data, VALUES)
     assert decoded == []
-    assert ZarrArray(read_node(tmp_path / "a.zarr")).chunks == (1, 10, 10)
+    assert ZarrArray(read_node(tmp_path / "a.zarr")).chunks == (1, 20, 20)
+
+
+CODECS_3 = [
+    [],
+    [zarr.codecs.ZstdCodec()],
+    [zarr.codecs.BloscCodec(cname="lz4", shuffle="bitshuffle")],
+    [zarr.codecs.GzipCodec()],
+]
+CODECS_2 = [None, numcodecs.Zstd(), numcodecs.Blosc("lz4"), numcodecs.GZip()]
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize(("version", "dtype"), [(3, "<u2"), (3, ">f4"), (2, ">i2"), (2, "|u1"), (2, "<f8")])
+def test_plain_chunks_are_what_zarr_reads(tmp_path, number, version, dtype):
+    values = np.random.default_rng(0).integers(1, 100, (5, 30, 33)).astype(dtype)
+    codecs = [zarr.codecs.BytesCodec(endian="big" if dtype[0] == ">" else "little")] if version == 3 else None
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=values.shape, chunks=(2, 16, 16), dtype=values.dtype, zarr_format=version,
+        fill_value=7, compressors=CODECS_3[number] if version == 3 else CODECS_2[number],
+        **({"serializer": codecs[0]} if codecs else {}),
+    )  # fmt: skip
+    array[:, :16] = values[:, :16]  # the other chunks have no file
+    ours = ZarrArray(read_node(tmp_path / "a.zarr"))
+    assert ours._plain is not None
+    for key in (np.s_[...], np.s_[3], np.s_[::-2, 1:29:5, 32:2:-7], np.s_[4, 29, 32], np.s_[2:2]):
+        found, expected = ours[key], np.asarray(zarr.open_array(tmp_path / "a.zarr")[...])[key]
+        assert np.array_equal(found, expected)
+        assert np.asarray(found).dtype.isnative
+
+
+@pytest.mark.parametrize("more", [{"order": "F"}, {"filters": [numcodecs.Delta("u2")]}])
+def test_arrays_with_filters_or_another_order_are_left_to_zarr(tmp_path, more):
+    values = np.random.default_rng(0).integers(1, 100, (4, 20, 20)).astype("u2")
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=values.shape, chunks=(2, 10, 10), dtype="u2", zarr_format=2, **more
+    )
+    array[...] = values
+    ours = ZarrArray(read_node(tmp_path / "a.zarr"))
+    assert ours._plain is None
+    assert np.array_equal(ours[...], values)
+
+
+@pytest.mark.parametrize("codec", [zarr.codecs.ZstdCodec(), zarr.codecs.BloscCodec(), zarr.codecs.GzipCodec(), None])
+@pytest.mark.parametrize("left", [0, 10, -1])
+def test_a_small_chunk_that_is_cut_short_is_named(tmp_path, codec, left):
+    values = np.random.default_rng(0).integers(1, 200, (4, 40, 40), "uint8")
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=values.shape, chunks=(1, 40, 40), dtype="u1", compressors=codec and [codec]
+    )
+    array[...] = values
+    chunk = tmp_path / "a.zarr/c/2/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:left])
+    ours = ZarrArray(read_node(tmp_path / "a.zarr"))
+    with pytest.raises(FileError, match="c/2/0/0"):
+        ours[...]
+    assert np.array_equal(ours[1], values[1])
+
+
+def test_of_small_chunks_the_last_ones_are_kept(tmp_path, decoded, monkeypatch):
+    monkeypatch.setattr(zarr_array, "KEPT_SMALL", 250)
+    stack = read_stack(write(tmp_path / "a.zarr"))  # chunks of 100 bytes
+    for z in (0, 1, 0, 2, 1):
+        stack.read((z, slice(0, 10), slice(0, 10)))
+    assert [place[0] for place in decoded] == [0, 1, 2, 1]
+
+
+def test_a_kept_chunk_that_is_written_anew_is_read_anew(tmp_path):
+    array = zarr.open_array(write(tmp_path / "a.zarr"), mode="r+")
+    stack = read_stack(tmp_path / "a.zarr")
+    assert np.array_equal(stack.read((0, slice(None), slice(None))), VALUES[0])
+    array[0] = 7
+    assert (stack.read((0, slice(None), slice(None))) == 7).all()
 
 
 # --- nothing outside of the store ------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from identity import make_model
 from run_python import run_python
 from torch import nn
 
-from napari_skipseg.devices import UNTESTED, ChosenPrecision, Device, has_openvino
+from napari_skipseg.devices import UNTESTED, ChosenPrecision, Device, has_openvino, release_memory
 from napari_skipseg.errors import DeviceError, InputError
 from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.space import Space
@@ -246,7 +246,7 @@ def test_another_network_tile_precision_or_version_has_another_entry(monkeypatch
         openvino_backend._key(model, (32, 32), "bf16"),
     ]
     assert openvino_backend._key(make_model(), (32, 32), "f32") == keys[0]
-    monkeypatch.setattr(openvino_backend, "_code_hash", lambda: "another version of the networks' code")
+    monkeypatch.setattr(compiled, "code_hash", lambda: "another version of the networks' code")
     assert len({*keys, openvino_backend._key(model, (32, 32), "f32")}) == 6
 
 
@@ -622,7 +622,7 @@ def test_a_gpus_memory_is_free_afterwards() -> None:
     assert torch.cuda.memory_allocated() > before
     del backend
     gc.collect()
-    torch_backend.release_memory()
+    release_memory()
     assert torch.cuda.memory_allocated() == before
 
 

@@ -21,7 +21,8 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends import folding, torch_backend
 from napari_skipseg.inference.backends.interface import Backend
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
-from napari_skipseg.inference.ensemble import DropoutBackend, iter_samples
+from napari_skipseg.inference.dropout import DropoutBackend
+from napari_skipseg.inference.ensemble import iter_samples
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Prediction

@@ -17,9 +17,10 @@ from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.zarr.array import WholeChunkStore, ZarrArray
+from napari_skipseg.images.zarr.array import ZarrArray
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.metadata import read_node
+from napari_skipseg.images.zarr.plain_chunks import PlainChunks
 from napari_skipseg.images.zarr.writer import create_ome_zarr
 from napari_skipseg.inference import stores
 from napari_skipseg.inference.options import SegmentOptions
@@ -48,14 +49,13 @@ def stored(path: Path, values: NDArray[Any], axes: str, chunks: tuple[int, ...])
 def chunks_read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each chunk was read."""
     seen: Counter[str] = Counter()
-    get = WholeChunkStore.get
+    read = PlainChunks.read
 
-    async def counting(self: Any, key: str, *given: Any, **named: Any) -> Any:
-        if key.startswith("c/"):
-            seen[key] += 1
-        return await get(self, key, *given, **named)
+    def counting(self: PlainChunks, place: tuple[int, ...]) -> Any:
+        seen["/".join(map(str, ("c", *place)))] += 1
+        return read(self, place)
 
-    monkeypatch.setattr(WholeChunkStore, "get", counting)
+    monkeypatch.setattr(PlainChunks, "read", counting)
     return seen
 
 

@@ -13,9 +13,10 @@ from identity import make_model
 from run_python import run_python
 
 from napari_skipseg.devices import has_openvino
+from napari_skipseg.inference.activations import StorageMeter
 from napari_skipseg.inference.backends.folding import ready_for_inference
 from napari_skipseg.inference.backends.torch_backend import DTYPES
-from napari_skipseg.inference.memory import FACTORS, FLOAT, StorageMeter, tile_bytes
+from napari_skipseg.inference.memory import FACTORS, FLOAT, tile_bytes
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.build import build

@@ -18,7 +18,6 @@ from napari_skipseg.batch.table import Retry
 from napari_skipseg.devices import SystemReport
 from napari_skipseg.errors import DeviceError, EngineError, InputError, ModelError
 from napari_skipseg.inference import system_report
-from napari_skipseg.inference.backends import torch_backend
 from napari_skipseg.inference.prediction import Focus, Prediction, ResultsOpened, TileWritten
 from napari_skipseg.jobs import worker as worker_module
 from napari_skipseg.jobs.child import COMMAND
@@ -87,7 +86,7 @@ def run_jobs(worker: Worker, monkeypatch: pytest.MonkeyPatch, *jobs: Envelope) -
 def test_memory_of_the_gpu_is_released_after_each_job_before_its_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     said = io.BytesIO()
     told_then: list[int] = []
-    monkeypatch.setattr(torch_backend, "release_memory", lambda: told_then.append(said.getvalue().count(b"\n")))
+    monkeypatch.setattr(worker_module, "release_memory", lambda: told_then.append(said.getvalue().count(b"\n")))
     monkeypatch.setattr(system_report, "list_devices", lambda: (_ for _ in ()).throw(InputError("It is broken.")))
     run_jobs(Worker(said), monkeypatch, Envelope(1, ListDevices()), Envelope(2, ListDevices()))
     assert told_then == [1, 2], "after it was ready, and after the first end; a job that failed too"

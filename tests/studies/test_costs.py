@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from napari_skipseg.cli.study import _lengths, app
 from napari_skipseg.errors import FileError, SpecError
-from napari_skipseg.inference.memory import StorageMeter
+from napari_skipseg.inference.activations import StorageMeter
 from napari_skipseg.networks.build import build, count_parameters
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end

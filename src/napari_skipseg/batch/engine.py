@@ -48,9 +48,9 @@ class NetworkRunner:
     """
 
     def __init__(self, request: SegmentRequest, place: RunPlace, share: MemoryShare = WHOLE_MEMORY) -> None:
-        from napari_skipseg.models.model import read_model
+        from napari_skipseg.inference.opened_models import open_model
 
-        self.model = read_model(locate_model(request.model))
+        self.model = open_model(locate_model(request.model))
         if self.model.description.weights_sha256 != request.model_sha256:
             raise ModelError(f"The weights of the model '{request.model}' have changed: start the batch again.")
         self.chosen = _chosen(self.model, request.options, place, share)

@@ -1,45 +1,41 @@
-"""The command line: the same calls as Python."""
+"""The command line: the same calls as Python.
+
+A command is imported when it is called: importing all of them and building their options takes a third of a second.
+"""
 
 from __future__ import annotations
 
-from importlib import metadata
-from typing import Annotated
+import sys
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_skipseg.cli.batch import batch
-from napari_skipseg.cli.corrections import app as corrections
-from napari_skipseg.cli.edits import app as edits
-from napari_skipseg.cli.finetune import finetune
-from napari_skipseg.cli.lists import doctor, networks
-from napari_skipseg.cli.models import app as models
-from napari_skipseg.cli.objects import objects
-from napari_skipseg.cli.run import run
-from napari_skipseg.cli.sample import demo, sample
-from napari_skipseg.cli.score import score
-from napari_skipseg.cli.segment import segment
-from napari_skipseg.cli.study import app as study
-from napari_skipseg.cli.suggest import suggest
-from napari_skipseg.cli.train import train
 from napari_skipseg.terminal import run_shown
 
-app = typer.Typer(
-    name="napari-skipseg",
-    help="Segment EM and volumetric stacks with networks built on skip connections.",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    epilog="Add --verbose to any command to see the whole traceback of an error.",
-)
-for command in (segment, suggest, objects, batch, run, train, finetune, score, networks, doctor, sample, demo):
-    app.command()(command)
-app.add_typer(corrections, name="corrections")
-app.add_typer(edits, name="edits")
-app.add_typer(models, name="models")
-app.add_typer(study, name="study")
+if TYPE_CHECKING:
+    app: typer.Typer
+
+_COMMANDS = {
+    "segment": "segment",
+    "suggest": "suggest",
+    "objects": "objects",
+    "batch": "batch",
+    "run": "run",
+    "train": "train",
+    "finetune": "finetune",
+    "score": "score",
+    "networks": "lists",
+    "doctor": "lists",
+    "benchmark": "benchmark",
+    "sample": "sample",
+    "demo": "sample",
+}
+"""The module of each command's function, in the order of the help."""
+_GROUPS = {"corrections": "corrections", "edits": "edits", "models": "models", "study": "study"}
+"""The module of each group of commands, which has it as `app`."""
 
 
-@app.callback(invoke_without_command=True)
 def show_version(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
@@ -49,6 +45,34 @@ def show_version(
         raise typer.Exit
 
 
+def make_app(only: str = "") -> typer.Typer:
+    """Return the command line with all commands, or with the one called `only`."""
+    made = typer.Typer(
+        name="napari-skipseg",
+        help="Segment EM and volumetric stacks with networks built on skip connections.",
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        epilog="Add --verbose to any command to see the whole traceback of an error.",
+    )
+    made.callback(invoke_without_command=True)(show_version)
+    for name, module in _COMMANDS.items():
+        if only in ("", name):
+            made.command()(getattr(import_module(f"{__name__}.{module}"), name))
+    for name, module in _GROUPS.items():
+        if only in ("", name):
+            made.add_typer(import_module(f"{__name__}.{module}").app, name=name)
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(name)
+    globals()["app"] = made = make_app()
+    return made
+
+
 def main() -> None:
     """Run the command line; an error is one sentence, and the exit code is not 0."""
-    run_shown(app)
+    first = next((argument for argument in sys.argv[1:] if argument != "--verbose"), "")
+    run_shown(make_app(first) if first in _COMMANDS or first in _GROUPS else make_app())

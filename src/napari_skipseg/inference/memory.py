@@ -1,24 +1,15 @@
-"""The memory that a run over tiles needs, counted in a pass over a tiny tile."""
+"""The memory that a run over tiles needs, and the tile that is chosen by it. Loads without torch."""
 
 from __future__ import annotations
 
 import math
-import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
-
-from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare
-from napari_skipseg.inference.backends.folding import ready_for_inference
-from napari_skipseg.inference.backends.torch_backend import DTYPES
+from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare, versions
+from napari_skipseg.inference.backends import compiled
 from napari_skipseg.inference.options import Planes
 from napari_skipseg.inference.recipes.recipe import MOST_AT_ONCE
-from napari_skipseg.models.model import Model
+from napari_skipseg.models.model import Model, network_facts
 
 AHEAD = 2
 """Batches that are read, or being read, before the network takes them."""
@@ -29,8 +20,6 @@ SLICES = 8
 
 FLOAT = 4
 """Bytes of a float32, in which tiles go in and come out."""
-_SAMPLE = 2
-"""Sides of the tiny tile, in strides of the network."""
 FACTORS = {"cpu": 1.7, "cuda": 2.0, "mps": 2.0}
 """Most memory of a process in units of `tile_bytes`, by device.
 
@@ -69,68 +58,22 @@ def tile_bytes(model: Model, shape: tuple[int, ...], batch: int, precision: str)
 
 
 def measure_memory(model: Model, precision: str) -> NetworkMemory:
-    """Return the memory of the model's network, folded and cast to `precision`, in a pass over a tiny tile.
+    """Return the memory of the model's network, folded and cast to `precision`, counted in a pass over a tiny tile.
 
-    The memory of all activations is proportional to the voxels, so that of a tile of any size follows exactly. A pass
-    on torch's "meta" device returns the same for a large tile, but loads torch's compiler, which takes seconds.
+    The counts of a model that lies in a folder are kept on disk, as the pass needs torch.
     """
-    dtype, stride = DTYPES[precision], model.network.stride
-    network = ready_for_inference(model).to(dtype)
-    weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
-    spec = model.description.spec
-    image = torch.zeros(1, spec.in_channels, *(_SAMPLE * stride,) * spec.dimensions)
-    with torch.inference_mode(), StorageMeter() as meter:
-        outputs = network(image.to(dtype, copy=True))
-        peak = meter.peak
-        outside = FLOAT * sum(tensor.numel() for tensor in (image, *outputs))
-    return NetworkMemory(weights, peak + outside, image[0, 0].numel(), stride)
+    stride = model.description.stride
+    kept = bool(model.description.weights_sha256)
+    facts = {"network": network_facts(model.description), "precision": precision}
+    key = compiled.key_of(what="memory", **facts, code=compiled.code_hash(), torch=versions().get("torch"))
+    counts = compiled.read_facts(key) if kept else None
+    if counts is None or counts.keys() != {"weights", "bytes", "voxels"}:
+        from napari_skipseg.inference.activations import count_bytes
 
-
-class StorageMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the storages of all tensors that operations make while it is on, each once and until it is freed.
-
-    Tensors from before (weights, the image), views and in-place changes do not count. Temporary memory of kernels, such
-    as oneDNN's scratch memory, is not counted.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.live = 0
-        self.peak = 0
-        self._known: set[int] = set()
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Return False: else torch loads its compiler on the first pass, which takes seconds and 70 MB."""
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation, then count its results."""
-        for tensor in _tensors((args, kwargs)):
-            self._meet(tensor, is_new=False)
-        result = func(*args, **(kwargs or {}))
-        for tensor in _tensors(result):
-            self._meet(tensor, is_new=True)
-        return result
-
-    def _meet(self, tensor: Tensor, is_new: bool) -> None:
-        storage = tensor.untyped_storage()
-        key = id(storage)  # torch gives a storage one Python object as long as it lives
-        if key in self._known:
-            return
-        self._known.add(key)
-        size = storage.nbytes() if is_new else 0
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._part, key, size).atexit = False
-
-    def _part(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    return (value for value in tree_iter(values) if isinstance(value, Tensor))
+        counts = count_bytes(model, precision)._asdict()
+        if kept:
+            compiled.write_facts(key, counts)
+    return NetworkMemory(**counts, stride=stride)
 
 
 SHARE = 0.5
@@ -173,7 +116,7 @@ def choose_tile(
     Sides include the margins on both ends. wanted: the side from the user, used unchanged; 0 = choose one. If no
     candidate fits, return the smallest tile: a stride and its margins.
     """
-    stride = model.network.stride
+    stride = model.description.stride
     border = 2 * _up(model.description.margin, stride)
     smallest = border + stride
     room = _Room(model, device.name, planes, measure_memory(model, precision), share)

@@ -350,7 +350,7 @@ def _grid(
     stack: Stack, model: Model, seen: str, lengths: tuple[int, ...], choice: TileChoice, preview: bool, box: str
 ) -> TileGrid:
     shape = tuple(stack.length(axis) for axis in seen)
-    margin, stride = model.description.margin, model.network.stride
+    margin, stride = model.description.margin, model.description.stride
     tiles = plan_tiles(shape, (choice.side,) * len(seen), margin, stride, _CHUNK[len(seen)], lengths, not preview)
     grid = make_tile_grid(stack, seen, tiles)
     return limit_grid(grid, box_within(box_from_text(box), stack)) if box else grid

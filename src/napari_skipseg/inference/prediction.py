@@ -147,8 +147,9 @@ class TileWritten(Progress):
 
 def to_uint8(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return probabilities as 0-255."""
-    scaled: NDArray[np.uint8] = np.round(probability * 255).astype(np.uint8)
-    return scaled
+    scaled = probability * np.float32(255)
+    rounded: NDArray[np.uint8] = np.rint(scaled, out=scaled).astype(np.uint8)
+    return rounded
 
 
 class QuantizedArray(LazyArray):

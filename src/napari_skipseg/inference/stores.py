@@ -87,7 +87,7 @@ class ResultPiece(NamedTuple):
 def result_names(model: Model, options: SegmentOptions) -> list[str]:
     """Return the names of the arrays for the options, in the order of reports."""
     averaged = options.samples or options.average > 1 or options.planes != "xy"
-    levels = len(model.network.attention_strides) if options.attention and options.planes == "xy" else 0
+    levels = len(model.description.spec.attention_strides) if options.attention and options.planes == "xy" else 0
     attentions = [f"{ATTENTION}{level}" for level in range(1, levels + 1)]
     return [PROBABILITY, BINARY, *([UNCERTAINTY] if averaged else []), *attentions]
 
@@ -102,7 +102,7 @@ def result_arrays_of(
 
 def _result(name: str, grid: TileGrid, model: Model) -> ResultArray:
     level = int(name.removeprefix(ATTENTION)) if name.startswith(ATTENTION) else 0
-    stride = model.network.attention_strides[level - 1] if level else 1
+    stride = model.description.spec.attention_strides[level - 1] if level else 1
     steps = tuple(stride if axis in grid.seen else 1 for axis in grid.axes)
     classes = len(model.description.class_names)
     shape, chunks = grid.shape_of_level(stride), grid.chunks(stride)

@@ -24,13 +24,14 @@ import traceback
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, BinaryIO
 
 import numpy as np
 import psutil
 
 from napari_skipseg.device_faults import is_out_of_memory
+from napari_skipseg.devices import release_memory
 from napari_skipseg.errors import EngineError, OutOfMemoryError, SkipsegError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.inference.backends.warm import WarmModels
@@ -59,6 +60,8 @@ from napari_skipseg.progress import run_to_end
 NICENESS = 10
 LEAVING = 7.0
 """Seconds that a training has for its last step and its checkpoint when the viewer closes."""
+IDLE = 2.0
+"""Seconds without a job after which the engine loads torch."""
 OUT_OF_MEMORY_SCORE = 500
 """Of 1000: if the system runs out of memory, it kills the engine and not the viewer."""
 
@@ -102,13 +105,15 @@ class Worker:
             self._has_stopped.wait(LEAVING)
 
     def work(self) -> None:
-        """Load the libraries, send `Ready`, then run jobs for ever."""
+        """Load the libraries, send `Ready`, then run jobs for ever.
+
+        torch is loaded while there is no job: a first preview with a compiled network need not wait for it.
+        """
         import napari_skipseg.inference.predict  # noqa: F401
-        from napari_skipseg.inference.backends.torch_backend import release_memory
 
         self.send(Envelope(NO_JOB, Ready(os.getpid())))
         while True:
-            envelope = self._jobs.get()
+            envelope = self._next_job()
             self._has_stopped.clear()
             self._job = envelope
             try:
@@ -119,6 +124,13 @@ class Worker:
             self._has_stopped.set()
             release_memory()  # while the engine waits, napari and other programs can use the GPU's memory
             self._write(line)
+
+    def _next_job(self) -> Envelope:
+        if "torch" not in sys.modules:
+            with contextlib.suppress(Empty):
+                return self._jobs.get(timeout=IDLE)
+            import torch  # noqa: F401
+        return self._jobs.get()
 
     def run(self, envelope: Envelope) -> bytes:
         """Run a job and send its progress; return its last line, the result or `Cancelled`."""

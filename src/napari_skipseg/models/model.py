@@ -1,16 +1,22 @@
-"""A trained network as one value: its description and the network itself, read from and written to a folder."""
+"""A trained network as one value: its description and the network itself, read from and written to a folder.
+
+Loads without torch, which is imported when a network is made.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
+from safetensors.numpy import load as numpy_arrays
 
 from napari_skipseg.devices import free_memory
 from napari_skipseg.durable import make_folders, put_files
@@ -27,8 +33,12 @@ from napari_skipseg.models.folder import (
     shapes_in,
     unfit_weights,
 )
-from napari_skipseg.networks.build import build, outline
-from napari_skipseg.networks.network import Network
+from napari_skipseg.networks.specs import spec_to_dict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_skipseg.networks.network import Network
 
 NEEDED = 10
 """Bytes of memory for each weight while a model is read: the file, its tensors in float32, and the network."""
@@ -40,6 +50,61 @@ class Model:
 
     description: ModelDescription
     network: Network
+
+    def iter_weights(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Yield name and values of each weight and buffer of the network, in the order of their names."""
+        for name, tensor in sorted(self.network.state_dict().items()):
+            yield name, tensor.numpy()
+
+
+class CheckedModel(Model):
+    """A model in a folder whose weights are known to fit: its network is made when it is first used.
+
+    Making it takes torch, which takes seconds to import, and a compiled network on disk needs neither.
+
+    content: of the weights file.
+    """
+
+    def __init__(self, description: ModelDescription, content: bytes) -> None:
+        object.__setattr__(self, "description", description)
+        object.__setattr__(self, "_content", content)
+
+    @cached_property
+    def network(self) -> Network:
+        """The network, made from the weights file as it was read."""
+        content: bytes = self.__dict__.pop("_content")
+        return _network_with(self.description, content)
+
+    def iter_weights(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Yield the same as the network would, without making it."""
+        content = self.__dict__.get("_content")
+        arrays = None if content is None else _arrays_in(content)
+        if arrays is None:
+            yield from super().iter_weights()
+            return
+        for name, values in sorted(arrays.items()):
+            yield name, values.astype(np.float32) if values.dtype.kind == "f" else values
+
+    def __repr__(self) -> str:
+        return f"CheckedModel({self.description.name!r})"
+
+
+def _arrays_in(content: bytes) -> dict[str, NDArray[Any]] | None:
+    """Return the arrays of a weights file; None if numpy has no such type, which torch may have."""
+    try:
+        arrays: dict[str, NDArray[Any]] = numpy_arrays(content)
+        return arrays
+    except (SafetensorError, TypeError, KeyError, ValueError, AttributeError):
+        return None
+
+
+def network_facts(description: ModelDescription) -> dict[str, Any]:
+    """Return what decides the operations of a model's network, as values that JSON can hold."""
+    pixel_head = description.pixel_head
+    return {
+        "spec": spec_to_dict(description.spec),
+        "pixel_head": None if pixel_head is None else asdict(pixel_head),
+    }
 
 
 def read_model(folder: Path) -> Model:
@@ -54,14 +119,32 @@ def read_model(folder: Path) -> Model:
     # is read or made.
     wanted = shapes_of(description)
     count = sum(math.prod(shape) for shape in wanted.values())
+    content = read_content(folder, description, count)
+    if shapes_in(content, description) != wanted:
+        raise unfit_weights(description)
+    return Model(description, _network_with(description, content))
+
+
+def read_content(folder: Path, description: ModelDescription, count: int) -> bytes:
+    """Return the content of the weights file of a model with `count` weights, if its SHA-256 is the described one.
+
+    Raises:
+        ModelError: it is not, or the memory does not suffice for the model.
+    """
     if (needed := NEEDED * count) > free_memory("cpu"):
         raise ModelError(
             f"The model '{description.name}' needs {needed / 2**30:,.1f} GiB of memory, and less is free: close other "
             "programs, or choose a smaller model."
         )
-    content = read_weights(folder, description, largest_weights(wanted))
-    if shapes_in(content, description) != wanted:
-        raise unfit_weights(description)
+    return read_weights(folder, description, largest_weights(count))
+
+
+def _network_with(description: ModelDescription, content: bytes) -> Network:
+    """Return the network with the weights in the content of a weights file."""
+    from safetensors.torch import load
+
+    from napari_skipseg.networks.build import build
+
     network = build(description.spec, description.pixel_head)
     try:
         tensors = load(content)
@@ -69,18 +152,20 @@ def read_model(folder: Path) -> Model:
         network.load_state_dict(widened)
     except (SafetensorError, RuntimeError) as error:
         raise unfit_weights(description) from error
-    return Model(description, network.eval())
+    return network.eval()
 
 
 def shapes_of(description: ModelDescription) -> dict[str, tuple[int, ...]]:
     """Return the shape of each weight of the network that a description describes; no weight is made."""
+    from napari_skipseg.networks.build import outline
+
     shapes = outline(description.spec, description.pixel_head).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in shapes.items()}
 
 
-def largest_weights(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Return the most bytes that a file of weights of these shapes can have."""
-    return LARGEST_HEADER + max(SIZES.values()) * sum(math.prod(shape) for shape in shapes.values())
+def largest_weights(count: int) -> int:
+    """Return the most bytes that a file of `count` weights can have."""
+    return LARGEST_HEADER + max(SIZES.values()) * count
 
 
 def write_model(folder: Path, description: ModelDescription, network: Network, sample: bytes | None = None) -> Model:
@@ -91,6 +176,8 @@ def write_model(folder: Path, description: ModelDescription, network: Network, s
     Raises:
         ModelError: `folder` is already there (a model is never overwritten) or cannot be written.
     """
+    from safetensors.torch import save
+
     if folder.exists():
         raise ModelError(f"'{folder}' already exists; a model is never overwritten: choose a different name.")
     content = save({name: _stored(name, tensor) for name, tensor in network.state_dict().items()})

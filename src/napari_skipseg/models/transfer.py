@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import re
 import shutil
 import stat
@@ -45,6 +46,7 @@ from napari_skipseg.models.folder import (
     shapes_in,
     unfit_weights,
 )
+from napari_skipseg.models.model import largest_weights, shapes_of
 from napari_skipseg.progress import Progress
 
 MODEL_ENDING = ".skipseg.zip"
@@ -157,10 +159,8 @@ def iter_import(place: Path, name: str = "", folder: Path | None = None) -> Gene
         description, raw = _describe(source)
         name = name or description.name
         _check_name_of_import(name, folder)
-        from napari_skipseg.models.model import largest_weights, shapes_of
-
         shapes = shapes_of(description)
-        if source.sizes[WEIGHTS_FILE] > largest_weights(shapes):
+        if source.sizes[WEIGHTS_FILE] > largest_weights(sum(map(math.prod, shapes.values()))):
             raise unfit_weights(description)
         with _written_as_sentence(folder / name):
             make_folders(folder)

@@ -16,7 +16,7 @@ from torch import Tensor
 from napari_skipseg.csv_files import read_csv
 from napari_skipseg.devices import Device, choose_device
 from napari_skipseg.errors import SkipsegError, SpecError
-from napari_skipseg.inference.memory import StorageMeter
+from napari_skipseg.inference.activations import StorageMeter
 from napari_skipseg.inference.saving import scratch_folder
 from napari_skipseg.networks.build import build, count_parameters
 from napari_skipseg.networks.gates import fold_gates

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_skipseg.images.intensity.quantiles import percentiles
 
@@ -168,4 +167,6 @@ def _count_objects(mask: OutlierMask) -> int:
     height, width = (-(-length // _BLOCK) * _BLOCK for length in mask.shape)
     padded = np.pad(mask, ((0, height - mask.shape[0]), (0, width - mask.shape[1])))
     blocks = padded.reshape(height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK).any((1, 3))
+    from scipy import ndimage  # it takes 0.25 s to import, and few images have any
+
     return int(ndimage.label(blocks, np.ones((3, 3), int))[1])

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 COARSE = 128
 """Longest side of the pictures that are compared; larger ones are averaged down to it."""
@@ -39,6 +38,8 @@ class PhaseCorrelation:
         for y in range(step):  # sums of strided parts: ten times as fast as a mean over axes of length `step`
             for x in range(step):
                 coarse += picture[y : self._kept[0] : step, x : self._kept[1] : step]
+        from scipy import fft  # it takes 0.2 s to import, and single slices do not need it
+
         found = fft.rfft2((coarse - coarse.mean()) * self._taper)
         phases: Spectrum = (found / (np.abs(found) + np.float32(1e-9))).astype(np.complex64)
         return phases
@@ -48,6 +49,8 @@ class PhaseCorrelation:
 
         A peak below 5 may be noise. Shifts beyond half a side come out as their complement.
         """
+        from scipy import fft
+
         surface = fft.irfft2(moved * np.conj(still) * self._band, s=self._coarse)
         deviation = float(surface.std())
         if not deviation > 0:

@@ -24,14 +24,11 @@ from napari_skipseg.images.faults import read_errors_as_sentences
 from napari_skipseg.images.stack import LazyArray
 from napari_skipseg.images.zarr.keys import ChunkPlaces, KeyForm, find_chunks
 from napari_skipseg.images.zarr.metadata import METADATA, Node, check_harmless
+from napari_skipseg.images.zarr.plain_chunks import BLOSC_HEADER, blosc_length, plain_chunks
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
-
-
-BLOSC_HEADER = 16
-"""Bytes of the header of a Blosc block; its last four are the length of the block, the least byte first."""
 
 
 class WholeChunkStore(WrapperStore[LocalStore]):  # type: ignore[misc]  # zarr is not typed for us
@@ -58,7 +55,9 @@ class WholeChunkStore(WrapperStore[LocalStore]):  # type: ignore[misc]  # zarr i
                 found = await super().get(form.rename(key), prototype, byte_range)
         if found is None or key.rpartition("/")[2] in METADATA:
             return found
-        if len(found) == 0 or (self._blosc and byte_range is None and len(found) < _blosc_length(found)):
+        if len(found) == 0 or (
+            self._blosc and byte_range is None and len(found) < blosc_length(found[:BLOSC_HEADER].to_bytes())
+        ):
             raise ValueError(f"{key} is cut short")
         return found
 
@@ -72,11 +71,6 @@ def open_store(node: Node, forms: tuple[KeyForm, ...] = ()) -> WholeChunkStore:
     return WholeChunkStore(LocalStore(node.path, read_only=True), is_blosc, forms)
 
 
-def _blosc_length(block: Buffer) -> int:
-    start = block[:BLOSC_HEADER].to_bytes()
-    return max(BLOSC_HEADER, int.from_bytes(start[-4:], "little"))
-
-
 ArrayIndex = tuple[int | slice, ...]
 
 
@@ -87,11 +81,15 @@ LARGEST_CHUNK = 2 * 2**30
 """Bytes of a chunk from which on an array is refused: each of its voxels costs that much memory. Blosc has no more."""
 
 SMALL_CHUNK = 2**20
-"""Bytes of a chunk up to which zarr reads it each time, several at once; larger ones are kept."""
+"""Bytes of a chunk up to which zarr, where it must, reads it each time, several at once."""
 
 
 KEPT_CHUNKS = 256 * 2**20
 """Bytes of decoded chunks that are kept; the last one always is."""
+KEPT_SMALL = 64 * 2**20
+"""The same for chunks up to `SMALL_CHUNK`: tiles overlap, and checks look at the same slices several times."""
+DECODED_TOGETHER = 2**22
+"""Bytes that are to be decoded from which on several threads are worth their start."""
 
 
 ChunkIndex = tuple[int, ...]
@@ -101,7 +99,8 @@ class ChunkCache:
     """Decoded chunks by place. If several threads need the same chunk at once, one decodes it and the others wait."""
 
     def __init__(self) -> None:
-        self._chunks: OrderedDict[ChunkIndex, Future[NDArray[Any]]] = OrderedDict()
+        self._chunks: OrderedDict[tuple[ChunkIndex, Any], Future[NDArray[Any]]] = OrderedDict()
+        self._most = 1
         self._lock = threading.Lock()
 
     def read(
@@ -116,8 +115,10 @@ class ChunkCache:
         Raises:
             Exception: any error of the decoding.
         """
-        workers = min(len(places), os.cpu_count() or 1, max(1, KEPT_CHUNKS // max(1, size)))
-        if workers <= 1:
+        kept = KEPT_SMALL if size <= SMALL_CHUNK else KEPT_CHUNKS
+        self._most = max(1, kept // max(1, size))
+        workers = min(len(places), os.cpu_count() or 1, self._most)
+        if workers <= 1 or len(places) * size < DECODED_TOGETHER:
             for place in places:
                 use(place, self._get(chunks, place))
             return
@@ -126,45 +127,37 @@ class ChunkCache:
                 continue
 
     def _get(self, chunks: ZarrArray, place: ChunkIndex) -> NDArray[Any]:
+        key = (place, chunks.stamp(place))
         with self._lock:
-            known = self._chunks.get(place)
+            known = self._chunks.get(key)
             mine: Future[NDArray[Any]] = Future()
             if known is None:
-                self._chunks[place] = mine
+                self._chunks[key] = mine
             else:
-                self._chunks.move_to_end(place)
+                self._chunks.move_to_end(key)
         if known is not None:
             return known.result()
         try:
             keep = chunks.is_stored(place)
             values = chunks.decode(place)
         except BaseException as error:
-            self._forget(place)
+            self._forget(key)
             mine.set_exception(error)
             raise
         mine.set_result(values)
         if not keep:
-            self._forget(place)
+            self._forget(key)
         self._drop_oldest()
         return values
 
-    def _forget(self, place: ChunkIndex) -> None:
+    def _forget(self, key: tuple[ChunkIndex, Any]) -> None:
         with self._lock:
-            self._chunks.pop(place, None)
+            self._chunks.pop(key, None)
 
     def _drop_oldest(self) -> None:
         with self._lock:
-            done = {
-                place: each.result().nbytes
-                for place, each in self._chunks.items()
-                if (each.done() and each.exception() is None)
-            }
-            total = sum(done.values())
-            for place, size in list(done.items())[:-1]:
-                if total <= KEPT_CHUNKS:
-                    return
-                total -= size
-                del self._chunks[place]
+            while len(self._chunks) > self._most:  # whoever waits for a chunk has it in hand
+                self._chunks.popitem(last=False)
 
 
 class ZarrArray(LazyArray):
@@ -191,7 +184,8 @@ class ZarrArray(LazyArray):
         self.notes: tuple[str, ...] = (places.note,) if places.note else ()
         self._decoded = tuple(int(n) for n in self._array.chunks)  # of a shard, only what is requested is decoded
         self._chunk_bytes = math.prod(self._decoded) * self.dtype.itemsize
-        self._cache = ChunkCache() if self._chunk_bytes > SMALL_CHUNK else None
+        self._plain = plain_chunks(node, self._array, self._forms)
+        self._cache = ChunkCache() if self._plain is not None or self._chunk_bytes > SMALL_CHUNK else None
 
     def keep_axes(self, places: tuple[int, ...]) -> ZarrArray:
         """Return the array with these of its axes, in this order; the others have length 1."""
@@ -257,7 +251,15 @@ class ZarrArray(LazyArray):
     def decode(self, place: tuple[int, ...]) -> NDArray[Any]:
         """Return the chunk at `place` with all axes; at the end of an axis, its part inside the array."""
         part = tuple(slice(n * size, (n + 1) * size) for n, size in zip(place, self._decoded, strict=True))
+        if self._plain is not None:
+            inside = zip(part, self._array.shape, strict=True)
+            whole = self._plain.read(place)[tuple(slice(min(each.stop, n) - each.start) for each, n in inside)]
+            return whole.astype(self.dtype, copy=False)
         return np.asarray(self._array[part]).astype(self.dtype, copy=False)
+
+    def stamp(self, place: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return what changes with the file of the chunk at `place`, None if it has none or zarr reads it."""
+        return None if self._plain is None else self._plain.stamp(place)
 
     def is_stored(self, place: tuple[int, ...]) -> bool:
         """Return whether the chunk at `place` has a file."""

@@ -1,4 +1,4 @@
-"""Write and check the chunks of our zarr arrays: each is a file that is whole or missing.
+"""Write, read and check the chunks of our zarr arrays: each is a file that is whole or missing.
 
 The files are the same that zarr 3 writes: the chunk in C order, little-endian, compressed by zstd with a checksum. zarr
 itself does not report which files it wrote, and these must be brought to disk later; and it takes about 8 ns per voxel
@@ -80,6 +80,35 @@ class ChunkWriter:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, content)
         return file
+
+    def read(self, region: PyramidRegion) -> NDArray[Any]:
+        """Return the voxels of `region`; those of missing chunks are 0.
+
+        Raises:
+            OSError: a chunk cannot be read.
+            RuntimeError, ValueError: a chunk is damaged.
+        """
+        values = np.zeros([part.stop - part.start for part in region], self._stored)
+
+        def copy(place: WrittenChunk) -> None:
+            chunk = self._decode(self.file(place))
+            spans = zip(place, self.chunks, region, strict=True)
+            inside = [(max(n * size, part.start), min((n + 1) * size, part.stop), n * size) for n, size, part in spans]
+            into = tuple(slice(a - part.start, b - part.start) for (a, b, _), part in zip(inside, region, strict=True))
+            if chunk is not None:
+                values[into] = chunk[tuple(slice(a - start, b - start) for a, b, start in inside)]
+
+        for place in self.places(region):
+            copy(place)
+        return values
+
+    def _decode(self, file: Path) -> NDArray[Any] | None:
+        """Return a whole chunk, None if there is none."""
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError:
+            return None
+        return np.frombuffer(_CODEC.decode(content), self._stored).reshape(self.chunks)
 
     def places(self, region: PyramidRegion) -> Iterator[WrittenChunk]:
         """Yield the chunks that `region` touches."""

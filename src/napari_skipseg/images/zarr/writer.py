@@ -139,8 +139,8 @@ class OmeZarrWriter:
         steps = tuple(new // old for old, new in zip(finer.factor, level.factor, strict=True))
         below = region_below(region, steps, finer.shape)
         try:
-            values = np.asarray(self.arrays[number - 1][below])
-        except (RuntimeError, ValueError) as error:  # what zarr's codecs raise
+            values = self._chunks[number - 1].read(below)
+        except (RuntimeError, ValueError) as error:  # what the codec raises
             raise FileError(f"Level {number - 1} of '{self._named}' is damaged: run the same again.") from error
         reduce = most_common if self.layout.kind == "labels" else average
         self._write(number, region, reduce(values, steps))

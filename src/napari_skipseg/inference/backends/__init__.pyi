@@ -4,7 +4,7 @@ from .folding import Probabilities
 from .halving import BackendOption
 from .interface import Backend, Pixels, TileOutput
 from .openvino_backend import OpenVINOBackend
-from .torch_backend import TorchBackend, release_memory
+from .torch_backend import TorchBackend
 
 __all__ = [
     "Backend",
@@ -21,6 +21,5 @@ __all__ = [
     "fastest_precision",
     "make_backend",
     "notes_of",
-    "release_memory",
     "try_backend",
 ]

@@ -1,4 +1,7 @@
-"""The choice of the backend that runs a network over tiles: OpenVINO or torch, on the fastest device."""
+"""The choice of the backend that runs a network over tiles: OpenVINO or torch, on the fastest device.
+
+Loads without torch, which is imported when its backend is made.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,13 @@ from napari_skipseg.inference.backends.fallback import FallbackBackend
 from napari_skipseg.inference.backends.halving import BackendOption
 from napari_skipseg.inference.backends.interface import Backend
 from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
-from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.memory import choose_tile
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import Model
-from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import UNetSpec
+
+TORCH = "torch"
+"""Name of the torch backend."""
 
 
 class BackendChoice(NamedTuple):
@@ -116,6 +120,8 @@ def fastest_precision(device: Device, openvino: bool = True) -> ChosenPrecision:
 
 def try_backend(device: Device) -> FallbackBackend:
     """Run a tiny network on `device`, and return the backend that succeeded; its notes have the failures."""
+    from napari_skipseg.networks.build import build
+
     spec = UNetSpec(widths=(4, 8))
     description = ModelDescription("trial", spec, (ClassLabel("anything", 1),), margin=0, weights_sha256="")
     backend = make_backend(Model(description, build(spec).eval()), device, (32, 32))
@@ -129,7 +135,7 @@ def _choose_pinned(device: Device, pinned: BackendChoice, share: MemoryShare) ->
     own_tile = own_tile_of_cpu(device, share)
     if pinned.name == OpenVINOBackend.name:
         return (_openvino_choice(reason, pinned.precision, own_tile),)
-    if pinned.name != TorchBackend.name:
+    if pinned.name != TORCH:
         return ()
     cpu = _torch_choice(_make_torch, Device("cpu", cpu_title(), ""), "the CPU", reason, pinned.precision, own_tile)
     if device.name == "cpu":
@@ -168,6 +174,8 @@ def _tile_of_cpu(share: MemoryShare, model: Model) -> tuple[int, ...]:
 
 
 def _make_torch(device: Device, precision: str | None, model: Model, shape: tuple[int, ...]) -> Backend:
+    from napari_skipseg.inference.backends.torch_backend import TorchBackend
+
     _check(precision, best_precision(device.name).name)
     return TorchBackend(model, device, precision)
 

@@ -1,4 +1,4 @@
-"""Compiled networks kept on disk between processes, in the user's cache folder.
+"""Compiled networks, and facts on networks, kept on disk between processes, in the user's cache folder.
 
 An entry is a file that begins with the SHA-256 of its content. A damaged entry counts as missing, and an entry that
 cannot be written is not kept: neither is an error. The hash does not protect against other users, so a folder that
@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import stat
 import sys
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+from napari_skipseg import networks
 from napari_skipseg.durable import write_whole
 
 COMPILED_VARIABLE = "NAPARI_SKIPSEG_CACHE"
@@ -61,6 +66,37 @@ def write_compiled(key: str, content: bytes) -> None:
         if is_ours_alone(folder):
             write_whole(folder / key, hashlib.sha256(content).digest() + content)
             _make_room(folder)
+
+
+def read_facts(key: str) -> dict[str, int] | None:
+    """Return the numbers stored under `key`, None if there are none or they are damaged."""
+    content = read_compiled(key)
+    with contextlib.suppress(ValueError):
+        facts = None if content is None else json.loads(content)
+        if isinstance(facts, dict) and all(isinstance(value, int) for value in facts.values()):
+            return facts
+    return None
+
+
+def write_facts(key: str, facts: Mapping[str, int]) -> None:
+    """Store numbers under `key`, which depends on all that they depend on."""
+    write_compiled(key, json.dumps(dict(facts)).encode())
+
+
+def key_of(**facts: Any) -> str:
+    """Return the hash of `facts`, which JSON can hold, as a key."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def code_hash() -> str:
+    """Return the hash of the code that defines what a network computes."""
+    folding = Path(__file__).with_name("folding.py")
+    sources = [*(file for folder in networks.__path__ for file in Path(folder).rglob("*.py")), folding]
+    digest = hashlib.sha256()
+    for file in sorted(sources):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def is_ours_alone(path: Path) -> bool:

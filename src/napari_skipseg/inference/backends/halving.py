@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from napari_skipseg.device_faults import fault_kind, gist_of, is_out_of_memory
+from napari_skipseg.devices import release_memory
 from napari_skipseg.errors import OutOfMemoryError, SkipsegError
 from napari_skipseg.images.tiles import Tile, TilePlan, plan_tiles
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
-from napari_skipseg.inference.backends.torch_backend import release_memory
 from napari_skipseg.inference.backends.views import Draw, NetworkView
 from napari_skipseg.models.model import Model
 
@@ -131,7 +131,7 @@ class HalvingBackend:
             return run(pixels, draw and draw.of_part(number))
 
         tiles = self._plan(images.shape[2:], self._tile)
-        return run_in_parts(run_part, images, tiles, self._model.network.attention_strides)
+        return run_in_parts(run_part, images, tiles, self._model.description.spec.attention_strides)
 
     def _first_tile(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if self._choice.own_tile is None:
@@ -171,7 +171,7 @@ class HalvingBackend:
                 f"it continues with {self._batch} tiles at a time" if self._batch > 1 else "it continues with one tile"
             )
         else:
-            half = halved(self._tile, self._model.description.margin, self._model.network.stride)
+            half = halved(self._tile, self._model.description.margin, self._model.description.stride)
             if half == self._tile and kind == "memory":
                 raise OutOfMemoryError(
                     f"There is not enough memory for a tile of {_in_words(half)} voxels ({self._choice.title}), and a "
@@ -200,7 +200,7 @@ class HalvingBackend:
             self._pending_note = ""
 
     def _plan(self, shape: tuple[int, ...], largest: tuple[int, ...]) -> TilePlan:
-        return plan_tiles(shape, largest, self._model.description.margin, self._model.network.stride)
+        return plan_tiles(shape, largest, self._model.description.margin, self._model.description.stride)
 
 
 def halved(tile: tuple[int, ...], margin: int, stride: int) -> tuple[int, ...]:

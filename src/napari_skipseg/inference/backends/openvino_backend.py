@@ -1,27 +1,24 @@
-"""OpenVINO on the CPU. Converting and compiling take seconds, so the compiled network is kept on disk."""
+"""OpenVINO on the CPU. Converting and compiling take seconds, so the compiled network is kept on disk.
+
+Only converting takes torch: where the compiled network is on disk, it is not imported.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import io
-import json
 import sys
 import warnings
-from dataclasses import asdict
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from napari_skipseg import networks
-from napari_skipseg.devices import ChosenPrecision, best_precision
-from napari_skipseg.inference.backends import compiled, folding
+from napari_skipseg.devices import ChosenPrecision, best_precision, versions
+from napari_skipseg.inference.backends import compiled
 from napari_skipseg.inference.backends.interface import Pixels, TileOutput
-from napari_skipseg.models.model import Model
-from napari_skipseg.networks.specs import spec_to_dict
+from napari_skipseg.models.model import Model, network_facts
 
 
 class OpenVINOBackend:
@@ -39,7 +36,7 @@ class OpenVINOBackend:
 
     def __init__(self, model: Model, shape: tuple[int, ...], precision: str | None = None) -> None:
         self.precision = precision or compiled_precision().name
-        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self.precision}
+        options = _options(self.precision)
         kept = bool(model.description.weights_sha256)
         key = _key(model, shape, self.precision) if kept else ""
         network = _read(key, options) if kept else None
@@ -69,8 +66,11 @@ class OpenVINOBackend:
 
 def compiled_precision() -> ChosenPrecision:
     """Return the fastest precision of OpenVINO on this processor: the processor's best one, if OpenVINO supports it."""
+    has_bf16 = "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if not has_bf16 and "torch" not in sys.modules:  # torch, which is slow to import, cannot change this
+        return ChosenPrecision("f32", "OpenVINO has no bf16 for this processor")
     best = best_precision("cpu")
-    if best.name == "bf16" and "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if best.name == "bf16" and not has_bf16:
         return ChosenPrecision("f32", "OpenVINO has no bf16 for this processor")
     return best
 
@@ -81,6 +81,11 @@ def _openvino() -> Any:
     import openvino
 
     return openvino
+
+
+def _options(precision: str) -> dict[str, str]:
+    """Return the options with which a network is compiled."""
+    return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
 
 
 @cache
@@ -94,7 +99,11 @@ def _convert(model: Model, shape: tuple[int, ...]) -> Any:
     It is traced with a small image, which takes the same path as a whole tile if neither needs padding. The tracer's
     own check would run the network twice more and load torch.distributed: tests compare the outputs instead.
     """
-    stride, channels = model.network.stride, model.description.spec.in_channels
+    import torch
+
+    from napari_skipseg.inference.backends import folding
+
+    stride, channels = model.description.stride, model.description.spec.in_channels
     padded = any(length % stride for length in shape)
     example = torch.zeros(1, channels, *(shape if padded else (min(length, 2 * stride) for length in shape)))
     with torch.inference_mode(), warnings.catch_warnings():
@@ -115,26 +124,16 @@ def _read(key: str, options: dict[str, str]) -> Any:
 def _key(model: Model, shape: tuple[int, ...], precision: str) -> str:
     """Return a hash of all that the compiled network depends on, with the real weights and not those described."""
     core = _core()
-    facts = {
-        "spec": spec_to_dict(model.description.spec),
-        "pixel_head": None if model.description.pixel_head is None else asdict(model.description.pixel_head),
-        "shape": shape,
-        "precision": precision,
-        "versions": (_openvino().get_version(), str(torch.__version__), _code_hash()),
-        "processor": [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")],
-    }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name, tensor in model.network.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-@cache
-def _code_hash() -> str:
-    """Return the hash of the code that defines what a network computes."""
-    sources = [*(file for folder in networks.__path__ for file in Path(folder).rglob("*.py")), Path(folding.__file__)]
-    digest = hashlib.sha256()
-    for file in sorted(sources):
-        digest.update(file.read_bytes())
+    facts = compiled.key_of(
+        network=network_facts(model.description),
+        shape=shape,
+        precision=precision,
+        options=_options(precision),
+        versions=(_openvino().get_version(), versions().get("torch"), compiled.code_hash()),
+        processor=[core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")],
+    )
+    digest = hashlib.sha256(facts.encode())
+    for name, values in model.iter_weights():
+        digest.update(f"{name} {values.dtype} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()

@@ -14,7 +14,8 @@ from napari_skipseg.devices import Device, best_precision
 from napari_skipseg.errors import ModelError
 from napari_skipseg.inference.backends.folding import BATCH_NORM, ready_for_inference
 from napari_skipseg.inference.backends.interface import Pixels, TileOutput
-from napari_skipseg.inference.backends.views import NetworkView, iter_planes_of, iter_views
+from napari_skipseg.inference.backends.tensor_average import iter_planes_of, iter_views
+from napari_skipseg.inference.backends.views import NetworkView
 from napari_skipseg.models.model import Model
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -132,15 +133,6 @@ def memory_format(device: str, dimensions: int, precision: str) -> torch.memory_
     if device == "cpu" or (device == "cuda" and precision != "f32"):
         return torch.channels_last if dimensions == 2 else torch.channels_last_3d
     return torch.contiguous_format
-
-
-def release_memory() -> None:
-    """Release cached memory of the GPU that no tensor uses to other programs."""
-    with contextlib.suppress(RuntimeError):  # the GPU may be lost
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # GPU
-            torch.cuda.empty_cache()
-        if torch.backends.mps.is_available():  # GPU
-            torch.mps.empty_cache()
 
 
 def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:

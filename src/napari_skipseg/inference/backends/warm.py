@@ -34,9 +34,9 @@ class WarmModel:
     """
 
     def __init__(self, folder: str, weights_sha256: str) -> None:
-        from napari_skipseg.models.model import read_model
+        from napari_skipseg.inference.opened_models import open_model
 
-        self.model = read_model(Path(folder))
+        self.model = open_model(Path(folder))
         self.key = _warm_key(folder, weights_sha256)
         self._backends: dict[tuple[str, tuple[int, ...]], FallbackBackend] = {}
 

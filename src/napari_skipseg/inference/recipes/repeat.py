@@ -15,8 +15,8 @@ from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends import openvino_backend
+from napari_skipseg.inference.backends.choose import TORCH
 from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
-from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.objects_to_folder import (
     ObjectsRequest,
     check_other_forms,
@@ -25,6 +25,7 @@ from napari_skipseg.inference.objects_to_folder import (
     name_of_objects,
     remove_other_forms,
 )
+from napari_skipseg.inference.opened_models import open_model
 from napari_skipseg.inference.predict import select_channel
 from napari_skipseg.inference.prediction import Focus, file_name
 from napari_skipseg.inference.recipes.lookup import check_same_recipe, find_input, find_model_of_recipe
@@ -38,7 +39,7 @@ from napari_skipseg.inference.recipes.recipe import (
 from napari_skipseg.inference.saving import check_replaceable
 from napari_skipseg.inference.stores import PROBABILITY
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
-from napari_skipseg.models.model import Model, read_model
+from napari_skipseg.models.model import Model
 from napari_skipseg.objects.classes import ClassImage, records_padding, thresholds_in
 from napari_skipseg.objects.files import read_probability, read_tissue
 from napari_skipseg.objects.options import ObjectOptions
@@ -148,7 +149,7 @@ def prepare_repeat(
     else:
         stack, is_same = image, identify(image) in [each.sha256 for each in recipe.inputs]
     pinned, warnings = pin_backend(recipe, is_same)
-    return PreparedRun(recipe, stack, read_model(folder), pinned, tuple(warnings))
+    return PreparedRun(recipe, stack, open_model(folder), pinned, tuple(warnings))
 
 
 def iter_repeat(
@@ -228,4 +229,4 @@ def _can_compute(recipe: Recipe, device: Device) -> bool:
     """Return whether the recipe's backend is here and computes in its precision."""
     if recipe.backend == OpenVINOBackend.name:
         return has_openvino() and recipe.precision in ("f32", openvino_backend.compiled_precision().name)
-    return recipe.backend == TorchBackend.name and recipe.precision in ("f32", best_precision(device.name).name)
+    return recipe.backend == TORCH and recipe.precision in ("f32", best_precision(device.name).name)
