@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -48,6 +49,14 @@ class Option:
         """The help with what each choice means."""
         notes = [f"{choice}: {note[0].lower()}{note[1:]}" for choice, note in self.notes.items()]
         return " ".join([self.help, *notes])
+
+    @property
+    def form_text(self) -> str:
+        """The same in the words of a form, which shows labels in place of choices, and `unset` in place of 0."""
+        text = self.text
+        for choice, label in self.labels.items():
+            text = re.sub(rf"\b{re.escape(str(choice))}:", f"{label}:", text)
+        return text.replace("0 = ", f"{self.unset} = ") if self.unset and self.unset not in text else text
 
 
 @dataclass(frozen=True)

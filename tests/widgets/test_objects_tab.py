@@ -426,6 +426,7 @@ def test_layers_are_offered_by_what_they_hold():
     viewer.add_labels(np.zeros((3, 8, 8), np.uint8), name="binary", metadata={"skipseg": {**kind, "role": "binary"}})
     truth = viewer.add_labels(np.zeros((3, 8, 8), np.uint8), name="truth")
     viewer.add_labels(np.zeros((3, 8, 9), np.uint8), name="smaller")
+    viewer.add_labels(np.zeros((3, 8, 8), np.uint8), name="em accepted", metadata={"skipseg": {"corrections": "key"}})
     sources = find_sources(viewer)
     assert [layer.name for layer in sources] == ["result", "maps", "smaller", "truth", "binary", "em"]
     assert [is_certain(layer) for layer in sources] == [True] * 5 + [False]

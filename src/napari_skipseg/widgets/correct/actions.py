@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QFileDialog, QWidget
 
 from napari_skipseg.corrections.exchange import export_corrections, import_labels
 from napari_skipseg.corrections.store import Corrections
-from napari_skipseg.corrections.subject import CorrectionClass
+from napari_skipseg.corrections.subject import BACKGROUND, CorrectionClass
 from napari_skipseg.corrections.uncertain_regions import UncertainRegion
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.progress import Progress
@@ -31,8 +31,10 @@ from napari_skipseg.widgets.correct.accept import (
 from napari_skipseg.widgets.correct.classes import (
     ClassList,
     add_classes,
+    is_unnamed,
     name_values,
     new_class_name,
+    next_value,
     recolor_class,
     rename_class,
 )
@@ -90,15 +92,31 @@ def iter_export(corrections: Corrections, path: Path, what: AskedLabels) -> Gene
     return path
 
 
-def iter_import(corrections: Corrections, path: Path) -> Generator[Progress, None, Path]:
-    """Add the labels in a file to the strokes and return the file.
+@dataclass(frozen=True)
+class ImportedLabels:
+    """A file of labels, and the number of pixels of each value in it."""
+
+    file: Path
+    pixels: Mapping[int, int]
+
+
+def describe_imported(imported: ImportedLabels, classes: Sequence[CorrectionClass]) -> str:
+    """Return which class each value of imported labels became."""
+    names = {BACKGROUND: "background"} | {each.value: each.name for each in classes}
+    became = ", ".join(f"{value} = {names.get(value, 'no class')}" for value in imported.pixels)
+    text = f"The labels of {imported.file.name} were imported as strokes: {became or 'all of them are 0'}."
+    is_asked = any(is_unnamed(names.get(value, "")) for value in imported.pixels)
+    return f"{text} Double-click a class in the list to name it." if is_asked else text
+
+
+def iter_import(corrections: Corrections, path: Path) -> Generator[Progress, None, ImportedLabels]:
+    """Add the labels in a file to the strokes and return what was in it.
 
     Raises:
         SkipsegError: the file cannot be read, or its labels do not fit; then nothing was changed.
     """
     yield Progress(0, 1, "reading the labels")
-    import_labels(corrections, path)
-    return path
+    return ImportedLabels(path, import_labels(corrections, path))
 
 
 NO_PLACES = "Nothing is left to look at: you painted or accepted every place where the model was unsure."
@@ -313,7 +331,8 @@ class CorrectActions(QObject):  # type: ignore[misc]
     def add_class(self) -> None:
         """Add a class, and let the user write its name."""
         if (session := self._session) is not None:
-            name = new_class_name(session.corrections.classes)
+            classes = session.corrections.classes
+            name = new_class_name(classes, next_value(classes))
             if self._try_classes(session, partial(add_classes, names=[name])):
                 value = value_of(session.corrections.classes, name)
                 session.layers.choose_class(value)
@@ -321,8 +340,9 @@ class CorrectActions(QObject):  # type: ignore[misc]
 
     def rename_class(self, value: int, name: str) -> None:
         """Give a class another name."""
-        if self._session is not None:
-            self._try_classes(self._session, partial(rename_class, value=value, name=name))
+        if (session := self._session) is not None:
+            pixels = session.corrections.summary().pixels
+            self._try_classes(session, partial(rename_class, value=value, name=name, pixels=pixels))
 
     def recolor_class(self, value: int, color: str) -> None:
         """Give a class another colour."""
@@ -330,9 +350,11 @@ class CorrectActions(QObject):  # type: ignore[misc]
             self._try_classes(self._session, partial(recolor_class, value=value, color=color))
 
     def name_model_classes(self, session: CorrectionSession) -> None:
-        """Add the classes of the model that is chosen."""
+        """Add the classes of the model that is chosen; labels without a name keep their values."""
         model = self._form.read().model
-        self._try_classes(session, partial(add_classes, names=() if model is None else model.class_names))
+        names, values = () if model is None else model.class_names, session.corrections.summary().pixels
+        # imported labels may have a value that no class has: it is not that of the model's first class
+        self._try_classes(session, lambda classes: add_classes(name_values(classes, values), names))
 
     def _try_classes(
         self,
@@ -371,11 +393,11 @@ class CorrectActions(QObject):  # type: ignore[misc]
         if session is None:
             return
 
-        def on_imported(file: Path) -> None:
+        def on_imported(imported: ImportedLabels) -> None:
             self._try_classes(session, partial(name_values, values=session.corrections.summary().pixels))
             session.layers.refresh()
             self.edited.emit()
-            self.reported.emit(f"The labels of {file.name} were imported as strokes.")
+            self.reported.emit(describe_imported(imported, session.corrections.classes))
 
         work = partial(iter_import, session.corrections, path)
         self.job_requested.emit(CorrectJob(work, "Importing labels", on_imported))

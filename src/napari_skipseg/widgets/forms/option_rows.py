@@ -109,7 +109,7 @@ class OptionRows(QWidget):  # type: ignore[misc]
     def mark(self, faults: Mapping[str, str]) -> None:
         """Colour the fields that are wrong, and explain all in their tooltips."""
         for name, editor in self._editors.items():
-            mark_field(editor.widget, faults.get(name, ""), self._options[name].option.text)
+            mark_field(editor.widget, faults.get(name, ""), self._options[name].option.form_text)
 
 
 def make_editor(each: OptionField) -> OptionEditor:
