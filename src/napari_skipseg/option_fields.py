@@ -75,6 +75,14 @@ class OptionField:
         """The flag that sets it, such as "--seed-distance"."""
         return f"--{self.option.flag or self.name.replace('_', '-')}"
 
+    def accepts(self, value: Any) -> bool:
+        """Return whether `value`, such as one of a file, has the right type and range; repeated options take none."""
+        if value is None or self.repeats:
+            return value is None and self.is_optional
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_right = is_number if self.kind is float else type(value) is self.kind
+        return is_right and not self.fault(value)
+
     def fault(self, value: Any) -> str:
         """Return what is wrong with `value`, in one sentence, or "" if nothing is."""
         option, title = self.option, self.option.title[0].lower() + self.option.title[1:]

@@ -102,14 +102,14 @@ def test_the_table_shows_what_runs_and_how_far_the_whole_is() -> None:
         FileChanged(500, 3000, "0 of 3 images", BatchRow("0.tif", "", "running", 1, 2, "tile 1 of 2", 90.0), 200.0)
     )
     table.show(
-        FileChanged(1500, 3000, "1 of 3 images", BatchRow("1\x1b[2J.tif", "", "failed", reason="It is no image."), 200.0)
+        FileChanged(1500, 3000, "1 of 3 images", BatchRow("1\x1b[2J.tif", "", "failed", reason="No image."), 200.0)
     )
     console.print(table.draw())
     shown = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
     assert "50%" in shown
     assert "tile 1 of 2, 2 min left" in shown
     assert "1\N{REPLACEMENT CHARACTER}[2J.tif" in shown
-    assert "It is no image." in shown
+    assert "No image." in shown
     assert "1 of 3 images, about 3 min left → /results" in shown
 
 

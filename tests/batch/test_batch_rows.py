@@ -43,7 +43,8 @@ def test_what_failed_is_told_apart_from_what_is_done(board: ProgressTable) -> No
     assert board.on_message(ended(b, "done"), b).message == "1 of 6 images, 1 failed"
     assert board.on_message(ended(c, "failed"), c).message == "1 of 6 images, 2 failed"
     assert (
-        board.on_message(Progress(0, 1, "waiting for workers")).message == "1 of 6 images, 2 failed: waiting for workers"
+        board.on_message(Progress(0, 1, "waiting for workers")).message
+        == "1 of 6 images, 2 failed: waiting for workers"
     )
     assert board.is_selected(c, Retry())
     assert board.queue_again(c).message == "1 of 6 images, 1 failed"

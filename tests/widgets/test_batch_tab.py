@@ -21,7 +21,6 @@ from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.messages import RunBatch
-from napari_skipseg.widgets.batch.form import CHOICES_VARIABLE
 from napari_skipseg.widgets.batch.table import (
     FILE,
     PICTURE,
@@ -39,6 +38,7 @@ from napari_skipseg.widgets.forms.fields import FAULT_COLOR
 from napari_skipseg.widgets.layers.kept_view import view_of
 from napari_skipseg.widgets.layers.placement import visible_box
 from napari_skipseg.widgets.panel import wait_for
+from napari_skipseg.widgets.settings import open_settings
 
 pytestmark = pytest.mark.gui
 
@@ -109,7 +109,6 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def open_tab(open_panel, batching, folder, monkeypatch):
     """Open the panel with the Batch tab in front, and the folders chosen where requested; give viewer and panel."""
-    monkeypatch.setenv(CHOICES_VARIABLE, str(folder / "remembered"))
 
     def open_it(with_engine=None, chosen=True):
         viewer, panel = open_panel(with_engine)
@@ -316,7 +315,10 @@ def test_lines_are_as_high_as_their_text_whatever_width_the_dock_had(open_tab, q
 
 def test_what_the_batch_waits_for_is_one_line_in_full_until_a_file_moves(open_tab, qtbot, batching, folder):
     _, panel = open_tab()
-    tab, said = panel.batch_tab, "0 of 1 image: starting the workers, of which none has the network of this batch so far"
+    tab, said = (
+        panel.batch_tab,
+        "0 of 1 image: starting the workers, of which none has the network of this batch so far",
+    )
     row, go_on = BatchRow("one.tif", str(folder / "in" / "one.tif")), []
 
     def wait():
@@ -521,7 +523,7 @@ def test_choices_are_remembered_and_what_is_damaged_is_not(open_tab, qtbot, fold
     _, again = open_tab(chosen=False)
     assert again.batch_tab.form.read() == chosen
     assert chosen.truth_label == 255
-    (folder / "remembered" / "last.json").write_text('{"unknown": 1}')
+    open_settings().put("batch/choices", {"unknown": 1})
     _, third = open_tab(chosen=False)
     assert third.batch_tab.form.read().inputs == ""
 

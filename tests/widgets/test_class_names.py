@@ -28,7 +28,10 @@ MEMBRANE = CorrectionClass("membrane", 2, "#2ee6c5")
 
 
 def test_a_class_without_a_name_goes_by_its_value():
-    assert [(each.name, each.value) for each in name_values((MEMBRANE,), [1, 2, 5])] == [("membrane", 2), ("class 5", 5)]
+    assert [(each.name, each.value) for each in name_values((MEMBRANE,), [1, 2, 5])] == [
+        ("membrane", 2),
+        ("class 5", 5),
+    ]
     assert new_class_name((MEMBRANE,), next_value((MEMBRANE,))) == "class 3"
     taken = (CorrectionClass("class 4", 2, "#ffffff"), CorrectionClass("other", 3, "#ffffff"))
     assert new_class_name(taken, 4) == "class 5"

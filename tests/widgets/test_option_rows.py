@@ -168,6 +168,6 @@ def test_tooltips_use_the_words_that_the_form_shows():
         (name, choice)
         for name, each in options.items()
         for choice in each.option.labels
-        if f"{choice}:" in each.option.form_text and f"{choice}:" not in each.option.labels[choice]
+        if f"{choice}:" in each.option.form_text.replace(f"{each.option.labels[choice]}:", "")
     ]
     assert wrong == []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
-from qtpy.QtWidgets import QFileDialog, QWidget
+from qtpy.QtWidgets import QWidget
 
 from napari_skipseg.corrections.exchange import export_corrections, import_labels
 from napari_skipseg.corrections.store import Corrections
@@ -47,6 +47,7 @@ from napari_skipseg.widgets.correct.uncertain_regions import (
     iter_find_uncertain_regions,
 )
 from napari_skipseg.widgets.correct.undo import EditKind
+from napari_skipseg.widgets.forms import dialogs
 from napari_skipseg.widgets.forms.worker import Work
 from napari_skipseg.widgets.layers.live import Results
 from napari_skipseg.widgets.segment.form import SegmentForm
@@ -64,21 +65,18 @@ KINDS = {"OME-TIFF (*.ome.tif)": ".ome.tif", "OME-Zarr (*.ome.zarr)": ".ome.zarr
 
 def ask_export(parent: QWidget, name: str) -> Path | None:
     """Return the file that the user chooses for corrections, None if the dialog was cancelled."""
-    chosen, kind = QFileDialog.getSaveFileName(parent, "Export corrections", f"{name}_labels.ome.tif", ";;".join(KINDS))
-    if not chosen:
-        return None
-    has_ending = chosen.lower().endswith((".tif", ".tiff", ".zarr"))
-    return Path(chosen if has_ending else chosen + KINDS.get(kind, ".ome.tif"))
+    start = f"{name}_labels.ome.tif"
+    chosen, kind = dialogs.ask_new_file(parent, "Export corrections", start, ";;".join(KINDS), "corrections")
+    if chosen is None or chosen.name.lower().endswith((".tif", ".tiff", ".zarr")):
+        return chosen
+    return chosen.with_name(chosen.name + KINDS.get(kind, ".ome.tif"))
 
 
 def ask_import(parent: QWidget, folder: bool) -> Path | None:
     """Return the file or OME-Zarr folder that the user chooses, None if the dialog was cancelled."""
     if folder:
-        chosen = QFileDialog.getExistingDirectory(parent, "Labels to import (OME-Zarr)")
-    else:
-        kinds = "Labels (*.tif *.tiff *.mrc);;All files (*)"
-        chosen = QFileDialog.getOpenFileName(parent, "Labels to import", "", kinds)[0]
-    return Path(chosen) if chosen else None
+        return dialogs.ask_folder(parent, "Labels to import (OME-Zarr)", "corrections", is_file=True)
+    return dialogs.ask_file(parent, "Labels to import", "Labels (*.tif *.tiff *.mrc);;All files (*)", "corrections")
 
 
 def iter_export(corrections: Corrections, path: Path, what: AskedLabels) -> Generator[Progress, None, Path]:

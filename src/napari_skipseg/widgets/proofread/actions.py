@@ -30,7 +30,7 @@ EDITOR_ACTIONS = {
     "next": ProofreadAction("N", "Next doubt", "Go to the next decision that may be wrong"),
     "undo": ProofreadAction("U", "Undo", "Undo the last edit, also one of an earlier session"),
     "redo": ProofreadAction("Shift-U", "Redo", "Do again what was undone last"),
-    "new": ProofreadAction("M", "New object", "Paint a new object with napari's brush, in a slice or in the volume"),
+    "new": ProofreadAction("I", "New object", "Paint a new object with napari's brush, in a slice or in the volume"),
     "delete": ProofreadAction("D", "Delete", "Delete the selected object"),
     "fill": ProofreadAction("H", "Fill holes", "Fill the holes of the selected object"),
     "separate": ProofreadAction("T", "Separate", "Make objects of the parts of the selected object that do not touch"),
