@@ -45,6 +45,8 @@ def test_a_class_of_the_model_without_pixels_makes_way_for_imported_labels():
     assert [(each.name, each.value) for each in renamed] == [("Membrane", 2)]
     with pytest.raises(InputError, match="Another class is called 'membrane' already"):
         rename_class(classes, 2, "membrane", {2: 70, 3: 1})
+    with pytest.raises(InputError, match="Another class is called 'membrane' already"):
+        rename_class(add_classes((MEMBRANE,), ["vesicle"]), 3, "membrane", {3: 70})
 
 
 def test_an_import_says_which_class_each_value_became():

@@ -19,6 +19,7 @@ from napari_skipseg.widgets.batch.tab import BatchTab
 from napari_skipseg.widgets.correct.tab import CorrectTab
 from napari_skipseg.widgets.finetune.tab import FinetuneTab
 from napari_skipseg.widgets.finetune.training_images import OpenCorrections
+from napari_skipseg.widgets.forms.accessible import name_controls
 from napari_skipseg.widgets.forms.engine_queue import EngineQueue
 from napari_skipseg.widgets.forms.help import open_page
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
@@ -112,6 +113,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
             ("Batch", self.batch_tab),
             ("Inspect", self.inspect_tab),
         ):
+            name_controls(tab)
             self.tabs.addTab(Scrolled(tab), title)
         self.tabs.tabBar().setStyleSheet(NARROW_TABS)
         self.help_button = QToolButton()

@@ -76,13 +76,15 @@ def rename_class(
 ) -> tuple[CorrectionClass, ...]:
     """Return the classes, one of them renamed. pixels: how many each value has.
 
-    A class of that name without pixels makes way: so imported labels can get the name of a class of the model.
+    If the class has no name yet, one of that name without pixels makes way: so imported labels can get the name of a
+    class of the model.
 
     Raises:
-        InputError: the name is empty, or another class with pixels has it.
+        InputError: the name is empty, or another class has it.
     """
+    may_take = any(each.value == value and is_unnamed(each.name) for each in classes)
     others = [each for each in classes if each.value != value and each.name.casefold() == name.strip().casefold()]
-    if any(pixels.get(each.value, 0) for each in others):
+    if others and not (may_take and not any(pixels.get(each.value, 0) for each in others)):
         raise InputError(f"Another class is called '{name.strip()}' already: give this one a name of its own.")
     left = (each for each in classes if each not in others)
     return tuple(replace(each, name=name.strip()) if each.value == value else each for each in left)
@@ -158,6 +160,8 @@ class ClassRow(QFrame):  # type: ignore[misc]
         self.swatch.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.swatch.setEnabled(not is_fixed)
         self.swatch.clicked.connect(self._ask_color)
+        for widget, spoken in ((self.swatch, "Colour of"), (self.name, "Name of"), (self.judged, "Learn")):
+            widget.setAccessibleName(f"{spoken} {name}")
         self.count.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         self.judged.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         set_hint(self.judged, JUDGED_HINT.format(name=name))

@@ -242,8 +242,10 @@ class VoxelSizeField(QWidget):  # type: ignore[misc]
                 row.addWidget(PlainLabel("×"))
             row.addWidget(number, 1)
             number.setValue(1.0)
+            number.setAccessibleName(number.hint[0].upper() + number.hint[1:])
             number.valueChanged.connect(lambda _: self.edited.emit())
         row.addWidget(self.unit)
+        self.unit.setAccessibleName("Unit of the voxel size")
         self.unit.activated.connect(lambda _: self.edited.emit())
 
     def show_size(self, voxel_size: tuple[float, float, float], unit: str, has_z: bool) -> None:
@@ -356,6 +358,7 @@ class FolderField(QWidget):  # type: ignore[misc]
         self._what = what
         self.text, self.button = QLineEdit(), QPushButton("…")
         self.button.setMaximumWidth(30)
+        self.button.setAccessibleName(f"Choose the folder of {what.lower()}")
         self.button.clicked.connect(self._choose_folder)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)

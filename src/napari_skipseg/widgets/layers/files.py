@@ -40,6 +40,7 @@ from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.inference.prediction import Prediction, Threshold
 from napari_skipseg.inference.recipes.recipe import RECIPE_FILE
 from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.forms.accessible import name_controls
 from napari_skipseg.widgets.forms.dialogs import remember_folder
 from napari_skipseg.widgets.forms.fields import FolderField, FreshCombo, PlainLabel
 from napari_skipseg.widgets.layers.axes import GUESSED_AXES, along_space
@@ -325,7 +326,7 @@ def make_isotropic_truths() -> list[LayerData]:
 
 
 def _sample_stack(made: SyntheticSample) -> list[LayerData]:
-    return [(made.stack.data.copy(), layer_arguments(made.stack), "image")]
+    return [(np.array(made.stack.data), layer_arguments(made.stack), "image")]
 
 
 def _sample_truths(made: SyntheticSample) -> list[LayerData]:
@@ -397,6 +398,7 @@ class SaveDialog(QDialog):  # type: ignore[misc]
         column.addLayout(rows)
         column.addWidget(PlainLabel("A recipe that says how the results were made is written beside them."))
         column.addWidget(self.buttons)
+        name_controls(self)
         self._check()
 
     def _check(self) -> None:

@@ -95,6 +95,7 @@ class ScoreBox(QWidget):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.truth, self.button, self.scores = FreshCombo(), QPushButton("Score"), MessageLine()
+        self.truth.setAccessibleName("Score against")
         self.truth.setToolTip("A labels layer of the same voxels that contains the true objects, 0 = none")
         self.button.setToolTip("Compare the objects that were found with the true ones")
         self.scores.setToolTip(_MEANING)

@@ -70,11 +70,9 @@ class ProofreadTab(JobTab):
         self._doubts: list[Doubt] = []
         self._selected: Voxel | None = None
         self.links = ConnectionGroup()
-        self.choice, self.open_button, self.close_button = (
-            FreshCombo(),
-            PrimaryButton("Proofread"),
-            QPushButton("Close"),
-        )
+        self.choice, self.close_button = FreshCombo(), QPushButton("Close")
+        self.open_button = PrimaryButton("Proofread")
+        self.choice.setAccessibleName("Objects")
         self.choice.setToolTip("Objects that were found, or labels of any program")
         self.tool_buttons = {name: QPushButton(f"{tool.text} ({tool.key})") for name, tool in TOOLS.items()}
         self.buttons = {name: QPushButton(f"{action.text} ({action.key})") for name, action in EDITOR_ACTIONS.items()}
