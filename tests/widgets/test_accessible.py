@@ -34,13 +34,14 @@ def test_a_control_takes_the_name_of_its_label_or_of_its_tooltip(qtbot):
 def test_no_control_of_the_panel_is_without_a_name(open_panel, qtbot):
     viewer, panel = open_panel()
     viewer.add_image(np.zeros((3, 32, 48), np.uint8), name="em")
-    counts = {}
+    counts, unnamed = {}, []
     for number in range(panel.tabs.count()):
         panel.tabs.setCurrentIndex(number)
         qtbot.wait(150)
         controls = find_controls(panel.tabs.currentWidget().widget())
-        assert [type(each).__name__ for each in controls if not name_of(each)] == [], panel.tabs.tabText(number)
+        unnamed += [(panel.tabs.tabText(number), type(each).__name__) for each in controls if not name_of(each)]
         counts[panel.tabs.tabText(number)] = len(controls)
+    assert unnamed == []
     assert (counts["Segment"], counts["Batch"]) > (20, 10)
     assert name_of(panel.help_button) == "Help"
     dialog = SaveDialog(panel, "Save", ["probability"], "")

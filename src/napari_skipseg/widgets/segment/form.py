@@ -134,6 +134,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.axes, self.voxel_size = AxesField(), VoxelSizeField()
         self.difference, self.rescale = WrappedLine(), QCheckBox()
         self.difference.setStyleSheet(_NOTE)
+        self.rescale.setAccessibleName("Rescale to the model's voxel size while segmenting")
         self.card = QPushButton("Card")
         self.card.setToolTip("What this model is, what it was trained on, and how well it does")
         self.suggest, self.suggestions = QPushButton("Suggest"), SuggestionList()
