@@ -18,8 +18,8 @@ from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.proofread.store import EDITS_VARIABLE
-from napari_skipseg.widgets.batch.form import CHOICES_VARIABLE
 from napari_skipseg.widgets.panel import PATIENCE, SIZE, wait_for
+from napari_skipseg.widgets.settings import SETTINGS_VARIABLE
 
 LARGE = (1400, 900)
 WIDE = 600
@@ -139,6 +139,7 @@ def batch(viewer: napari.Viewer, panel: QWidget, folder: Path) -> None:
 def main() -> None:
     """Segment the sample; show the panel, attention, the model's card, objects, a look inside, and a batch."""
     PICTURES.mkdir(parents=True, exist_ok=True)
+    os.environ[SETTINGS_VARIABLE] = ""  # the pictures are the same for everybody
     viewer = napari.Viewer()
     viewer.window.resize(*SIZE)
     _, panel = viewer.window.add_plugin_dock_widget("napari-skipseg", "SkipSeg")
@@ -180,7 +181,6 @@ def main() -> None:
     inspect(viewer, panel)
     shoot("inspect.png")
     with tempfile.TemporaryDirectory(prefix="em-") as folder:
-        os.environ[CHOICES_VARIABLE] = folder
         write_folder(Path(folder))
         batch(viewer, panel, Path(folder))
         shoot("batch.png")

@@ -15,7 +15,7 @@ from napari_skipseg.training.settings import FinetuneSettings
 from napari_skipseg.widgets import settings as settings_module
 from napari_skipseg.widgets.forms.dialogs import ask_new_file, last_folder
 from napari_skipseg.widgets.segment.form import choose_value
-from napari_skipseg.widgets.settings import SETTINGS_VARIABLE, Settings, open_settings
+from napari_skipseg.widgets.settings import SETTINGS_VARIABLE, Settings, open_settings, preference
 
 
 @pytest.fixture
@@ -199,3 +199,18 @@ def test_a_model_that_is_gone_is_named_until_something_is_chosen(open_panel):
     _, panel = open_panel()
     said = "The model 'my-old-model' of the last session is not there any longer: tiny-2d is chosen."
     assert panel.segment_tab.message.text() == said
+
+
+def test_preferences_of_napari_switch_memory_off_and_set_the_device(monkeypatch):
+    napari_settings = pytest.importorskip("napari.settings")
+    if not hasattr(napari_settings, "get_plugin_settings"):
+        assert preference("device", "as last time") == "as last time"
+        pytest.skip("napari before 0.9 has no settings of plugins")
+    start = napari_settings.get_plugin_settings("napari-skipseg").start
+    monkeypatch.setattr(start, "device", "cpu")
+    assert preference("device", "as last time") == "cpu"
+    assert open_settings().file is not None
+    monkeypatch.setattr(start, "remember", False)
+    assert open_settings().file is None
+    with pytest.raises(ValueError, match="tpu"):
+        start.device = "tpu"
