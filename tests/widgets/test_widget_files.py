@@ -311,3 +311,4 @@ def test_the_truths_of_a_sample_lie_over_it_as_labels(monkeypatch):
             assert labels.scale.tolist() == em.scale.tolist()
             assert (labels.data.shape, labels.data.max()) == (em.data.shape, 1)
         assert membranes.data.sum() != mitochondria.data.sum()
+        assert not np.allclose(membranes.get_color(1), mitochondria.get_color(1), atol=0.2)

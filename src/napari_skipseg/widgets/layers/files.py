@@ -330,9 +330,14 @@ def _sample_stack(made: SyntheticSample) -> list[LayerData]:
 
 
 def _sample_truths(made: SyntheticSample) -> list[LayerData]:
-    truths = (("membranes", made.membrane), ("mitochondria", made.mitochondria))
-    placed = layer_arguments(made.stack)
-    return [(each.copy(), {**placed, "name": f"{made.stack.name} {name}"}, "labels") for name, each in truths]
+    from napari.utils.colormaps import label_colormap
+
+    layers: list[LayerData] = []
+    truths = (("membranes", made.membrane, 0.5), ("mitochondria", made.mitochondria, 0.2))
+    for name, values, seed in truths:  # of the colours: both have only the label 1
+        looks = {"name": f"{made.stack.name} {name}", "colormap": label_colormap(seed=seed)}
+        layers.append((values.copy(), {**layer_arguments(made.stack), **looks}, "labels"))
+    return layers
 
 
 TITLES = {
