@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QApplication, QComboBox, QDockWidget
+from qtpy.QtWidgets import QApplication, QComboBox, QDockWidget, QWidget
 
 from napari_skipseg.widgets.forms.help import open_page
 from napari_skipseg.widgets.forms.job_tab import pop_up, pop_up_fault
@@ -17,6 +17,7 @@ from napari_skipseg.widgets.settings import open_settings
 if TYPE_CHECKING:
     from napari.layers import Layer
 
+PANEL = "napari-skipseg.panel"
 NOTHING_SELECTED = "No layer is selected: select {} in the layer list first."
 AN_IMAGE, OBJECTS = "an image", "a layer of objects or labels"
 A_RESULT = "a segmented image, a probability or labels"
@@ -111,16 +112,26 @@ def forget_settings() -> None:
 
 def open_panel(tab: str) -> SkipSegPanel:
     """Return the panel of the window in front, opened if it is not, with this tab in front."""
-    panel = _find_panel()
-    if panel is None:
-        _, panel = _viewer().window.add_plugin_dock_widget("napari-skipseg", "SkipSeg")
-    above = panel
+    panel = _find_panel() or _add_panel()
+    above: QWidget | None = panel
     while above is not None and not isinstance(above, QDockWidget):
         above = above.parentWidget()
     if above is not None:
         above.show()
         above.raise_()
     panel.show_tab(tab)
+    return panel
+
+
+def _add_panel() -> SkipSegPanel:
+    """Open the panel as napari's menu does: by any other way its dock has another name, and the menu opens one more."""
+    from app_model import Application
+
+    app = Application.get_app("napari")
+    if app is not None and PANEL in app.commands:
+        app.commands.execute_command(PANEL).result()
+    if (panel := _find_panel()) is None:
+        _, panel = _viewer().window.add_plugin_dock_widget("napari-skipseg", "SkipSeg")
     return panel
 
 
