@@ -93,11 +93,13 @@ def _viewers_open_fast(model_folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def only_tiny_models(model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The library contains nothing but the tiny models, and there are no corrections but those of the test."""
+def only_tiny_models(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Nothing but the tiny models is in the library, and no corrections and settings but those of the test are known."""
     monkeypatch.setenv("NAPARI_SKIPSEG_CORRECTIONS", str(tmp_path / "corrections"))
     monkeypatch.setenv(MODELS_VARIABLE, str(model_folder))
-    monkeypatch.setenv(SETTINGS_VARIABLE, str(tmp_path / "settings"))
+    monkeypatch.setenv(SETTINGS_VARIABLE, str(tmp_path_factory.mktemp("settings")))
     monkeypatch.setattr("napari_skipseg.models.catalog.BUILT_IN", tmp_path / "no built-in models")
 
 

@@ -135,7 +135,7 @@ def test_dialogs_open_in_the_folder_that_was_chosen_last(qapp, tmp_path, monkeyp
 
 
 @pytest.mark.gui
-def test_the_panel_opens_with_the_choices_of_the_last_time(open_panel, qtbot, tmp_path):
+def test_the_panel_opens_with_the_choices_of_the_last_time(open_panel, qtbot):
     _, panel = open_panel()
     form, fold = panel.segment_tab.form, panel.finetune_tab.form.fold
     choose_value(form.model, "tiny-3d")
@@ -149,7 +149,7 @@ def test_the_panel_opens_with_the_choices_of_the_last_time(open_panel, qtbot, tm
     panel.inspect_tab.all_maps.setChecked(True)
     fold.expand(animate=False)
     panel.tabs.setCurrentIndex(1)
-    stored = tmp_path / "settings" / "settings.json"
+    stored = open_settings().file
     qtbot.waitUntil(lambda: stored.exists() and '"window/tab": "Correct"' in stored.read_text())
     settings_module._opened.clear()  # as in a new process
 
