@@ -96,7 +96,7 @@ def _viewers_open_fast(model_folder: Path) -> Iterator[None]:
 def only_tiny_models(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Nothing but the tiny models is in the library, and no corrections and settings but those of the test are known."""
+    """The library contains nothing but the tiny models; corrections and settings are those of the test."""
     monkeypatch.setenv("NAPARI_SKIPSEG_CORRECTIONS", str(tmp_path / "corrections"))
     monkeypatch.setenv(MODELS_VARIABLE, str(model_folder))
     monkeypatch.setenv(SETTINGS_VARIABLE, str(tmp_path_factory.mktemp("settings")))
