@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qtpy.QtWidgets import QCheckBox, QDialog, QDialogButtonBox, QFormLayout, QMessageBox, QVBoxLayout, QWidget
 
+from napari_skipseg.batch.inputs import TIFF_ENDINGS
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.foreign_text import without_bidi_marks
 from napari_skipseg.images.choice import parse_location
@@ -83,7 +84,7 @@ def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
 
 
 def _is_known(path: Path) -> bool:
-    return path.suffix.lower() in (".tif", ".tiff") or is_zarr(path) or is_mrc(path) or is_companion(path)
+    return path.suffix.lower() in TIFF_ENDINGS or is_zarr(path) or is_mrc(path) or is_companion(path)
 
 
 def read_layers(path: str | Sequence[str]) -> list[LayerData]:
