@@ -71,7 +71,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(open_panel, said):
     viewer, panel = open_panel()
     commands.segment_layer()
     assert said.pop() == "No layer is selected: select an image in the layer list first."
-    commands.find_objects()
+    commands.find_objects_in_layer()
     assert said.pop() == (
         "No layer is selected: select a segmented image, a probability or labels in the layer list first."
     )
@@ -82,7 +82,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(open_panel, said):
         command()
         assert said.pop() == "'dots' is no image that can be segmented: select an image in the layer list first."
         assert front(panel) == tab
-    commands.find_objects()
+    commands.find_objects_in_layer()
     assert said.pop().startswith("'dots' has no objects to find: segment it first, or select a segmented image")
     commands.proofread_objects()
     assert said.pop() == "'dots' cannot be proofread: select a layer of objects or labels."
@@ -107,7 +107,7 @@ def test_correct_finds_the_image_of_its_own_layers_and_objects_are_found_in_the_
     commands.segment_layer()
     qtbot.waitUntil(lambda: not panel.segment_tab.is_running, timeout=60_000)
     viewer.layers.selection.active = viewer.layers["em"]
-    commands.find_objects()
+    commands.find_objects_in_layer()
     assert (front(panel), panel.objects_tab.form.layer.currentData().name) == ("Objects", "probability")
     assert panel.objects_tab.is_running
     panel.objects_tab.cancel()

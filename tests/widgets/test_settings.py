@@ -15,7 +15,7 @@ from napari_skipseg.training.settings import FinetuneSettings
 from napari_skipseg.widgets import settings as settings_module
 from napari_skipseg.widgets.forms.dialogs import ask_new_file, last_folder
 from napari_skipseg.widgets.segment.form import choose_value
-from napari_skipseg.widgets.settings import SETTINGS_VARIABLE, Settings, open_settings, preference
+from napari_skipseg.widgets.settings import SETTINGS_VARIABLE, PanelSettings, open_settings, preference
 
 
 @pytest.fixture
@@ -24,22 +24,22 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_values_are_there_at_the_next_start_and_none_forgets_one(file):
-    first = Settings(file)
+    first = PanelSettings(file)
     first.put("segment/model", "em-membrane")
     first.put("batch/choices", {"recursive": True})
     first.put("segment/device", "cpu")
     first.put("segment/device", None)
     assert not file.exists()
     first.save()
-    again = Settings(file)
+    again = PanelSettings(file)
     assert (again.get("segment/model"), again.get("batch/choices")) == ("em-membrane", {"recursive": True})
     assert (again.get("segment/device"), again.notice) == (None, "")
     assert again.forget()
-    assert (again.get("segment/model"), file.exists(), Settings(file).get("segment/model")) == (None, False, None)
+    assert (again.get("segment/model"), file.exists(), PanelSettings(file).get("segment/model")) == (None, False, None)
 
 
 def test_two_windows_keep_what_each_of_them_changed(file):
-    one, other = Settings(file), Settings(file)
+    one, other = PanelSettings(file), PanelSettings(file)
     one.put("a", 1)
     other.put("b", 2)
     one.save()
@@ -58,7 +58,7 @@ def test_two_windows_keep_what_each_of_them_changed(file):
 def test_a_damaged_or_foreign_file_is_set_aside_with_one_sentence(file, content):
     file.parent.mkdir()
     file.write_bytes(content)
-    found = Settings(file)
+    found = PanelSettings(file)
     aside = file.with_name("settings.damaged.json")
     assert found.notice == (
         f"The settings could not be read: they are set aside as '{aside}', and the window starts with its defaults."
@@ -66,18 +66,18 @@ def test_a_damaged_or_foreign_file_is_set_aside_with_one_sentence(file, content)
     assert aside.read_bytes() == content
     found.put("a", 1)
     found.save()
-    assert Settings(file).get("a") == 1
+    assert PanelSettings(file).get("a") == 1
 
 
 def test_a_file_that_is_too_large_to_be_ours_is_not_read(file, monkeypatch):
     monkeypatch.setattr(settings_module, "LARGEST", 10)
     file.parent.mkdir()
     file.write_text('{"format": 1, "values": {"a": 1}}')
-    assert Settings(file).get("a") is None
+    assert PanelSettings(file).get("a") is None
 
 
 def test_a_full_disk_loses_nothing_but_the_memory(file, monkeypatch):
-    kept = Settings(file)
+    kept = PanelSettings(file)
     kept.put("a", 1)
     kept.save()
     before = file.read_bytes()
@@ -91,12 +91,12 @@ def test_a_full_disk_loses_nothing_but_the_memory(file, monkeypatch):
         kept.save()
     assert (kept.get("a"), file.read_bytes()) == (2, before)
     kept.save()
-    assert Settings(file).get("a") == 2
+    assert PanelSettings(file).get("a") == 2
 
 
 def test_a_folder_in_place_of_the_file_is_said_and_left_alone(file):
     file.mkdir(parents=True)
-    found = Settings(file)
+    found = PanelSettings(file)
     assert found.notice.startswith(f"The settings in '{file}' cannot be read (")
     found.put("a", 1)
     found.save()

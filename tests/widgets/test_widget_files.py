@@ -14,11 +14,12 @@ from napari.components import ViewerModel
 from napari.layers import Image
 from npe2 import PluginManifest
 
-from napari_skipseg.batch.inputs import TIFF_ENDINGS
+from napari_skipseg.batch.inputs import MICROSCOPE_ENDINGS
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.mrc import MRC_ENDINGS
 from napari_skipseg.images.npy import iter_write_npy
+from napari_skipseg.images.slices import TIFF_ENDINGS
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
@@ -318,7 +319,9 @@ def test_the_truths_of_a_sample_lie_over_it_as_labels(monkeypatch):
 
 def test_napari_gives_us_all_files_that_a_batch_takes_but_single_pictures():
     (reader,) = PluginManifest.from_distribution("napari-skipseg").contributions.readers
-    for ending in (*TIFF_ENDINGS, *MRC_ENDINGS, ".ome", ".zarr"):
+    for ending in (*TIFF_ENDINGS, *MICROSCOPE_ENDINGS, *MRC_ENDINGS, ".ome", ".zarr"):
         assert f"*{ending}" in reader.filename_patterns
-    assert [ending for ending in (*TIFF_ENDINGS, *MRC_ENDINGS) if get_reader(f"em{ending}") is None] == []
+    assert [
+        ending for ending in (*TIFF_ENDINGS, *MICROSCOPE_ENDINGS, *MRC_ENDINGS) if get_reader(f"em{ending}") is None
+    ] == []
     assert get_reader("em.png") is None

@@ -22,8 +22,8 @@ NOTHING_SELECTED = "No layer is selected: select {} in the layer list first."
 AN_IMAGE, OBJECTS = "an image", "a layer of objects or labels"
 A_RESULT = "a segmented image, a probability or labels"
 IS_RUNNING = "The {} tab is at work: wait until it has finished, or cancel it."
-FORGOTTEN = "The settings are forgotten: the next start begins with the defaults."
-NOT_FORGOTTEN = "The file of the settings cannot be removed: remove '{}'."
+SETTINGS_FORGOTTEN = "The settings are forgotten: the next start begins with the defaults."
+CANNOT_FORGET = "The file of the settings cannot be removed: remove '{}'."
 
 
 def segment_layer() -> None:
@@ -54,7 +54,7 @@ def finetune_model() -> None:
         _press(panel.finetune_tab.tune_button, panel.finetune_tab)
 
 
-def find_objects() -> None:
+def find_objects_in_layer() -> None:
     """Find the objects in the selected layer, or in the result of the selected image."""
     panel = open_panel("Objects")
     tab, layer = panel.objects_tab, _selected(panel)
@@ -105,9 +105,9 @@ def forget_settings() -> None:
     """Forget all choices that are remembered between two starts."""
     settings = open_settings()
     if settings.forget():
-        pop_up(FORGOTTEN)
+        pop_up(SETTINGS_FORGOTTEN)
     else:
-        pop_up_fault(NOT_FORGOTTEN.format(settings.file))
+        pop_up_fault(CANNOT_FORGET.format(settings.file))
 
 
 def open_panel(tab: str) -> SkipSegPanel:

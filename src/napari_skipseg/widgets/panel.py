@@ -94,9 +94,10 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         """Show the choices of the last session, and remember those of this one."""
         settings = open_settings()
         choices = RememberedChoices(self, settings)
-        choices.keep_segment(self.segment_tab)
-        choices.keep_finetune(self.finetune_tab)
-        choices.keep_others(self.objects_tab, self.inspect_tab)
+        choices.keep_segment(self.segment_tab.form, self.segment_tab.show_message)
+        choices.keep_finetune(self.finetune_tab.form)
+        choices.keep_training(self.finetune_tab.scratch, self.finetune_tab.scratch_fold)
+        choices.keep_others(self.objects_tab.form, self.inspect_tab.all_maps)
         choices.keep_tabs(self.tabs)
         if settings.notice:
             pop_up(settings.notice, "Settings were set aside.")

@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer
-from qtpy.QtWidgets import QComboBox
+from qtpy.QtWidgets import QCheckBox, QComboBox
 
-from napari_skipseg.widgets.finetune.tab import FinetuneTab
+from napari_skipseg.widgets.finetune.form import FinetuneForm
+from napari_skipseg.widgets.finetune.train_form import TrainForm
 from napari_skipseg.widgets.forms.fields import Collapsible, FolderField
 from napari_skipseg.widgets.forms.option_rows import OptionRows
-from napari_skipseg.widgets.inspect.tab import InspectTab
-from napari_skipseg.widgets.objects.tab import ObjectsTab
+from napari_skipseg.widgets.objects.form import ObjectsForm
 from napari_skipseg.widgets.segment.form import SegmentForm
-from napari_skipseg.widgets.segment.tab import SegmentTab
-from napari_skipseg.widgets.settings import Settings, preference
+from napari_skipseg.widgets.settings import PanelSettings, preference
 
 if TYPE_CHECKING:
     from qtpy.QtWidgets import QTabWidget
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 _PAUSE = 500
 """Milliseconds from a change to the file: a slider that moves changes many times a second."""
 AS_LAST_TIME = "as last time"
-GONE = "The model '{}' of the last session is not there any longer: {} is chosen."
+MODEL_GONE = "The model '{}' of the last session is not there any longer: {} is chosen."
 _SEGMENT_OPTIONS = ("tile", "average", "planes", "samples", "dropout", "padding")
 """Not *invert*: it suits one image, and would spoil the next one."""
 _OBJECT_OPTIONS = ("seeds", "seed_distance", "merge", "smallest", "largest", "fill_holes", "border")
@@ -35,7 +34,7 @@ _FINETUNE_OPTIONS = ("remember", "steps", "minutes", "learning_rate", "loss", "b
 class RememberedChoices(QObject):  # type: ignore[misc]
     """Shows the choices of the last session in the tabs, and writes each change soon after it was made."""
 
-    def __init__(self, owner: QObject, settings: Settings) -> None:
+    def __init__(self, owner: QObject, settings: PanelSettings) -> None:
         super().__init__(owner)
         self._settings = settings
         self._soon = QTimer(self)
@@ -65,14 +64,13 @@ class RememberedChoices(QObject):  # type: ignore[misc]
 
         self.keep("window/tab", lambda: tabs.tabText(tabs.currentIndex()), show, tabs.currentChanged)
 
-    def keep_segment(self, tab: SegmentTab) -> None:
-        """Remember model, device, options, and the thresholds of each model."""
-        form, settings = tab.form, self._settings
+    def keep_segment(self, form: SegmentForm, say: Callable[[str], None]) -> None:
+        """Remember model, device, options, and the thresholds of each model. say: shows that a model is gone."""
 
         def show_model(name: Any) -> None:
             form.choose_model(name)
             if isinstance(name, str) and form.model.currentData() not in (name, None):
-                tab.show_message(GONE.format(name, form.model.currentData()))
+                say(MODEL_GONE.format(name, form.model.currentData()))
 
         self.keep("segment/model", form.model.currentData, show_model, form.changed)
         self.keep("segment/device", form.device.currentData, _if_text(form.want_device), form.device.activated)
@@ -80,11 +78,11 @@ class RememberedChoices(QObject):  # type: ignore[misc]
             form.want_device(preferred)
         self._keep_options("segment/options", form.options.rows, _SEGMENT_OPTIONS)
         self._keep_fold("segment", form.options)
-        self._thresholds = _ThresholdsByModel(self, form, settings)
+        self._thresholds = _ThresholdsByModel(self, form, self._settings)
 
-    def keep_finetune(self, tab: FinetuneTab) -> None:
-        """Remember what is trained, the options, and the form for training from scratch."""
-        form, fold, scratch = tab.form, tab.form.fold, tab.scratch
+    def keep_finetune(self, form: FinetuneForm) -> None:
+        """Remember what is trained, and the options."""
+        fold = form.fold
         reaches = {str(reach): button for reach, button in form.reaches.items()}
 
         def read_reach() -> str:
@@ -98,18 +96,24 @@ class RememberedChoices(QObject):  # type: ignore[misc]
         self._keep_options("finetune/options", fold.rows, _FINETUNE_OPTIONS)
         self._keep_choice("finetune/augmentation", fold.augment)
         self._keep_fold("finetune", fold)
-        self._keep_fold("scratch", tab.scratch_fold)
+
+    def keep_training(self, scratch: TrainForm, fold: Collapsible) -> None:
+        """Remember the form for training from scratch, and whether it is open."""
+        self._keep_fold("scratch", fold)
         for name, combo in (("kind", scratch.kind), ("network", scratch.network), ("dimensions", scratch.dimensions)):
             self._keep_choice(f"scratch/{name}", combo)
         for name, folder in (("images", scratch.image_folder), ("labels", scratch.label_folder)):
             self._keep_folder(f"scratch/{name}", folder)
         self._keep_options("scratch/options", scratch, ("steps",))
 
-    def keep_others(self, objects: ObjectsTab, inspect: InspectTab) -> None:
+    def keep_others(self, objects: ObjectsForm, all_maps: QCheckBox) -> None:
         """Remember how objects are found, and whether all attention maps are shown."""
-        self._keep_options("objects/options", objects.form, _OBJECT_OPTIONS)
-        box = inspect.all_maps
-        self.keep("inspect/all maps", box.isChecked, lambda value: box.setChecked(value is True), box.toggled)
+        self._keep_options("objects/options", objects, _OBJECT_OPTIONS)
+
+        def show(value: Any) -> None:
+            all_maps.setChecked(value is True)
+
+        self.keep("inspect/all maps", all_maps.isChecked, show, all_maps.toggled)
 
     def _keep_options(self, key: str, rows: OptionRows, names: Iterable[str]) -> None:
         """Remember those of the options that are not the defaults."""
@@ -147,7 +151,7 @@ class RememberedChoices(QObject):  # type: ignore[misc]
 class _ThresholdsByModel:
     """Shows the thresholds that were chosen for a model whenever that is chosen, and remembers new ones."""
 
-    def __init__(self, choices: RememberedChoices, form: SegmentForm, settings: Settings) -> None:
+    def __init__(self, choices: RememberedChoices, form: SegmentForm, settings: PanelSettings) -> None:
         self._choices, self._form, self._settings = choices, form, settings
         self._model = ""
         self._on_changed()

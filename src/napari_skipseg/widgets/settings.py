@@ -15,14 +15,14 @@ from napari_skipseg.user_folders import config_folder
 SETTINGS_VARIABLE = "NAPARI_SKIPSEG_SETTINGS"
 """The variable of the environment with the folder of the settings; if it is empty, nothing is remembered."""
 SETTINGS_FILE, SET_ASIDE = "settings.json", "settings.damaged.json"
-FORMAT = 1
+_FORMAT = 1
 LARGEST = 2**20
 """Bytes of the largest file that is read: a larger one is not ours."""
 DAMAGED = "The settings could not be read: they are set aside as '{}', and the window starts with its defaults."
 UNREADABLE = "The settings in '{}' cannot be read ({}): the window starts with its defaults."
 
 
-class Settings:
+class PanelSettings:
     """Values by keys such as "segment/model", in a file that several windows may share.
 
     notice: why earlier settings were not taken over, in a sentence; "" if they were. file: None = they are kept in
@@ -54,7 +54,7 @@ class Settings:
             return
         with contextlib.suppress(OSError):
             values = _changed(self._read_file() or {}, self._unwritten)
-            content = json.dumps({"format": FORMAT, "values": values}, indent=1, sort_keys=True)
+            content = json.dumps({"format": _FORMAT, "values": values}, indent=1, sort_keys=True)
             make_folders(self.file.parent)
             write_whole(self.file, f"{content}\n".encode(), synced=True)
             self._unwritten = {}
@@ -97,7 +97,7 @@ class Settings:
             found = json.loads(self.file.read_bytes())
         except (ValueError, RecursionError):
             return None
-        is_ours = isinstance(found, dict) and found.get("format") == FORMAT and isinstance(found.get("values"), dict)
+        is_ours = isinstance(found, dict) and found.get("format") == _FORMAT and isinstance(found.get("values"), dict)
         return dict(found["values"]) if is_ours else None
 
 
@@ -105,15 +105,15 @@ def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     return {key: value for key, value in {**values, **changes}.items() if value is not None}
 
 
-_opened: dict[Path | None, Settings] = {}
+_opened: dict[Path | None, PanelSettings] = {}
 
 
-def open_settings() -> Settings:
+def open_settings() -> PanelSettings:
     """Return the settings of the user, the same for all windows of this process."""
     is_off = os.environ.get(SETTINGS_VARIABLE) == "" or not preference("remember", True)
     file = None if is_off else config_folder(SETTINGS_VARIABLE) / SETTINGS_FILE
     if file not in _opened:
-        _opened[file] = Settings(file)
+        _opened[file] = PanelSettings(file)
     return _opened[file]
 
 

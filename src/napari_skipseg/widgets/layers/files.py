@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qtpy.QtWidgets import QCheckBox, QDialog, QDialogButtonBox, QFormLayout, QMessageBox, QVBoxLayout, QWidget
 
-from napari_skipseg.batch.inputs import TIFF_ENDINGS
+from napari_skipseg.batch.inputs import MICROSCOPE_ENDINGS
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.foreign_text import without_bidi_marks
 from napari_skipseg.images.choice import parse_location
@@ -31,7 +31,7 @@ from napari_skipseg.images.files import (
 from napari_skipseg.images.formats import FORMAT_ENDINGS, USUAL_DEPTH, Depth, Format
 from napari_skipseg.images.mrc import is_mrc
 from napari_skipseg.images.pictures import is_picture
-from napari_skipseg.images.slices import gaps_in, holds_slices, natural_key, slice_names
+from napari_skipseg.images.slices import TIFF_ENDINGS, gaps_in, holds_slices, natural_key, slice_names
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff.ome_set import is_companion
@@ -84,7 +84,8 @@ def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
 
 
 def _is_known(path: Path) -> bool:
-    return path.suffix.lower() in TIFF_ENDINGS or is_zarr(path) or is_mrc(path) or is_companion(path)
+    is_tiff = path.suffix.lower() in (*TIFF_ENDINGS, *MICROSCOPE_ENDINGS)
+    return is_tiff or is_zarr(path) or is_mrc(path) or is_companion(path)
 
 
 def read_layers(path: str | Sequence[str]) -> list[LayerData]:

@@ -120,7 +120,7 @@ TIFF, ZARR = ".tif", ".ome.zarr"
 FILTERS = "OME-TIFF (*.tif);;OME-Zarr (*.ome.zarr)"
 
 
-def ask_file(parent: QWidget, name: str) -> Path | None:
+def ask_objects_file(parent: QWidget, name: str) -> Path | None:
     """Return the file that the user chooses for the objects of an image, None if the user cancels."""
     start = f"{file_name(name)}_objects{TIFF}"
     chosen, kind = ask_new_file(parent, "Save objects", start, FILTERS, "objects")
