@@ -126,6 +126,7 @@ def main() -> None:
         break_down()
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {f"NAPARI_SKIPSEG_{kind}": f"{folder}/{kind.lower()}" for kind in ("CORRECTIONS", "MODELS")}
+        os.environ["NAPARI_SKIPSEG_SETTINGS"] = ""
         subprocess.run([sys.executable, __file__, BREAKS_DOWN], check=False)
         walk = Walk()
         walk.panel.tabs.setCurrentIndex(1)

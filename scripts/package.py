@@ -21,6 +21,7 @@ NEEDED = (
     "py.typed",
     "__init__.pyi",
     "napari.yaml",
+    "icon.svg",
     "batch/report.html",
     "models/builtin/em-membrane/weights.safetensors",
 )

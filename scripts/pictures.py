@@ -25,8 +25,8 @@ from napari_skipseg.models.description import TrainingRecord
 from napari_skipseg.models.model import read_model, write_model
 from napari_skipseg.proofread.store import EDITS_VARIABLE
 from napari_skipseg.training.finetune.rehearsal import RehearsalSamples, sample_to_bytes
-from napari_skipseg.widgets.batch.form import CHOICES_VARIABLE
 from napari_skipseg.widgets.panel import PATIENCE, SIZE, wait_for
+from napari_skipseg.widgets.settings import SETTINGS_VARIABLE
 
 LARGE = (1400, 900)
 WIDE = 600
@@ -172,6 +172,7 @@ def batch(viewer: napari.Viewer, panel: QWidget, folder: Path) -> None:
 def main() -> None:
     """Segment the sample; show the panel, attention, the model's card, objects, a look inside, and a batch."""
     PICTURES.mkdir(parents=True, exist_ok=True)
+    os.environ[SETTINGS_VARIABLE] = ""  # the pictures are the same for everybody
     viewer = napari.Viewer()
     viewer.window.resize(*SIZE)
     _, panel = viewer.window.add_plugin_dock_widget("napari-skipseg", "SkipSeg")
@@ -219,7 +220,6 @@ def main() -> None:
     inspect(viewer, panel)
     shoot("inspect.png")
     with tempfile.TemporaryDirectory(prefix="em-") as folder:
-        os.environ[CHOICES_VARIABLE] = folder
         write_folder(Path(folder))
         batch(viewer, panel, Path(folder))
         shoot("batch.png")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -49,6 +50,14 @@ class Option:
         notes = [f"{choice}: {note[0].lower()}{note[1:]}" for choice, note in self.notes.items()]
         return " ".join([self.help, *notes])
 
+    @property
+    def form_text(self) -> str:
+        """The same in the words of a form, which shows labels in place of choices, and `unset` in place of 0."""
+        text = self.text
+        for choice, label in self.labels.items():
+            text = re.sub(rf"\b{re.escape(str(choice))}:", f"{label}:", text)
+        return text.replace("0 = ", f"{self.unset} = ") if self.unset and self.unset not in text else text
+
 
 @dataclass(frozen=True)
 class OptionField:
@@ -65,6 +74,14 @@ class OptionField:
     def flag(self) -> str:
         """The flag that sets it, such as "--seed-distance"."""
         return f"--{self.option.flag or self.name.replace('_', '-')}"
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether `value`, such as one of a file, has the right type and range; repeated options take none."""
+        if value is None or self.repeats:
+            return value is None and self.is_optional
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_right = is_number if self.kind is float else type(value) is self.kind
+        return is_right and not self.fault(value)
 
     def fault(self, value: Any) -> str:
         """Return what is wrong with `value`, in one sentence, or "" if nothing is."""

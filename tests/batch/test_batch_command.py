@@ -36,10 +36,10 @@ def test_a_folder_is_segmented_and_told_of(tmp_path: Path, command: Callable[...
     ran = command(tmp_path / "in", tmp_path / "out", "--recursive", "--threshold", 0.4, "--objects", "components")
     assert ran.code == 0
     first, folder, summary, report = ran.out.splitlines()
-    assert first == "2 files: 2 done."
+    assert first == "2 images: 2 done."
     assert Path(summary).parent == Path(report).parent == Path(folder)
     assert (Path(folder) / "deep" / "b_objects.csv").is_file()
-    assert "1 of 2 files: " in ran.err
+    assert "1 of 2 images: " in ran.err
     settings = batch_settings_from_json((Path(folder) / "batch.json").read_text())
     assert settings.recursive
     assert settings.request.options.threshold == 0.4
@@ -52,13 +52,13 @@ def test_a_failed_file_is_named_and_the_exit_code_tells(tmp_path: Path, command:
     (tmp_path / "in" / "bad.tif").write_text("no image")
     ran = command(tmp_path / "in", tmp_path / "out", "--channel", 0)
     assert ran.code == 1
-    assert ran.out.splitlines()[0] == "2 files: 1 done, 1 failed."
+    assert ran.out.splitlines()[0] == "2 images: 1 done, 1 failed."
     assert "failed  bad.tif: " in ran.out
     write_image(tmp_path / "in" / "bad.tif", 2)
     again = command(tmp_path / "in", tmp_path / "out", "--channel", 0, "--retry")
     assert (again.code, again.out.splitlines()[0]) == (
         0,
-        "2 files: 1 done, 1 done before with the same recipe and skipped.",
+        "2 images: 1 done, 1 done before with the same recipe and skipped.",
     )
 
 
@@ -97,37 +97,37 @@ def test_python_runs_the_same_batch(tmp_path: Path, tiny: Path) -> None:
 def test_the_table_shows_what_runs_and_how_far_the_whole_is() -> None:
     table, console = _LiveTable(), Console(file=io.StringIO(), width=120)
     rows = tuple(BatchRow(f"{number}.tif", "") for number in range(3))
-    table.show(BatchOpened(0, 3000, "0 of 3 files", rows, "/results"))
+    table.show(BatchOpened(0, 3000, "0 of 3 images", rows, "/results"))
     table.show(
-        FileChanged(500, 3000, "0 of 3 files", BatchRow("0.tif", "", "running", 1, 2, "tile 1 of 2", 90.0), 200.0)
+        FileChanged(500, 3000, "0 of 3 images", BatchRow("0.tif", "", "running", 1, 2, "tile 1 of 2", 90.0), 200.0)
     )
     table.show(
-        FileChanged(1500, 3000, "1 of 3 files", BatchRow("1\x1b[2J.tif", "", "failed", reason="It is no image."), 200.0)
+        FileChanged(1500, 3000, "1 of 3 images", BatchRow("1\x1b[2J.tif", "", "failed", reason="No image."), 200.0)
     )
     console.print(table.draw())
     shown = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
     assert "50%" in shown
     assert "tile 1 of 2, 2 min left" in shown
     assert "1\N{REPLACEMENT CHARACTER}[2J.tif" in shown
-    assert "It is no image." in shown
-    assert "1 of 3 files, about 3 min left → /results" in shown
+    assert "No image." in shown
+    assert "1 of 3 images, about 3 min left → /results" in shown
 
 
 def test_without_a_terminal_each_end_is_a_line() -> None:
     console = Console(file=io.StringIO(), width=120)
     lines = _Lines(console)
     for _ in range(3):
-        lines.show(BatchWaits(0, 2000, "0 of 2 files: starting the network"))
-    lines.show(FileChanged(0, 2000, "0 of 2 files", BatchRow("a.tif", "", "running")))
-    lines.show(FileChanged(0, 2000, "0 of 2 files", BatchRow("a.tif", "", "running", 1, 2, "tile 1 of 2")))
-    lines.show(FileChanged(1000, 2000, "1 of 2 files", BatchRow("a.tif", "", "done", seconds=3.0, size="40 × 40")))
-    lines.show(FileChanged(2000, 2000, "2 of 2 files", BatchRow("b.tif", "", "failed", reason="No image.")))
+        lines.show(BatchWaits(0, 2000, "0 of 2 images: starting the network"))
+    lines.show(FileChanged(0, 2000, "0 of 2 images", BatchRow("a.tif", "", "running")))
+    lines.show(FileChanged(0, 2000, "0 of 2 images", BatchRow("a.tif", "", "running", 1, 2, "tile 1 of 2")))
+    lines.show(FileChanged(1000, 2000, "1 of 2 images", BatchRow("a.tif", "", "done", seconds=3.0, size="40 × 40")))
+    lines.show(FileChanged(2000, 2000, "2 of 2 images", BatchRow("b.tif", "", "failed", reason="No image.")))
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines() == [
-        "0 of 2 files: starting the network",
-        "0 of 2 files: a.tif 0%, reading",
-        "1 of 2 files: a.tif done in 3 s, 40 × 40",
-        "2 of 2 files: b.tif failed, No image.",
+        "0 of 2 images: starting the network",
+        "0 of 2 images: a.tif 0%, reading",
+        "1 of 2 images: a.tif done in 3 s, 40 × 40",
+        "2 of 2 images: b.tif failed, No image.",
     ]
 
 

@@ -39,14 +39,15 @@ def ended(entry: BatchInput, state: str) -> FileOutcome:
 
 def test_what_failed_is_told_apart_from_what_is_done(board: ProgressTable) -> None:
     a, b, c, *_ = ENTRIES
-    assert board.on_message(ended(a, "failed"), a).message == "0 of 6 files, 1 failed"
-    assert board.on_message(ended(b, "done"), b).message == "1 of 6 files, 1 failed"
-    assert board.on_message(ended(c, "failed"), c).message == "1 of 6 files, 2 failed"
+    assert board.on_message(ended(a, "failed"), a).message == "0 of 6 images, 1 failed"
+    assert board.on_message(ended(b, "done"), b).message == "1 of 6 images, 1 failed"
+    assert board.on_message(ended(c, "failed"), c).message == "1 of 6 images, 2 failed"
     assert (
-        board.on_message(Progress(0, 1, "waiting for workers")).message == "1 of 6 files, 2 failed: waiting for workers"
+        board.on_message(Progress(0, 1, "waiting for workers")).message
+        == "1 of 6 images, 2 failed: waiting for workers"
     )
     assert board.is_selected(c, Retry())
-    assert board.queue_again(c).message == "1 of 6 files, 1 failed"
+    assert board.queue_again(c).message == "1 of 6 images, 1 failed"
 
 
 def test_time_left_is_known_from_the_first_success_on_and_failed_or_skipped_files_are_no_speed(

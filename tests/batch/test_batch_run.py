@@ -143,7 +143,7 @@ def test_a_second_start_skips_what_is_done_and_says_so(three: Path, tmp_path: Pa
     assert states(second) == {"a.tif": "skipped", "b.tif": "skipped"}
     day = first.rows[0].ended[:10]
     assert {row.note for row in second.rows} == {f"done before on {day}, with the same recipe. {NO_SIZE}"}
-    assert second.describe() == "2 files: 0 done, 2 done before with the same recipe and skipped."
+    assert second.describe() == "2 images: 0 done, 2 done before with the same recipe and skipped."
     assert before == {file: file.stat().st_mtime_ns for file in first.folder.glob("*.tif")}
 
 
@@ -248,7 +248,7 @@ def test_one_bad_file_never_stops_the_rest(three: Path, tmp_path: Path, tiny: Pa
     }.items():  # fmt: skip
         assert words in failed[name]
     assert all(reason.endswith(".") or reason.endswith(".)") for reason in failed.values())
-    assert result.describe() == "11 files: 2 done, 9 failed. Left out: 1 file that is no image."
+    assert result.describe() == "11 images: 2 done, 9 failed. Left out: 1 file that is no image."
     assert not list(result.folder.glob("*.unfinished"))
 
 
@@ -679,7 +679,7 @@ def test_a_forgotten_option_is_told_by_the_runs_that_there_are(three: Path, tmp_
 def test_what_the_batch_waits_for_is_told_before_a_file_moves(three: Path, tmp_path: Path, tiny: Path) -> None:
     events = list(iter_batch(settings_for(three, tmp_path / "out", tiny)))
     assert isinstance(events[1], BatchWaits)
-    assert events[1].message == "0 of 2 files: starting the network"
+    assert events[1].message == "0 of 2 images: starting the network"
     assert not isinstance(events[-1], BatchWaits)
 
 

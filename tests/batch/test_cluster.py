@@ -102,7 +102,7 @@ def test_a_scheduler_without_workers_is_told_of(tmp_path: Path, tiny: Path, monk
     with scheduler(tmp_path) as (address, _):
         work = iter_batch(elsewhere(settings_for(tmp_path / "in", tmp_path / "out", tiny), tmp_path / "out", address))
         told = next(event.message for event in work if "none" in event.message)
-        assert told == f"0 of 1 file: waiting for workers: none has come to {address} yet"
+        assert told == f"0 of 1 image: waiting for workers: none has come to {address} yet"
         with worker(tmp_path, address, **{dask_worker.SENT_MODELS_VARIABLE: str(tmp_path / "sent")}):
             assert states(run_to_end(work)) == {"a.tif": "done"}
 

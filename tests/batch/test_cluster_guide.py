@@ -101,5 +101,5 @@ def test_the_script_of_a_job_does_its_batch(tmp_path: Path, tiny: Path) -> None:
         finally:
             os.killpg(job.pid, signal.SIGKILL)  # as SLURM does with what a job leaves
     told = (tmp_path / "out").read_text().splitlines()
-    assert told[0] == "3 files: 3 done."
+    assert told[0] == "3 images: 3 done."
     assert len(list(Path(told[1]).glob("deep/*_probability.ome.zarr"))) == 3

@@ -26,6 +26,7 @@ from napari_skipseg.models.catalog import MODELS_VARIABLE, locate_model
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import ImageFindings, Progress
+from napari_skipseg.widgets.settings import SETTINGS_VARIABLE
 
 MODELS = {"tiny-2d": 2, "tiny-3d": 3}
 
@@ -93,10 +94,13 @@ def _viewers_open_fast(model_folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def only_tiny_models(model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The library contains nothing but the tiny models, and there are no corrections but those of the test."""
+def only_tiny_models(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The library contains nothing but the tiny models; corrections and settings are those of the test."""
     monkeypatch.setenv("NAPARI_SKIPSEG_CORRECTIONS", str(tmp_path / "corrections"))
     monkeypatch.setenv(MODELS_VARIABLE, str(model_folder))
+    monkeypatch.setenv(SETTINGS_VARIABLE, str(tmp_path_factory.mktemp("settings")))
     monkeypatch.setattr("napari_skipseg.models.catalog.BUILT_IN", tmp_path / "no built-in models")
 
 

@@ -21,7 +21,6 @@ from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.messages import RunBatch
-from napari_skipseg.widgets.batch.form import CHOICES_VARIABLE
 from napari_skipseg.widgets.batch.table import (
     FILE,
     PICTURE,
@@ -39,6 +38,7 @@ from napari_skipseg.widgets.forms.fields import FAULT_COLOR
 from napari_skipseg.widgets.layers.kept_view import view_of
 from napari_skipseg.widgets.layers.placement import visible_box
 from napari_skipseg.widgets.panel import wait_for
+from napari_skipseg.widgets.settings import open_settings
 
 pytestmark = pytest.mark.gui
 
@@ -56,13 +56,13 @@ class Batching:
         self.asked.append((settings, retry))
         files = sorted(Path(settings.inputs).glob("*.tif"))
         rows = {file.name: BatchRow(file.name, str(file)) for file in files}
-        yield BatchOpened(0, len(rows), "0 files", tuple(rows.values()), settings.output)
+        yield BatchOpened(0, len(rows), "0 images", tuple(rows.values()), settings.output)
         try:
             for number, row in enumerate(list(rows.values())):
                 for tile in range(1, 11):
                     time.sleep(self.pause)
                     now = replace(row, state="running", done=tile, total=10, message=f"tile {tile}", seconds_left=75.0)
-                    command = yield FileChanged(number, len(rows), f"{number} of {len(rows)} files", now, 3600.0)
+                    command = yield FileChanged(number, len(rows), f"{number} of {len(rows)} images", now, 3600.0)
                     self.sent += [command] if command is not None else []
                     if self.fault is not None and tile == 5:
                         raise self.fault
@@ -109,7 +109,6 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def open_tab(open_panel, batching, folder, monkeypatch):
     """Open the panel with the Batch tab in front, and the folders chosen where requested; give viewer and panel."""
-    monkeypatch.setenv(CHOICES_VARIABLE, str(folder / "remembered"))
 
     def open_it(with_engine=None, chosen=True):
         viewer, panel = open_panel(with_engine)
@@ -256,14 +255,14 @@ def test_the_table_follows_is_sorted_and_failed_files_are_done_again(open_tab, q
     number = next(number for number, row in enumerate(rows.rows) if row.state == "running")
     assert rows.index(number, STATE).data().endswith("of 10")
     assert rows.index(number, TIME).data() == "1 min left"
-    assert tab.progress_text.text().endswith("of 3 files, about 1 h 0 min left")
+    assert tab.progress_text.text().endswith("of 3 images, about 1 h 0 min left")
     assert not tab.form.isEnabled()
     qtbot.waitUntil(lambda: rows.count("failed") == 1, timeout=10_000)
     press(qtbot, tab.retry_button)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
     assert batching.sent == [Retry()]
     assert states(tab) == {"broken.tif": "failed", "long_name.tif": "done", "one.tif": "done"}
-    assert tab.message.text().startswith("3 files: 2 done, 1 failed.")
+    assert tab.message.text().startswith("3 images: 2 done, 1 failed.")
     assert [head for _, head in popped] == ["Batch: 2 done, 1 failed"]
     assert "a%20&amp;%20b/report.html'" in tab.links.text()
     assert REASON in rows.index(0, STATE).data(Qt.ItemDataRole.ToolTipRole)
@@ -316,16 +315,19 @@ def test_lines_are_as_high_as_their_text_whatever_width_the_dock_had(open_tab, q
 
 def test_what_the_batch_waits_for_is_one_line_in_full_until_a_file_moves(open_tab, qtbot, batching, folder):
     _, panel = open_tab()
-    tab, said = panel.batch_tab, "0 of 1 file: starting the workers, of which none has the network of this batch so far"
+    tab, said = (
+        panel.batch_tab,
+        "0 of 1 image: starting the workers, of which none has the network of this batch so far",
+    )
     row, go_on = BatchRow("one.tif", str(folder / "in" / "one.tif")), []
 
     def wait():
-        yield BatchOpened(0, 1, "0 of 1 file", (row,), str(folder / "out"))
+        yield BatchOpened(0, 1, "0 of 1 image", (row,), str(folder / "out"))
         while not go_on:
             yield BatchWaits(0, 1, said)
             time.sleep(0.02)
         while len(go_on) < 2:
-            yield FileChanged(0, 1, "0 of 1 file", replace(row, state="running", done=1, total=2), 60.0)
+            yield FileChanged(0, 1, "0 of 1 image", replace(row, state="running", done=1, total=2), 60.0)
             time.sleep(0.02)
 
     tab.start(wait, "Batch", lambda _: None)
@@ -335,7 +337,7 @@ def test_what_the_batch_waits_for_is_one_line_in_full_until_a_file_moves(open_ta
     qtbot.waitUntil(lambda: line.height() == line.heightForWidth(line.width()), timeout=5_000)
     assert (states(tab), tab.progress.is_counting) == ({"one.tif": "waiting"}, False)
     go_on.append(1)
-    qtbot.waitUntil(lambda: tab.progress_text.text() == "0 of 1 file, about 1 min left", timeout=5_000)
+    qtbot.waitUntil(lambda: tab.progress_text.text() == "0 of 1 image, about 1 min left", timeout=5_000)
     go_on.append(1)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
 
@@ -377,7 +379,7 @@ def test_a_double_click_opens_image_and_results_and_hides_those_of_the_last(open
     assert [layer.name for layer in viewer.layers if layer.visible] == ["one", "one_probability", "one_binary"]
     double_click(qtbot, tab, "broken.tif")
     assert "broken.tif' is damaged and cannot be read" in tab.row_line.text()
-    assert tab.message.text().startswith("3 files: 2 done, 1 failed.")
+    assert tab.message.text().startswith("3 images: 2 done, 1 failed.")
     assert len(viewer.layers) == 6
     double_click(qtbot, tab, "one.tif")
     assert tab.row_line.text() == "one.tif: dice 0.570"
@@ -521,7 +523,7 @@ def test_choices_are_remembered_and_what_is_damaged_is_not(open_tab, qtbot, fold
     _, again = open_tab(chosen=False)
     assert again.batch_tab.form.read() == chosen
     assert chosen.truth_label == 255
-    (folder / "remembered" / "last.json").write_text('{"unknown": 1}')
+    open_settings().put("batch/choices", {"unknown": 1})
     _, third = open_tab(chosen=False)
     assert third.batch_tab.form.read().inputs == ""
 

@@ -222,13 +222,13 @@ def test_a_new_class_asks_for_its_name_and_goes_by_a_number_until_it_has_one(ope
     assert panel.window().focusWidget() is name
     assert (name.text(), name.placeholderText()) == ("", "its name, such as mitochondrion")
     qtbot.keyClick(name, Qt.Key.Key_Return)
-    assert (name.text(), name.isReadOnly()) == ("class 2", True)
-    assert [each.name for each in tab.corrections().classes] == ["membrane", "class 2"]
+    assert (name.text(), name.isReadOnly()) == ("class 3", True)
+    assert [each.name for each in tab.corrections().classes] == ["membrane", "class 3"]
     assert not tab.message.text()
     tab.corrections().strokes[10:14, 5:40] = 3
     tab.corrections().strokes[20:24, 5:40] = 1
     panel.tabs.setCurrentIndex(2)
-    fault = "Name the new class 'class 2' first: double-click its name in the Correct tab."
+    fault = "Name the new class 'class 3' first: double-click its name in the Correct tab."
     qtbot.waitUntil(lambda: panel.finetune_tab.message.text() == fault)
     assert not panel.finetune_tab.tune_button.isEnabled()
     tab.actions.rename_class(3, "vesicle")

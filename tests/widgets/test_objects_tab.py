@@ -362,13 +362,13 @@ def test_what_saving_replaces_is_asked_once_with_what_it_belongs_to(tmp_path, mo
     for chosen, kind in (("x", "OME-Zarr (*.ome.zarr)"), ("x.tif", "OME-TIFF (*.tif)")):
         monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, told=(str(tmp_path / chosen), kind): told)
         (tmp_path / "x.tif").touch()
-        assert export.ask_file(None, "em") == tmp_path / ("x.ome.zarr" if chosen == "x" else "x.tif")
+        assert export.ask_objects_file(None, "em") == tmp_path / ("x.ome.zarr" if chosen == "x" else "x.tif")
         assert asked == []
     (tmp_path / "x.csv").touch()
     (tmp_path / "x.ome.zarr").mkdir()
-    assert export.ask_file(None, "em") is None
+    assert export.ask_objects_file(None, "em") is None
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "x"), "OME-Zarr (*.ome.zarr)"))
-    assert export.ask_file(None, "em") is None
+    assert export.ask_objects_file(None, "em") is None
     assert asked == [
         "x.csv in this folder will be replaced. x.ome.zarr stays, but its measurements go. Replace?",
         "x.ome.zarr, x.csv in this folder will be replaced. x.tif stays, but its measurements go. Replace?",
@@ -426,6 +426,7 @@ def test_layers_are_offered_by_what_they_hold():
     viewer.add_labels(np.zeros((3, 8, 8), np.uint8), name="binary", metadata={"skipseg": {**kind, "role": "binary"}})
     truth = viewer.add_labels(np.zeros((3, 8, 8), np.uint8), name="truth")
     viewer.add_labels(np.zeros((3, 8, 9), np.uint8), name="smaller")
+    viewer.add_labels(np.zeros((3, 8, 8), np.uint8), name="em accepted", metadata={"skipseg": {"corrections": "key"}})
     sources = find_sources(viewer)
     assert [layer.name for layer in sources] == ["result", "maps", "smaller", "truth", "binary", "em"]
     assert [is_certain(layer) for layer in sources] == [True] * 5 + [False]
@@ -525,7 +526,7 @@ def test_the_table_and_save_follow_the_selected_layer_of_objects(open_tab, qtbot
     second = viewer.layers["other objects"]
     assert tab.table.rows.rowCount() == 1
     asked = []
-    monkeypatch.setattr("napari_skipseg.widgets.objects.tab.ask_file", lambda parent, name: asked.append(name))
+    monkeypatch.setattr("napari_skipseg.widgets.objects.tab.ask_objects_file", lambda parent, name: asked.append(name))
     for layer, count, name in ((first, 4, "em"), (second, 1, "other"), (first, 4, "em")):
         viewer.layers.selection.active = layer
         assert tab.table.rows.rowCount() == count

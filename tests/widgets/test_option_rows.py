@@ -150,7 +150,24 @@ def test_a_choice_has_its_note_below_and_all_notes_in_the_tooltip(qtbot):
     assert ([way.itemText(n) for n in range(2)], note.text()) == (["One", "b"], "The first.")
     rows.show_values(Chosen("b"))
     assert (rows.values(), note.text()) == ({"way": "b"}, "The last.")
-    assert way.toolTip() == "How. a: the first. b: the last."
+    assert way.toolTip() == "How. One: the first. b: the last."
     with qtbot.assertNotEmitted(rows.edited):
         rows.mark({"way": "No way."})
     assert way.toolTip() == "No way."
+
+
+def test_tooltips_use_the_words_that_the_form_shows():
+    options = option_fields(SegmentOptions) | option_fields(ObjectOptions)
+    padding, tile, samples = (options[name].option for name in ("padding", "tile", "samples"))
+    assert padding.form_text.startswith("leave out: black frames, empty slices")
+    assert " keep as tissue: they are tissue" in padding.form_text
+    assert padding.text.startswith("auto: black frames")
+    assert tile.form_text.endswith("auto = chosen for you.")
+    assert samples.form_text.endswith("off = one pass without dropout.")
+    wrong = [
+        (name, choice)
+        for name, each in options.items()
+        for choice in each.option.labels
+        if f"{choice}:" in each.option.form_text.replace(f"{each.option.labels[choice]}:", "")
+    ]
+    assert wrong == []

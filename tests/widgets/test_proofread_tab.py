@@ -348,7 +348,7 @@ def test_an_edit_is_shown_within_a_tenth_of_a_second(open_labels) -> None:
 def test_a_new_object_is_painted_and_erased_with_naparis_brush(open_cells) -> None:
     _, _, tab, hand = open_cells()
     before = np.asarray(tab.layers.layer.data)
-    hand.press(Qt.Key.Key_M)
+    hand.press(Qt.Key.Key_I)
     tab.layers.layer.brush_size = 6
     hand.drag((10, 20), (10, 40))
     after = np.asarray(tab.layers.layer.data)
@@ -376,7 +376,7 @@ def test_a_locked_object_is_not_painted_over(open_cells) -> None:
     hand.press(Qt.Key.Key_S)
     hand.click(cell(0))
     hand.press(Qt.Key.Key_O)
-    hand.press(Qt.Key.Key_M)
+    hand.press(Qt.Key.Key_I)
     hand.drag((10, 8), (10, 20))
     assert "locked" in tab.reason.text()
     np.testing.assert_array_equal(np.asarray(tab.layers.layer.data), before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 from collections.abc import Callable
 
 import mrcfile
@@ -13,9 +14,12 @@ from napari.components import ViewerModel
 from napari.layers import Image
 from npe2 import PluginManifest
 
+from napari_skipseg.batch.inputs import MICROSCOPE_ENDINGS
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.mrc import MRC_ENDINGS
 from napari_skipseg.images.npy import iter_write_npy
+from napari_skipseg.images.slices import TIFF_ENDINGS
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
@@ -37,7 +41,14 @@ def add(viewer: ViewerModel, layer_data) -> None:
 def test_the_manifest_is_valid_and_its_commands_exist():
     manifest = PluginManifest.from_distribution("napari-skipseg")
     manifest.validate_imports()
-    assert [sample.display_name for sample in manifest.contributions.sample_data] == ["EM stack (synthetic)"]
+    assert [sample.key for sample in manifest.contributions.sample_data] == [
+        "em_stack",
+        "em_truths",
+        "isotropic_stack",
+        "isotropic_stack_truths",
+    ]
+    package, icon = manifest.icon.split(":")
+    assert (importlib.resources.files(package) / icon).read_text().startswith("<svg")
     assert manifest.contributions.menus["napari/layers/segment"][0].command == "napari-skipseg.panel"
 
 
@@ -246,3 +257,69 @@ def test_the_demonstration_opens_the_sample_and_leaves_a_picture_and_the_results
         "em-sample_binary.tif",
     ]
     assert all(path.stat().st_size > 1000 for path in written)
+
+
+def test_layers_are_written_as_ome_zarr_that_we_and_plain_zarr_read_back(tmp_path):
+    viewer, values = ViewerModel(), np.random.default_rng(0).integers(0, 4000, (5, 40, 30))
+    placing = {"scale": (40, 4, 5), "translate": (80, 0, 10), "units": ("nm",) * 3, "axis_labels": tuple("zyx")}
+    image = viewer.add_image(values.astype(np.uint16), **placing)
+    labels = viewer.add_labels(values, **placing)
+    for layer, name in ((image, "a.ome.zarr"), (labels, "b.zarr")):
+        write = write_image if layer is image else write_labels
+        data, attributes, _ = layer.as_layer_data_tuple()
+        for _ in range(2):  # one of ours is replaced
+            assert write(str(tmp_path / name), data, attributes) == [str(tmp_path / name)]
+        stack = read_stack(tmp_path / name)
+        assert stack.space == Space("ZYX", (40, 4, 5), "nm", (80, 0, 10))
+        np.testing.assert_array_equal(stack.data[...], values)
+        group = zarr.open_group(tmp_path / name, mode="r")
+        (multiscale,) = group.attrs["ome"]["multiscales"]
+        assert [(axis["name"], axis["unit"]) for axis in multiscale["axes"]] == [(a, "nanometer") for a in "zyx"]
+        steps = multiscale["datasets"][0]["coordinateTransformations"]
+        assert [steps[0]["scale"], steps[1]["translation"]] == [[40, 4, 5], [80, 0, 10]]
+        np.testing.assert_array_equal(group["0"][...], values)
+    (again,) = read_layers(str(tmp_path / "b.zarr"))
+    assert (again[2], again[0].dtype, tuple(again[1]["scale"])) == ("labels", np.uint16, (40, 4, 5))
+    assert "image-label" in zarr.open_group(tmp_path / "b.zarr", mode="r").attrs["ome"]
+
+
+def test_colours_go_into_an_ome_zarr_as_channels_and_foreign_folders_stay(tmp_path):
+    viewer, values = ViewerModel(), np.random.default_rng(0).integers(0, 255, (8, 9, 3)).astype(np.uint8)
+    layer = viewer.add_image(values, rgb=True, scale=(2, 2), units=("um", "um"))
+    data, attributes, _ = layer.as_layer_data_tuple()
+    write_image(str(tmp_path / "rgb.zarr"), data, attributes)
+    stack = read_stack(tmp_path / "rgb.zarr")
+    assert (stack.space.axes, stack.space.voxel_size[1:], stack.space.unit) == ("CYX", (2, 2), "µm")
+    np.testing.assert_array_equal(np.moveaxis(stack.data[...], 0, -1), values)
+    zarr.create_array(tmp_path / "theirs.zarr", shape=(3,), dtype="u1")
+    before = sorted(file.name for file in (tmp_path / "theirs.zarr").iterdir())
+    with pytest.raises(FileError, match="is there already and not ours"):
+        write_image(str(tmp_path / "theirs.zarr"), data, attributes)
+    assert sorted(file.name for file in (tmp_path / "theirs.zarr").iterdir()) == before
+
+
+def test_the_truths_of_a_sample_lie_over_it_as_labels(monkeypatch):
+    made = files._sample(True)
+    monkeypatch.setattr(files, "_sample", lambda is_isotropic: made)
+    for stack, truths in (
+        (files.make_em_stack, files.make_em_truths),
+        (files.make_isotropic_stack, files.make_isotropic_truths),
+    ):
+        viewer = ViewerModel()
+        for each in (*stack(), *truths()):
+            add(viewer, each)
+        em, membranes, mitochondria = viewer.layers
+        assert (em.scale.tolist(), [str(unit) for unit in em.units]) == ([8, 8, 8], ["nanometer"] * 3)
+        for labels in (membranes, mitochondria):
+            assert labels.scale.tolist() == em.scale.tolist()
+            assert (labels.data.shape, labels.data.max()) == (em.data.shape, 1)
+        assert membranes.data.sum() != mitochondria.data.sum()
+        assert not np.allclose(membranes.get_color(1), mitochondria.get_color(1), atol=0.2)
+
+
+def test_napari_gives_us_all_files_that_a_batch_takes_but_single_pictures():
+    (reader,) = PluginManifest.from_distribution("napari-skipseg").contributions.readers
+    endings = (*TIFF_ENDINGS, *MICROSCOPE_ENDINGS, *MRC_ENDINGS)
+    assert {f"*{ending}" for ending in (*endings, ".ome", ".zarr")} <= set(reader.filename_patterns)
+    assert [ending for ending in endings if get_reader(f"em{ending}") is None] == []
+    assert get_reader("em.png") is None

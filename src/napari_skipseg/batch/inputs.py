@@ -23,7 +23,7 @@ from napari_skipseg.images.files import (
     read_recipe,
     read_stack,
 )
-from napari_skipseg.images.slices import holds_slices, slice_names
+from napari_skipseg.images.slices import TIFF_ENDINGS, holds_slices, slice_names
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.metadata import is_zarr
 from napari_skipseg.inference.saving import plain_name
@@ -35,7 +35,9 @@ RECORDS = "records"
 UNFINISHED = ".unfinished"
 LEAST_SLICES = 8
 """So many numbered images of one size in a folder may be the slices of a stack."""
-BATCH_ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".stk", *pictures.PICTURE_ENDINGS, *mrc.MRC_ENDINGS)
+MICROSCOPE_ENDINGS = (".lsm", ".stk")
+"""Endings of TIFFs of microscopes."""
+BATCH_ENDINGS = (*TIFF_ENDINGS, *MICROSCOPE_ENDINGS, *pictures.PICTURE_ENDINGS, *mrc.MRC_ENDINGS)
 """Endings of images; a file with a different ending is an image if it begins like a TIFF."""
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _OURS = re.compile(r"_(probability|binary|uncertainty|objects|attention_\d+)\.(tif|ome\.zarr)$")

@@ -71,7 +71,7 @@ def write_report(
     page = _template().render(
         request=settings.request,
         states=describe_states(rows),
-        files=counted(len(rows), "file"),
+        files=counted(len(rows), "image"),
         taken=in_words(seconds),
         folder=place.path,
         rows=rows,

@@ -45,7 +45,7 @@ class BatchResult:
         return sum(row.state == state for row in self.rows)
 
     def describe(self) -> str:
-        """Return the result in one sentence: how many files were done, skipped and failed."""
+        """Return the result in one sentence: how many images were done, skipped and failed."""
         states = [f"{self.count('done')} done"]
         if self.count("skipped"):
             states.append(f"{self.count('skipped')} done before with the same recipe and skipped")
@@ -54,7 +54,7 @@ class BatchResult:
         others = counted(self.others, "file that is no image", "files that are no images")
         ours = counted(self.ours, "result of SkipSeg", "results of SkipSeg")
         left_out = [text for text, count in ((others, self.others), (ours, self.ours)) if count]
-        text = f"{counted(len(self.rows), 'file')}: {', '.join(states)}."
+        text = f"{counted(len(self.rows), 'image')}: {', '.join(states)}."
         return f"{text} Left out: {' and '.join(left_out)}." if left_out else text
 
 

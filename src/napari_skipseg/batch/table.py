@@ -207,7 +207,7 @@ class ProgressTable:
         return FileChanged(overall.done, overall.total, overall.message, row, left)
 
     def _overall(self) -> Progress:
-        text = f"{self._ended - self._failed} of {counted(len(self.rows), 'file')}"
+        text = f"{self._ended - self._failed} of {counted(len(self.rows), 'image')}"
         text += f", {self._failed} failed" if self._failed else ""
         return Progress(self._steps, len(self.rows) * _STEPS, text)
 

@@ -115,9 +115,8 @@ class SegmentOptions:
         PaddingRule,
         Option(
             "Constant areas",
-            "auto: leave out black frames, empty slices and other constant areas without tissue: they do not count in "
-            "the grey values, and are background in the result. none: they are tissue, such as resin or a lumen of one "
-            "value.",
+            "auto: black frames, empty slices and other constant areas without tissue do not count in the grey values, "
+            "and are background in the result. none: they are tissue, such as resin or a lumen of one value.",
             labels={"auto": "leave out", "none": "keep as tissue"},
         ),
     ] = "auto"

@@ -106,7 +106,7 @@ class ObjectOptions:
         Border,
         Option(
             "Border",
-            "Whether objects that touch the border of the image, where they are cut off, are kept: keep or remove.",
+            "Whether objects that touch the border of the image, where they are cut off, are kept.",
             labels={"keep": "keep objects at the border", "remove": "leave out objects at the border"},
         ),
     ] = "keep"

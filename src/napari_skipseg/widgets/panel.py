@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,17 +19,20 @@ from napari_skipseg.widgets.batch.tab import BatchTab
 from napari_skipseg.widgets.correct.tab import CorrectTab
 from napari_skipseg.widgets.finetune.tab import FinetuneTab
 from napari_skipseg.widgets.finetune.training_images import OpenCorrections
+from napari_skipseg.widgets.forms.accessible import name_controls
 from napari_skipseg.widgets.forms.engine_queue import EngineQueue
 from napari_skipseg.widgets.forms.help import open_page
-from napari_skipseg.widgets.forms.job_tab import JobTab
+from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
 from napari_skipseg.widgets.forms.progress_bar import ProgressLine
 from napari_skipseg.widgets.forms.worker import PacedSignal
 from napari_skipseg.widgets.inspect.tab import InspectTab
 from napari_skipseg.widgets.library.window import LibraryWindow
 from napari_skipseg.widgets.objects.tab import ObjectsTab
 from napari_skipseg.widgets.proofread.tab import ProofreadTab
+from napari_skipseg.widgets.remembered import RememberedChoices
 from napari_skipseg.widgets.segment.state import SegmentState
 from napari_skipseg.widgets.segment.tab import SegmentTab
+from napari_skipseg.widgets.settings import SETTINGS_VARIABLE, open_settings
 
 NARROW_TABS = "QTabBar::tab { padding: 3px 1px; margin: 0px; }"
 """With napari's own padding the last tabs hide behind arrows at the panel's usual width."""
@@ -42,7 +46,8 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
     def __init__(self, napari_viewer, engine=None) -> None:  # type: ignore[no-untyped-def]
         super().__init__()
         self.engine = Engine() if engine is None else engine
-        viewer, engine, queue = napari_viewer, self.engine, EngineQueue(self.engine)
+        self.viewer = viewer = napari_viewer
+        engine, queue = self.engine, EngineQueue(self.engine)
         self.segment_tab = SegmentTab(viewer, engine, queue)
         self.correct_tab = CorrectTab(viewer, engine, queue, self.segment_tab.form, self.segment_tab.results)
         self.segment_tab.known_colors = self.correct_tab.colors_of
@@ -65,6 +70,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         for tab in self._job_tabs().values():
             tab.progress_changed.connect(partial(self._elsewhere_soon.put, None))
         self.tabs.currentChanged.connect(self._show_elsewhere)
+        self._remember_choices()
         # events of the viewer and the engine would outlive the Qt side of the panel
         ends = (
             self.correct_tab.sessions.close_all,
@@ -79,12 +85,26 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
             self.objects_tab.source_links.cut,
             self.proofread_tab.links.cut,
             self.proofread_tab.release,
+            open_settings().save,
         )
         self.destroyed.connect(lambda: [end() for end in ends])
         self._closing = QTimer(self)
         self._closing.setInterval(STAYING)
         self._closing.timeout.connect(self._on_window_still_open)
         self.finetune_tab.notify_unfinished()
+
+    def _remember_choices(self) -> None:
+        """Show the choices of the last session, and remember those of this one."""
+        settings = open_settings()
+        choices = RememberedChoices(self, settings)
+        choices.keep_segment(self.segment_tab.form, self.segment_tab.show_message)
+        choices.keep_finetune(self.finetune_tab.form)
+        choices.keep_training(self.finetune_tab.scratch, self.finetune_tab.scratch_fold)
+        choices.keep_others(self.objects_tab.form, self.inspect_tab.all_maps)
+        choices.keep_tabs(self.tabs)
+        if settings.notice:
+            pop_up(settings.notice, "Settings were set aside.")
+            settings.notice = ""
 
     def _lay_out(self) -> None:
         self.tabs = QTabWidget()
@@ -97,6 +117,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
             ("Batch", self.batch_tab),
             ("Inspect", self.inspect_tab),
         ):
+            name_controls(tab)
             self.tabs.addTab(Scrolled(tab), title)
         self.tabs.tabBar().setStyleSheet(NARROW_TABS)
         self.help_button = QToolButton()
@@ -254,6 +275,7 @@ def open_demo(headless_folder: Path | None = None) -> list[Path]:
             raise FileError(
                 f"The folder '{headless_folder}' cannot be made ({error.strerror}): choose a different one."
             ) from error
+    os.environ[SETTINGS_VARIABLE] = ""  # the demonstration is the same for everybody, and changes no settings
     viewer = napari.Viewer()
     try:
         viewer.window.resize(*SIZE)

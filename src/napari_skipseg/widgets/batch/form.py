@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,6 @@ from pydantic import ConfigDict, TypeAdapter
 from qtpy.QtCore import QEvent, Qt, Signal
 
 from napari_skipseg.batch.inputs import BatchInputs, find_inputs, read_input
-from napari_skipseg.batch.place import write_run_text
 from napari_skipseg.batch.settings import BatchOptions, BatchSettings, make_settings
 from napari_skipseg.batch.truths import check_truth_folder
 from napari_skipseg.errors import FileError, InputError, SkipsegError
@@ -23,16 +21,15 @@ from napari_skipseg.images.formats import Depth, Format
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.option_fields import Option, option_fields
 from napari_skipseg.progress import Progress
-from napari_skipseg.user_folders import data_folder
 from napari_skipseg.widgets.forms.estimate_line import SettledLine
 from napari_skipseg.widgets.forms.fields import Collapsible, FolderField, Missing, WrappedLine
 from napari_skipseg.widgets.forms.option_rows import OptionEditor, OptionRows
 from napari_skipseg.widgets.layers.files import DEPTHS, FORMATS
 from napari_skipseg.widgets.segment.checks import SegmentFormValues, find_faults
+from napari_skipseg.widgets.settings import open_settings
 from napari_skipseg.wording import counted
 
-CHOICES_VARIABLE = "NAPARI_SKIPSEG_BATCH"
-LAST_FILE = "last.json"
+_CHOICES = "batch/choices"
 _SEGMENT_FIELDS = ("model", "tile", "samples", "dropout")
 """Fields of the Segment tab whose faults concern every image, not only the one that it shows."""
 
@@ -162,22 +159,18 @@ def describe_object_options(objects: ObjectOptions) -> str:
     return ", ".join(parts)
 
 
-def choices_file() -> Path:
-    """Return the file with the choices of the last batch."""
-    return data_folder("batch", CHOICES_VARIABLE) / LAST_FILE
-
-
 def remember_choices(choices: BatchFormValues) -> None:
     """Keep choices for the next session, if the file can be written."""
-    with contextlib.suppress(FileError):
-        write_run_text(choices_file(), json.dumps(asdict(choices), indent=1) + "\n")
+    settings = open_settings()
+    settings.put(_CHOICES, asdict(choices))
+    settings.save()
 
 
 def recall_choices() -> BatchFormValues:
-    """Return the choices of the last batch, or the defaults if they cannot be read."""
+    """Return the choices of the last batch, or the defaults if they are not known or damaged."""
     try:
-        return TypeAdapter(BatchFormValues).validate_json(choices_file().read_bytes())
-    except (OSError, ValueError):
+        return TypeAdapter(BatchFormValues).validate_python(open_settings().get(_CHOICES) or {})
+    except ValueError:
         return BatchFormValues()
 
 

@@ -75,7 +75,6 @@ class BatchTab(JobTab):
         self._opening: Any = None
         self._settings: BatchSettings | None = None
         self._seconds_left: float | None = None
-        self._was_shown = False
         self.form, self.inputs, self.table, self.row_line = BatchForm(), InputsLine(), BatchTable(), MessageLine()
         self.table.setToolTip(TABLE_HINT)
         self.table.hide()
@@ -88,6 +87,7 @@ class BatchTab(JobTab):
         self.links.setOpenExternalLinks(True)
         self.links.hide()
         self._lay_out()
+        self.form.show_choices(recall_choices())
         self.form.changed.connect(self.forget_and_check)
         self.start_button.clicked.connect(self.run)
         self.retry_button.clicked.connect(self.retry)
@@ -106,11 +106,8 @@ class BatchTab(JobTab):
         self.add_column(self.form, self.inputs, buttons, *lines, self.table, self.row_line, below, stretched=self.table)
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
-        """Show the choices of the last session the first time, and look for images each time."""
+        """Look for images."""
         super().showEvent(event)
-        if not self._was_shown:
-            self._was_shown = True
-            self.form.show_choices(recall_choices())
         self.inputs.looks += 1
         self.check()
 

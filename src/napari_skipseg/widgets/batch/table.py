@@ -337,6 +337,7 @@ class BatchTable(QTableView):  # type: ignore[misc]
         self._sorted.setSourceModel(self.rows)
         self._sorted.setSortRole(SORT_ROLE)
         self.setModel(self._sorted)
+        self.setAccessibleName("Images of the batch")
         self.setSortingEnabled(True)
         self._sorted.sort(-1)
         self.setItemDelegateForColumn(FILE, FileCell(self))

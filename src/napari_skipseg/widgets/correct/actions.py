@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
-from qtpy.QtWidgets import QFileDialog, QWidget
+from qtpy.QtWidgets import QWidget
 
 from napari_skipseg.corrections.carried_strokes import CarriedStrokes
 from napari_skipseg.corrections.exchange import export_corrections, import_labels
 from napari_skipseg.corrections.store import Corrections
-from napari_skipseg.corrections.subject import CorrectionClass
+from napari_skipseg.corrections.subject import BACKGROUND, CorrectionClass
 from napari_skipseg.corrections.uncertain_regions import UncertainRegion
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.progress import Progress
@@ -33,8 +33,10 @@ from napari_skipseg.widgets.correct.carry import DROPPED, StrokeCarrier
 from napari_skipseg.widgets.correct.classes import (
     ClassList,
     add_classes,
+    is_unnamed,
     name_values,
     new_class_name,
+    next_value,
     recolor_class,
     rename_class,
 )
@@ -47,6 +49,7 @@ from napari_skipseg.widgets.correct.uncertain_regions import (
     iter_find_uncertain_regions,
 )
 from napari_skipseg.widgets.correct.undo import EditKind
+from napari_skipseg.widgets.forms import dialogs
 from napari_skipseg.widgets.forms.worker import Work
 from napari_skipseg.widgets.layers.live import Results
 from napari_skipseg.widgets.segment.form import SegmentForm
@@ -64,21 +67,18 @@ KINDS = {"OME-TIFF (*.ome.tif)": ".ome.tif", "OME-Zarr (*.ome.zarr)": ".ome.zarr
 
 def ask_export(parent: QWidget, name: str) -> Path | None:
     """Return the file that the user chooses for corrections, None if the dialog was cancelled."""
-    chosen, kind = QFileDialog.getSaveFileName(parent, "Export corrections", f"{name}_labels.ome.tif", ";;".join(KINDS))
-    if not chosen:
-        return None
-    has_ending = chosen.lower().endswith((".tif", ".tiff", ".zarr"))
-    return Path(chosen if has_ending else chosen + KINDS.get(kind, ".ome.tif"))
+    start = f"{name}_labels.ome.tif"
+    chosen, kind = dialogs.ask_new_file(parent, "Export corrections", start, ";;".join(KINDS), "corrections")
+    if chosen is None or chosen.name.lower().endswith((".tif", ".tiff", ".zarr")):
+        return chosen
+    return chosen.with_name(chosen.name + KINDS.get(kind, ".ome.tif"))
 
 
 def ask_import(parent: QWidget, folder: bool) -> Path | None:
     """Return the file or OME-Zarr folder that the user chooses, None if the dialog was cancelled."""
     if folder:
-        chosen = QFileDialog.getExistingDirectory(parent, "Labels to import (OME-Zarr)")
-    else:
-        kinds = "Labels (*.tif *.tiff *.mrc);;All files (*)"
-        chosen = QFileDialog.getOpenFileName(parent, "Labels to import", "", kinds)[0]
-    return Path(chosen) if chosen else None
+        return dialogs.ask_folder(parent, "Labels to import (OME-Zarr)", "corrections", is_file=True)
+    return dialogs.ask_file(parent, "Labels to import", "Labels (*.tif *.tiff *.mrc);;All files (*)", "corrections")
 
 
 def _iter_export(corrections: Corrections, path: Path, what: AskedLabels) -> Generator[Progress, None, Path]:
@@ -92,15 +92,31 @@ def _iter_export(corrections: Corrections, path: Path, what: AskedLabels) -> Gen
     return path
 
 
-def _iter_import(corrections: Corrections, path: Path) -> Generator[Progress, None, Path]:
-    """Add the labels in a file to the strokes and return the file.
+@dataclass(frozen=True)
+class ImportedLabels:
+    """A file of labels, and the number of pixels of each value in it."""
+
+    file: Path
+    pixels: Mapping[int, int]
+
+
+def describe_imported(imported: ImportedLabels, classes: Sequence[CorrectionClass]) -> str:
+    """Return which class each value of imported labels became."""
+    names = {BACKGROUND: "background"} | {each.value: each.name for each in classes}
+    became = ", ".join(f"{value} = {names.get(value, 'no class')}" for value in imported.pixels)
+    text = f"The labels of {imported.file.name} were imported as strokes: {became or 'all of them are 0'}."
+    is_asked = any(is_unnamed(names.get(value, "")) for value in imported.pixels)
+    return f"{text} Double-click a class in the list to name it." if is_asked else text
+
+
+def _iter_import(corrections: Corrections, path: Path) -> Generator[Progress, None, ImportedLabels]:
+    """Add the labels in a file to the strokes and return what was in it.
 
     Raises:
         SkipsegError: the file cannot be read, or its labels do not fit; then nothing was changed.
     """
     yield Progress(0, 1, "reading the labels")
-    import_labels(corrections, path)
-    return path
+    return ImportedLabels(path, import_labels(corrections, path))
 
 
 NO_PLACES = "Nothing is left to look at: you painted or accepted every place where the model was unsure."
@@ -338,7 +354,8 @@ class CorrectActions(QObject):  # type: ignore[misc]
     def add_class(self) -> None:
         """Add a class, and let the user write its name."""
         if (session := self._session) is not None:
-            name = new_class_name(session.corrections.classes)
+            classes = session.corrections.classes
+            name = new_class_name(classes, next_value(classes))
             if self._try_classes(session, partial(add_classes, names=[name])):
                 value = value_of(session.corrections.classes, name)
                 session.layers.choose_class(value)
@@ -346,8 +363,9 @@ class CorrectActions(QObject):  # type: ignore[misc]
 
     def rename_class(self, value: int, name: str) -> None:
         """Give a class another name."""
-        if self._session is not None:
-            self._try_classes(self._session, partial(rename_class, value=value, name=name))
+        if (session := self._session) is not None:
+            pixels = session.corrections.summary().pixels
+            self._try_classes(session, partial(rename_class, value=value, name=name, pixels=pixels))
 
     def recolor_class(self, value: int, color: str) -> None:
         """Give a class another colour."""
@@ -355,9 +373,11 @@ class CorrectActions(QObject):  # type: ignore[misc]
             self._try_classes(self._session, partial(recolor_class, value=value, color=color))
 
     def name_model_classes(self, session: CorrectionSession) -> None:
-        """Add the classes of the model that is chosen."""
+        """Add the classes of the model that is chosen; labels without a name keep their values."""
         model = self._form.read().model
-        self._try_classes(session, partial(add_classes, names=() if model is None else model.class_names))
+        names, values = () if model is None else model.class_names, session.corrections.summary().pixels
+        # imported labels may have a value that no class has: it is not that of the model's first class
+        self._try_classes(session, lambda classes: add_classes(name_values(classes, values), names))
 
     def _try_classes(
         self,
@@ -396,11 +416,11 @@ class CorrectActions(QObject):  # type: ignore[misc]
         if session is None:
             return
 
-        def on_imported(file: Path) -> None:
+        def on_imported(imported: ImportedLabels) -> None:
             self._try_classes(session, partial(name_values, values=session.corrections.summary().pixels))
             session.layers.refresh()
             self.edited.emit()
-            self.reported.emit(f"The labels of {file.name} were imported as strokes.")
+            self.reported.emit(describe_imported(imported, session.corrections.classes))
 
         work = partial(_iter_import, session.corrections, path)
         self.job_requested.emit(CorrectJob(work, "Importing labels", on_imported))

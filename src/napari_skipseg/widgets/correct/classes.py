@@ -52,7 +52,7 @@ def add_classes(classes: Sequence[CorrectionClass], names: Sequence[str]) -> tup
     for name in names:
         if name.casefold() in {each.name.casefold() for each in grown}:
             continue
-        value = max([FIRST_CLASS - 1, *(each.value for each in grown)]) + 1
+        value = next_value(grown)
         if value > HIGHEST:
             raise InputError(f"There are {len(grown)} classes already: corrections hold no more.")
         used = {each.color for each in grown}
@@ -67,19 +67,27 @@ def name_values(classes: Sequence[CorrectionClass], values: Iterable[int]) -> tu
     grown = list(classes)
     for value in missing:
         color = CLASS_COLORS[(value - FIRST_CLASS) % len(CLASS_COLORS)]
-        grown.append(CorrectionClass(new_class_name(grown), value, color))
+        grown.append(CorrectionClass(new_class_name(grown, value), value, color))
     return tuple(sorted(grown, key=lambda each: each.value))
 
 
-def rename_class(classes: Sequence[CorrectionClass], value: int, name: str) -> tuple[CorrectionClass, ...]:
-    """Return the classes, one of them renamed.
+def rename_class(
+    classes: Sequence[CorrectionClass], value: int, name: str, pixels: Mapping[int, int]
+) -> tuple[CorrectionClass, ...]:
+    """Return the classes, one of them renamed. pixels: how many each value has.
+
+    If the class has no name yet, one of that name without pixels makes way: so imported labels can get the name of a
+    class of the model.
 
     Raises:
         InputError: the name is empty, or another class has it.
     """
-    if name.strip().casefold() in {each.name.casefold() for each in classes if each.value != value}:
+    may_take = any(each.value == value and is_unnamed(each.name) for each in classes)
+    others = [each for each in classes if each.value != value and each.name.casefold() == name.strip().casefold()]
+    if others and not (may_take and not any(pixels.get(each.value, 0) for each in others)):
         raise InputError(f"Another class is called '{name.strip()}' already: give this one a name of its own.")
-    return tuple(replace(each, name=name.strip()) if each.value == value else each for each in classes)
+    left = (each for each in classes if each not in others)
+    return tuple(replace(each, name=name.strip()) if each.value == value else each for each in left)
 
 
 def recolor_class(classes: Sequence[CorrectionClass], value: int, color: str) -> tuple[CorrectionClass, ...]:
@@ -87,10 +95,15 @@ def recolor_class(classes: Sequence[CorrectionClass], value: int, color: str) ->
     return tuple(replace(each, color=color) if each.value == value else each for each in classes)
 
 
-def new_class_name(classes: Sequence[CorrectionClass]) -> str:
-    """Return a name that no class has yet: "class 2", …."""
+def next_value(classes: Sequence[CorrectionClass]) -> int:
+    """Return the value of the next class."""
+    return max([FIRST_CLASS - 1, *(each.value for each in classes)]) + 1
+
+
+def new_class_name(classes: Sequence[CorrectionClass], value: int) -> str:
+    """Return a name that no class has yet: "class 3" for the value 3, which napari shows, or else a higher number."""
     names = {each.name.casefold() for each in classes}
-    number = len(classes) + 1
+    number = value
     while f"class {number}" in names:
         number += 1
     return f"class {number}"
@@ -147,6 +160,8 @@ class ClassRow(QFrame):  # type: ignore[misc]
         self.swatch.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.swatch.setEnabled(not is_fixed)
         self.swatch.clicked.connect(self._ask_color)
+        for widget, spoken in ((self.swatch, "Colour of"), (self.name, "Name of"), (self.judged, "Learn")):
+            widget.setAccessibleName(f"{spoken} {name}")
         self.count.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         self.judged.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         set_hint(self.judged, JUDGED_HINT.format(name=name))

@@ -42,6 +42,7 @@ class RecoveryOffer(QFrame):  # type: ignore[misc]
         self.label.setWordWrap(True)
         self.cross.setText("×")
         self.cross.setAutoRaise(True)
+        self.cross.setAccessibleName("Not now")
         self.cross.setToolTip("Not now: the corrections stay on disk, and are offered again")
         for widget in (self.button, self.cross):
             widget.setFocusPolicy(Qt.FocusPolicy.NoFocus)

@@ -214,9 +214,13 @@ class FinetuneDetails(Collapsible):
         self.augment.setToolTip("How the training patches are turned and distorted.")
         first, more = [options[name] for name in _FIRST], [options[name] for name in (*_AFTER_AUGMENTATION, *rest)]
         self.rows = OptionRows([*first, ("Augmentation", self.augment), *more])
-        self.rows.edited.connect(self.edited)
-        self.augment.activated.connect(self.edited)
+        self.rows.edited.connect(self._on_edited)
+        self.augment.activated.connect(self._on_edited)
         self.fill(self.rows)
+
+    def _on_edited(self, *_: object) -> None:
+        self.note_changes(len(self.rows.changed_values()) + (self.augment.currentData() != "default"))
+        self.edited.emit()
 
 
 def why_not_named(name: str) -> str:

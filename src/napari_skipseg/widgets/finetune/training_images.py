@@ -154,7 +154,8 @@ class TrainingSourceList(QListWidget):  # type: ignore[misc]
         self._sources: list[TrainingSource] = []
         self._unticked: set[str] = set()
         self._ticked: set[str] = set()
-        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # Space ticks; a click leaves the keys to the image
+        self.setAccessibleName("Learn from")
         self.setSelectionMode(QListWidget.SelectionMode.NoSelection)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setTextElideMode(Qt.TextElideMode.ElideMiddle)

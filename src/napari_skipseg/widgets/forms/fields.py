@@ -11,7 +11,6 @@ from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QComboBox,
     QDoubleSpinBox,
-    QFileDialog,
     QHBoxLayout,
     QLabel,
     QLineEdit,
@@ -25,6 +24,7 @@ from superqt import QCollapsible, QLabeledDoubleSlider
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.foreign_text import without_bidi_marks
+from napari_skipseg.widgets.forms.dialogs import ask_folder
 from napari_skipseg.widgets.layers.axes import LAYER_UNITS
 
 FAULT_COLOR = "rgba(214, 69, 80, 110)"
@@ -242,8 +242,10 @@ class VoxelSizeField(QWidget):  # type: ignore[misc]
                 row.addWidget(PlainLabel("×"))
             row.addWidget(number, 1)
             number.setValue(1.0)
+            number.setAccessibleName(number.hint[0].upper() + number.hint[1:])
             number.valueChanged.connect(lambda _: self.edited.emit())
         row.addWidget(self.unit)
+        self.unit.setAccessibleName("Unit of the voxel size")
         self.unit.activated.connect(lambda _: self.edited.emit())
 
     def show_size(self, voxel_size: tuple[float, float, float], unit: str, has_z: bool) -> None:
@@ -311,12 +313,23 @@ _FLAT = (
 class Collapsible(QCollapsible):  # type: ignore[misc]
     """A title that a click opens and closes."""
 
+    _changes = ""
+
     def __init__(self, title: str) -> None:
         super().__init__(f"▸ {title}", expandedIcon=_no_icon(), collapsedIcon=_no_icon())
         self.layout().setContentsMargins(0, 0, 0, 0)
         self.toggleButton().setStyleSheet(_FLAT)
-        self.toggled.connect(lambda opened: self.setText(f"{'▾' if opened else '▸'} {title}"))
+        self._title = title
+        self.toggled.connect(lambda opened: self._show_title())
         self.setDuration(0)
+
+    def note_changes(self, count: int) -> None:
+        """Say in the title how many options are not the defaults: they count also while it is closed."""
+        self._changes = f" ({count} changed)" if count else ""
+        self._show_title()
+
+    def _show_title(self) -> None:
+        self.setText(f"{'▾' if self.isExpanded() else '▸'} {self._title}{self._changes}")
 
     def fill(self, inner: QWidget) -> None:
         """Put a closed widget below the title."""
@@ -345,6 +358,7 @@ class FolderField(QWidget):  # type: ignore[misc]
         self._what = what
         self.text, self.button = QLineEdit(), QPushButton("…")
         self.button.setMaximumWidth(30)
+        self.button.setAccessibleName(f"Choose the folder of {what.lower()}")
         self.button.clicked.connect(self._choose_folder)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
@@ -353,8 +367,8 @@ class FolderField(QWidget):  # type: ignore[misc]
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
     def _choose_folder(self) -> None:
-        if chosen := QFileDialog.getExistingDirectory(self, f"Folder of {self._what.lower()}"):
-            self.text.setText(chosen)
+        if chosen := ask_folder(self, f"Folder of {self._what.lower()}", self._what.lower()):
+            self.text.setText(str(chosen))
 
     def path(self) -> Path:
         """Return the path in the field.

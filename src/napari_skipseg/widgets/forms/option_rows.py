@@ -97,6 +97,16 @@ class OptionRows(QWidget):  # type: ignore[misc]
         for name, editor in self._editors.items():
             editor.show(getattr(options, name))
 
+    def changed_values(self) -> dict[str, Any]:
+        """Return the values that are not the defaults, by the names of the options."""
+        return {name: value for name, value in self.values().items() if value != self._options[name].default}
+
+    def show_remembered(self, values: Mapping[str, Any], names: Iterable[str]) -> None:
+        """Show those of the values that an option takes and that `names` has: they come from a file."""
+        for name in names:
+            if name in values and self._options[name].accepts(values[name]):
+                self._editors[name].show(values[name])
+
     def show_row(self, row: str | QWidget, shown: bool) -> None:
         """Show or hide the row of an option, or of a widget that is no option."""
         self._layout.setRowVisible(self._editors[row].widget.parentWidget() if isinstance(row, str) else row, shown)
@@ -109,7 +119,7 @@ class OptionRows(QWidget):  # type: ignore[misc]
     def mark(self, faults: Mapping[str, str]) -> None:
         """Colour the fields that are wrong, and explain all in their tooltips."""
         for name, editor in self._editors.items():
-            mark_field(editor.widget, faults.get(name, ""), self._options[name].option.text)
+            mark_field(editor.widget, faults.get(name, ""), self._options[name].option.form_text)
 
 
 def make_editor(each: OptionField) -> OptionEditor:

@@ -26,6 +26,7 @@ class ModelPlots(QWidget):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.gate = FreshCombo()
+        self.gate.setAccessibleName("Gate")
         self.channels, self.updates, self.curves = ChannelPlot(), WeightUpdatePlot(), CurvesPlot()
         self.channels_note, self.updates_note, self.curves_note = (_note() for _ in range(3))
         self.updates_unit = PlainLabel("mean |W_end − W_begin|")

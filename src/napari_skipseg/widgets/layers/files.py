@@ -1,4 +1,4 @@
-"""Files for napari: readers of TIFF, OME-Zarr, MRC and slices, an OME-TIFF writer, the sample, and Save results."""
+"""Files for napari: readers, writers of OME-TIFF and OME-Zarr, the samples, and Save results."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import math
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtWidgets import QCheckBox, QDialog, QDialogButtonBox, QFormLayout, QMessageBox, QVBoxLayout, QWidget
 
+from napari_skipseg.batch.inputs import MICROSCOPE_ENDINGS
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.foreign_text import without_bidi_marks
 from napari_skipseg.images.choice import parse_location
@@ -29,21 +31,28 @@ from napari_skipseg.images.files import (
 from napari_skipseg.images.formats import FORMAT_ENDINGS, USUAL_DEPTH, Depth, Format
 from napari_skipseg.images.mrc import is_mrc
 from napari_skipseg.images.pictures import is_picture
-from napari_skipseg.images.slices import gaps_in, holds_slices, natural_key, slice_names
+from napari_skipseg.images.slices import TIFF_ENDINGS, gaps_in, holds_slices, natural_key, slice_names
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff.ome_set import is_companion
+from napari_skipseg.images.zarr.layout import LayerKind, Layout
 from napari_skipseg.images.zarr.metadata import METADATA, is_zarr
+from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.inference.prediction import Prediction, Threshold
 from napari_skipseg.inference.recipes.recipe import RECIPE_FILE
 from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.forms.accessible import name_controls
+from napari_skipseg.widgets.forms.dialogs import remember_folder
 from napari_skipseg.widgets.forms.fields import FolderField, FreshCombo, PlainLabel
 from napari_skipseg.widgets.layers.axes import GUESSED_AXES, along_space
 from napari_skipseg.widgets.layers.result_looks import looks_of
+from napari_skipseg.widgets.settings import open_settings
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
+
+    from napari_skipseg.images.synthetic.sample import SyntheticSample
 
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -75,7 +84,8 @@ def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
 
 
 def _is_known(path: Path) -> bool:
-    return path.suffix.lower() in (".tif", ".tiff") or is_zarr(path) or is_mrc(path) or is_companion(path)
+    is_tiff = path.suffix.lower() in (*TIFF_ENDINGS, *MICROSCOPE_ENDINGS)
+    return is_tiff or is_zarr(path) or is_mrc(path) or is_companion(path)
 
 
 def read_layers(path: str | Sequence[str]) -> list[LayerData]:
@@ -238,35 +248,35 @@ def _lazy(stack: Stack) -> Any:
 
 
 def write_image(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str]:
-    """Write an image layer as OME-TIFF with its axes, voxel size and unit; return the path.
+    """Write an image layer as OME-TIFF or OME-Zarr (.zarr) with its axes, voxel size and unit; return the path.
 
     Raises:
         FileError: the file cannot be written.
-        InputError: OME-TIFF cannot hold such an image.
+        InputError: the format cannot hold such an image.
     """
     array = data[0] if attributes.get("multiscale") else data
     if array.dtype == np.float16:
         array = array.astype(np.float32)
-    _write(path, array, attributes, {"layer": "image"})
+    _write(path, array, attributes, "image")
     return [path]
 
 
 def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str]:
-    """Write a labels layer as OME-TIFF in the smallest type that contains its values; return the path.
+    """Write a labels layer as OME-TIFF or OME-Zarr (.zarr) in the smallest type that contains its values.
 
     Raises:
         FileError: the file cannot be written.
-        InputError: OME-TIFF cannot hold such labels.
+        InputError: the format cannot hold such labels.
     """
     array = data[0] if attributes.get("multiscale") else data
     if array.dtype.itemsize > 1:
         lowest, highest = int(array.min()), int(array.max())
         array = array.astype(np.result_type(np.min_scalar_type(lowest), np.min_scalar_type(highest)))
-    _write(path, array, attributes, {"layer": "labels"})
+    _write(path, array, attributes, "labels")
     return [path]
 
 
-def _write(path: str, array: Any, attributes: Mapping[str, Any], description: dict[str, Any]) -> None:
+def _write(path: str, array: Any, attributes: Mapping[str, Any], kind: LayerKind) -> None:
     rgb = bool(attributes.get("rgb"))
     ndim = array.ndim - int(rgb)
     axes = "".join(str(label) for label in attributes.get("axis_labels") or ()).upper()
@@ -280,15 +290,56 @@ def _write(path: str, array: Any, attributes: Mapping[str, Any], description: di
     places, _ = along_space(attributes.get("translate", np.zeros(ndim)), units, axes, default=0.0)
     title = str(attributes.get("metadata", {}).get("skipseg", {}).get("title", ""))
     space = Space(axes + "C" * rgb, sizes, unit, places)
-    write_ome_tiff(path, array, space, description=description, title=title)
+    if path.lower().endswith(".zarr"):
+        order = sorted(space.axes, key="TCZYX".index)
+        array = array.transpose([space.axes.index(axis) for axis in order])
+        described = Layout(tuple(array.shape), space.with_axes("".join(order)), str(array.dtype), kind=kind)
+        write_ome_zarr(path, array, replace(described, description={"layer": kind}))
+    else:
+        write_ome_tiff(path, array, space, description={"layer": kind}, title=title)
+
+
+@lru_cache(maxsize=2)
+def _sample(is_isotropic: bool) -> SyntheticSample:
+    """Return a sample with its truths; they are opened one after the other, and take seconds to make."""
+    from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
+
+    return make_isotropic_sample() if is_isotropic else make_sample()
 
 
 def make_em_stack() -> list[LayerData]:
     """Return the synthetic EM stack (16, 512, 512) as one image layer with its voxel size."""
-    from napari_skipseg.images.synthetic.sample import make_sample
+    return _sample_stack(_sample(False))
 
-    stack = make_sample().stack
-    return [(stack.data, layer_arguments(stack), "image")]
+
+def make_em_truths() -> list[LayerData]:
+    """Return membranes and mitochondria of the synthetic EM stack as two labels layers."""
+    return _sample_truths(_sample(False))
+
+
+def make_isotropic_stack() -> list[LayerData]:
+    """Return the isotropic synthetic EM stack (64, 128, 128) as one image layer with its voxel size."""
+    return _sample_stack(_sample(True))
+
+
+def make_isotropic_truths() -> list[LayerData]:
+    """Return membranes and mitochondria of the isotropic synthetic EM stack as two labels layers."""
+    return _sample_truths(_sample(True))
+
+
+def _sample_stack(made: SyntheticSample) -> list[LayerData]:
+    return [(np.array(made.stack.data), layer_arguments(made.stack), "image")]
+
+
+def _sample_truths(made: SyntheticSample) -> list[LayerData]:
+    from napari.utils.colormaps import label_colormap
+
+    layers: list[LayerData] = []
+    truths = (("membranes", made.membrane, 0.5), ("mitochondria", made.mitochondria, 0.2))
+    for name, values, seed in truths:  # of the colours: both have only the label 1
+        looks = {"name": f"{made.stack.name} {name}", "colormap": label_colormap(seed=seed)}
+        layers.append((values.copy(), {**layer_arguments(made.stack), **looks}, "labels"))
+    return layers
 
 
 TITLES = {
@@ -300,6 +351,11 @@ FORMATS = (("OME-TIFF", "tiff"), ("OME-Zarr", "ome-zarr"))
 DEPTHS = (("8-bit", "uint8"), ("float", "float32"))
 FORM_HINT = "OME-TIFF opens nearly everywhere; OME-Zarr suits large volumes"
 DEPTH_HINT = "How probability and attention are stored: as 0-255, or as fractions in four times the space"
+
+
+_FORM, _DEPTH = "save/format", "save/values"
+SAVED_RESULTS = "saved results"
+"""The purpose of the folder into which results are saved."""
 
 
 @dataclass(frozen=True)
@@ -325,8 +381,8 @@ class SaveDialog(QDialog):  # type: ignore[misc]
         self.setWindowTitle("Save results")
         self.ticks = {name: QCheckBox(TITLES.get(name, name.replace("_", " "))) for name in results}
         self.form, self.depth, self.folder = FreshCombo(), FreshCombo(), FolderField("Results")
-        self.form.offer(list(FORMATS), "tiff")
-        self.depth.offer(list(DEPTHS), USUAL_DEPTH)
+        self.form.offer(list(FORMATS), open_settings().get(_FORM) or "tiff")
+        self.depth.offer(list(DEPTHS), open_settings().get(_DEPTH) or USUAL_DEPTH)
         self.form.setToolTip(FORM_HINT)
         self.depth.setToolTip(DEPTH_HINT)
         self.folder.text.setText(folder)
@@ -349,6 +405,7 @@ class SaveDialog(QDialog):  # type: ignore[misc]
         column.addLayout(rows)
         column.addWidget(PlainLabel("A recipe that says how the results were made is written beside them."))
         column.addWidget(self.buttons)
+        name_controls(self)
         self._check()
 
     def _check(self) -> None:
@@ -372,6 +429,9 @@ def ask_what_to_save(parent: QWidget, title: str, name: str, results: Sequence[s
     if dialog.exec() != QDialog.DialogCode.Accepted:
         return None
     choices = dialog.read()
+    open_settings().put(_FORM, choices.form)
+    open_settings().put(_DEPTH, choices.depth)
+    remember_folder(SAVED_RESULTS, choices.folder)
     there = [file.name for file in choices.files(name) if file.exists()]
     question = f"{', '.join(there)} in this folder will be replaced. Go on?"
     if (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QMessageBox, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QMessageBox, QPushButton, QVBoxLayout, QWidget
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.foreign_text import without_bidi_marks
@@ -18,6 +18,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import file_name
 from napari_skipseg.inference.saving import check_replaceable
 from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.forms.dialogs import ask_new_file
 from napari_skipseg.widgets.forms.fields import FreshCombo, MessageLine, PlainLabel
 from napari_skipseg.widgets.forms.job_tab import FITS
 from napari_skipseg.widgets.layers.results import stack_of_layer
@@ -94,6 +95,7 @@ class ScoreBox(QWidget):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.truth, self.button, self.scores = FreshCombo(), QPushButton("Score"), MessageLine()
+        self.truth.setAccessibleName("Score against")
         self.truth.setToolTip("A labels layer of the same voxels that contains the true objects, 0 = none")
         self.button.setToolTip("Compare the objects that were found with the true ones")
         self.scores.setToolTip(_MEANING)
@@ -118,16 +120,16 @@ TIFF, ZARR = ".tif", ".ome.zarr"
 FILTERS = "OME-TIFF (*.tif);;OME-Zarr (*.ome.zarr)"
 
 
-def ask_file(parent: QWidget, name: str) -> Path | None:
+def ask_objects_file(parent: QWidget, name: str) -> Path | None:
     """Return the file that the user chooses for the objects of an image, None if the user cancels."""
     start = f"{file_name(name)}_objects{TIFF}"
-    chosen, kind = QFileDialog.getSaveFileName(parent, "Save objects", start, FILTERS)
-    if not chosen:
+    chosen, kind = ask_new_file(parent, "Save objects", start, FILTERS, "objects")
+    if chosen is None:
         return None
-    file = with_ending(Path(chosen), ZARR if "Zarr" in kind else TIFF)
+    file = with_ending(chosen, ZARR if "Zarr" in kind else TIFF)
     table = table_beside(file)
     # the dialog checked the chosen name only, not about the table or about a name with an ending
-    others = [path.name for path in (file, table) if path.exists() and path != Path(chosen)]
+    others = [path.name for path in (file, table) if path.exists() and path != chosen]
     if not others:
         return file
     twin = table.with_name(table.stem + (TIFF if file.name.endswith(ZARR) else ZARR))

@@ -253,7 +253,7 @@ class ObjectsForm(OptionRows):
         method, is_boundary = self._options["method"].option, self._suggested(options.class_name) == "cells"
         is_odd = is_boundary and options.method != "cells"
         self.show_note("method", SUGGESTED if is_odd else method.notes[options.method])
-        self.method.setToolTip(f"{SUGGESTED} {method.text}" if is_boundary else method.text)
+        self.method.setToolTip(f"{SUGGESTED} {method.form_text}" if is_boundary else method.form_text)
         is_labels = self._source is not None and self._source.labels
         has_seeds = options.method != "components"
         self.show_row("threshold", not is_labels)

@@ -197,13 +197,16 @@ def find_measured(viewer: ViewerModel, source: ProbabilitySource) -> list[Layer]
 
 
 def find_truths(viewer: ViewerModel, source: ProbabilitySource) -> list[Layer]:
-    """Return the labels that objects can be scored against."""
+    """Return the labels that objects can be scored against; corrections have the numbers of classes, not objects."""
     from napari.layers import Labels
 
     return [
         layer
         for layer in reversed(viewer.layers)
-        if isinstance(layer, Labels) and not is_result(layer) and layer != source.layer and _fits(layer, source)
+        if isinstance(layer, Labels)
+        and not is_result(layer)
+        and "corrections" not in layer.metadata.get(KEY, {})
+        and _fits(layer, source)
     ]
 
 

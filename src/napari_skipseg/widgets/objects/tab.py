@@ -33,7 +33,7 @@ from napari_skipseg.widgets.layers.results import data_of, stack_of_layer
 from napari_skipseg.widgets.objects.export import (
     ObjectScores,
     ScoreBox,
-    ask_file,
+    ask_objects_file,
     in_short,
     iter_save_objects,
     iter_score,
@@ -188,7 +188,7 @@ class ObjectsOnShow(JobTab):
     def save(self) -> None:
         """Ask for a file, and write the objects on show and their measurements."""
         shown = self.result()
-        if shown is None or (file := ask_file(self, shown.source.name)) is None:
+        if shown is None or (file := ask_objects_file(self, shown.source.name)) is None:
             return
 
         def on_saved(files: list[Path]) -> None:

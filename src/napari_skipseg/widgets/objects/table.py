@@ -104,6 +104,7 @@ class ObjectsTable(QTableView):  # type: ignore[misc]
         super().__init__()
         self.rows = ObjectsModel()
         self.setModel(self.rows)
+        self.setAccessibleName("Measurements of the objects")
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)

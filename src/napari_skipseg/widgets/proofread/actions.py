@@ -30,7 +30,7 @@ EDITOR_ACTIONS = {
     "next": ProofreadAction("N", "Next doubt", "Go to the next decision that may be wrong"),
     "undo": ProofreadAction("U", "Undo", "Undo the last edit, also one of an earlier session"),
     "redo": ProofreadAction("Shift-U", "Redo", "Do again what was undone last"),
-    "new": ProofreadAction("M", "New object", "Paint a new object with napari's brush, in a slice or in the volume"),
+    "new": ProofreadAction("W", "New object", "Paint a new object with napari's brush, in a slice or in the volume"),
     "between": ProofreadAction(
         "I", "Between slices", "Carry the selected object from the slices where it is painted to those between"
     ),

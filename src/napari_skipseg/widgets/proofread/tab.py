@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QButtonGroup, QFileDialog, QGridLayout, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QButtonGroup, QGridLayout, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.prediction import file_name
@@ -18,6 +17,7 @@ from napari_skipseg.proofread.doubts import Doubt, rank_doubts
 from napari_skipseg.proofread.edits import Confirm, Delete, Edit, EditRefusedError, FillHoles, Lock, Separate, Voxel
 from napari_skipseg.proofread.state import Change
 from napari_skipseg.widgets.correct.uncertain_regions import go_to
+from napari_skipseg.widgets.forms.dialogs import ask_new_file
 from napari_skipseg.widgets.forms.engine_queue import EngineQueue
 from napari_skipseg.widgets.forms.fields import (
     FAULT_COLOR,
@@ -70,11 +70,9 @@ class ProofreadTab(JobTab):
         self._doubts: list[Doubt] = []
         self._selected: Voxel | None = None
         self.links = ConnectionGroup()
-        self.choice, self.open_button, self.close_button = (
-            FreshCombo(),
-            PrimaryButton("Proofread"),
-            QPushButton("Close"),
-        )
+        self.choice, self.close_button = FreshCombo(), QPushButton("Close")
+        self.open_button = PrimaryButton("Proofread")
+        self.choice.setAccessibleName("Objects")
         self.choice.setToolTip("Objects that were found, or labels of any program")
         self.tool_buttons = {name: QPushButton(f"{tool.text} ({tool.key})") for name, tool in TOOLS.items()}
         self.buttons = {name: QPushButton(f"{action.text} ({action.key})") for name, action in EDITOR_ACTIONS.items()}
@@ -469,10 +467,10 @@ class ProofreadTab(JobTab):
         if opened is None or self.is_running:
             return
         start = f"{file_name(opened.source.layer.name)}_proofread{TIFF}"
-        chosen, kind = QFileDialog.getSaveFileName(self, "Save proofread objects", start, FILTERS)
-        if not chosen:
+        chosen, kind = ask_new_file(self, "Save proofread objects", start, FILTERS, "objects")
+        if chosen is None:
             return
-        file, table = with_ending(Path(chosen), ZARR if "Zarr" in kind else TIFF), self.table.measure_now()
+        file, table = with_ending(chosen, ZARR if "Zarr" in kind else TIFF), self.table.measure_now()
 
         work = partial(iter_save_edited, opened, table, file)
         self.start(work, "Saving", lambda file: self.show_message(f"Saved {file.name} in {file.parent}."))

@@ -71,8 +71,12 @@ class SegmentOptionsBox(Collapsible):
         self.padding, self.invert = self.rows.field("padding"), self.rows.field("invert")
         self.dropout.setEnabled(False)
         self.samples.valueChanged.connect(lambda samples: self.dropout.setEnabled(samples > 0))
-        self.rows.edited.connect(self.edited)
+        self.rows.edited.connect(self._on_edited)
         self.fill(self.rows)
+
+    def _on_edited(self) -> None:
+        self.note_changes(len(self.rows.changed_values()))
+        self.edited.emit()
 
     def offer_planes(self, offered: bool) -> None:
         """Show the choice of planes, or hide it."""
@@ -121,6 +125,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self._slicing.setSingleShot(True)
         self._slicing.timeout.connect(lambda: slice_again(self._viewer))
         self._described: tuple[str, ModelDescription | None, str] = ("", None, "")
+        self._wanted_device = "auto"
         self._make_fields()
         self._lay_out()
         self._connect()
@@ -133,6 +138,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.axes, self.voxel_size = AxesField(), VoxelSizeField()
         self.difference, self.rescale = WrappedLine(), QCheckBox()
         self.difference.setStyleSheet(_NOTE)
+        self.rescale.setAccessibleName("Rescale to the model's voxel size while segmenting")
         self.card = QPushButton("Card")
         self.card.setToolTip("What this model is, what it was trained on, and how well it does")
         self.library = QPushButton("Library…")
@@ -177,6 +183,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.axes.edited.connect(self._write_calibration)
         self.voxel_size.edited.connect(self._write_calibration)
         self.model.opening.connect(self._offer_models)
+        self.device.activated.connect(lambda _: self.want_device(self.device.currentData()))
         self.card.clicked.connect(self._show_card)
         self.suggestions.chosen.connect(self._on_suggestion_chosen)
         self.threshold.moved.connect(self.threshold_moved)
@@ -402,10 +409,15 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         """
         return locate_model(str(self.model.currentData()))
 
+    def want_device(self, name: str) -> None:
+        """Choose a device, or as soon as it is known to be available."""
+        self._wanted_device = name
+        self.device.setCurrentIndex(max(self.device.findData(name), 0))
+
     def show_devices(self, report: DeviceReport) -> None:
         """Offer the available devices, and say which one auto is."""
         chosen = report.chosen
-        self.device.offer([(name, name) for name in ("auto", *report.available)], self.device.currentData())
+        self.device.offer([(name, name) for name in ("auto", *report.available)], self._wanted_device)
         extra = ", with OpenVINO" if chosen.name == "cpu" and report.has_openvino else ""
         precisions = f"Segments in {report.segments_in}, trains in {report.trains_in}."
         self.device_note.setText(f"auto: {chosen.title}{extra} ({chosen.reason}). {precisions}")

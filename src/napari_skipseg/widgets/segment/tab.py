@@ -22,6 +22,7 @@ from napari_skipseg.jobs.messages import EstimateRun, ListDevices, Segment
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import STARTING, Progress
+from napari_skipseg.widgets.forms.dialogs import last_folder
 from napari_skipseg.widgets.forms.done_line import WHOLE_IS_KEPT, DoneRun, describe_done, name_part, with_shares
 from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
 from napari_skipseg.widgets.forms.estimate_line import PlanLine
@@ -29,6 +30,7 @@ from napari_skipseg.widgets.forms.fields import BUTTON_HEIGHT, WARNING_COLOR, Me
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
 from napari_skipseg.widgets.forms.worker import Work, WorkOutcome, start_work
 from napari_skipseg.widgets.layers.files import (
+    SAVED_RESULTS,
     SaveChoices,
     ask_what_to_save,
     iter_save_results,
@@ -375,7 +377,8 @@ class SegmentTab(JobTab):
         if shown.prefix:
             title += f", {shown.prefix.strip()} alone"
         opened = opened_from(choices.layer)
-        folder = self._save_folder or (str(Path(opened).absolute().parent) if opened else "")
+        beside = str(Path(opened).absolute().parent) if opened else last_folder(SAVED_RESULTS)
+        folder = self._save_folder or beside
         chosen = ask_what_to_save(self, title, name, results_to_save(shown.prediction), folder)
         if chosen is not None:
             self._save_folder = str(chosen.folder)

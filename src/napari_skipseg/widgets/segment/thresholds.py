@@ -46,6 +46,7 @@ class ThresholdSliders(QWidget):  # type: ignore[misc]
         for row, (name, value) in enumerate(own.items()):
             slider = self.sliders[name] = KeyedSlider(1.0, 0.01, chosen.get(name, value))
             slider.setToolTip(HINT if len(own) == 1 else f"{HINT} ({name})")
+            slider.setAccessibleName(f"Threshold of {name}" if name else "Threshold")
             slider.valueChanged.connect(self.moved)
             if len(own) > 1:
                 label = self.labels[name] = PlainLabel(name)
