@@ -396,19 +396,19 @@ def test_a_fresh_process_does_the_same(tmp_path: Path, library: Path, image: Pat
 
 
 def test_models_are_listed_and_described(run: Run, library: Path) -> None:
-    rows = {row["name"]: row for row in json.loads(run("models", "--json").out)}
+    rows = {row["name"]: row for row in json.loads(run("models", "list", "--json").out)}
     assert (rows["tiny"]["network"], rows["tiny-3d"]["network"]) == ("2D unet", "3D unet")
     assert (rows["tiny"]["skip"], rows["tiny"]["classes"]) == ("sat", "membrane")
     assert "tiny-3d" in run("models").out
     assert rows["tiny"]["license"] == ""
     assert rows["em-membrane"]["license"] == "LicenseRef-ISBI-2012 (non-commercial)"
     assert rows["em-boundary-3d"]["license"] == "BSD-3-Clause"
-    described = json.loads(run("models", "tiny", "--json").out)
+    described = json.loads(run("models", "show", "tiny", "--json").out)
     assert described["weights_sha256"] == read_description(library / "tiny").weights_sha256
-    card = run("models", "tiny").out
+    card = run("models", "show", "tiny").out
     assert "2D unet, skip sat" in card
     assert "1 = membrane" in card
-    fails(run("models", "tinny"), "no model called 'tinny'", "Known models")
+    fails(run("models", "show", "tinny"), "no model called 'tinny'", "Known models")
 
 
 def test_doctor_says_what_is_there(run: Run, library: Path) -> None:
@@ -554,7 +554,7 @@ def test_train_with_flags_then_segment(run: Run, pair: tuple[Path, Path], tmp_pa
     assert {"Dice membrane", "V_rand", "V_info"} == set(description.card.scores)
     assert "slices 3" in description.card.scores_on
     assert run("segment", pair[0], tmp_path / "out", "--model", ran.files[0]).code == 0
-    assert "Scores" in run("models", ran.files[0]).out
+    assert "Scores" in run("models", "show", ran.files[0]).out
 
 
 def test_train_with_a_settings_file_and_flags_over_it(run: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:

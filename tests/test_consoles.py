@@ -44,7 +44,7 @@ def test_the_help_of_every_command_is_shown(run_in, encoding):
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_cards_and_tables_are_shown_with_plain_characters(run_in, encoding):
-    code, card, _ = run_in(encoding, "models", "em-membrane")
+    code, card, _ = run_in(encoding, "models", "show", "em-membrane")
     assert code == 0
     text = card.decode(encoding)
     assert "4 x 4 nm" in text or "4 × 4 nm" in text

@@ -219,22 +219,34 @@ def draft_folder(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder, which takes the name `folder` at the end, when all files in it are on disk, or is removed
+    on any fault.
+
+    Raises:
+        OSError: it cannot be written, or `folder` is there already.
+    """
+    with draft_folder(folder.parent) as draft:
+        inside = draft / "folder"
+        inside.mkdir()
+        yield inside
+        sync(file for file in inside.rglob("*") if file.is_file())
+        if os.path.lexists(folder):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        replace(inside, folder)
+        sync_folder(folder.parent)
+
+
 def put_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Make the folder `folder` with files of these names in it; it appears when all of them are on disk, or not at all.
 
     Raises:
         OSError: it cannot be written, or is there already.
     """
-    with draft_folder(folder.parent) as draft:
-        inside = draft / "folder"
-        inside.mkdir()
+    with new_folder(folder) as inside:
         for name, content in contents.items():
             (inside / name).write_bytes(content)
-        sync([inside / name for name in contents])
-        if os.path.lexists(folder):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        replace(inside, folder)
-        sync_folder(folder.parent)
 
 
 def refuse_link(path: Path) -> None:

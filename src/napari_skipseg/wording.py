@@ -27,3 +27,11 @@ def in_words(seconds: float) -> str:
 def percent(share: float) -> str:
     """Return a share in [0, 1] in words: 23 %, less than 1 %."""
     return "less than 1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
+
+
+def in_bytes(count: int) -> str:
+    """Return a size in words: 812 B, 3.5 MB, 1.2 GB."""
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} B" if units[0] == "B" else f"{value:.3g} {units[0]}"

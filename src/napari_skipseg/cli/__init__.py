@@ -11,7 +11,8 @@ from napari_skipseg.cli.batch import batch
 from napari_skipseg.cli.corrections import app as corrections
 from napari_skipseg.cli.edits import app as edits
 from napari_skipseg.cli.finetune import finetune
-from napari_skipseg.cli.lists import doctor, models, networks
+from napari_skipseg.cli.lists import doctor, networks
+from napari_skipseg.cli.models import app as models
 from napari_skipseg.cli.objects import objects
 from napari_skipseg.cli.run import run
 from napari_skipseg.cli.sample import demo, sample
@@ -30,10 +31,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Add --verbose to any command to see the whole traceback of an error.",
 )
-for command in (segment, suggest, objects, batch, run, train, finetune, score, networks, models, doctor, sample, demo):
+for command in (segment, suggest, objects, batch, run, train, finetune, score, networks, doctor, sample, demo):
     app.command()(command)
 app.add_typer(corrections, name="corrections")
 app.add_typer(edits, name="edits")
+app.add_typer(models, name="models")
 app.add_typer(study, name="study")
 
 

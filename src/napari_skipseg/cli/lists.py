@@ -1,4 +1,4 @@
-"""The commands `networks`, `models` and `doctor`, which list what is available."""
+"""The commands `networks` and `doctor`, which list what is available."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import typer
 
 from napari_skipseg.cli.options import AsJson
 from napari_skipseg.errors import InputError
-from napari_skipseg.models.description import Card
-from napari_skipseg.models.licenses import license_mark
-from napari_skipseg.terminal import echo_json, print_line, print_report, report_rows
+from napari_skipseg.terminal import print_line, print_report, report_rows
 
 
 def networks(
@@ -53,42 +51,6 @@ def networks(
     report_rows(lines, as_json)
     if name is None:
         print_line("\nEach is listed with its default skip: `napari-skipseg networks NAME` shows its other skips.")
-
-
-def models(
-    name: Annotated[str | None, typer.Argument(help="Show the card of this model.")] = None, as_json: AsJson = False
-) -> None:
-    """List the models, or show the card of one."""
-    from napari_skipseg.models import catalog
-    from napari_skipseg.models.description import card_as_text, description_to_json
-    from napari_skipseg.models.folder import read_description
-
-    if name is not None:
-        description = catalog.describe_model(name)
-        if as_json:
-            echo_json(description_to_json(description).strip())
-        else:
-            print_line(card_as_text(description))
-        return
-    found = {key: read_description(folder) for key, folder in catalog.find_models().items()}
-    rows = [
-        {
-            "name": key,
-            "network": f"{description.spec.dimensions}D {description.spec.network}",
-            "skip": description.spec.skip,
-            "classes": ", ".join(description.class_names),
-            "license": _marked_license(description.card),
-            "summary": description.card.summary,
-        }
-        for key, description in found.items()
-    ]
-    report_rows(rows, as_json)
-
-
-def _marked_license(card: Card) -> str:
-    """Return the licence of a model, with a mark if it does not allow every use."""
-    mark = license_mark(card.license, card.terms)
-    return f"{card.license} ({mark})".strip() if mark else card.license
 
 
 def doctor(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from itertools import count
 from pathlib import Path
 
 from napari_skipseg.errors import ModelError
@@ -39,10 +41,30 @@ def check_free(name: str, folder: Path) -> None:
     Raises:
         ModelError: it is taken.
     """
-    taken = next((place for place in (folder, BUILT_IN) if (place / name).exists()), None)
+    taken = next((place for place in (folder, BUILT_IN) if name_key(name) in _keys_in(place)), None)
     if taken is not None:
         what = f"'{taken / name}' already exists" if taken == folder else f"'{name}' is a built-in model"
-        raise ModelError(f"{what}; a model is never overwritten: choose a different name.")
+        raise ModelError(
+            f"{what}; a model is never overwritten: choose a different name, such as {free_name(name, folder)}."
+        )
+
+
+def free_name(name: str, folder: Path) -> str:
+    """Return `name` with the first number, from 2 on, that no model in `folder` and no built-in one has."""
+    stem, taken = re.sub(r"-\d+$", "", name), _keys_in(folder) | _keys_in(BUILT_IN)
+    return next(found for number in count(2) if name_key(found := f"{stem}-{number}") not in taken)
+
+
+def name_key(name: str) -> str:
+    """Return what two names have in common that are one on some system: é is one or two characters, A may be a."""
+    return normalized_name(name).casefold()
+
+
+def _keys_in(folder: Path) -> set[str]:
+    try:
+        return {name_key(each.name) for each in folder.iterdir()}
+    except OSError:  # there is none yet
+        return set()
 
 
 def locate_model(name: str) -> Path:

@@ -11,6 +11,8 @@ import hashlib
 import json
 import math
 import os
+import stat
+from functools import lru_cache
 from pathlib import Path
 
 from napari_skipseg.devices import free_memory
@@ -29,6 +31,11 @@ DESCRIPTION_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 SAMPLE_FILE = "sample.safetensors"
 SCORES_FILE = "scores.json"
+LICENSE_FILE = "LICENSE.txt"
+TRAINING = ".training"
+"""Ending of the folder of a training's checkpoint, which lies beside the new model and is locked while it trains."""
+STARTED_FROM_FILE = "started-from.txt"
+"""In that folder, while it trains: the folder of the model that the training starts from."""
 LARGEST_DESCRIPTION = 16 * 2**20
 """Bytes of a description; ours have some thousands, and curves are thinned."""
 LARGEST_SAMPLE = 2**30
@@ -100,18 +107,18 @@ def read_weights(folder: Path, description: ModelDescription, most: int | None =
         ModelError: the file is missing, larger, or not the one that the description names.
     """
     file = folder / WEIGHTS_FILE
-    return _read_checked(
-        file, description, description.weights_sha256, "weights", free_memory("cpu") if most is None else most
-    )
+    return _read_checked(file, description, description.weights_sha256, free_memory("cpu") if most is None else most)
 
 
-def shapes_in(content: bytes, description: ModelDescription) -> dict[str, tuple[int, ...]]:
+def shapes_in(content: bytes, description: ModelDescription, size: int | None = None) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor in the content of a weights file, from its header; no tensor is made.
+
+    size: of the file, if `content` is only its beginning.
 
     Raises:
         ModelError: the header does not describe the content.
     """
-    length = int.from_bytes(content[:8], "little")
+    length, size = int.from_bytes(content[:8], "little"), len(content) if size is None else size
     try:
         if length > min(LARGEST_HEADER, len(content) - 8):
             raise ValueError("the header is longer than the file")
@@ -125,7 +132,7 @@ def shapes_in(content: bytes, description: ModelDescription) -> dict[str, tuple[
             shapes[name] = shape
             spans.append((begin, end))
         ends = [0, *(end for _, end in sorted(spans))]
-        if [begin for begin, _ in sorted(spans)] != ends[:-1] or 8 + length + ends[-1] != len(content):
+        if [begin for begin, _ in sorted(spans)] != ends[:-1] or 8 + length + ends[-1] != size:
             raise ValueError("the tensors do not fill the file")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise unfit_weights(description) from error
@@ -138,10 +145,10 @@ def read_sample(folder: Path, description: ModelDescription) -> bytes:
     Raises:
         ModelError: the model has none, or the file is missing or not the one that the description names.
     """
-    return _read_checked(folder / SAMPLE_FILE, description, description.sample_sha256 or "", "sample", LARGEST_SAMPLE)
+    return _read_checked(folder / SAMPLE_FILE, description, description.sample_sha256 or "", LARGEST_SAMPLE)
 
 
-def _read_checked(file: Path, description: ModelDescription, sha256: str, what: str, most: int) -> bytes:
+def _read_checked(file: Path, description: ModelDescription, sha256: str, most: int) -> bytes:
     try:
         content = _read_up_to(file, most)
     except OSError as error:
@@ -154,12 +161,48 @@ def _read_checked(file: Path, description: ModelDescription, sha256: str, what: 
             "here: copy the whole folder again, or close other programs."
         )
     if hashlib.sha256(content).hexdigest() != sha256:
-        verb = "are not the ones" if what == "weights" else "is not the one"
-        raise ModelError(
-            f"The {what} of model '{description.name}' {verb} its {DESCRIPTION_FILE} names (SHA-256 "
-            "differs): the file was changed or damaged; copy the whole folder again."
-        )
+        raise changed_file(description, file.name)
     return content
+
+
+def check_files(folder: Path, description: ModelDescription) -> None:
+    """Check the hashes of all files that a description names, without keeping their content in memory.
+
+    Raises:
+        ModelError: one is missing, or not the one that is named.
+    """
+    wanted = {WEIGHTS_FILE: description.weights_sha256, SAMPLE_FILE: description.sample_sha256}
+    for name, sha256 in wanted.items():
+        if sha256 is None:
+            continue
+        file = folder / name
+        try:
+            found = file.stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+            content = _sha256_of(file, found.st_size, found.st_mtime_ns)
+        except OSError as error:
+            raise ModelError(
+                f"Model '{description.name}' has no readable {name} in '{folder}': copy the whole folder again."
+            ) from error
+        if content != sha256:
+            raise changed_file(description, name)
+
+
+@lru_cache(maxsize=1024)
+def _sha256_of(file: Path, size: int, changed_at: int) -> str:
+    """Return the hash of a file; the size and the time of its last change make it a different one."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def changed_file(description: ModelDescription, name: str) -> ModelError:
+    """Return the error of a file that is not the one whose hash the description has."""
+    what, verb = ("weights", "are not the ones") if name == WEIGHTS_FILE else ("sample", "is not the one")
+    return ModelError(
+        f"The {what} of model '{description.name}' {verb} its {DESCRIPTION_FILE} names (SHA-256 "
+        "differs): the file was changed or damaged; copy the whole folder again."
+    )
 
 
 def unfit_weights(description: ModelDescription) -> ModelError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,15 +52,14 @@ def read_model(folder: Path) -> Model:
     description = read_description(folder)
     # A stranger's folder may describe a network that no memory holds: sizes are checked before anything of that size
     # is read or made.
-    shapes = outline(description.spec, description.pixel_head).state_dict()
-    wanted = {name: tuple(tensor.shape) for name, tensor in shapes.items()}
+    wanted = shapes_of(description)
     count = sum(math.prod(shape) for shape in wanted.values())
     if (needed := NEEDED * count) > free_memory("cpu"):
         raise ModelError(
             f"The model '{description.name}' needs {needed / 2**30:,.1f} GiB of memory, and less is free: close other "
             "programs, or choose a smaller model."
         )
-    content = read_weights(folder, description, LARGEST_HEADER + max(SIZES.values()) * count)
+    content = read_weights(folder, description, largest_weights(wanted))
     if shapes_in(content, description) != wanted:
         raise unfit_weights(description)
     network = build(description.spec, description.pixel_head)
@@ -70,6 +70,17 @@ def read_model(folder: Path) -> Model:
     except (SafetensorError, RuntimeError) as error:
         raise unfit_weights(description) from error
     return Model(description, network.eval())
+
+
+def shapes_of(description: ModelDescription) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each weight of the network that a description describes; no weight is made."""
+    shapes = outline(description.spec, description.pixel_head).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in shapes.items()}
+
+
+def largest_weights(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the most bytes that a file of weights of these shapes can have."""
+    return LARGEST_HEADER + max(SIZES.values()) * sum(math.prod(shape) for shape in shapes.values())
 
 
 def write_model(folder: Path, description: ModelDescription, network: Network, sample: bytes | None = None) -> Model:

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from napari_skipseg.devices import Device, cpu_title, first_line, versions
+from napari_skipseg.durable import write_whole
 from napari_skipseg.errors import FileError, ModelError, SpecError
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.margin import iter_measure_margin
 from napari_skipseg.locks import FolderLock
 from napari_skipseg.models.catalog import check_free, describe_model, locate_model
 from napari_skipseg.models.description import Card, ModelDescription, ModelScores, TrainingRecord
-from napari_skipseg.models.folder import is_scored, read_description, write_scores
+from napari_skipseg.models.folder import STARTED_FROM_FILE, TRAINING, is_scored, read_description, write_scores
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.network import Network, class_probability
@@ -73,7 +74,8 @@ def iter_train(
         check_free(settings.name, folder)
     processes.share(settings)  # refused now, not after the images were read
     network = first_weights(settings)
-    with checkpoint_folder(scratch, processes):
+    started_from = None if settings.start_from is None else locate_model(settings.start_from)
+    with checkpoint_folder(scratch, processes, started_from):
         compute = choose_compute(network, settings.precision, device_name, scratch / CHECKPOINT, processes)
         command = yield Progress(0, settings.steps, f"reading the images; training on {compute.reason}")
         if isinstance(command, KeepBest):
@@ -152,8 +154,10 @@ def keep_model_on_error(target: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def checkpoint_folder(folder: Path, processes: Processes) -> Iterator[None]:
+def checkpoint_folder(folder: Path, processes: Processes, started_from: Path | None) -> Iterator[None]:
     """Make the folder of the checkpoint for one training at a time; remove it when the training has ended well.
+
+    started_from: the folder of the model that is trained further; it is noted, so that nobody moves it meanwhile.
 
     Raises:
         FileError: it cannot be made, or another process trains the same model there.
@@ -161,7 +165,7 @@ def checkpoint_folder(folder: Path, processes: Processes) -> Iterator[None]:
     if not processes.is_first:
         yield
         return
-    name = folder.name.removesuffix(".training")
+    name = folder.name.removesuffix(TRAINING)
     lock = FolderLock(
         folder,
         f"The model '{name}' is being trained in '{folder.parent}' already, by process {{holder}}: wait for its end, "
@@ -171,11 +175,18 @@ def checkpoint_folder(folder: Path, processes: Processes) -> Iterator[None]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.take()
+        if started_from is not None:
+            write_whole(folder / STARTED_FROM_FILE, str(started_from.resolve()).encode("utf-8", "surrogateescape"))
     except OSError as error:
+        lock.release()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
         raise FileError(f"The folder '{folder}' cannot be made: {error.strerror}. Choose another one.") from error
     try:
         yield
     except BaseException:
+        with contextlib.suppress(OSError):
+            (folder / STARTED_FROM_FILE).unlink(missing_ok=True)
         lock.release()
         with contextlib.suppress(OSError):  # a checkpoint stays: the same command resumes from it
             folder.rmdir()
@@ -232,6 +243,7 @@ def describe_training(
             device=compute.device.type,
             precision=compute.precision,
             parent=None if parent is None else parent.name,
+            parent_sha256=None if parent is None else parent.weights_sha256,
             updates={name: tuple(float(f"{value:.5g}") for value in row) for name, row in state.updates.items()},
             select_start=state.select_start,
         ),

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_skipseg.errors import SpecError
+from napari_skipseg.models.folder import TRAINING
 from napari_skipseg.training.settings import FinetuneSettings, settings_from_json
 
-FOLDER, CHECKPOINT = ".training", "checkpoint.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
 _LARGEST_HEADER = 100_000_000
 
 
@@ -26,8 +27,8 @@ class Unfinished:
 def find_unfinished(folder: Path) -> list[Unfinished]:
     """Return the interrupted fine-tunings in a model folder, the newest first; unreadable ones are left out."""
     found = []
-    for file in folder.glob(f"*{FOLDER}/{CHECKPOINT}"):
-        if (folder / file.parent.name.removesuffix(FOLDER)).exists():
+    for file in folder.glob(f"*{TRAINING}/{CHECKPOINT}"):
+        if (folder / file.parent.name.removesuffix(TRAINING)).exists():
             continue
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, SpecError):
             with file.open("rb") as opened:  # the header of a safetensors file: 8 bytes of its length, then JSON

@@ -139,7 +139,7 @@ def iter_finetune(
         check_free(settings.name, folder)
     parent = parent or read_model(locate_model(settings.model))
     setup = yield from _iter_refusing_keep(_iter_prepare(settings, corrected, parent, processes))
-    with checkpoint_folder(scratch, processes):
+    with checkpoint_folder(scratch, processes, locate_model(settings.model)):
         if is_trained:
             if not waits_for_scores(target, lambda record: record.learnt_from_sha256 == setup.sha256):
                 check_free(settings.name, folder)
