@@ -19,6 +19,7 @@ from napari_skipseg.inference.backends.torch_backend import DTYPES
 from napari_skipseg.inference.options import Planes
 from napari_skipseg.inference.recipes.recipe import MOST_AT_ONCE
 from napari_skipseg.models.model import Model
+from napari_skipseg.networks.specs import ImportedSpec
 
 AHEAD = 2
 """Batches that are read, or being read, before the network takes them."""
@@ -75,6 +76,9 @@ def measure_memory(model: Model, precision: str) -> NetworkMemory:
     on torch's "meta" device returns the same for a large tile, but loads torch's compiler, which takes seconds.
     """
     dtype, stride = DTYPES[precision], model.network.stride
+    if isinstance(model.description.spec, ImportedSpec):  # what its runtime takes was measured when it was imported
+        imported = model.description.spec
+        return NetworkMemory(2 * imported.file_bytes, imported.voxel_bytes, 1, stride)
     network = ready_for_inference(model).to(dtype)
     weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
     spec = model.description.spec

@@ -16,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from napari_skipseg.durable import write_durably
+from napari_skipseg.durable import make_folders, write_durably
 from napari_skipseg.errors import FileError, ModelError
-from napari_skipseg.models.model import Model
+from napari_skipseg.models.description import ModelDescription
+from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.networks.network import Network
+from napari_skipseg.networks.specs import ImportedSpec
 
 OPSET = 17
 """The version of ONNX's operators: old enough for most programs, new enough for all of our layers."""
@@ -135,26 +137,50 @@ def check_agrees(found: Pixels, wanted: Pixels, what: str) -> None:
         raise ModelError(f"{what} differs from the model by {differs:.3g}, and is not written: please report this.")
 
 
-def write_onnx(model: Model, path: Path) -> Path:
-    """Write the network of `model` to the ONNX file `path`, after onnxruntime has computed what torch computes.
+def check_ours(description: ModelDescription) -> None:
+    """Refuse to export a network that was imported: its own package is the original.
+
+    Raises:
+        ModelError: it was.
+    """
+    if isinstance(description.spec, ImportedSpec):
+        raise ModelError(f"'{description.name}' was imported from a package: share that package instead.")
+
+
+def new_file(folder: Path, out: Path, ending: str) -> Path:
+    """Return the file that a model is exported to: `out`, or in the folder `out` one that is called like the model.
+
+    Raises:
+        FileError: it is there already.
+    """
+    file = out / f"{folder.name}{ending}" if out.is_dir() else out
+    if file.exists():
+        raise FileError(f"'{file}' already exists, and is not overwritten: give another name.")
+    return file
+
+
+def export_onnx(folder: Path, out: Path) -> Path:
+    """Write the network of the model in `folder` to an ONNX file, and return that.
+
+    onnxruntime has to compute what torch computes. out: the file, or a folder, in which it is called like the model.
 
     Raises:
         ModelError: the extra is not installed, or the probabilities differ by more than `TOLERANCE`.
         FileError: the file is there already, or cannot be written.
     """
-    if path.exists():
-        raise FileError(f"'{path}' already exists: choose a different name.")
+    file, model = new_file(folder, out, ".onnx"), read_model(folder)
+    check_ours(model.description)
     content = onnx_bytes(model)
     spec, stride = model.description.spec, model.network.stride
     sides = (2 * stride, *(3 * stride,) * (spec.dimensions - 1))  # other sizes than that of the example
     pixels = np.random.default_rng(0).normal(size=(1, spec.in_channels, *sides)).astype(np.float32)
     check_agrees(run_onnx(content, pixels), compute_probability(model, pixels), "The ONNX file")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, content)
+        make_folders(file.parent)
+        write_durably(file, content)
     except OSError as error:
-        raise FileError(f"'{path}' cannot be written: {error.strerror}.") from error
-    return path
+        raise FileError(f"'{file}' cannot be written: {error.strerror}.") from error
+    return file
 
 
 def _example(model: Model) -> Tensor:

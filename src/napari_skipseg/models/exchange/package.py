@@ -30,13 +30,15 @@ from napari_skipseg.models.exchange.network_files import (
     OPSET,
     Pixels,
     check_agrees,
+    check_ours,
     compute_probability,
     needed,
+    new_file,
     onnx_bytes,
     run_onnx,
     torchscript_bytes,
 )
-from napari_skipseg.models.folder import DESCRIPTION_FILE, WEIGHTS_FILE, read_description, read_weights
+from napari_skipseg.models.folder import DESCRIPTION_FILE, LICENSE_FILE, WEIGHTS_FILE, read_description, read_weights
 from napari_skipseg.models.licenses import license_mark
 from napari_skipseg.models.model import Model, read_model
 
@@ -45,7 +47,6 @@ FORMAT = "0.5.12"
 """The version of the description, the first that takes a licence file in place of a name."""
 KEY = "napari_skipseg"
 """The key of our part of the description's `config`."""
-LICENSE_FILE = "LICENSE.txt"
 EPS = 1e-6
 """What bioimage.io adds to the deviation; half a millionth of a grey value's deviation for us."""
 _LEAST_TEST = 64
@@ -55,28 +56,29 @@ _LENGTHS = {"nm": "nanometer", "µm": "micrometer", "um": "micrometer", "mm": "m
 """Units of bioimage.io by ours; an image in pixels has none."""
 
 
-def export_package(folder: Path, path: Path, authors: Sequence[str] = ()) -> Path:
-    """Write the model in `folder` as a bioimage.io package, the zip file `path`; return that.
+def export_package(folder: Path, out: Path, authors: Sequence[str] = ()) -> Path:
+    """Write the model in `folder` as a bioimage.io package, a zip, and return that.
 
-    authors: names of those who made the model, for its description.
+    out: the file, or a folder, in which it is called like the model. authors: names of those who made the model, for
+    its description.
 
     Raises:
         ModelError: the model is damaged, the extra is not installed, a network file computes different probabilities,
-            or the model was imported from someone else's package.
-        FileError: `path` is there already, or cannot be written.
+            or the model was imported from somebody else's package.
+        FileError: the file is there already, or cannot be written.
     """
-    if path.exists():
-        raise FileError(f"'{path}' already exists: choose a different name.")
+    file = new_file(folder, out, ".bioimageio.zip")
     files = package_files(folder, authors)
     try:
-        make_folders(path.parent)
-        with replacing_durably(path) as handle, zipfile.ZipFile(handle, "w") as archive:
+        make_folders(file.parent)
+        with replacing_durably(file) as handle, zipfile.ZipFile(handle, "w") as archive:
             for name, content in files.items():
-                kind = zipfile.ZIP_DEFLATED if name.endswith((".yaml", ".md", ".json", ".txt", ".npy")) else None
+                is_text = name.endswith((".yaml", ".md", ".json", ".txt", ".npy"))  # weights do not shrink
+                kind = zipfile.ZIP_DEFLATED if is_text else zipfile.ZIP_STORED
                 archive.writestr(name, content, compress_type=kind)
     except OSError as error:
-        raise FileError(f"'{path}' cannot be written: {error.strerror}.") from error
-    return path
+        raise FileError(f"'{file}' cannot be written: {error.strerror}.") from error
+    return file
 
 
 def package_files(folder: Path, authors: Sequence[str] = ()) -> dict[str, bytes]:
@@ -86,6 +88,7 @@ def package_files(folder: Path, authors: Sequence[str] = ()) -> dict[str, bytes]
         ModelError: as `export_package`.
     """
     description = replace(read_description(folder), sample_sha256=None)
+    check_ours(description)
     model = Model(description, read_model(folder).network)
     tests = _test_tensors(model)
     files = {
@@ -216,9 +219,7 @@ def _input(description: ModelDescription, stride: int, files: Mapping[str, dict[
 
 def _output(description: ModelDescription, margin: int, files: Mapping[str, dict[str, str]]) -> dict[str, Any]:
     halo = {"halo": margin} if margin else {}
-    space = [
-        axis | halo | {"size": {"tensor_id": "input", "axis_id": axis["id"]}} for axis in _space_axes(description)
-    ]
+    space = [axis | halo | {"size": {"tensor_id": "input", "axis_id": axis["id"]}} for axis in _space_axes(description)]
     names = {"type": "channel", "id": "channel", "channel_names": list(description.class_names)}
     return {
         "id": "output",
