@@ -8,6 +8,7 @@ language, which knows no Python, no network and no processes; torch computes it 
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
@@ -159,7 +160,9 @@ def _onnx_runner(content: bytes, device: torch.device) -> Run:
 
 
 def _torchscript_runner(content: bytes, device: torch.device) -> Run:
-    network = torch.jit.load(io.BytesIO(content), map_location=device).eval()  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that TorchScript will have a successor
+        network = torch.jit.load(io.BytesIO(content), map_location=device).eval()  # type: ignore[no-untyped-call]
 
     def run(values: Tensor) -> list[Tensor]:
         found = network(values)

@@ -81,7 +81,7 @@ def read_rdf(folder: Path) -> Any:
     version = str(content.get("format_version", ""))
     if version.split(".")[:2] not in (["0", "4"], ["0", "5"]):
         raise ModelError(
-            f"The package has the format version {printable(version) or 'none'}: versions 0.4 and 0.5 are read. Ask for "
+            f"The package has the format version {printable(version) or 'none'}: 0.4 and 0.5 are read. Ask for "
             "a package in one of these."
         )
     context = spec.ValidationContext(root=folder, file_name=file.name, perform_io_checks=False, log_warnings=False)

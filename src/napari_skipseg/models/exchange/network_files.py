@@ -68,7 +68,7 @@ def onnx_bytes(model: Model) -> bytes:
     content = io.BytesIO()
     needed("onnx")
     axes = {0: "batch"} | dict(enumerate("zyx"[-model.description.spec.dimensions :], start=2))
-    with _tracing(), _named("ONNX", model):
+    with _quiet(), _named("ONNX", model):
         torch.onnx.export(
             _ProbabilityNetwork(model.network),
             (_example(model),),
@@ -93,7 +93,7 @@ def torchscript_bytes(model: Model) -> bytes:
         ModelError: torch cannot write it.
     """
     content = io.BytesIO()
-    with _tracing(), torch.no_grad(), _named("TorchScript", model):
+    with _quiet(), torch.no_grad(), _named("TorchScript", model):
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]
             _ProbabilityNetwork(model.network), _example(model), check_trace=False
         )
@@ -109,6 +109,14 @@ def run_onnx(content: bytes, pixels: Pixels) -> Pixels:
     """
     session = needed("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
     found: Pixels = session.run(None, {session.get_inputs()[0].name: pixels})[0]
+    return found
+
+
+def run_torchscript(content: bytes, pixels: Pixels) -> Pixels:
+    """Return the output of a TorchScript file of ours for `pixels`, on the CPU."""
+    with _quiet(), torch.inference_mode():
+        network = torch.jit.load(io.BytesIO(content))  # type: ignore[no-untyped-call]
+        found: Pixels = network(torch.from_numpy(pixels)).numpy()
     return found
 
 
@@ -189,8 +197,9 @@ def _example(model: Model) -> Tensor:
 
 
 @contextmanager
-def _tracing() -> Iterator[None]:
-    """Leave out the tracer's warnings: sizes are multiples of the stride, which takes one path for all of them."""
+def _quiet() -> Iterator[None]:
+    """Leave out torch's warnings: of the tracer, as sizes are multiples of the stride, which takes one path for all of
+    them; and that TorchScript will have a successor, which others cannot read yet."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -36,6 +36,7 @@ from napari_skipseg.models.exchange.network_files import (
     new_file,
     onnx_bytes,
     run_onnx,
+    run_torchscript,
     torchscript_bytes,
 )
 from napari_skipseg.models.folder import DESCRIPTION_FILE, LICENSE_FILE, WEIGHTS_FILE, read_description, read_weights
@@ -107,9 +108,7 @@ def package_files(folder: Path, authors: Sequence[str] = ()) -> dict[str, bytes]
         files[LICENSE_FILE] = text
     pixels = standardized(tests[0])
     check_agrees(run_onnx(files["weights.onnx"], pixels), tests[1], "The ONNX file")
-    traced = torch.jit.load(io.BytesIO(files["weights.pt"]))  # type: ignore[no-untyped-call]
-    with torch.inference_mode():
-        check_agrees(traced(torch.from_numpy(pixels)).numpy(), tests[1], "The TorchScript file")
+    check_agrees(run_torchscript(files["weights.pt"], pixels), tests[1], "The TorchScript file")
     hashes = {name: {"source": name, "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()}
     content = _rdf(description, model.network.stride, hashes, authors)
     _check_format(content)
