@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,7 +35,7 @@ def plain_rdf(size: Any, halo: int = 1) -> Rdf:
     return {
         "format_version": "0.5.3",
         "type": "model",
-        "name": "Somebody's Nuclei (2D)",
+        "name": "Nuclei (2D)",
         "description": "finds nuclei",
         "authors": [{"name": "Some Body"}],
         "cite": [{"text": "Body 2020", "doi": "10.1234/abc"}],
@@ -72,11 +73,11 @@ def write_foreign(
     network = Blur() if network is None else network
     image = np.random.default_rng(0).normal(5, 2, (1, 1, 16, 16)).astype(np.float32) if image is None else image
     pixels = torch.from_numpy(np.asarray(image if prepare is None else prepare(image), np.float32))
-    with torch.no_grad():
-        traced = torch.jit.trace(network, pixels)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that TorchScript will have a successor
+        torch.jit.save(torch.jit.trace(network, pixels), str(folder / "net.pt"))
         np.save(folder / "out.npy", network(pixels).numpy())
     np.save(folder / "in.npy", image)
-    torch.jit.save(traced, str(folder / "net.pt"))
     (folder / "README.md").write_text("# Validation")
     (folder / "rdf.yaml").write_text(json.dumps(plain_rdf(16) if rdf is None else rdf))
     return folder

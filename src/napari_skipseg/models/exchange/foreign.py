@@ -118,10 +118,10 @@ def describe_foreign(rdf: Any) -> ForeignNetwork:
     scales = _scales(taken, space)
     return ForeignNetwork(
         runtime=runtime,
-        weights=_file(weights),
-        external=_file(weights.external_data) if getattr(weights, "external_data", None) is not None else None,
-        test_input=_file(taken.test_tensor),
-        test_output=_file(output.test_tensor),
+        weights=file_of(weights),
+        external=file_of(weights.external_data) if getattr(weights, "external_data", None) is not None else None,
+        test_input=file_of(taken.test_tensor),
+        test_output=file_of(output.test_tensor),
         input_axes=input_axes,
         output_axes=output_axes,
         in_channels=_channel_count(taken),
@@ -152,8 +152,15 @@ def _weights(rdf: Any) -> tuple[Runtime, Any]:
     raise ModelError(f"The package has its network only as {names}: ONNX and TorchScript are read.")
 
 
-def _file(descr: Any) -> NamedFile:
-    source = str(getattr(descr.source, "path", descr.source))
+def file_of(descr: Any) -> NamedFile:
+    """Return the file that a part of a description names.
+
+    Raises:
+        ModelError: it is not in the package.
+    """
+    source = str(descr.source)
+    if "://" not in source:  # an address has a path too
+        source = str(getattr(descr.source, "path", source))
     if "://" in source or Path(source).is_absolute() or ".." in Path(source).parts:
         raise ModelError(
             f"The package names a file that is not in it ({printable(source)}): download the whole package as a zip."

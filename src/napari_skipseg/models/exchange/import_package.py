@@ -37,7 +37,7 @@ from napari_skipseg.models.description import (
     output_channels,
 )
 from napari_skipseg.models.exchange.archive import opened_package
-from napari_skipseg.models.exchange.foreign import ForeignNetwork, NamedFile, describe_foreign, read_rdf
+from napari_skipseg.models.exchange.foreign import ForeignNetwork, NamedFile, describe_foreign, file_of, read_rdf
 from napari_skipseg.models.exchange.network_files import TOLERANCE, needed
 from napari_skipseg.models.exchange.package import KEY
 from napari_skipseg.models.folder import DESCRIPTION_FILE, LICENSE_FILE, WEIGHTS_FILE
@@ -75,7 +75,7 @@ def iter_import_package(
         own = getattr(rdf.config, KEY, None)
         if own and (package / DESCRIPTION_FILE).is_file():
             for each in rdf.attachments:
-                _read(package, NamedFile(str(getattr(each.source, "path", each.source)), str(each.sha256)))
+                _read(package, file_of(each))
             return (yield from iter_import(package, name, folder))
         name = name or plain_name(str(rdf.id or rdf.name))
         check_new_name(name, folder)
@@ -270,8 +270,8 @@ def _description(rdf: Any, foreign: ForeignNetwork, name: str, size: int, voxel_
 
 def _license(package: Path, rdf: Any) -> dict[str, bytes]:
     """Return the licence file of a package, if it has one."""
-    source = str(getattr(getattr(rdf.license, "source", ""), "path", getattr(rdf.license, "source", "")))
-    for name in filter(None, (source, LICENSE_FILE, "LICENSE", "LICENSE.md")):
-        if "://" not in name and (package / name).is_file():
+    stated = [file_of(rdf.license).name] if hasattr(rdf.license, "source") else []
+    for name in (*stated, LICENSE_FILE, "LICENSE", "LICENSE.md"):
+        if (package / name).is_file():
             return {LICENSE_FILE: _read(package, NamedFile(name, None), 2**20)}
     return {}
