@@ -156,8 +156,8 @@ def models_page() -> str:
     lines = [
         "# The models",
         "",
-        "Made from the cards of the models that ship with the package. `napari-skipseg models show NAME` shows the same",
-        "card, and so does the *Card* button in the panel. Nothing is downloaded when a model runs.",
+        "Made from the cards of the models that ship with the package. `napari-skipseg models show NAME` shows the",
+        "same card, and so does the *Card* button in the panel. Nothing is downloaded when a model runs.",
         "",
         "| model | finds | network | use |",
         "|---|---|---|---|",

@@ -6,18 +6,25 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import napari
 import numpy as np
+import torch
 from PIL import Image
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.synthetic.sample import make_sample
+from napari_skipseg.models.catalog import BUILT_IN, MODELS_VARIABLE
+from napari_skipseg.models.description import TrainingRecord
+from napari_skipseg.models.model import read_model, write_model
 from napari_skipseg.proofread.store import EDITS_VARIABLE
+from napari_skipseg.training.finetune.rehearsal import RehearsalSamples, sample_to_bytes
 from napari_skipseg.widgets.batch.form import CHOICES_VARIABLE
 from napari_skipseg.widgets.panel import PATIENCE, SIZE, wait_for
 
@@ -77,6 +84,31 @@ def proofread(viewer: napari.Viewer, panel: QWidget) -> None:
     while tab.doubt is not None and tab.doubt.kind != "split?":
         tab.next_doubt()
     viewer.status = "Ready"
+
+
+def library(panel: QWidget, folder: Path) -> QWidget:
+    """Show all models, among them two that were trained from another one, and the patches of one of these."""
+    start = read_model(BUILT_IN / "em-membrane")
+    sample = make_sample((4, 256, 256))
+    images = measure(sample.stack).apply(sample.stack.read((slice(None),) * 3)).astype(np.float16)[:, None]
+    marks = np.zeros(len(images), bool)
+    patches = RehearsalSamples(
+        images, sample.membrane.astype(np.int8), np.ones((len(images), 1), bool), marks, marks.copy()
+    )
+    parent = start.description
+    for name in ("cerebellum", "cerebellum-2"):
+        record = TrainingRecord(parent=parent.name, parent_sha256=parent.weights_sha256)
+        card = replace(parent.card, summary=f"{parent.name}, fine-tuned (normal) to membrane.")
+        described = replace(parent, name=name, card=card, training=record)
+        with torch.no_grad():
+            for weights in start.network.parameters():
+                weights.mul_(1.001)
+        parent = write_model(folder / name, described, start.network, sample_to_bytes(patches)).description
+    panel.show_library()
+    wait(lambda: any(model.name == "cerebellum-2" for model in panel.library.models))
+    panel.library.choose("cerebellum-2")
+    wait(panel.library.pictures.isVisible)
+    return panel.library
 
 
 def inspect(viewer: napari.Viewer, panel: QWidget) -> None:
@@ -166,6 +198,12 @@ def main() -> None:
         application.processEvents()
     tab.form.card_dialog.grab().save(str(PICTURES / "card.png"))
     tab.form.card_dialog.close()
+    with tempfile.TemporaryDirectory(prefix="models-") as folder:
+        os.environ[MODELS_VARIABLE] = folder
+        window = library(panel, Path(folder))
+        window.grab().save(str(PICTURES / "library.png"))
+        window.close()
+        del os.environ[MODELS_VARIABLE]
     for layer in viewer.layers:
         layer.visible = layer.name == "EM sample (synthetic)"
     find_objects(viewer, panel)

@@ -30,8 +30,9 @@ def percent(share: float) -> str:
 
 
 def in_bytes(count: int) -> str:
-    """Return a size in words: 812 B, 3.5 MB, 1.2 GB."""
-    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 999.5 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.0f} B" if units[0] == "B" else f"{value:.3g} {units[0]}"
+    """Return a size in words: 12 MB, 1.5 GB."""
+    for unit, size in (("TB", 2**40), ("GB", 2**30), ("MB", 2**20)):
+        if count >= size:
+            value = count / size
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{max(1, round(count / 2**10))} kB"

@@ -29,6 +29,7 @@ from napari_skipseg.inference.suggest import Suggestion, Suggestions, SuggestVie
 from napari_skipseg.jobs import messages
 from napari_skipseg.jobs.messages import ArrayReference, CorrectedStack, Envelope, from_line, to_line
 from napari_skipseg.models.description import ClassLabel
+from napari_skipseg.models.transfer import CopiedModel
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.objects.files import FoundObjects
 from napari_skipseg.objects.options import ObjectOptions
@@ -93,6 +94,8 @@ REQUESTS = [
     messages.Train(TRAINING, Path("/models"), "cpu", {"layer": PLACED}, restart=True),
     messages.FindObjects(PLACED, ("a",), ObjectOptions(smallest=3), PLACED, False, {"segmentation": {"model": "m"}}),
     messages.RunBatch(BATCH, retry=True, only=("a.tif", NO_TEXT)),
+    messages.CopyModel("export", Path("/models/m"), Path("/shared") / NO_TEXT),
+    messages.CopyModel("import", Path("/shared") / NO_TEXT, name="n"),
     messages.ListDevices(),
     messages.ReportSystem(),
 ]
@@ -137,6 +140,7 @@ RESULTS = [
     ),
     BatchResult(Path("/out"), Path("/out/s.csv"), Path("/out/r.html"), (ROW,), 1, 2, 3.5),
     DeviceReport(Device("cpu", "CPU", "no GPU"), ("cpu",), True, PRECISION, PRECISION),
+    CopiedModel(Path("/models") / NO_TEXT),
     SystemReport({"device": "cpu"}),
 ]
 ENDS = [messages.Ready(7), messages.Failed("InputError", "A sentence.", "a traceback"), messages.Cancelled()]

@@ -23,7 +23,7 @@ from napari_skipseg.models.description import Card, ModelScores
 from napari_skipseg.models.folder import read_description, write_scores
 from napari_skipseg.models.library import list_library, rename_model
 from napari_skipseg.models.model import read_model
-from napari_skipseg.models.transfer import ENDING, iter_duplicate, iter_export, iter_import
+from napari_skipseg.models.transfer import MODEL_ENDING, iter_duplicate, iter_export, iter_import
 from napari_skipseg.progress import run_to_end
 
 WEIGHTS = "weights.safetensors"
@@ -74,7 +74,7 @@ def repack(source: Path, change: Callable[[dict[str, bytes]], Any]) -> Path:
 
 
 def test_a_model_comes_back_from_its_file_byte_by_byte(library: Path, mine: Path, exported: Path) -> None:
-    assert exported.name == f"mine{ENDING}"
+    assert exported.name == f"mine{MODEL_ENDING}"
     assert run_to_end(iter_import(exported)) == library / "mine"
     assert contents(library / "mine") == contents(mine)
     assert read_description(find_models()["mine"]).card.scores == {"Dice": 0.9}

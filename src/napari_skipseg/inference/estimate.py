@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from napari_skipseg.wording import counted, in_words
+from napari_skipseg.wording import counted, in_bytes, in_words
 
 LITTLE = 0.9
 """A plan warns if it needs more than this share of the free memory or disk."""
@@ -88,12 +88,3 @@ def total_of(plans: Sequence[RunPlan]) -> dict[str, str]:
         "total time": f"about {in_words(sum(plan.seconds for plan in plans))} for {counted(len(plans), 'image')}",
         "total disk": f"at most {in_bytes(sum(plan.disk for plan in plans))} of {in_bytes(plans[0].disk_free)} free",
     }
-
-
-def in_bytes(count: int) -> str:
-    """Return a size in words: 12 MB, 1.5 GB."""
-    for unit, size in (("TB", 2**40), ("GB", 2**30), ("MB", 2**20)):
-        if count >= size:
-            value = count / size
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    return f"{max(1, round(count / 2**10))} kB"

@@ -36,6 +36,7 @@ from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import Focus, Prediction, ResultsOpened, TileWritten
 from napari_skipseg.inference.suggest import Suggestions, SuggestView
+from napari_skipseg.models.transfer import CopiedModel
 from napari_skipseg.objects.files import FoundObjects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import ImageFindings, Progress
@@ -286,6 +287,22 @@ class RunBatch(Request[BatchResult]):
     settings: BatchSettings
     retry: bool = False
     only: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class CopyModel(Request[CopiedModel]):
+    """Export, import or duplicate a model, as the functions of `models.transfer` do.
+
+    source: the folder of the model, or a file to import. target: of an export, the file, which is replaced. name: of
+    the new model; "" of an import = the name that it has.
+    """
+
+    folder = "none"
+
+    how: Literal["export", "import", "duplicate"]
+    source: Path
+    target: Path = Path()
+    name: str = ""
 
 
 @dataclass(frozen=True)

@@ -213,6 +213,19 @@ def _(request: messages.RunBatch, folder: Path, models: WarmModels) -> Operation
 
 
 @iter_perform.register
+def _(request: messages.CopyModel, folder: Path, models: WarmModels) -> Operation:
+    from napari_skipseg.models import transfer
+
+    if request.how == "export":
+        place = yield from transfer.iter_export(request.source, request.target, overwrite=True)
+    elif request.how == "import":
+        place = yield from transfer.iter_import(request.source, request.name)
+    else:
+        place = yield from transfer.iter_duplicate(request.source, request.name)
+    return transfer.CopiedModel(place)
+
+
+@iter_perform.register
 def _(request: messages.ListDevices, folder: Path, models: WarmModels) -> Operation:
     from napari_skipseg.inference.system_report import list_devices
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from napari_skipseg.models.folder import (
 from napari_skipseg.models.licenses import license_mark
 from napari_skipseg.models.transfer import check_new_name
 
-DELETED = "deleted"
+DELETED_MODELS = "deleted"
 """The folder, among the user's models, of those that were deleted where the system has no bin."""
 _FIXED_DRIVE = 3
 """What Windows calls a disk in the computer: only these have a bin."""
@@ -155,21 +154,12 @@ def _in_families(found: list[LibraryModel], parents: Mapping[int, int | None]) -
 
 
 def twins_of(model: LibraryModel, library: list[LibraryModel]) -> list[str]:
-    """Return the names of other models with the same weights."""
-    if model.description is None:
+    """Return the names of other models with the same weights, damaged ones left out."""
+    if model.description is None or model.fault:
         return []
     sha256 = model.description.weights_sha256
-    return [
-        each.name
-        for each in library
-        if each.folder != model.folder and each.description is not None and each.description.weights_sha256 == sha256
-    ]
-
-
-def summarize_library(library: list[LibraryModel]) -> str:
-    """Return how many models there are, in words."""
-    kinds = Counter("built in" if each.is_built_in else "your own" for each in library)
-    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    others = [each for each in library if each.folder != model.folder and not each.fault]
+    return [each.name for each in others if each.description is not None and each.description.weights_sha256 == sha256]
 
 
 def rename_model(folder: Path, name: str) -> Path:
@@ -228,7 +218,7 @@ def delete_model(folder: Path) -> None:
     except OSError as error:
         raise NoBinError(
             f"The model '{folder.name}' cannot be moved to the bin ({_reason(error)}). It is still there; it can be "
-            f"moved to the folder '{folder.parent / DELETED}' instead."
+            f"moved to the folder '{folder.parent / DELETED_MODELS}' instead."
         ) from error
     if folder.exists():
         raise NoBinError(f"The system did not move the model '{folder.name}' to the bin: it is still in '{folder}'.")
@@ -241,9 +231,11 @@ def put_into_deleted(folder: Path) -> Path:
         ModelError: it is built in, a training uses it, or the folder cannot be written.
     """
     check_own(folder, "deleted")
-    place = folder.parent / DELETED
+    place = folder.parent / DELETED_MODELS
     if (place / DESCRIPTION_FILE).exists():
-        raise ModelError(f"A model is called '{DELETED}', so nothing can be moved to that folder: rename it first.")
+        raise ModelError(
+            f"A model is called '{DELETED_MODELS}', so nothing can be moved to that folder: rename it first."
+        )
     try:
         make_folders(place)
         name = folder.name if not (place / folder.name).exists() else catalog.free_name(folder.name, place)

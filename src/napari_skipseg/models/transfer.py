@@ -47,7 +47,7 @@ from napari_skipseg.models.folder import (
 )
 from napari_skipseg.progress import Progress
 
-ENDING = ".skipseg.zip"
+MODEL_ENDING = ".skipseg.zip"
 """Ending of a model in one file."""
 SUMS_FILE = "SHA256SUMS"
 _LARGEST: dict[str, int] = {
@@ -64,6 +64,13 @@ _SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 _BLOCK = 2**22
 _PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
+
+
+@dataclass(frozen=True)
+class CopiedModel:
+    """Where a model lies now: its new folder, or the file that it was exported into."""
+
+    place: Path
 
 
 @dataclass(frozen=True)
@@ -100,18 +107,18 @@ def check_new_name(name: str, folder: Path) -> None:
     check_free(name, folder)
 
 
-def iter_export(folder: Path, out: Path) -> Generator[Progress, None, Path]:
+def iter_export(folder: Path, out: Path, overwrite: bool = False) -> Generator[Progress, None, Path]:
     """Yield while the model in `folder` is written into one file; return that file.
 
-    out: the file, or a folder, in which it is named after the model.
+    out: the file, or a folder, in which it is named after the model. overwrite: replace a file that is there.
 
     Raises:
         ModelError: the model is damaged, the file is there already, or it cannot be written.
     """
     description = read_description(folder)
     name = folder.name if can_name(folder.name) else description.name
-    file = out / f"{name}{ENDING}" if out.is_dir() else out
-    if file.exists():
+    file = out / f"{name}{MODEL_ENDING}" if out.is_dir() else out
+    if file.exists() and not overwrite:
         raise ModelError(f"'{file}' already exists, and is not overwritten: give another name.")
     source = _folder_source(folder)
     names = [each for each in (DESCRIPTION_FILE, *_COPIED) if each in source.sizes]

@@ -11,7 +11,7 @@ from napari_skipseg.errors import SpecError
 from napari_skipseg.models.folder import TRAINING
 from napari_skipseg.training.settings import FinetuneSettings, settings_from_json
 
-CHECKPOINT = "checkpoint.safetensors"
+_CHECKPOINT = "checkpoint.safetensors"
 _LARGEST_HEADER = 100_000_000
 
 
@@ -27,7 +27,7 @@ class Unfinished:
 def find_unfinished(folder: Path) -> list[Unfinished]:
     """Return the interrupted fine-tunings in a model folder, the newest first; unreadable ones are left out."""
     found = []
-    for file in folder.glob(f"*{TRAINING}/{CHECKPOINT}"):
+    for file in folder.glob(f"*{TRAINING}/{_CHECKPOINT}"):
         if (folder / file.parent.name.removesuffix(TRAINING)).exists():
             continue
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, SpecError):

@@ -79,7 +79,7 @@ def ask_import(parent: QWidget, folder: bool) -> Path | None:
     return Path(chosen) if chosen else None
 
 
-def iter_export(corrections: Corrections, path: Path, what: AskedLabels) -> Generator[Progress, None, Path]:
+def _iter_export(corrections: Corrections, path: Path, what: AskedLabels) -> Generator[Progress, None, Path]:
     """Write the corrections into a file and return it.
 
     Raises:
@@ -90,7 +90,7 @@ def iter_export(corrections: Corrections, path: Path, what: AskedLabels) -> Gene
     return path
 
 
-def iter_import(corrections: Corrections, path: Path) -> Generator[Progress, None, Path]:
+def _iter_import(corrections: Corrections, path: Path) -> Generator[Progress, None, Path]:
     """Add the labels in a file to the strokes and return the file.
 
     Raises:
@@ -361,7 +361,7 @@ class CorrectActions(QObject):  # type: ignore[misc]
     def export_to(self, path: Path, what: AskedLabels) -> None:
         """Write the corrections into a file, beside the window."""
         if (session := self._session) is not None:
-            work = partial(iter_export, session.corrections, path, what)
+            work = partial(_iter_export, session.corrections, path, what)
             job = CorrectJob(work, "Exporting corrections", lambda file: self.reported.emit(f"Written to {file}."))
             self.job_requested.emit(job)
 
@@ -377,7 +377,7 @@ class CorrectActions(QObject):  # type: ignore[misc]
             self.edited.emit()
             self.reported.emit(f"The labels of {file.name} were imported as strokes.")
 
-        work = partial(iter_import, session.corrections, path)
+        work = partial(_iter_import, session.corrections, path)
         self.job_requested.emit(CorrectJob(work, "Importing labels", on_imported))
 
 

@@ -127,6 +127,12 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
         self._described = describe_or_fault(self.model.currentData(), _NO_MODEL)
         self.suggest_name()
 
+    def update_models(self, renamed: Mapping[str, str]) -> None:
+        """Offer the models that there are now. renamed: new names by old ones."""
+        chosen = str(self.model.currentData())
+        self.offer_models(renamed.get(chosen, chosen))
+        self.changed.emit()
+
     def _choose(self) -> None:
         self.follow_model = False
         self._described = describe_or_fault(self.model.currentData(), _NO_MODEL)

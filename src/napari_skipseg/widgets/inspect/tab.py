@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -106,6 +107,13 @@ class InspectTab(JobTab):
 
     def _offer_models(self) -> None:
         self.model.offer(model_choices(), self.model.currentData())
+
+    def update_models(self, renamed: Mapping[str, str]) -> None:
+        """Offer the models that there are now. renamed: new names by old ones."""
+        if self.plots is not None:
+            chosen = str(self.model.currentData())
+            self.model.offer(model_choices(), renamed.get(chosen, chosen))
+            self._read_model()
 
     def _read_model(self) -> None:
         """Read the chosen model and show it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -38,6 +38,20 @@ RESULT_SOURCE = "{} preview"
 """The source of the preview of an image, made of the source of the image."""
 SLICE_OF = "{} slice {}"
 """The source of results of a part of an image: that of the image, and the position of the part."""
+
+
+class PlacedPart(Protocol):
+    """A part of an image: its axes, without RGB samples, and where it begins (axis number -> position)."""
+
+    @property
+    def axes(self) -> str:
+        """The axes of the image."""
+        ...
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """Where the part begins; an axis that is not named is there as a whole."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -139,6 +153,24 @@ def show_result(viewer: ViewerModel, layer: Image, shown: ShownResult, threshold
         else:
             _update(old, result, metadata)
     viewer.layers.selection = {each for each in selected if each in viewer.layers}
+
+
+def show_labels(
+    viewer: ViewerModel, layer: Image, part: PlacedPart, source: str, labels: Mapping[str, tuple[Any, Any, bool]]
+) -> None:
+    """Show labels over an image, in place of those that the same source had before.
+
+    labels: array with the axes of the image without channels, colormap, and whether it is shown at once; by the names
+    of their layers, the top one last.
+    """
+    remove_results(viewer, source)
+    flat = (1,) * len(part.axes.replace("C", ""))
+    place = _place(layer, part, flat, (0,) * len(flat))
+    channels = int(data_of(layer).shape[part.axes.index("C")]) if "C" in part.axes else 1
+    for name, (values, colormap, is_visible) in labels.items():
+        looks = {"opacity": 0.5, "colormap": colormap, "visible": is_visible}
+        result = ResultLayer(name, name, "labels", _over_channels(values, part, channels), place, looks)
+        _add(viewer, layer, result, {KEY: {"role": name, "source": source}})
 
 
 def set_threshold(viewer: ViewerModel, shown: ShownResult, threshold: Threshold) -> None:
@@ -301,7 +333,7 @@ def _labels(shown: ShownResult, threshold: Threshold) -> Binary:
     return Binary(prediction.probability, prediction.thresholds_at(threshold), len(prediction.class_names) > 1)
 
 
-def _place(layer: Image, shown: ShownResult, stride: tuple[float, ...], offset: tuple[float, ...]) -> Placement:
+def _place(layer: Image, shown: PlacedPart, stride: tuple[float, ...], offset: tuple[float, ...]) -> Placement:
     """Return the placement of a result with such stride and offset along the axes without channels."""
     strides, offsets = list(stride), list(offset)
     channel = shown.axes.find("C")
@@ -313,7 +345,7 @@ def _place(layer: Image, shown: ShownResult, stride: tuple[float, ...], offset: 
     return place_over(layer, tuple(strides), tuple(offsets), dropped=int(channel == 0))
 
 
-def _over_channels(data: Any, shown: ShownResult, channels: int) -> Any:
+def _over_channels(data: Any, shown: PlacedPart, channels: int) -> Any:
     """Return `data` repeated (not copied) along a channel axis; napari itself repeats it along a first axis."""
     channel = shown.axes.find("C")
     if channel <= 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +131,8 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.difference.setStyleSheet(_NOTE)
         self.card = QPushButton("Card")
         self.card.setToolTip("What this model is, what it was trained on, and how well it does")
+        self.library = QPushButton("Library…")
+        self.library.setToolTip("All models: import, export, rename, duplicate, delete, and compare two on the image")
         self.suggest, self.suggestions = QPushButton("Suggest"), SuggestionList()
         self.suggest.setToolTip(SUGGEST_HINT)
         self.device_note = WrappedLine()
@@ -154,7 +156,9 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         form.addRow("Channel", self.channel)
         form.addRow("Axes", self.axes)
         form.addRow("Voxel size", self.voxel_size)
-        form.addRow("Model", _side_by_side(self.model, self.suggest, self.card))
+        form.addRow("Model", self.model)
+        # on a line of their own: beside the box they leave no room for the name and its licence
+        form.addRow("", _side_by_side(self.suggest, self.card, self.library))
         form.addRow(self.suggestions)
         form.addRow(self.difference)
         form.addRow(self.rescale)
@@ -350,9 +354,15 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.check()
 
     def choose_model(self, name: str) -> None:
-        """Choose a model by its name."""
+        """Choose a model by its name; the first one if there is none of this name any more."""
         self.model.offer(model_choices(), name)
         self.check()
+
+    def update_models(self, renamed: Mapping[str, str]) -> None:
+        """Offer the models that there are now. renamed: new names by old ones, so that the same one stays chosen."""
+        chosen = str(self.model.currentData())
+        self._described = ("", None, "")
+        self.choose_model(renamed.get(chosen, chosen))
 
     def _on_suggestion_chosen(self, suggestion: Suggestion) -> None:
         """Choose a suggested model and its scale."""
