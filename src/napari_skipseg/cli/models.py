@@ -150,22 +150,10 @@ def import_model(
     name: Annotated[str, flag("Its name here; by default the one that it has.")] = "",
     sha256: Annotated[str, flag("The SHA-256 of a package's zip, which is checked.")] = "",
 ) -> None:
-    """Add a model to your own. Its hashes are checked, and no Python code in it runs.
+    """Add a model to your own. Its hashes are checked, and no Python code in it runs."""
+    from napari_skipseg.models.exchange.import_any import iter_import_any
 
-    Raises:
-        ModelError: a hash is given for what is no package.
-    """
-    from napari_skipseg.models.exchange.archive import is_address, is_package
-    from napari_skipseg.models.transfer import iter_import
-
-    if is_address(file) or is_package(Path(file)):
-        from napari_skipseg.models.exchange.import_package import iter_import_package
-
-        print_line(with_progress_bar(iter_import_package(file, name, sha256=sha256), f"importing {Path(file).name}"))
-        return
-    if sha256:
-        raise ModelError(f"--sha256 is for packages of bioimage.io, and '{file}' is none: a model has its own hashes.")
-    print_line(with_progress_bar(iter_import(Path(file), name), f"importing {Path(file).name}"))
+    print_line(with_progress_bar(iter_import_any(file, name, sha256=sha256), f"importing {Path(file).name}"))
 
 
 @app.command("rename")

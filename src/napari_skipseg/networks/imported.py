@@ -34,6 +34,8 @@ class ImportedNetwork(Network):
     """
 
     spec: ImportedSpec
+    file: Tensor
+    """(file_bytes,), uint8: the content of the file."""
 
     def __init__(self, spec: ImportedSpec) -> None:
         super().__init__(spec)

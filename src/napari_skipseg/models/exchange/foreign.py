@@ -309,7 +309,8 @@ def _fixed(step: Any, where: str) -> FixedStep:
     Raises:
         ModelError: it needs some, or is unknown here.
     """
-    name, values = str(step.id), getattr(step, "kwargs", None)
+    name = str(step.id)
+    values: Any = getattr(step, "kwargs", None)
     match name:
         case "sigmoid":
             return FixedStep("sigmoid")

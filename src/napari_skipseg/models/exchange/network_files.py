@@ -8,6 +8,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def onnx_bytes(model: Model) -> bytes:
         torch.onnx.export(
             _ProbabilityNetwork(model.network),
             (_example(model),),
-            content,
+            content,  # type: ignore[arg-type]  # this exporter writes into a buffer too
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_axes={INPUT: axes, OUTPUT: axes},
@@ -97,7 +98,7 @@ def torchscript_bytes(model: Model) -> bytes:
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]
             _ProbabilityNetwork(model.network), _example(model), check_trace=False
         )
-        torch.jit.save(traced, content)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, content)
     return content.getvalue()
 
 
@@ -155,19 +156,20 @@ def check_ours(description: ModelDescription) -> None:
         raise ModelError(f"'{description.name}' was imported from a package: share that package instead.")
 
 
-def new_file(folder: Path, out: Path, ending: str) -> Path:
+def new_file(folder: Path, out: str | PathLike[str], ending: str) -> Path:
     """Return the file that a model is exported to: `out`, or in the folder `out` one that is called like the model.
 
     Raises:
         FileError: it is there already.
     """
-    file = out / f"{folder.name}{ending}" if out.is_dir() else out
+    place = Path(out)
+    file = place / f"{folder.name}{ending}" if place.is_dir() else place
     if file.exists():
         raise FileError(f"'{file}' already exists, and is not overwritten: give another name.")
     return file
 
 
-def export_onnx(folder: Path, out: Path) -> Path:
+def export_onnx(folder: Path, out: str | PathLike[str]) -> Path:
     """Write the network of the model in `folder` to an ONNX file, and return that.
 
     onnxruntime has to compute what torch computes. out: the file, or a folder, in which it is called like the model.

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ _LENGTHS = {"nm": "nanometer", "µm": "micrometer", "um": "micrometer", "mm": "m
 """Units of bioimage.io by ours; an image in pixels has none."""
 
 
-def export_package(folder: Path, out: Path, authors: Sequence[str] = ()) -> Path:
+def export_package(folder: Path, out: str | PathLike[str], authors: Sequence[str] = ()) -> Path:
     """Write the model in `folder` as a bioimage.io package, a zip, and return that.
 
     out: the file, or a folder, in which it is called like the model. authors: names of those who made the model, for
