@@ -18,7 +18,7 @@ from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.models.exchange.network_files import onnx_bytes
 
-TILES = {"em-membrane": (512, 512), "em-boundary-3d": (64, 64, 64)}
+TILES = {"em-boundary-3d": (64, 64, 64), "em-membrane": (512, 512)}
 
 
 def main() -> None:

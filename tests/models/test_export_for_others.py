@@ -245,7 +245,7 @@ def test_the_commands_export_and_import(
     written = run("models", "export", "again", tmp_path, "--onnx").files
     assert written == [tmp_path / "again.onnx"]
     assert "give one of them" in run("models", "export", "again", "--onnx", "--bioimageio").err
-    assert "has hashes of its own" in run("models", "import", folder, "--sha256", "0" * 64).err
+    assert "has hashes of its own" in run("models", "import", folder, "--hash", "0" * 64).err
     assert json.loads(run("models", "show", "again", "--json").out)["card"]["license"] == "BSD-3-Clause AND CC-BY-4.0"
 
 

@@ -104,7 +104,7 @@ def test_the_card_of_an_imported_model_says_what_it_is_and_whose(tmp_path: Path)
 
 def test_an_imported_network_is_not_fine_tuned_and_not_exported(tmp_path: Path) -> None:
     folder = imported(write_foreign(tmp_path / "p"))
-    settings = FinetuneSettings(images=(), labels=(), model=str(folder), name="more")
+    settings = FinetuneSettings(images=("a.tif",), labels=("b.tif",), model=str(folder), name="more")
     with pytest.raises(ModelError, match="can be used, but not fine-tuned"):
         run_to_end(iter_finetune(settings, (), tmp_path))
     for export in (export_onnx, export_package):

@@ -148,7 +148,7 @@ def import_model(
         ),
     ],
     name: Annotated[str, flag("Its name here; by default the one that it has.")] = "",
-    sha256: Annotated[str, flag("The SHA-256 of a package's zip, which is checked.")] = "",
+    sha256: Annotated[str, flag("The SHA-256 of a package's zip, which is checked.", "--hash")] = "",
 ) -> None:
     """Add a model to your own. Its hashes are checked, and no Python code in it runs."""
     from napari_skipseg.models.exchange.import_any import iter_import_any

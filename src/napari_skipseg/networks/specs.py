@@ -477,6 +477,7 @@ class PixelHeadSpec:
 TrainableSpec = UNetSpec | ResidualFCNSpec | VNetSpec | TiramisuSpec | DI2INSpec
 NetworkSpec = TrainableSpec | ImportedSpec
 NETWORK_NAMES: tuple[str, ...] = tuple(spec.network for spec in get_args(TrainableSpec))
+_KINDS = (*NETWORK_NAMES, ImportedSpec.network)
 _ADAPTER: TypeAdapter[NetworkSpec] = TypeAdapter(Annotated[NetworkSpec, Field(discriminator="network")])
 
 
@@ -502,7 +503,7 @@ def first_fault(error: ValidationError) -> str:
     """Return the first fault of a pydantic error in words: which setting, and why."""
     fault = error.errors()[0]
     *parents, name = fault["loc"] or ("the value",)
-    place = ".".join(str(part) for part in (*parents, name) if part is name or part not in NETWORK_NAMES)
+    place = ".".join(str(part) for part in (*parents, name) if part is name or part not in _KINDS)
     found, context = fault["input"], fault.get("ctx", {})
     match fault["type"]:
         case "literal_error":

@@ -15,7 +15,7 @@ from napari_skipseg.errors import ModelError, SpecError
 from napari_skipseg.foreign_text import printable
 from napari_skipseg.images.intensity.grey_steps import GreyStep
 from napari_skipseg.models.exchange.archive import RDF_NAMES
-from napari_skipseg.models.exchange.network_files import needed
+from napari_skipseg.models.exchange.extra import needed
 from napari_skipseg.networks.specs import FixedStep
 
 MOST_RDF = 2**20

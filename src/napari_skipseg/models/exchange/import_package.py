@@ -37,8 +37,9 @@ from napari_skipseg.models.description import (
     output_channels,
 )
 from napari_skipseg.models.exchange.archive import opened_package
+from napari_skipseg.models.exchange.extra import needed
 from napari_skipseg.models.exchange.foreign import ForeignNetwork, NamedFile, describe_foreign, file_of, read_rdf
-from napari_skipseg.models.exchange.network_files import TOLERANCE, needed
+from napari_skipseg.models.exchange.network_files import TOLERANCE
 from napari_skipseg.models.exchange.package import KEY
 from napari_skipseg.models.folder import DESCRIPTION_FILE, LICENSE_FILE, WEIGHTS_FILE
 from napari_skipseg.models.transfer import check_new_name, iter_import

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import warnings
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from napari_skipseg.durable import make_folders, write_durably
 from napari_skipseg.errors import FileError, ModelError
 from napari_skipseg.models.description import ModelDescription
+from napari_skipseg.models.exchange.extra import needed
 from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.networks.network import Network
 from napari_skipseg.networks.specs import ImportedSpec
@@ -119,20 +118,6 @@ def run_torchscript(content: bytes, pixels: Pixels) -> Pixels:
         network = torch.jit.load(io.BytesIO(content))  # type: ignore[no-untyped-call]
         found: Pixels = network(torch.from_numpy(pixels)).numpy()
     return found
-
-
-def needed(package: str) -> Any:
-    """Return a package of the extra `bioimageio`.
-
-    Raises:
-        ModelError: it is not installed.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ModelError(
-            f"This needs the package {package}: install it with pip install 'napari-skipseg[bioimageio]'."
-        ) from error
 
 
 def check_agrees(found: Pixels, wanted: Pixels, what: str) -> None:

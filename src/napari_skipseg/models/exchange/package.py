@@ -27,13 +27,13 @@ from napari_skipseg.errors import FileError, ModelError
 from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
 from napari_skipseg.models.description import ModelDescription, card_facts, description_to_json
 from napari_skipseg.models.exchange.citations import cite_model
+from napari_skipseg.models.exchange.extra import needed
 from napari_skipseg.models.exchange.network_files import (
     OPSET,
     Pixels,
     check_agrees,
     check_ours,
     compute_probability,
-    needed,
     new_file,
     onnx_bytes,
     run_onnx,
