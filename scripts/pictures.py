@@ -108,6 +108,7 @@ def library(panel: QWidget, folder: Path) -> QWidget:
     wait(lambda: any(model.name == "cerebellum-2" for model in panel.library.models))
     panel.library.choose("cerebellum-2")
     wait(panel.library.pictures.isVisible)
+    wait_for(lambda: False, 0.5)  # the patches take their place after the line above them
     return panel.library
 
 

@@ -23,17 +23,19 @@ from napari_skipseg.inference.guards import sign_stack
 from napari_skipseg.inference.memory import TileChoice
 from napari_skipseg.models.description import Card, ClassLabel
 from napari_skipseg.models.folder import is_scored, read_description
+from napari_skipseg.models.library import find_training_of
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.scores.overlap import score_overlap
 from napari_skipseg.training import evaluate, train
+from napari_skipseg.training.distributed import ONE_PROCESS
 from napari_skipseg.training.evaluate import WholeImages, iter_score_held_out
 from napari_skipseg.training.finetune.rehearsal import rehearsal_samples_of
 from napari_skipseg.training.patches import read_data
 from napari_skipseg.training.progress import KeepBest
 from napari_skipseg.training.settings import Augmentation, TrainSettings, settings_from_json
-from napari_skipseg.training.train import first_weights, iter_train
+from napari_skipseg.training.train import checkpoint_folder, first_weights, iter_train
 
 SPEC = UNetSpec(widths=(8, 16, 32))
 
@@ -122,6 +124,7 @@ def test_training_on_from_a_model_starts_with_its_weights_and_names_it(trained, 
     settings = settings_of(files, "tuned", start_from=str(trained), steps=1, learning_rate=1e-9)
     tuned = read_model(run_to_end(iter_train(settings, tmp_path, "cpu")))
     assert tuned.description.training.parent == "small"
+    assert tuned.description.training.parent_sha256 == read_description(trained).weights_sha256
     assert tuned.description.weights_sha256 != ""
     for (name, first), second in zip(
         read_model(trained).network.named_parameters(), tuned.network.parameters(), strict=True
@@ -439,3 +442,24 @@ def test_a_model_keeps_what_its_training_images_look_like(trained, files):
     strange = sign_stack(noise, {"Y": 96, "X": 96}, measure(noise))
     assert signature_distance(alike, [signature])[0] < 1 < signature_distance(strange, [signature])[0]
     assert description.certainty is None or 0 <= description.certainty <= 1
+
+
+def test_while_it_trains_a_model_and_its_start_are_in_use(tmp_path):
+    start, scratch = tmp_path / "start", tmp_path / "new.training"
+    start.mkdir()
+    with checkpoint_folder(scratch, ONE_PROCESS, start):
+        assert (find_training_of(start), find_training_of(tmp_path / "new")) == ("new", "new")
+        assert find_training_of(tmp_path / "other") is None
+    assert not scratch.exists()
+    assert find_training_of(start) is None
+
+
+def test_a_training_that_fails_leaves_its_checkpoint_and_no_note_of_its_start(tmp_path):
+    def fail():
+        with checkpoint_folder(tmp_path / "new.training", ONE_PROCESS, tmp_path):
+            (tmp_path / "new.training" / "checkpoint.safetensors").write_bytes(b"kept")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [file.name for file in (tmp_path / "new.training").iterdir()] == ["checkpoint.safetensors"]
