@@ -27,6 +27,9 @@ MAY_IMPORT_TORCH = (
     "napari_skipseg.inference",
     "napari_skipseg.training",
     "napari_skipseg.studies",
+    "napari_skipseg.models.exchange.import_package",
+    "napari_skipseg.models.exchange.network_files",
+    "napari_skipseg.models.exchange.package",
     "napari_skipseg.models.model",
     "napari_skipseg.jobs.worker",
 )
