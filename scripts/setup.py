@@ -25,8 +25,12 @@ LOG = VENV / "napari-skipseg-setup.log"
 SHOWN_LINES = 10
 NEEDED = {"dev": {"all"}, "test": {"all"}, "benchmark": {"openvino"}}
 """The extras of the package that the tools of a dependency group need."""
-WITH_PYSIDE6 = {"all": {"openvino", "cluster", "pyside6"}}
+WITH_PYSIDE6 = {"all": {"bioimageio", "openvino", "cluster", "pyside6"}}
 """Extras in place of others if QT_API asks for PySide6."""
+
+
+NO_DEPS = ["--no-deps", "bioimageio.core"]
+"""What the tests need of bioimageio.core: 0.11.0 requires a release of bioimageio.spec that pydantic 2.14 breaks."""
 
 
 def main(arguments: list[str]) -> None:
@@ -171,11 +175,14 @@ def install_commands(wanted: str, packages: list[str], flags: set[str]) -> list[
         "off",
     ]
     if "--newest" in flags:
-        return [[*pip, "--upgrade", "-e", wanted, *packages], [*pip, "--upgrade", "--pre", "napari", "npe2"]]
+        newest = [*pip, "--upgrade", "-e", wanted, *packages]
+        return [newest, [*pip, *NO_DEPS], [*pip, "--upgrade", "--pre", "napari", "npe2"]]
     if "--lowest" in flags:
         uv = [program("uv"), "pip", "install", "--python", program("python"), "--resolution", "lowest-direct"]
         return [[*pip, "uv"], [*uv, "-e", wanted], [*pip, *packages]]
-    return [[*pip, "-c", "constraints.txt", "-e", wanted, *packages]]
+    pinned = [*pip, "-c", "constraints.txt"]
+    core = [[*pinned, *NO_DEPS]] if any(package.startswith("xarray") for package in packages) else []
+    return [[*pinned, "-e", wanted, *packages], *core]
 
 
 if __name__ == "__main__":

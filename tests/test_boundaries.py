@@ -31,6 +31,9 @@ MAY_IMPORT_TORCH = (
     "napari_skipseg.inference.backends.torch_backend",
     "napari_skipseg.training",
     "napari_skipseg.studies",
+    "napari_skipseg.models.exchange.import_package",
+    "napari_skipseg.models.exchange.network_files",
+    "napari_skipseg.models.exchange.package",
 )
 LOADS_WITHOUT_TORCH = (
     "napari_skipseg.scoring.files",

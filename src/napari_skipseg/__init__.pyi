@@ -12,6 +12,9 @@ from .inference.predict import iter_predict
 from .inference.prediction import Prediction
 from .inference.saving import save_prediction
 from .models.catalog import find_models
+from .models.exchange.import_any import iter_import_any
+from .models.exchange.network_files import export_onnx
+from .models.exchange.package import export_package
 from .networks.build import build
 from .networks.specs import DI2INSpec, ResidualFCNSpec, TiramisuSpec, UNetSpec, VNetSpec
 from .objects.classes import ClassImage
@@ -49,12 +52,15 @@ __all__ = [
     "VNetSpec",
     "build",
     "carry_shapes",
+    "export_onnx",
+    "export_package",
     "find_models",
     "find_objects",
     "finetune",
     "iter_batch",
     "iter_find_objects",
     "iter_finetune",
+    "iter_import_any",
     "iter_predict",
     "iter_train",
     "load_model",

@@ -111,8 +111,28 @@ def show_model(name: ModelName, as_json: AsJson = False) -> None:
 def export_model(
     name: ModelName,
     out: Annotated[Path, typer.Argument(metavar="[OUT]", help="The file to write, or a folder for it.")] = Path(),
+    bioimageio: Annotated[bool, flag("Write a bioimage.io package, which other programs run.", "--bioimageio")] = False,
+    onnx: Annotated[bool, flag("Write the network alone, as an ONNX file.", "--onnx")] = False,
+    author: Annotated[
+        list[str] | None, flag("Who made the model, for a bioimage.io package; can be given several times.")
+    ] = None,
 ) -> None:
-    """Write a model into one file, with the hashes of all that is in it."""
+    """Write a model into one file, with the hashes of all that is in it; or for other programs.
+
+    Raises:
+        ModelError: two forms are asked for.
+    """
+    if bioimageio and onnx:
+        raise ModelError("--bioimageio and --onnx ask for two files: give one of them.")
+    if author and not bioimageio:
+        raise ModelError("--author belongs to a bioimage.io package: give --bioimageio too.")
+    if bioimageio or onnx:
+        from napari_skipseg.models.exchange.network_files import export_onnx
+        from napari_skipseg.models.exchange.package import export_package
+
+        folder = locate_model(name)
+        print_line(export_onnx(folder, out) if onnx else export_package(folder, out, author or ()))
+        return
     from napari_skipseg.models.transfer import iter_export
 
     print_line(with_progress_bar(iter_export(locate_model(name), out), f"exporting {name}"))
@@ -120,13 +140,20 @@ def export_model(
 
 @app.command("import")
 def import_model(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that was exported, or a model folder.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="A file that was exported, a model folder, or a bioimage.io package: a zip, a folder or an address.",
+        ),
+    ],
     name: Annotated[str, flag("Its name here; by default the one that it has.")] = "",
+    sha256: Annotated[str, flag("The SHA-256 of a package's zip, which is checked.", "--hash")] = "",
 ) -> None:
-    """Add a model to your own. Its hashes are checked, and nothing in it can run code."""
-    from napari_skipseg.models.transfer import iter_import
+    """Add a model to your own. Its hashes are checked, and no Python code in it runs."""
+    from napari_skipseg.models.exchange.import_any import iter_import_any
 
-    print_line(with_progress_bar(iter_import(file, name), f"importing {file.name}"))
+    print_line(with_progress_bar(iter_import_any(file, name, sha256=sha256), f"importing {Path(file).name}"))
 
 
 @app.command("rename")

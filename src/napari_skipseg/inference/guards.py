@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.images.intensity.grey_steps import iter_measure_steps
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization, iter_measure_greys
 from napari_skipseg.images.intensity.padding import PaddingRule, find_mask
 from napari_skipseg.images.intensity.samples import read_window
@@ -267,11 +268,14 @@ def iter_measure_for(
     lengths = network_lengths_of(stack, description, options)
     rule = padding_rule(description, options)
     stack = _read_once(stack)
-    greys = yield from iter_measure_greys(stack, SLICES_SEED, lengths, rule)
+    if description.normalization == "steps":
+        greys = yield from iter_measure_steps(stack, description.grey_steps, SLICES_SEED)
+    else:
+        greys = yield from iter_measure_greys(stack, SLICES_SEED, lengths, rule)
     normalization = replace(greys.normalization, inverted=options.invert)
     examined = yield from iter_examine_image(stack, description, lengths, normalization, keeps_empty=rule == "none")
     findings = (*greys.findings, *examined.findings)
-    return GreyStatistics(normalization, findings, examined.unlike, examined.asks_network)
+    return GreyStatistics(normalization, findings, examined.unlike, greys.asks_network and examined.asks_network)
 
 
 def _read_once(stack: Stack) -> Stack:

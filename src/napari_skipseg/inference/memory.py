@@ -10,6 +10,7 @@ from napari_skipseg.inference.backends import compiled
 from napari_skipseg.inference.options import Planes
 from napari_skipseg.inference.recipes.recipe import MOST_AT_ONCE
 from napari_skipseg.models.model import Model, network_facts
+from napari_skipseg.networks.specs import ImportedSpec
 
 AHEAD = 2
 """Batches that are read, or being read, before the network takes them."""
@@ -63,6 +64,9 @@ def measure_memory(model: Model, precision: str) -> NetworkMemory:
     The counts of a model that lies in a folder are kept on disk, as the pass needs torch.
     """
     stride = model.description.stride
+    if isinstance(model.description.spec, ImportedSpec):  # what its runtime takes was measured when it was imported
+        imported = model.description.spec
+        return NetworkMemory(2 * imported.file_bytes, imported.voxel_bytes, 1, stride)
     kept = bool(model.description.weights_sha256)
     facts = {"network": network_facts(model.description), "precision": precision}
     key = compiled.key_of(what="memory", **facts, code=compiled.code_hash(), torch=versions().get("torch"))

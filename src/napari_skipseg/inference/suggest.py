@@ -178,7 +178,9 @@ def _find_candidates(view: SuggestView) -> tuple[list[tuple[Path, ModelDescripti
             left_out[name] = str(error)
             continue
         spec = description.spec
-        if spec.in_channels != channels:
+        if description.normalization == "steps":
+            left_out[name] = "was imported, and takes other grey values than the models that are compared"
+        elif spec.in_channels != channels:
             left_out[name] = f"takes {spec.in_channels} channels, the image has {channels}"
         elif spec.dimensions == 3 and depth < LEAST_DEPTH:
             left_out[name] = "needs a volume, and this is a slice"

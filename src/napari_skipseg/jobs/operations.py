@@ -215,11 +215,12 @@ def _(request: messages.RunBatch, folder: Path, models: WarmModels) -> Operation
 @iter_perform.register
 def _(request: messages.CopyModel, folder: Path, models: WarmModels) -> Operation:
     from napari_skipseg.models import transfer
+    from napari_skipseg.models.exchange.import_any import iter_import_any
 
     if request.how == "export":
         place = yield from transfer.iter_export(request.source, request.target, overwrite=True)
     elif request.how == "import":
-        place = yield from transfer.iter_import(request.source, request.name)
+        place = yield from iter_import_any(str(request.source), request.name)
     else:
         place = yield from transfer.iter_duplicate(request.source, request.name)
     return transfer.CopiedModel(place)

@@ -11,10 +11,11 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from napari_skipseg.errors import ModelError, SkipsegError
 from napari_skipseg.foreign_text import printable
+from napari_skipseg.images.intensity.grey_steps import GreyStep
 from napari_skipseg.images.intensity.padding import PaddingRule
 from napari_skipseg.images.intensity.signature import ImageSignature
 from napari_skipseg.models.licenses import license_mark
-from napari_skipseg.networks.specs import NetworkSpec, PixelHeadSpec, first_fault
+from napari_skipseg.networks.specs import ImportedSpec, NetworkSpec, PixelHeadSpec, first_fault
 from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 
 _FORMAT_VERSION = 1
@@ -105,7 +106,8 @@ class ModelDescription:
 
     margin: image pixels at a tile's border that the network's zero padding may have changed (read, then thrown away).
     voxel_size: (z, y, x) of the training data in `unit`; z means nothing to a 2D network.
-    normalization: how grey values become network input; "stack" = zero mean, unit deviation over the stack.
+    normalization: how grey values become network input; "stack" = zero mean, unit deviation over the stack; "steps" =
+    the `grey_steps` of a model that somebody else made.
     padding: "auto" = black frames and other constant areas without tissue were left out of the training, and are left
     out when the model is used; "none" = they were part of the training.
     weights_sha256: of `weights.safetensors`. sample_sha256: of `sample.safetensors`, patches of what it was trained on;
@@ -124,7 +126,7 @@ class ModelDescription:
     weights_sha256: str
     voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
     unit: str = "pixel"
-    normalization: Literal["stack"] = "stack"
+    normalization: Literal["stack", "steps"] = "stack"
     padding: PaddingRule = "auto"
     card: Card = field(default_factory=Card)
     training: TrainingRecord = field(default_factory=TrainingRecord)
@@ -133,6 +135,7 @@ class ModelDescription:
     certainty: float | None = None
     pixel_head: PixelHeadSpec | None = None
     thresholds: tuple[float, ...] = ()
+    grey_steps: tuple[GreyStep, ...] = ()
     format_version: Literal[1] = 1
 
     def __post_init__(self) -> None:
@@ -188,6 +191,19 @@ def can_name(name: str) -> bool:
 def is_reserved(name: str) -> bool:
     """Return whether Windows takes a file of this name for a device."""
     return name.partition(".")[0].rstrip().upper() in _RESERVED
+
+
+def check_trainable(description: ModelDescription) -> None:
+    """Refuse to train a network that was imported from somebody else's file.
+
+    Raises:
+        ModelError: it is one.
+    """
+    if isinstance(description.spec, ImportedSpec):
+        raise ModelError(
+            f"'{description.name}' was imported from somebody else's file: it can be used, but not fine-tuned. Start "
+            "from a model that was trained here."
+        )
 
 
 def output_channels(classes: int) -> int:
@@ -251,12 +267,11 @@ def card_facts(description: ModelDescription) -> dict[str, str]:
     mark = license_mark(card.license, card.terms)
     channels = f"{spec.in_channels} channel{'s' * (spec.in_channels > 1)}"
     facts = {
-        "Network": f"{spec.dimensions}D {spec.network}, skip {spec.skip}",
+        "Network": _network_title(spec),
         "Classes": ", ".join(f"{i} = {name}" for i, name in enumerate(description.class_names, start=1)),
         "Pixel head": ", ".join(description.pixel_classes),
         "Thresholds": ", ".join(f"{name} {value:.2f}" for name, value in description.class_thresholds.items()),
-        "Input": f"{channels}; grey values to zero mean and unit deviation over the whole stack, "
-        + ("constant areas left out" if description.padding == "auto" else "constant areas are tissue"),
+        "Input": f"{channels}; {_grey_values(description)}",
         "Voxel size": f"{sizes} {description.unit} ({', '.join('zyx'[-spec.dimensions :])})",
         "Trained on": card.data,
         "Licence": f"{card.license or 'none stated'} ({mark})" if mark else card.license,
@@ -269,6 +284,20 @@ def card_facts(description: ModelDescription) -> dict[str, str]:
         "SHA-256": description.weights_sha256,
     }
     return {heading: text for heading, text in facts.items() if text}
+
+
+def _network_title(spec: NetworkSpec) -> str:
+    if isinstance(spec, ImportedSpec):
+        return f"{spec.dimensions}D imported, {spec.runtime}; it can be used, and not fine-tuned"
+    return f"{spec.dimensions}D {spec.network}, skip {spec.skip}"
+
+
+def _grey_values(description: ModelDescription) -> str:
+    """Return in words how grey values become network input."""
+    if description.normalization == "steps":
+        return "grey values " + (", ".join(step.kind for step in description.grey_steps) or "as they are")
+    areas = "constant areas left out" if description.padding == "auto" else "constant areas are tissue"
+    return f"grey values to zero mean and unit deviation over the whole stack, {areas}"
 
 
 def card_as_text(description: ModelDescription) -> str:

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from napari_skipseg.networks.di2in import DI2IN
+from napari_skipseg.networks.imported import ImportedNetwork
 from napari_skipseg.networks.network import Network, count_trainable
 from napari_skipseg.networks.pixel_head import TaughtNetwork
 from napari_skipseg.networks.residual_fcn import ResidualFCN
 from napari_skipseg.networks.specs import (
     DI2INSpec,
+    ImportedSpec,
     NetworkSpec,
     PixelHeadSpec,
     ResidualFCNSpec,
@@ -45,6 +47,8 @@ def build(spec: NetworkSpec, pixel_head: PixelHeadSpec | None = None) -> Network
             return Tiramisu(spec)
         case DI2INSpec():
             return DI2IN(spec)
+        case ImportedSpec():
+            return ImportedNetwork(spec)
 
 
 @cache

@@ -336,6 +336,76 @@ class UNetSpec(SkipSpec):
         return len(self.widths) - 1
 
 
+@dataclass(frozen=True)
+class FixedStep:
+    """An operation on all values of a tensor, without statistics of the image.
+
+    gain, offset: of `scale_linear`, `gain * value + offset`; one number, or one for each channel. low, high: of `clip`.
+    threshold: of `binarize`, which gives 1 above it. `softmax` is over the channels.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    kind: Literal["sigmoid", "softmax", "scale_linear", "clip", "binarize"]
+    gain: tuple[float, ...] = (1.0,)
+    offset: tuple[float, ...] = (0.0,)
+    low: float | None = None
+    high: float | None = None
+    threshold: float = 0.5
+
+
+@dataclass(frozen=True)
+class ImportedSpec(SkipSpec):
+    """A network that somebody else made: a file that a runtime computes. It can be used, and not trained.
+
+    runtime: what reads the file. file_bytes: its size. input_axes, output_axes: of its tensors, letters of "bczyx"
+    without axes that they lack. output: number of the output tensor that is read. least, steps: along each axis of
+    space the lengths that it takes are least + n · step; step 0 = this length only. halo: along each axis, pixels at
+    the border that are not to be used. channels: numbers of the output channels that are the model's classes. before,
+    after: operations around the network. voxel_bytes: memory for each voxel of a tile, as measured at import.
+    out_channels is counted as of our own networks.
+    """
+
+    network: Literal["imported"] = "imported"
+    skip: Skip = "none"
+    runtime: Literal["onnx", "torchscript"] = "onnx"
+    file_bytes: int = 1
+    input_axes: str = "bcyx"
+    output_axes: str = "bcyx"
+    output: int = 0
+    least: tuple[int, ...] = (1, 1)
+    steps: tuple[int, ...] = (1, 1)
+    halo: tuple[int, ...] = (0, 0)
+    channels: tuple[int, ...] = (0,)
+    before: tuple[FixedStep, ...] = ()
+    after: tuple[FixedStep, ...] = ()
+    voxel_bytes: int = 1024
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        space = "zyx"[-self.dimensions :]
+        if any(sorted(set(axes) - {"b", "c"}) != sorted(space) for axes in (self.input_axes, self.output_axes)):
+            raise SpecError(f"A network in {self.dimensions}D has the axes {space}, besides b and c.")
+        if any(len(each) != self.dimensions for each in (self.least, self.steps, self.halo)):
+            raise SpecError("An imported network needs a least length, a step and a halo for each axis.")
+        if min(self.least) < 1 or min(self.steps) < 0 or min(self.halo) < 0 or not self.channels:
+            raise SpecError("An imported network needs lengths of at least 1, and a class.")
+        if any(2 * halo >= least for halo, least, step in zip(self.halo, self.least, self.steps, strict=True)):
+            raise SpecError("An imported network has a halo that leaves nothing of its least tile.")
+        if self.file_bytes < 1 or self.voxel_bytes < 1:
+            raise SpecError("An imported network needs a file, and memory for its voxels.")
+
+    @property
+    def levels(self) -> int:
+        """Number of long skips: none that can be seen from outside."""
+        return 0
+
+    @property
+    def stride(self) -> int:
+        """Pixels on whose multiples tiles begin: the largest step between lengths."""
+        return max(1, *self.steps)
+
+
 __all__ = [
     "ATTENDING",
     "MAPPING",
@@ -346,6 +416,8 @@ __all__ = [
     "BlockName",
     "BlockOrder",
     "DI2INSpec",
+    "FixedStep",
+    "ImportedSpec",
     "NetworkSpec",
     "PixelHeadSpec",
     "ResidualFCNSpec",
@@ -354,6 +426,7 @@ __all__ = [
     "SkipSpec",
     "Stage",
     "TiramisuSpec",
+    "TrainableSpec",
     "UNetSpec",
     "VNetSpec",
     "first_fault",
@@ -401,8 +474,10 @@ class PixelHeadSpec:
         return tuple(max(1, scale // 2) for scale in self.scales)
 
 
-NetworkSpec = UNetSpec | ResidualFCNSpec | VNetSpec | TiramisuSpec | DI2INSpec
-NETWORK_NAMES: tuple[str, ...] = tuple(spec.network for spec in get_args(NetworkSpec))
+TrainableSpec = UNetSpec | ResidualFCNSpec | VNetSpec | TiramisuSpec | DI2INSpec
+NetworkSpec = TrainableSpec | ImportedSpec
+NETWORK_NAMES: tuple[str, ...] = tuple(spec.network for spec in get_args(TrainableSpec))
+_KINDS = (*NETWORK_NAMES, ImportedSpec.network)
 _ADAPTER: TypeAdapter[NetworkSpec] = TypeAdapter(Annotated[NetworkSpec, Field(discriminator="network")])
 
 
@@ -428,7 +503,7 @@ def first_fault(error: ValidationError) -> str:
     """Return the first fault of a pydantic error in words: which setting, and why."""
     fault = error.errors()[0]
     *parents, name = fault["loc"] or ("the value",)
-    place = ".".join(str(part) for part in (*parents, name) if part is name or part not in NETWORK_NAMES)
+    place = ".".join(str(part) for part in (*parents, name) if part is name or part not in _KINDS)
     found, context = fault["input"], fault.get("ctx", {})
     match fault["type"]:
         case "literal_error":

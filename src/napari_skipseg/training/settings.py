@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from napari_skipseg.errors import SpecError
 from napari_skipseg.images.intensity.padding import PaddingRule
 from napari_skipseg.models.description import Card, ClassLabel, can_name, output_channels
-from napari_skipseg.networks.specs import NetworkSpec, UNetSpec, first_fault
+from napari_skipseg.networks.specs import TrainableSpec, UNetSpec, first_fault
 from napari_skipseg.option_fields import Option, check_options
 from napari_skipseg.training.protocols import PROTOCOLS, Protocol, ProtocolName
 
@@ -193,7 +193,7 @@ class TrainSettings(FitSettings):
         int,
         Option("Widening", "Voxels by which every class grows over the background, for truths of thin lines.", least=0),
     ] = 0
-    spec: Annotated[NetworkSpec, Field(discriminator="network")] = field(default_factory=UNetSpec)
+    spec: Annotated[TrainableSpec, Field(discriminator="network")] = field(default_factory=UNetSpec)
     start_from: Annotated[str | None, Option("Start from", "A model whose weights are the first ones.")] = None
     protocol: Annotated[
         ProtocolName, Option("Protocol", "Optimiser, rates and first weights.", choices=tuple(PROTOCOLS))

@@ -23,7 +23,7 @@ from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.margin import iter_measure_margin
 from napari_skipseg.locks import FolderLock
 from napari_skipseg.models.catalog import check_free, describe_model, locate_model
-from napari_skipseg.models.description import Card, ModelDescription, ModelScores, TrainingRecord
+from napari_skipseg.models.description import Card, ModelDescription, ModelScores, TrainingRecord, check_trainable
 from napari_skipseg.models.folder import STARTED_FROM_FILE, TRAINING, is_scored, read_description, write_scores
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.build import build
@@ -210,6 +210,7 @@ def first_weights(settings: TrainSettings) -> Network:
         initialise(network, settings.training_protocol)
         return network
     parent = read_model(locate_model(settings.start_from))
+    check_trainable(parent.description)
     if parent.description.spec != settings.spec:
         raise SpecError(
             f"Model '{settings.start_from}' has a different network than the settings; start from a model with the "

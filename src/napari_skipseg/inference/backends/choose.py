@@ -30,7 +30,7 @@ from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
 from napari_skipseg.inference.memory import choose_tile
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import Model
-from napari_skipseg.networks.specs import UNetSpec
+from napari_skipseg.networks.specs import ImportedSpec, UNetSpec
 
 TORCH = "torch"
 """Name of the torch backend."""
@@ -64,6 +64,8 @@ def make_backend(
         DeviceError: the pinned backend is not available here.
     """
     choices = choose_backends(device, share)
+    if isinstance(model.description.spec, ImportedSpec):
+        device, choices, pinned = *choose_imported(model.description.spec, device, share), None
     if pinned is None:
         return FallbackBackend(choices, model, shape)
     own = _choose_pinned(device, pinned, share)
@@ -90,6 +92,15 @@ def choose_backends(device: Device, share: MemoryShare = WHOLE_MEMORY) -> tuple[
     on_gpu = [choice for choice in choices if choice.is_gpu]
     on_cpu = [choice for choice in choices if not choice.is_gpu]
     return (*on_gpu, _openvino_choice("the fastest on a CPU", None, own_tile_of_cpu(device, share)), *on_cpu)
+
+
+def choose_imported(
+    spec: ImportedSpec, device: Device, share: MemoryShare = WHOLE_MEMORY
+) -> tuple[Device, tuple[BackendOption, ...]]:
+    """Return where a network from somebody else's file is computed, and the backends: in float32, as it was tested."""
+    if spec.runtime == "onnx":
+        device = Device("cpu", cpu_title(), "onnxruntime computes ONNX files on the CPU")
+    return device, choose_torch(device, _make_torch, share, "f32")
 
 
 def choose_torch(

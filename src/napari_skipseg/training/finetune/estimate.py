@@ -15,6 +15,7 @@ from torch import Tensor
 from napari_skipseg.durable import write_durably
 from napari_skipseg.errors import FileError
 from napari_skipseg.models.catalog import describe_model, locate_model
+from napari_skipseg.models.description import check_trainable
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.head import add_pixel_heads, grow_classes
 from napari_skipseg.networks.network import Deep, Network
@@ -115,6 +116,7 @@ def estimate_seconds(
     And whether it fits pixel heads, whose strokes are held out in turn.
     """
     parent = read_model(locate_model(settings.model))
+    check_trainable(parent.description)
     if has_pixel_heads(settings, plan, parent.network):
         compute = choose_compute(parent.network, settings.precision, device_name, None, ONE_PROCESS)
         return _seconds_of_pixel_heads(parent.network, plan, table, compute), True

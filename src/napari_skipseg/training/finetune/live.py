@@ -17,6 +17,7 @@ from torch import Tensor
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.intensity.normalize import Normalization
+from napari_skipseg.models.description import check_trainable
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.head import add_pixel_heads
 from napari_skipseg.networks.network import Network
@@ -108,6 +109,7 @@ class LiveFeatures:
             raise InputError(f"{model.description.name} is a 3D model, which is too slow for Live: choose a 2D model.")
         self.key, self._normalization = key, normalization
         kept = range(len(model.description.classes))
+        check_trainable(model.description)
         self._network: TaughtNetwork = add_pixel_heads(model.network, kept, [len(kept)], classes=len(kept) + 1)
         self._head = self._network.head_of(len(kept))
         self._compute: Compute = choose_compute(_plain(self._network), "auto", device, None, ONE_PROCESS)

@@ -18,7 +18,7 @@ from napari_skipseg.images.intensity.padding import PaddingRule
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.margin import iter_measure_margin
 from napari_skipseg.models.catalog import check_free, locate_model
-from napari_skipseg.models.description import Card, ModelDescription, ModelScores, TrainingRecord
+from napari_skipseg.models.description import Card, ModelDescription, ModelScores, TrainingRecord, check_trainable
 from napari_skipseg.models.folder import write_scores
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.head import add_pixel_heads, grow_classes, sources_of
@@ -143,6 +143,7 @@ def iter_finetune(
     if not is_trained:
         check_free(settings.name, folder)
     parent = parent or read_model(locate_model(settings.model))
+    check_trainable(parent.description)
     setup = yield from _iter_refusing_keep(_iter_prepare(settings, corrected, parent, processes))
     with checkpoint_folder(scratch, processes, locate_model(settings.model)):
         if is_trained:
