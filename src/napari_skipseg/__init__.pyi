@@ -1,7 +1,18 @@
-from .api import find_objects, finetune, load_model, run_batch, run_recipe, segment, segment_to_folder, suggest
+from .api import (
+    export_objects,
+    find_objects,
+    finetune,
+    load_model,
+    run_batch,
+    run_recipe,
+    segment,
+    segment_to_folder,
+    suggest,
+)
 from .batch.run import iter_batch
 from .batch.settings import BatchSettings
 from .errors import ImageWarning, SkipsegError
+from .exports.options import ExportOptions
 from .images.files import read_stack, write_ome_tiff
 from .images.space import Space
 from .images.stack import Stack
@@ -32,6 +43,7 @@ __all__ = [
     "ClassImage",
     "Corrected",
     "DI2INSpec",
+    "ExportOptions",
     "FinetuneSettings",
     "ImageWarning",
     "ObjectOptions",
@@ -47,6 +59,7 @@ __all__ = [
     "UNetSpec",
     "VNetSpec",
     "build",
+    "export_objects",
     "find_models",
     "find_objects",
     "finetune",

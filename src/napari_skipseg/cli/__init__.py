@@ -10,6 +10,7 @@ import typer
 from napari_skipseg.cli.batch import batch
 from napari_skipseg.cli.corrections import app as corrections
 from napari_skipseg.cli.edits import app as edits
+from napari_skipseg.cli.export import export
 from napari_skipseg.cli.finetune import finetune
 from napari_skipseg.cli.lists import doctor, models, networks
 from napari_skipseg.cli.objects import objects
@@ -30,7 +31,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Add --verbose to any command to see the whole traceback of an error.",
 )
-for command in (segment, suggest, objects, batch, run, train, finetune, score, networks, models, doctor, sample, demo):
+for command in (
+    segment,
+    suggest,
+    objects,
+    export,
+    batch,
+    run,
+    train,
+    finetune,
+    score,
+    networks,
+    models,
+    doctor,
+    sample,
+    demo,
+):
     app.command()(command)
 app.add_typer(corrections, name="corrections")
 app.add_typer(edits, name="edits")
