@@ -3,7 +3,7 @@
 import cc3d
 import numpy as np
 import pytest
-from conftest import SPACE, opened, shapes
+from labels_to_export import SPACE, opened, shapes
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.exports.contacts import OtherLabels, iter_contacts

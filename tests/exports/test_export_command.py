@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from conftest import SPACE, shapes
+from labels_to_export import SPACE, shapes
 
 from napari_skipseg.csv_files import ENCODING
 from napari_skipseg.exports import labels as labels_module

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SPACE, opened, shapes
+from labels_to_export import SPACE, opened, shapes
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.exports.options import ExportOptions

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import SPACE, opened
+from labels_to_export import SPACE, opened
 
 from napari_skipseg.exports.labels import iter_count
 from napari_skipseg.exports.options import ExportOptions

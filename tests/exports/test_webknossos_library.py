@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import shapes
+from labels_to_export import shapes
 
 OPEN = """
 import json, sys

@@ -54,8 +54,8 @@ def test_the_mesh_of_the_selected_object_lies_over_it_in_3d(found, qtbot) -> Non
     qtbot.waitUntil(lambda: f"em object {label} mesh" in viewer.layers, timeout=30_000)
     mesh = viewer.layers[f"em object {label} mesh"]
     low, high = mesh.extent.world
-    np.testing.assert_allclose(low, [-0.5 * 50, 8 + 24.5 * 4, 19.5 * 4])
-    np.testing.assert_allclose(high, [2.5 * 50, 8 + 29.5 * 4, 25.5 * 4])
+    np.testing.assert_allclose(low, [-0.5 * 50, 8 + 24.5 * 4, 19.5 * 4], rtol=1e-5)
+    np.testing.assert_allclose(high, [2.5 * 50, 8 + 29.5 * 4, 25.5 * 4], rtol=1e-5)
     assert viewer.dims.ndisplay == 3
     qtbot.waitUntil(lambda: not tab.is_running)
 

@@ -22,6 +22,10 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.progress import Progress
 
 
+_EXACT = 1e-4
+"""Voxels that a place may lie from a half and still is one."""
+
+
 @dataclass(frozen=True, eq=False)
 class ObjectMesh:
     """The surface of an object. vertices: (N, 3), x, y, z in voxels, 0 = the centre of the first voxel. faces: (M, 3),
@@ -147,7 +151,9 @@ def _simplified(mesher: Any, mesh: Any, options: ExportOptions) -> tuple[NDArray
     if options.simplify > 1 and len(mesh.faces) >= options.simplify:
         fewer = mesher.simplify(mesh, reduction_factor=options.simplify, max_error=options.simplify_error)
         mesh = fewer if len(fewer.faces) else mesh
-    return np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.uint32)
+    vertices = np.asarray(mesh.vertices, np.float32)
+    halves = np.rint(2 * vertices) / 2  # single precision moves them by 1e-6, and a seam needs the exact places
+    return np.where(np.abs(vertices - halves) < _EXACT, halves, vertices), np.asarray(mesh.faces, np.uint32)
 
 
 def write_mesh(path: Path, vertices: NDArray[np.float64], faces: NDArray[np.uint32], form: MeshFormat) -> None:
