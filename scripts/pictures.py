@@ -96,8 +96,6 @@ def meshes(viewer: napari.Viewer, panel: QWidget) -> None:
     viewer.add_labels(cells.astype(np.uint8), name="cells", visible=False, **place)
     open_tab(panel, "Objects")
     wait(tab.find_button.isEnabled)
-    tab.form.layer.setCurrentIndex(tab.form.layer.findText("cells"))
-    tab.form.layer.activated.emit(tab.form.layer.currentIndex())
     tab.find_button.click()
     wait(lambda: not tab.is_running)
     shown = tab.result()

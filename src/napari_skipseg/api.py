@@ -298,20 +298,20 @@ def export_objects(
         SkipsegError: nothing is chosen, a package is missing, an option is impossible, or a result is there already.
     """
     from napari_skipseg.exports.contacts import OtherLabels
-    from napari_skipseg.exports.labels import open_labels
-    from napari_skipseg.exports.to_folder import ExportRequest, iter_export, with_space_of
+    from napari_skipseg.exports.labels import labels_at_time
+    from napari_skipseg.exports.to_folder import ExportRequest, iter_export_objects, with_space_of
     from napari_skipseg.inference.saving import plain_name
 
     stack = _stack_of(labels, axes, are_labels=True)
-    opened, other = open_labels(stack, time), None
+    opened, other = labels_at_time(stack, time), None
     if contacts_with is not None:
         second = _stack_of(contacts_with, axes, are_labels=True)
-        other = OtherLabels(with_space_of(opened, open_labels(second, time)), plain_name(second.name))
+        other = OtherLabels(with_space_of(opened, labels_at_time(second, time)), plain_name(second.name))
         options["contacts"] = True
     chosen = _made(ExportOptions, options)
     called = name or plain_name(Path(stack.file).name if stack.file else stack.name)
     request = ExportRequest(opened, chosen, called, tuple(objects), other, overwrite)
-    return list(_warning(iter_export(request, Path(folder))).files)
+    return list(_warning(iter_export_objects(request, Path(folder))).files)
 
 
 def _made(kind: type[Options], options: Mapping[str, Any]) -> Options:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from napari_skipseg.exports.labels import ObjectLabels, open_labels
+from napari_skipseg.exports.labels import ObjectLabels, labels_at_time
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 
@@ -21,4 +21,4 @@ def shapes() -> np.ndarray:
 
 
 def opened(values: np.ndarray, space: Space = SPACE, name: str = "made") -> ObjectLabels:
-    return open_labels(Stack(values, space, name))
+    return labels_at_time(Stack(values, space, name))

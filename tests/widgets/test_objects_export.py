@@ -10,8 +10,8 @@ from qtpy.QtWidgets import QFileDialog
 from searching import with_search
 from test_objects_tab import SIZE, blobs
 
-from napari_skipseg.exports.labels import open_labels
-from napari_skipseg.exports.to_folder import ExportRequest, iter_export
+from napari_skipseg.exports.labels import labels_at_time
+from napari_skipseg.exports.to_folder import ExportRequest, iter_export_objects
 from napari_skipseg.jobs.messages import ExportObjects
 
 pytestmark = pytest.mark.gui
@@ -22,8 +22,8 @@ LEFT = Qt.MouseButton.LeftButton
 def found(open_panel: Callable, engine, qtbot, tmp_path: Path):
     """The panel with the objects in labels of a class; give (viewer, tab)."""
     engine = with_search(engine, tmp_path)
-    engine.answers[ExportObjects] = lambda asked: iter_export(
-        ExportRequest(open_labels(asked.labels, asked.time), asked.options, asked.name, asked.objects), asked.target
+    engine.answers[ExportObjects] = lambda asked: iter_export_objects(
+        ExportRequest(labels_at_time(asked.labels, asked.time), asked.options, asked.name, asked.objects), asked.target
     )
     viewer, panel = open_panel(engine)
     viewer.add_labels((blobs() > 0).astype(np.uint8), name="em", scale=SIZE, units="nm", translate=(0, 8, 0))

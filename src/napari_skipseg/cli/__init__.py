@@ -10,7 +10,7 @@ import typer
 from napari_skipseg.cli.batch import batch
 from napari_skipseg.cli.corrections import app as corrections
 from napari_skipseg.cli.edits import app as edits
-from napari_skipseg.cli.export import export
+from napari_skipseg.cli.export import export_labels
 from napari_skipseg.cli.finetune import finetune
 from napari_skipseg.cli.lists import doctor, models, networks
 from napari_skipseg.cli.objects import objects
@@ -35,7 +35,6 @@ for command in (
     segment,
     suggest,
     objects,
-    export,
     batch,
     run,
     train,
@@ -48,6 +47,7 @@ for command in (
     demo,
 ):
     app.command()(command)
+app.command("export")(export_labels)
 app.add_typer(corrections, name="corrections")
 app.add_typer(edits, name="edits")
 app.add_typer(study, name="study")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _FLAGS = Flags(ExportOptions)
 
 
-def export(
+def export_labels(
     labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Objects: labels of any program, 0 = none.")],
     out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Folder for the results; made if missing.")],
     objects: Annotated[
@@ -43,8 +43,8 @@ def export(
 ) -> None:
     """Export objects: meshes, skeletons, contacts, measurements, and labels for Neuroglancer, IMOD and WEBKNOSSOS."""
     from napari_skipseg.exports.contacts import OtherLabels
-    from napari_skipseg.exports.labels import open_labels
-    from napari_skipseg.exports.to_folder import ExportRequest, iter_export, with_space_of
+    from napari_skipseg.exports.labels import labels_at_time
+    from napari_skipseg.exports.to_folder import ExportRequest, iter_export_objects, with_space_of
     from napari_skipseg.images.files import read_stack
     from napari_skipseg.inference.saving import plain_name
 
@@ -53,12 +53,12 @@ def export(
     stack = read_stack(labels, axes, voxel_size, unit, are_labels=True)
     if edits is not None:
         stack = _with_edits(stack, edits)
-    opened, other = open_labels(stack, time), None
+    opened, other = labels_at_time(stack, time), None
     if contacts_with is not None:
-        second = open_labels(read_stack(contacts_with, axes, voxel_size, unit, are_labels=True), time)
+        second = labels_at_time(read_stack(contacts_with, axes, voxel_size, unit, are_labels=True), time)
         other = OtherLabels(with_space_of(opened, second), plain_name(contacts_with.name))
     request = ExportRequest(opened, options, plain_name(labels.name), _numbers(objects), other, overwrite)
-    done = with_progress_bar(iter_export(request, out_dir), f"exporting objects of {labels.name}")
+    done = with_progress_bar(iter_export_objects(request, out_dir), f"exporting objects of {labels.name}")
     if as_json:
         print_report({"objects": done.count, "files": list(map(str, done.files))}, as_json)
     else:
@@ -68,7 +68,7 @@ def export(
         print_line(f"Note: {note}", err=True)
 
 
-add_flags(export, _FLAGS.annotations)
+add_flags(export_labels, _FLAGS.annotations)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

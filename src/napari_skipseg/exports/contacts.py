@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.exports.labels import BLOCK, GroupedSums, Labels, ObjectCounts, ObjectLabels, Triple
+from napari_skipseg.exports.labels import BLOCK, BlockLabels, GroupedSums, ObjectCounts, ObjectLabels, Triple
 from napari_skipseg.objects.table import ObjectTable
 from napari_skipseg.progress import Progress
 from napari_skipseg.scores.table import compiled
@@ -73,7 +73,7 @@ def _check_same_voxels(labels: ObjectLabels, other: ObjectLabels) -> None:
 
 
 def _faces(
-    ours: Labels, theirs: Labels, axis: int, inner: list[int], both_ways: bool
+    ours: BlockLabels, theirs: BlockLabels, axis: int, inner: list[int], both_ways: bool
 ) -> Generator[tuple[NDArray[np.uint64], NDArray[np.int64]], None, None]:
     """Yield pairs of labels on both sides of faces across an axis, with the number of faces."""
     near = [slice(0, length) for length in inner]
@@ -97,7 +97,7 @@ def _in_column(counts: NDArray[np.int64], column: int) -> NDArray[np.int64]:
     return columns
 
 
-def _pair_runs(one: Labels, other: Labels) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def _pair_runs(one: BlockLabels, other: BlockLabels) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Return pairs of labels above 0 at the same voxels, and in how many voxels of a run they are."""
     one, other = np.ascontiguousarray(one), np.ascontiguousarray(other)
     count = _fill_pairs(one, other, np.empty((0, 2), np.uint64), np.empty(0, np.int64))
@@ -107,7 +107,7 @@ def _pair_runs(one: Labels, other: Labels) -> tuple[NDArray[np.uint64], NDArray[
 
 
 @compiled
-def _fill_pairs(one: Labels, other: Labels, keys: NDArray[np.uint64], counts: NDArray[np.int64]) -> int:
+def _fill_pairs(one: BlockLabels, other: BlockLabels, keys: NDArray[np.uint64], counts: NDArray[np.int64]) -> int:
     """Write the runs into `keys` and `counts` if there is room; return how many there are."""
     ours, theirs = one.reshape(-1), other.reshape(-1)
     found = end = 0

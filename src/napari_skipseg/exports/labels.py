@@ -21,11 +21,11 @@ from napari_skipseg.scores.table import compiled
 BLOCK = (128, 256, 256)
 """Voxels of a block: 34 MB of 32-bit labels."""
 
-MOST_FILES = 100_000
+MOST_WITH_FILES = 100_000
 """Objects, at most, that get a file each."""
 
 Triple = tuple[int, int, int]
-Labels = NDArray[Any]
+BlockLabels = NDArray[Any]
 """Labels of a block: uint32, or uint64 where numbers are larger."""
 
 
@@ -83,7 +83,7 @@ class ObjectLabels:
             for z, y, x in product(*ranges)
         ]
 
-    def read(self, low: Sequence[int], high: Sequence[int]) -> Labels:
+    def read(self, low: Sequence[int], high: Sequence[int]) -> BlockLabels:
         """Return the labels in [low, high), 0 outside of the image.
 
         Raises:
@@ -103,7 +103,7 @@ class ObjectLabels:
         return np.pad(labels, around) if any(map(any, around)) else np.ascontiguousarray(labels)
 
 
-def open_labels(stack: Stack, time: int | None = None) -> ObjectLabels:
+def labels_at_time(stack: Stack, time: int | None = None) -> ObjectLabels:
     """Return the labels of a stack at one time.
 
     Raises:
@@ -185,7 +185,7 @@ def _grouped(keys: NDArray[np.uint64], columns: NDArray[np.int64]) -> tuple[NDAr
     return keys[begins], np.add.reduceat(columns, begins, axis=0)
 
 
-def _runs_of(values: Labels, start: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def _runs_of(values: BlockLabels, start: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Return the runs along x of labels above 0: the label; voxels and the sums of their places."""
     count = _fill_runs(values, start, np.empty((0, 1), np.uint64), np.empty((0, 4), np.int64))
     keys, columns = np.empty((count, 1), np.uint64), np.empty((count, 4), np.int64)
@@ -194,7 +194,9 @@ def _runs_of(values: Labels, start: NDArray[np.int64]) -> tuple[NDArray[np.uint6
 
 
 @compiled
-def _fill_runs(values: Labels, start: NDArray[np.int64], keys: NDArray[np.uint64], columns: NDArray[np.int64]) -> int:
+def _fill_runs(
+    values: BlockLabels, start: NDArray[np.int64], keys: NDArray[np.uint64], columns: NDArray[np.int64]
+) -> int:
     """Write the runs into `keys` and `columns` if there is room; return how many there are."""
     depth, rows, width = values.shape
     found = 0
@@ -225,10 +227,10 @@ def check_number_of_files(count: int) -> None:
     Raises:
         InputError: they are too many.
     """
-    if count > MOST_FILES:
+    if count > MOST_WITH_FILES:
         raise InputError(
-            f"{count:,} objects would get a file each, more than {MOST_FILES:,}: choose some with --objects, or leave "
-            "small ones out with --least-voxels."
+            f"{count:,} objects would get a file each, more than {MOST_WITH_FILES:,}: choose some with --objects, or "
+            "leave small ones out with --least-voxels."
         )
 
 

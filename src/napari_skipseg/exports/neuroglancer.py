@@ -16,7 +16,7 @@ from napari_skipseg.exports.surfaces import ObjectMesh
 from napari_skipseg.images.space import Space
 from napari_skipseg.progress import Progress
 
-CHUNK = (64, 64, 64)
+_CHUNK = (64, 64, 64)
 """Voxels of a chunk, Neuroglancer's usual size; the blocks that are written are whole chunks."""
 _MESHES, _PROPERTIES = "mesh", "segment_properties"
 _MOST_PROPERTIES = 1_000_000
@@ -86,7 +86,7 @@ def _create(labels: ObjectLabels, counts: ObjectCounts, folder: Path, with_meshe
         encoding="compressed_segmentation",
         resolution=list(labels.space.voxel_size_in("nm")[::-1]),
         voxel_offset=list(offset_of(labels.space)),
-        chunk_size=CHUNK,
+        chunk_size=_CHUNK,
         volume_size=list(labels.shape[::-1]),
         mesh=_MESHES if with_meshes else None,
     )

@@ -34,7 +34,8 @@ class ObjectSkeleton:
 
     def placed(self, space: Space) -> NDArray[np.float64]:
         """Return the nodes (x, y, z) in the unit of a space, where its image lies."""
-        return self.nodes * np.array(space.voxel_size[::-1]) + np.array(space.origin[::-1])
+        places: NDArray[np.float64] = self.nodes * space.voxel_size[::-1] + space.origin[::-1]
+        return places
 
     def length(self, space: Space) -> float:
         """Return the length of all branches in the unit of a space."""

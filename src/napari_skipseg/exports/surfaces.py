@@ -21,7 +21,6 @@ from napari_skipseg.exports.options import ExportOptions, MeshFormat
 from napari_skipseg.images.space import Space
 from napari_skipseg.progress import Progress
 
-
 _EXACT = 1e-4
 """Voxels that a place may lie from a half and still is one."""
 
@@ -37,7 +36,8 @@ class ObjectMesh:
 
     def placed(self, space: Space) -> NDArray[np.float64]:
         """Return the vertices (x, y, z) in the unit of a space, where its image lies."""
-        return self.vertices * np.array(space.voxel_size[::-1]) + np.array(space.origin[::-1])
+        places: NDArray[np.float64] = self.vertices * space.voxel_size[::-1] + space.origin[::-1]
+        return places
 
 
 def check_meshes(labels: ObjectLabels) -> None:

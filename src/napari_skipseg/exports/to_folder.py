@@ -114,7 +114,7 @@ def check_export(request: ExportRequest, folder: Path) -> None:
         )
 
 
-def iter_export(request: ExportRequest, folder: Path) -> Generator[Progress, None, ExportedFiles]:
+def iter_export_objects(request: ExportRequest, folder: Path) -> Generator[Progress, None, ExportedFiles]:
     """Yield while the objects are exported; return what was written into `folder`.
 
     Memory holds a few blocks, the skeletons, and the largest mesh. All is written beside its place, and renamed at the

@@ -21,7 +21,7 @@ from napari_skipseg.exports.neuroglancer import check_has_size, offset_of
 from napari_skipseg.images.zarr.layout import ZARR_UNITS
 from napari_skipseg.progress import Progress
 
-LAYER = "segmentation"
+_LAYER = "segmentation"
 _SHARD, _CHUNK = 256, 32
 """Sides of a shard, which is a file and a block, and of the chunks in it, which WEBKNOSSOS reads."""
 
@@ -53,9 +53,9 @@ def iter_write_webknossos(labels: ObjectLabels, counts: ObjectCounts, folder: Pa
     offset, size = offset_of(labels.space), labels.shape[::-1]
     ends = [start + length for start, length in zip(offset, size, strict=True)]
     zarr.create_group(folder, zarr_format=3)
-    zarr.create_group(folder / LAYER, zarr_format=3)
+    zarr.create_group(folder / _LAYER, zarr_format=3)
     array = zarr.create_array(
-        folder / LAYER / "1",
+        folder / _LAYER / "1",
         shape=(1, *(-(-end // _SHARD) * _SHARD for end in ends)),
         shards=(1, _SHARD, _SHARD, _SHARD),
         chunks=(1, _CHUNK, _CHUNK, _CHUNK),
@@ -80,9 +80,9 @@ def iter_write_webknossos(labels: ObjectLabels, counts: ObjectCounts, folder: Pa
 def _description(labels: ObjectLabels, dtype: str, largest: int) -> dict[str, object]:
     space, (width, height, depth) = labels.space, labels.shape[::-1]
     box = {"topLeft": list(offset_of(space)), "width": width, "height": height, "depth": depth}
-    path = {"mag": [1, 1, 1], "path": f"./{LAYER}/1", "axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3}}
+    path = {"mag": [1, 1, 1], "path": f"./{_LAYER}/1", "axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3}}
     layer = {
-        "name": LAYER,
+        "name": _LAYER,
         "category": "segmentation",
         "boundingBox": box,
         "dataFormat": "zarr3",

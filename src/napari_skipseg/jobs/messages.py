@@ -277,7 +277,7 @@ class FindObjects(Request[FoundObjects]):
 
 @dataclass(frozen=True)
 class ExportObjects(Request[ExportedFiles]):
-    """Write objects into the folder `target`, as `exports.to_folder.iter_export` does; arguments as `ExportRequest`."""
+    """Write objects into the folder `target`; arguments as `exports.to_folder.ExportRequest`."""
 
     labels: Stack
     options: ExportOptions

@@ -200,13 +200,12 @@ def _(request: messages.FindObjects, folder: Path, models: WarmModels) -> Operat
 
 @iter_perform.register
 def _(request: messages.ExportObjects, folder: Path, models: WarmModels) -> Operation:
-    from napari_skipseg.exports.labels import open_labels
-    from napari_skipseg.exports.to_folder import ExportRequest, iter_export
+    from napari_skipseg.exports.labels import labels_at_time
+    from napari_skipseg.exports.to_folder import ExportRequest, iter_export_objects
 
-    labels = open_labels(replace(request.labels, data=open_voxels(request.labels.data)), request.time)
-    return (
-        yield from iter_export(ExportRequest(labels, request.options, request.name, request.objects), request.target)
-    )
+    labels = labels_at_time(replace(request.labels, data=open_voxels(request.labels.data)), request.time)
+    asked = ExportRequest(labels, request.options, request.name, request.objects)
+    return (yield from iter_export_objects(asked, request.target))
 
 
 @iter_perform.register
