@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QWidget
-from scipy import ndimage
 
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
@@ -29,8 +28,6 @@ SMALL = 4
 """Stacks of the batch that are done when its picture is taken."""
 SMALLEST = 300
 """Pixels of a cell in the picture of objects."""
-MESHES = 10
-"""Meshes in the picture of the 3D view."""
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 
 
@@ -79,36 +76,6 @@ def proofread(viewer: napari.Viewer, panel: QWidget) -> None:
     tab.next_doubt()
     while tab.doubt is not None and tab.doubt.kind != "split?":
         tab.next_doubt()
-    viewer.status = "Ready"
-
-
-def meshes(viewer: napari.Viewer, panel: QWidget) -> None:
-    """Show meshes of the largest objects between true membranes in 3D, without one that fills the rest."""
-    tab, sample = panel.objects_tab, make_sample()
-    viewer.window.resize(*LARGE)
-    while viewer.layers:
-        viewer.layers.pop()
-        wait_for(lambda: False, 0.3)
-    space = sample.stack.space
-    place = {"scale": space.voxel_size, "units": space.unit}
-    viewer.add_image(np.asarray(sample.stack.data), name="EM sample (synthetic)", **place)
-    cells = ndimage.binary_opening(~np.asarray(sample.membrane, bool), np.ones((1, 5, 5)))
-    viewer.add_labels(cells.astype(np.uint8), name="cells", visible=False, **place)
-    open_tab(panel, "Objects")
-    wait(tab.find_button.isEnabled)
-    tab.find_button.click()
-    wait(lambda: not tab.is_running)
-    shown = tab.result()
-    if shown is None:
-        sys.exit(tab.message.text())
-    labels = shown.table.column("label")[np.argsort(shown.table.column("voxels"))[::-1]]
-    for label in labels[1 : MESHES + 1].tolist():
-        shown.layer.selected_label = label
-        tab.show_shape_of_selected("mesh")
-        wait(lambda: not tab.is_running)
-    shown.layer.visible = False
-    viewer.reset_view()
-    viewer.camera.angles = (5, -25, 55)
     viewer.status = "Ready"
 
 
@@ -218,8 +185,6 @@ def main() -> None:
         batch(viewer, panel, Path(folder))
         shoot("batch.png")
         wait(lambda: not panel.batch_tab.is_running)
-    meshes(viewer, panel)
-    shoot("objects-meshes.png")
     viewer.close()
     for picture in PICTURES.glob("*.png"):
         method = Image.Quantize.FASTOCTREE if picture.name == "inspect.png" else None  # it keeps small marks' colours
