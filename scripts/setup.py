@@ -23,7 +23,7 @@ from system_packages import provide_system_packages
 STAMP = VENV / "napari-skipseg-setup.json"
 LOG = VENV / "napari-skipseg-setup.log"
 SHOWN_LINES = 10
-NEEDED = {"dev": {"all"}, "test": {"all"}, "benchmark": {"openvino"}}
+NEEDED = {"dev": {"all", "export"}, "test": {"all", "export"}, "benchmark": {"openvino"}}
 """The extras of the package that the tools of a dependency group need."""
 WITH_PYSIDE6 = {"all": {"bioimageio", "openvino", "cluster", "pyside6"}}
 """Extras in place of others if QT_API asks for PySide6."""

@@ -1,8 +1,19 @@
-from .api import find_objects, finetune, load_model, run_batch, run_recipe, segment, segment_to_folder, suggest
+from .api import (
+    export_objects,
+    find_objects,
+    finetune,
+    load_model,
+    run_batch,
+    run_recipe,
+    segment,
+    segment_to_folder,
+    suggest,
+)
 from .batch.run import iter_batch
 from .batch.settings import BatchSettings
 from .corrections.between_slices import carry_shapes
 from .errors import ImageWarning, SkipsegError
+from .exports.options import ExportOptions
 from .images.files import read_stack, write_ome_tiff
 from .images.space import Space
 from .images.stack import Stack
@@ -36,6 +47,7 @@ __all__ = [
     "ClassImage",
     "Corrected",
     "DI2INSpec",
+    "ExportOptions",
     "FinetuneSettings",
     "ImageWarning",
     "ObjectOptions",
@@ -52,6 +64,7 @@ __all__ = [
     "VNetSpec",
     "build",
     "carry_shapes",
+    "export_objects",
     "export_onnx",
     "export_package",
     "find_models",

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import ImageWarning, InputError, SpecError
+from napari_skipseg.exports.options import ExportOptions
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.formats import Depth, Format
 from napari_skipseg.images.space import Space
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from napari_skipseg.inference.suggest import Suggestions
     from napari_skipseg.proofread.edits import Edit
 
-Options = TypeVar("Options", SegmentOptions, ObjectOptions)
+Options = TypeVar("Options", SegmentOptions, ObjectOptions, ExportOptions)
 
 Image = Stack | ArrayLike | str | PathLike[str]
 """An image: a stack, an array (numpy, dask, zarr), or the path of a file."""
@@ -278,6 +279,42 @@ def finetune(
     )
     corrected = [pair_with_labels(image, label) for image, label in pairs]
     return _warning(iter_finetune(settings, corrected, Path(folder or user_folder()), device))
+
+
+def export_objects(
+    labels: Image,
+    folder: str | PathLike[str],
+    name: str = "",
+    axes: str = "",
+    objects: Sequence[int] = (),
+    contacts_with: Image | None = None,
+    time: int | None = None,
+    overwrite: bool = False,
+    **options: Any,
+) -> list[Path]:
+    """Return the files written to `folder`: meshes, skeletons, contacts, or labels for other programs.
+
+    labels: objects, 0 = none. objects: the numbers of those to export, () = all. contacts_with: a second label image of
+    the same voxels. time: of labels with several. options: fields of `ExportOptions`, such as meshes="ply".
+
+    Raises:
+        SkipsegError: nothing is chosen, a package is missing, an option is impossible, or a result is there already.
+    """
+    from napari_skipseg.exports.contacts import OtherLabels
+    from napari_skipseg.exports.labels import labels_at_time
+    from napari_skipseg.exports.to_folder import ExportRequest, iter_export_objects, with_space_of
+    from napari_skipseg.inference.saving import plain_name
+
+    stack = _stack_of(labels, axes, are_labels=True)
+    opened, other = labels_at_time(stack, time), None
+    if contacts_with is not None:
+        second = _stack_of(contacts_with, axes, are_labels=True)
+        other = OtherLabels(with_space_of(opened, labels_at_time(second, time)), plain_name(second.name))
+        options["contacts"] = True
+    chosen = _made(ExportOptions, options)
+    called = name or plain_name(Path(stack.file).name if stack.file else stack.name)
+    request = ExportRequest(opened, chosen, called, tuple(objects), other, overwrite)
+    return list(_warning(iter_export_objects(request, Path(folder))).files)
 
 
 def _made(kind: type[Options], options: Mapping[str, Any]) -> Options:

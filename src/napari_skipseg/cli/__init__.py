@@ -20,6 +20,7 @@ _COMMANDS = {
     "segment": "segment",
     "suggest": "suggest",
     "objects": "objects",
+    "export": "export",
     "batch": "batch",
     "run": "run",
     "train": "train",
@@ -32,6 +33,8 @@ _COMMANDS = {
     "demo": "sample",
 }
 """The module of each command's function, in the order of the help."""
+_FUNCTIONS = {"export": "export_labels"}
+"""The function of a command, if it has another name."""
 _GROUPS = {"corrections": "corrections", "edits": "edits", "models": "models", "study": "study"}
 """The module of each group of commands, which has it as `app`."""
 
@@ -58,7 +61,7 @@ def make_app(only: str = "") -> typer.Typer:
     made.callback(invoke_without_command=True)(show_version)
     for name, module in _COMMANDS.items():
         if only in ("", name):
-            made.command()(getattr(import_module(f"{__name__}.{module}"), name))
+            made.command(name)(getattr(import_module(f"{__name__}.{module}"), _FUNCTIONS.get(name, name)))
     for name, module in _GROUPS.items():
         if only in ("", name):
             made.add_typer(import_module(f"{__name__}.{module}").app, name=name)

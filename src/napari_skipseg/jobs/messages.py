@@ -28,6 +28,8 @@ from napari_skipseg.batch.table import BatchOpened, BatchWaits, FileChanged, Ret
 from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.devices import DeviceReport, SystemReport
 from napari_skipseg.errors import FileError
+from napari_skipseg.exports.options import ExportOptions
+from napari_skipseg.exports.to_folder import ExportedFiles
 from napari_skipseg.images.formats import Depth
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization
 from napari_skipseg.images.npy import find_npy_file
@@ -272,6 +274,18 @@ class FindObjects(Request[FoundObjects]):
     image: Stack | None = None
     is_labels: bool = False
     recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ExportObjects(Request[ExportedFiles]):
+    """Write objects into the folder `target`; arguments as `exports.to_folder.ExportRequest`."""
+
+    labels: Stack
+    options: ExportOptions
+    name: str
+    target: Path
+    objects: tuple[int, ...] = ()
+    time: int | None = None
 
 
 @dataclass(frozen=True)

@@ -199,6 +199,16 @@ def _(request: messages.FindObjects, folder: Path, models: WarmModels) -> Operat
 
 
 @iter_perform.register
+def _(request: messages.ExportObjects, folder: Path, models: WarmModels) -> Operation:
+    from napari_skipseg.exports.labels import labels_at_time
+    from napari_skipseg.exports.to_folder import ExportRequest, iter_export_objects
+
+    labels = labels_at_time(replace(request.labels, data=open_voxels(request.labels.data)), request.time)
+    asked = ExportRequest(labels, request.options, request.name, request.objects)
+    return (yield from iter_export_objects(asked, request.target))
+
+
+@iter_perform.register
 def _(request: messages.RunBatch, folder: Path, models: WarmModels) -> Operation:
     work = iter_batch(request.settings, request.retry, only=request.only)
     # the batch records crashes of this process in its folder, which needs the fault handler; not standard error

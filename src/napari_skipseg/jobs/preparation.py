@@ -149,6 +149,12 @@ def _(request: messages.FindObjects, folder: Path) -> Preparing:
     return replace(request, probability=probability, image=image)
 
 
+@iter_prepare_request.register
+def _(request: messages.ExportObjects, folder: Path) -> Preparing:
+    labels = yield from iter_place(request.labels, folder / "labels.npy")
+    return replace(request, labels=labels)
+
+
 def locate_model_of_request(name: str) -> tuple[str, ModelDescription]:
     """Return the folder of a model and its description.
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,21 @@ def iter_apply_to_file(
         changes, refused = apply_edits(objects, edits.edits)
         yield from iter_write_labels(objects, target)
     return EditedLabels(target.path, len(changes), tuple(refused))
+
+
+def iter_edited_labels(
+    stack: Stack, options: ObjectOptions, edits: EditsFile
+) -> Generator[Progress, None, tuple[Stack, tuple[RefusedEdit, ...]]]:
+    """Yield while labels of any program are edited; return them as a lazy view, and the edits that make no sense.
+
+    Raises:
+        InputError: as `iter_apply_to_file`; they are no labels.
+    """
+    check_same_image(edits_record(stack, options.class_name), edits.record)
+    objects = ObjectsUnderEdit((yield from iter_regions(stack, options)))
+    _, refused = apply_edits(objects, edits.edits)
+    axes = "".join(axis for axis in "TZYX" if axis in stack.space.axes)
+    return replace(stack, data=objects.labels(), space=stack.space.with_axes(axes), file=""), tuple(refused)
 
 
 def iter_write_labels(objects: ObjectsUnderEdit, target: LabelsTarget) -> Generator[Progress, None, None]:

@@ -12,6 +12,8 @@ from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QPushButton
 
 from napari_skipseg.errors import SkipsegError
+from napari_skipseg.exports.options import ExportOptions
+from napari_skipseg.exports.to_folder import ExportedFiles
 from napari_skipseg.inference.options import SegmentRequest
 from napari_skipseg.jobs.messages import FindObjects
 from napari_skipseg.objects.files import describe_padding
@@ -52,6 +54,14 @@ from napari_skipseg.widgets.objects.layers import (
 )
 from napari_skipseg.widgets.objects.preview import ObjectsPreview, iter_warm_up
 from napari_skipseg.widgets.objects.run_again import ObjectsAgainButton, RepeatedObjectSearch
+from napari_skipseg.widgets.objects.shapes import (
+    ExportButton,
+    ObjectShape,
+    ask_folder,
+    iter_shape,
+    request_of,
+    show_shape,
+)
 from napari_skipseg.widgets.objects.sources import (
     ProbabilitySource,
     describe_source,
@@ -94,6 +104,7 @@ class ObjectsOnShow(JobTab):
         self.preview.setToolTip("Find the objects on screen again whenever a slider or the view moves")
         self.find_button, self.save_button = PrimaryButton("Find objects"), QPushButton("Save…")
         self.save_button.setToolTip("Write the labels as OME-TIFF or OME-Zarr, and the measurements as CSV beside them")
+        self.export_button = ExportButton()
         self.table, self.score_box = ObjectsTable(), ScoreBox()
         self.links = ConnectionGroup()
         self.again_button = ObjectsAgainButton(self._viewer, self.links)
@@ -109,7 +120,10 @@ class ObjectsOnShow(JobTab):
         buttons.addWidget(self.cancel_button, 1)
         lines = self.progress, self.progress_text, self.message
         above = self.form, self.preview, self.preview_note, buttons, *lines, self.again_button
-        column = self.add_column(*above, self.table, self.save_button, self.score_box, stretched=self.table)
+        below = QHBoxLayout()
+        below.addWidget(self.save_button)
+        below.addWidget(self.export_button)
+        column = self.add_column(*above, self.table, below, self.score_box, stretched=self.table)
         column.setSpacing(6)
 
     def result(self) -> ShownObjects | None:
@@ -237,6 +251,8 @@ class ObjectsTab(ObjectsOnShow):
         )
         self.find_button.clicked.connect(self.find)
         self.save_button.clicked.connect(self.save)
+        self.export_button.show_requested.connect(self.show_shape_of_selected)
+        self.export_button.write_requested.connect(self.export)
         self.table.chosen.connect(self._on_row_chosen)
         self.score_box.score_requested.connect(self.score)
         self.again_button.wanted.connect(self.search_again)
@@ -414,6 +430,40 @@ class ObjectsTab(ObjectsOnShow):
 
         self.start(work, f"Finding objects in {source.name}", show, waiting_text="waits for the search for objects")
 
+    def show_shape_of_selected(self, kind: str) -> None:
+        """Show the mesh or the skeleton of the selected object as a layer."""
+        shown = self.result()
+        if shown is None or self.is_running:
+            return
+        label = int(shown.layer.selected_label)
+
+        def show(shape: ObjectShape) -> None:
+            show_shape(self._viewer, shown, shape)
+            self.show_message(f"The {kind} of object {label} is a layer of its own.")
+
+        work = partial(iter_shape, shown, label, kind, self._engine)
+        self.start(work, f"Finding the {kind} of object {label}", show, waiting_text=f"waits for the {kind}")
+
+    def export(self, options: ExportOptions) -> None:
+        """Ask for a folder, and write all objects on show into it."""
+        shown = self.result()
+        if shown is None or self.is_running or (folder := ask_folder(self)) is None:
+            return
+        try:
+            request = request_of(shown, options, folder)
+        except SkipsegError as error:
+            self.fail(str(error))
+            return
+
+        def on_written(done: ExportedFiles) -> None:
+            names = " and ".join(file.name for file in done.files)
+            pop_up(f"SkipSeg wrote {names} in {folder}.", f"{counted(done.count, 'object')} exported")
+            self.show_message(" ".join([f"{counted(done.count, 'object')} in {names}, in {folder}.", *done.notes]))
+
+        self.start(
+            partial(self._engine.run, request), "Exporting objects", on_written, waiting_text="waits for an export"
+        )
+
     def _fault(self) -> str:
         """Return why objects cannot be found, "" if they can."""
         source = self._source
@@ -438,7 +488,8 @@ class ObjectsTab(ObjectsOnShow):
         self.again_button.update_visible()
         self.again_button.setEnabled(not running and not self._segment.is_running())
         self.table.setVisible(shown is not None)
-        self.save_button.setVisible(shown is not None)
-        self.save_button.setEnabled(not running)
+        for button in (self.save_button, self.export_button):
+            button.setVisible(shown is not None)
+            button.setEnabled(not running)
         self.score_box.button.setEnabled(shown is not None and not running)
         self.explain(fault)

@@ -1,0 +1,1 @@
+"""Objects for other programs: meshes, skeletons, contacts, and labels in the formats of other viewers."""

@@ -1,0 +1,269 @@
+"""Objects from labels to a folder: all that is chosen appears at the end, whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg import durable
+from napari_skipseg.errors import InputError
+from napari_skipseg.exports.contacts import OtherLabels, iter_contacts
+from napari_skipseg.exports.imod import check_imod, iter_outlines, middles, write_imod
+from napari_skipseg.exports.labels import ObjectCounts, ObjectLabels, check_number_of_files, iter_count
+from napari_skipseg.exports.neuroglancer import (
+    check_precomputed,
+    iter_write_precomputed,
+    rounded_place,
+    write_precomputed_mesh,
+)
+from napari_skipseg.exports.options import ExportOptions
+from napari_skipseg.exports.skeletons import check_skeletons, iter_skeletons, lengths_table, swc_of
+from napari_skipseg.exports.surfaces import check_meshes, iter_mesh_blocks, write_mesh
+from napari_skipseg.exports.webknossos import check_webknossos, iter_write_webknossos
+from napari_skipseg.images.faults import file_errors_as
+from napari_skipseg.images.stack import LazyArray, Stack
+from napari_skipseg.inference.saving import scratch_folder
+from napari_skipseg.objects.measure import iter_measure
+from napari_skipseg.objects.table import ObjectTable
+from napari_skipseg.progress import Progress
+
+
+@dataclass(frozen=True, eq=False)
+class ExportRequest:
+    """What is exported: labels, the objects among them (none = all), and a second image for contacts.
+
+    name: how all files begin. overwrite: replace files of these names.
+    """
+
+    labels: ObjectLabels
+    options: ExportOptions
+    name: str
+    objects: tuple[int, ...] = ()
+    other: OtherLabels | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ExportedFiles:
+    """The files and folders that were written, how many objects are in them, and what a user should know."""
+
+    files: tuple[Path, ...]
+    count: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Staged:
+    """Where results are written before they get their names, and these names."""
+
+    folder: Path
+    name: str
+    written: list[str] = field(default_factory=list)
+
+    def place(self, ending: str) -> Path:
+        """Return the path of a new result."""
+        self.written.append(f"{self.name}{ending}")
+        return self.folder / self.written[-1]
+
+
+def targets(options: ExportOptions, name: str) -> list[str]:
+    """Return the names of all files and folders that are written."""
+    chosen = {
+        "_meshes": options.meshes != "none",
+        "_skeletons": options.skeletons,
+        "_skeletons.csv": options.skeletons,
+        "_contacts.csv": options.contacts,
+        "_table.csv": options.table,
+        "_precomputed": options.precomputed,
+        ".mod": options.imod != "none",
+        "_webknossos": options.webknossos,
+    }
+    return [f"{name}{ending}" for ending, is_chosen in chosen.items() if is_chosen]
+
+
+def check_export(request: ExportRequest, folder: Path) -> None:
+    """Raise if something prevents the export, before any work.
+
+    Raises:
+        InputError: nothing is chosen, a package is missing, the image does not fit, or a result is there already.
+    """
+    labels, options = request.labels, request.options
+    if not options.writes_anything:
+        raise InputError("Nothing is chosen to be exported: give one of --meshes, --skeletons, --contacts, --table, …")
+    if options.meshes != "none":
+        check_meshes(labels)
+    if options.skeletons:
+        check_skeletons()
+    if options.precomputed:
+        check_precomputed(labels)
+    if options.imod != "none":
+        check_imod()
+    if options.webknossos:
+        check_webknossos(labels)
+    there = [each for each in targets(options, request.name) if os.path.lexists(folder / each)]
+    if there and not request.overwrite:
+        raise InputError(
+            f"'{folder / there[0]}' is there already: choose a different folder, or remove it (in a shell, --overwrite "
+            "replaces it)."
+        )
+
+
+def iter_export_objects(request: ExportRequest, folder: Path) -> Generator[Progress, None, ExportedFiles]:
+    """Yield while the objects are exported; return what was written into `folder`.
+
+    Memory holds a few blocks, the skeletons, and the largest mesh. All is written beside its place, and renamed at the
+    end: a kill or a full disk leaves what was there before.
+
+    Raises:
+        InputError: as `check_export`; there are no such objects, or too many for a file each.
+        FileError: the labels cannot be read, or nothing be written.
+    """
+    check_export(request, folder)
+    labels = request.labels
+    if request.objects:
+        labels = labels.choose(np.array(request.objects, np.uint64))
+    counts = yield from iter_count(labels)
+    labels, counts = _chosen(labels, counts, request)
+    if request.options.meshes != "none" or request.options.skeletons or request.options.imod != "none":
+        check_number_of_files(len(counts))
+    with scratch_folder(folder) as scratch, file_errors_as(folder):
+        staged = _Staged(scratch / "results", request.name)
+        staged.folder.mkdir()
+        yield from _iter_write(labels, counts, request, staged)
+        yield Progress(0, 1, "bringing the results to disk")
+        _publish(staged, folder, scratch)
+    return ExportedFiles(tuple(folder / each for each in staged.written), len(counts), notes_about(request))
+
+
+def notes_about(request: ExportRequest) -> tuple[str, ...]:
+    """Return what a user should know about an export, in sentences."""
+    labels, options, notes = request.labels, request.options, list(request.labels.stack.notes)
+    if not labels.space.has_size:
+        notes.append(
+            f"'{labels.name}' has no voxel size, so lengths are in pixels: give it with --voxel-size Z Y X and --unit."
+        )
+    if options.precomputed or options.webknossos:
+        notes.append(rounded_place(labels.space))
+    return tuple(filter(None, notes))
+
+
+def _chosen(labels: ObjectLabels, counts: ObjectCounts, request: ExportRequest) -> tuple[ObjectLabels, ObjectCounts]:
+    missing = sorted(set(request.objects) - set(counts.labels.tolist()))
+    if missing:
+        raise InputError(f"There is no object {missing[0]} in '{labels.name}'.")
+    kept = counts.voxels >= request.options.least_voxels
+    if not kept.all():
+        counts = ObjectCounts(counts.labels[kept], counts.voxels[kept], counts.places[kept])
+        labels = labels.choose(counts.labels)
+    if not len(counts):
+        raise InputError(f"'{labels.name}' has no objects of {max(1, request.options.least_voxels)} voxels or more.")
+    return labels, counts
+
+
+def _iter_write(
+    labels: ObjectLabels, counts: ObjectCounts, request: ExportRequest, staged: _Staged
+) -> Generator[Progress, None, None]:
+    options = request.options
+    if options.contacts:
+        contacts = yield from iter_contacts(labels, request.other, counts)
+        contacts.write_csv(staged.place("_contacts.csv"))
+    if options.table:
+        table = yield from iter_measure_sparse(labels, counts)
+        table.write_csv(staged.place("_table.csv"))
+    precomputed = None
+    if options.precomputed:
+        precomputed = staged.place("_precomputed")
+        yield from iter_write_precomputed(labels, counts, precomputed, with_meshes=_are_meshes_inside(options))
+    if options.webknossos:
+        yield from iter_write_webknossos(labels, counts, staged.place("_webknossos"))
+    if options.meshes != "none":
+        inside = precomputed if _are_meshes_inside(options) else None
+        yield from _iter_write_meshes(labels, options, staged.place("_meshes"), inside)
+    if options.skeletons:
+        yield from _iter_write_skeletons(labels, counts, options, staged)
+    if options.imod != "none":
+        are_points = options.imod == "points"
+        contours = middles(counts) if are_points else (yield from iter_outlines(labels))
+        yield Progress(0, 1, "writing the IMOD model")
+        write_imod(staged.place(".mod"), contours, labels, are_points)
+
+
+def _are_meshes_inside(options: ExportOptions) -> bool:
+    """Return whether Neuroglancer gets the meshes too; Windows allows no names with a colon, which it asks for."""
+    return options.precomputed and options.meshes != "none" and os.name != "nt"
+
+
+def _iter_write_meshes(
+    labels: ObjectLabels, options: ExportOptions, folder: Path, precomputed: Path | None
+) -> Generator[Progress, None, None]:
+    folder.mkdir()
+    with tempfile.TemporaryFile(dir=folder.parent) as scratch:
+        pieces = yield from iter_mesh_blocks(labels, options, scratch)
+        for done, mesh in enumerate(pieces):
+            yield Progress(done, len(pieces), "writing meshes")
+            path = folder / f"{mesh.label}.{options.meshes}"
+            write_mesh(path, mesh.placed(labels.space), mesh.faces, options.meshes)
+            if precomputed is not None:
+                write_precomputed_mesh(precomputed, mesh, labels.space)
+
+
+def _iter_write_skeletons(
+    labels: ObjectLabels, counts: ObjectCounts, options: ExportOptions, staged: _Staged
+) -> Generator[Progress, None, None]:
+    skeletons = yield from iter_skeletons(labels, options)
+    folder = staged.place("_skeletons")
+    folder.mkdir()
+    for done, skeleton in enumerate(skeletons):
+        yield Progress(done, len(skeletons), "writing skeletons")
+        (folder / f"{skeleton.label}.swc").write_text(swc_of(skeleton, labels.space), encoding="utf-8")
+    lengths_table(skeletons, counts, labels.space).write_csv(staged.place("_skeletons.csv"))
+
+
+def iter_measure_sparse(labels: ObjectLabels, counts: ObjectCounts) -> Generator[Progress, None, ObjectTable]:
+    """Yield slab by slab; return the measurements of objects with any numbers, as `objects.measure.iter_measure`."""
+    numbered = Stack(_Numbered(labels, counts.labels), labels.space, labels.name)
+    table = yield from iter_measure(numbered)
+    names, columns = table.names, list(table.columns)
+    columns[names.index("label")] = counts.labels
+    return ObjectTable(names, tuple(columns))
+
+
+class _Numbered(LazyArray):
+    """Labels as their places among all objects, from 1 on: tables of sums have a row for each number."""
+
+    def __init__(self, labels: ObjectLabels, objects: NDArray[np.uint64]) -> None:
+        self._labels, self._objects = labels, objects
+        self.shape, self.dtype = labels.shape, np.dtype(np.uint32)
+
+    def _read(self, index: tuple[int | slice, ...]) -> NDArray[np.uint32]:
+        parts = [part if isinstance(part, slice) else slice(part, part + 1) for part in index]
+        spans = [part.indices(length) for part, length in zip(parts, self.shape, strict=True)]
+        found = self._labels.read([start for start, _, _ in spans], [stop for _, stop, _ in spans])
+        places = np.where(found > 0, np.searchsorted(self._objects, found) + 1, 0).astype(np.uint32)
+        return places[tuple(slice(None) if isinstance(part, slice) else 0 for part in index)]
+
+
+def _publish(staged: _Staged, folder: Path, scratch: Path) -> None:
+    """Give the results their names, when all of them are on disk."""
+    durable.sync((file for file in staged.folder.rglob("*") if file.is_file()), staged.folder)
+    for number, name in enumerate(staged.written):
+        target = folder / name
+        durable.refuse_link(target)
+        if target.exists():
+            durable.replace(target, scratch / f"replaced-{number}")
+        durable.replace(staged.folder / name, target)
+    durable.sync_folder(folder)
+
+
+def with_space_of(labels: ObjectLabels, other: ObjectLabels) -> ObjectLabels:
+    """Return `other` where `labels` lie if its own voxel size is not known."""
+    if other.space.has_size or not labels.space.has_size:
+        return other
+    space = labels.stack.space.with_axes(other.stack.space.axes)
+    return replace(other, stack=replace(other.stack, space=space))
