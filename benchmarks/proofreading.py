@@ -5,13 +5,15 @@
   and train-gt.tif (gala). The probability is that of `--model`, by default em-boundary-3d.
 - `times`: seconds of an edit, of its way to the disk, of its preview and of a slice, and bytes in the journal.
 
-The simulated user follows one rule. *By doubts*: at each doubt it looks up the most frequent neuron in both regions.
-If the doubt asks "one object?" and both are of one neuron, it merges. If the doubt asks "two objects?" and they are of
-two, it splits between two voxels, one in each region. Else it confirms. *By size*: it visits the objects, the largest
-first. An object of several neurons (each at least 5 % of it and 500 voxels) is split, a split for each further neuron,
-from the voxel of each that lies deepest in it. Then the object is merged with the object that was visited first of
-the same neuron. Each merge and split is an edit; a confirmation is a look without an edit. Both begin with the same
-objects.
+The simulated user follows one rule. It sees an object as a whole: if the object is of several neurons (each at least
+1 % of it and 500 voxels), it is split into all of them, by a seed in each of eight slices of a side; where the outline
+of the split is wrong, it adds seeds, at most 24 a side. A split into n sides counts as n - 1 edits. *By size*: it visits
+the objects, the largest first, splits, and merges the object with the object that was visited first of the same neuron;
+rounds go on until one changes nothing. *Ranked*: at each doubt it looks up the most frequent neuron in both regions. At
+"one object?" it merges if both are of one neuron, after it split what does not belong there; at "two objects?" it splits
+if they are of two; at an unusual object it splits what is mixed. Else it confirms. The list is made again after ten
+looks. *Ranked, learning*: after every ten edits the classifier learns, the list is ranked by it, and what it would change
+is accepted, as one edit, if the error falls. A confirmation is a look without an edit.
 """
 
 from __future__ import annotations
@@ -38,7 +40,17 @@ from napari_skipseg.progress import run_to_end
 from napari_skipseg.proofread.classifier import ContactClassifier
 from napari_skipseg.proofread.doubts import Doubt, rank_doubts
 from napari_skipseg.proofread.apply import apply_edit
-from napari_skipseg.proofread.edits import MOST_SEEDS, Confirm, Edit, EditRefusedError, Merge, Reweigh, Skip, Split, Voxel
+from napari_skipseg.proofread.edits import (
+    MOST_SEEDS,
+    Confirm,
+    Edit,
+    EditRefusedError,
+    Merge,
+    Reweigh,
+    Skip,
+    Split,
+    Voxel,
+)
 from napari_skipseg.proofread.learn import learn
 from napari_skipseg.proofread.regions import Regions, iter_regions_of_probability
 from napari_skipseg.proofread.session import EditSession
@@ -48,7 +60,10 @@ from napari_skipseg.proofread.store import EditStore, edits_record
 TARGET = 0.05
 SHARE, LEAST = 0.01, 500
 """What counts as a neuron in an object: its share of the object, and its voxels."""
-MOST = 400
+MOST = 100
+AFTER = (10, 20, 40, 60, 80)
+"""Edits after which the error is printed."""
+WAYS = ("by size", "ranked", "ranked, learning")
 SEEDS = 8
 """Seeds of each side of a split, in as many slices."""
 ROUNDS = 6
@@ -115,11 +130,11 @@ def split_of(objects: ObjectsUnderEdit, truth: NDArray[np.uint32], label: int) -
         owners = [objects.object_at(side[0]) for side in sides]
         objects.undo(change)
         added = False
-        for side, neuron, owner in zip(sides, neurons, owners, strict=True):
+        for seeds, neuron, owner in zip(sides, neurons, owners, strict=True):
             wrong = mask & (there == neuron) & (found != owner)
             counts = np.bincount(regions[wrong], minlength=1)
-            if counts.max() >= LEAST and len(side) < MOST_SEEDS:
-                side += seeds_in(wrong & (regions == counts.argmax()), corner)[:2]
+            if counts.max() >= LEAST and len(seeds) < MOST_SEEDS:
+                seeds.extend(seeds_in(wrong & (regions == counts.argmax()), corner)[:2])
                 added = True
         if not added:
             break
@@ -270,7 +285,9 @@ def floor_of(regions: Regions, truth: NDArray[np.uint32]) -> float:
     return overlap.error(np.concatenate([[0], np.asarray(overlap.table()[1:, 1:].argmax(axis=1)).ravel() + 1]))
 
 
-def found_regions(data: Path, model: str, depth: tuple[int, int], merge: float) -> tuple[Regions, NDArray[np.uint32]]:
+def found_regions(
+    data: Path, model: str, depth: tuple[int, int], merge: float, threshold: float
+) -> tuple[Regions, NDArray[np.uint32]]:
     """Return the regions of a probability of the image in a folder, and the true neurons."""
     names = ("raw.tif", "neurons.tif") if (data / "raw.tif").exists() else ("train-image.tif", "train-gt.tif")
     image, truth = (skipseg.read_stack(data / name, axes="ZYX") for name in names)
@@ -278,19 +295,23 @@ def found_regions(data: Path, model: str, depth: tuple[int, int], merge: float) 
     crop = Stack(np.asarray(image.data[part]), image.space, image.name)
     prediction = skipseg.segment(crop, model, attention=False)
     source = ClassImage(Stack(prediction.probability, prediction.space), tuple(prediction.class_names))
-    options = ObjectOptions("cells", merge=merge)
+    options = ObjectOptions("cells", merge=merge, threshold=threshold)
     return run_to_end(iter_regions_of_probability(source, options)), np.asarray(truth.data[part]).astype(np.uint32)
 
 
 def measure_edits(regions: Regions, truth: NDArray[np.uint32]) -> None:
-    """Print edits and looks until the target, by both ways."""
+    """Print edits and looks until the target, or the end of the list, by all ways."""
     start = Overlap(ObjectsUnderEdit(regions), truth).error()
-    print(f"{len(regions.objects) - 1} regions, {int(regions.objects.max())} objects, error at the start {start:.3f}\n")
-    print_table(("order", "edits", "looks", "error", "ms an edit"), [])
+    counts = f"{len(regions.objects) - 1} regions, {int(regions.objects.max())} objects"
+    print(f"{counts}, error at the start {start:.3f}, floor of merges alone {floor_of(regions, truth):.3f}\n")
+    print_table(("order", "edits", "looks", *(f"at {count}" for count in AFTER), "error", "ms an edit"), [])
     with tempfile.TemporaryDirectory() as folder:
-        for way in ("doubts", "size"):
-            edits, looks, error, seconds = follow(regions, truth, Path(folder), way)
-            print_row((way, str(edits), str(looks), f"{error:.3f}", f"{1000 * seconds:.1f}"))
+        for way in WAYS:
+            user = follow(regions, truth, Path(folder), way)
+            passed = [next(error for at, error in reversed(user.curve) if at <= count) for count in AFTER]
+            seconds = user.spent / max(1, user.looks)
+            row = (way, str(user.edits), str(user.looks), *(f"{error:.3f}" for error in passed))
+            print_row((*row, f"{user.error:.3f}", f"{1000 * seconds:.1f}"))
 
 
 def measure_times(regions: Regions) -> None:
@@ -334,9 +355,10 @@ def main() -> None:
     parser.add_argument("--model", default="em-boundary-3d")
     parser.add_argument("--depth", type=int, nargs=2, default=(0, 60), help="first slice, and the one behind the last")
     parser.add_argument("--merge", type=float, default=0.5)
+    parser.add_argument("--threshold", type=float, default=0.15)
     asked = parser.parse_args()
     print_place()
-    regions, truth = found_regions(asked.data, asked.model, tuple(asked.depth), asked.merge)
+    regions, truth = found_regions(asked.data, asked.model, tuple(asked.depth), asked.merge, asked.threshold)
     if asked.part == "edits":
         measure_edits(regions, truth)
     else:

@@ -87,7 +87,8 @@ def contact_table(objects: ObjectsUnderEdit) -> ContactTable:
     peak = np.zeros(count)
     peak[1:known] = regions.known_graph.nodes.peak
     whole = regions.known_graph.nodes.size
-    for part, source in objects.cut_from.items():  # a part has its share of the sums of its region
+    for part in objects.cut_from:  # a part has its share of the sums of its region
+        source = part
         while source in objects.cut_from:
             source = objects.cut_from[source]
         if source < known:
@@ -108,6 +109,13 @@ def part_of(table: ContactTable, regions: NDArray[np.int64]) -> ContactTable:
     return ContactTable(regions, Groups(*(column[chosen] for column in table.groups)), links, table.edge[rows])
 
 
+def with_links(table: ContactTable, rows: NDArray[np.int64]) -> ContactTable:
+    """Return the table with some of its contacts."""
+    ends, contacts, strength, saddle, across, histogram = table.links
+    links = Links(ends[rows], contacts[rows], strength[rows], saddle[rows], across[rows], histogram[rows])
+    return ContactTable(table.regions, table.groups, links, table.edge[rows])
+
+
 def grouped(table: ContactTable, group: NDArray[np.int64], count: int) -> ContactTable:
     """Return the contacts of groups of places. group: of each place, 0 to count - 1; `regions` are the groups."""
     ends = np.sort(group[table.links.ends], axis=1)
@@ -116,9 +124,9 @@ def grouped(table: ContactTable, group: NDArray[np.int64], count: int) -> Contac
     surface -= 2 * np.bincount(ends[inner, 0], table.links.contacts[inner], count)
     peak = np.full(count, -np.inf)
     np.maximum.at(peak, group, table.groups.peak)
-    groups = Groups(
-        np.bincount(group, table.groups.size, count), np.bincount(group, table.groups.inside, count), surface, peak
-    )
+    size = np.bincount(group, table.groups.size, count).astype(np.float64)
+    inside = np.bincount(group, table.groups.inside, count).astype(np.float64)
+    groups = Groups(size, inside, surface.astype(np.float64), peak)
     rows = np.flatnonzero(~inner)
     order = np.lexsort((table.edge[rows], -table.links.saddle[rows], ends[rows, 1], ends[rows, 0]))
     rows = rows[order]

@@ -49,8 +49,8 @@ FEATURES = (
 """What is known of a contact of two groups, each divided by about its spread; `feature_row` computes them in this
 order."""
 
-_PRIOR = 4.0
-"""How much the rule of the objects counts: weights are drawn to it with a Gaussian of the width 1 / sqrt(4)."""
+_PRIOR = 1.0
+"""How much the rule of the objects counts: weights are drawn to it with a Gaussian of the width 1 / sqrt(1)."""
 
 _STEEP = 12.0
 """Change of the logit over a strength of 1, before anything was learnt: at 0.1 beyond the threshold it is 77 % sure."""

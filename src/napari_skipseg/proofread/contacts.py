@@ -112,9 +112,9 @@ def _add_slices(
                     key = (np.int64(min(here, there)) << 32) | np.int64(max(here, there))
                     if key != known:
                         place = np.searchsorted(keys, key)
-                        known, row = key, order[place] if place < keys.size and keys[place] == key else -1
+                        known, row = key, int(order[place]) if place < keys.size and keys[place] == key else -1
                     if row >= 0:
-                        wall = np.int64(max(walls[z, y, x], walls[z - deep, y - down, x - right]))
+                        wall = int(max(walls[z, y, x], walls[z - deep, y - down, x - right]))
                         found.histogram[row, min(wall * BINS // FULL, BINS - 1)] += 1
                         found.across[row] += deep
 

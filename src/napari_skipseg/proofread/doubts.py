@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.proofread.agglomerate import ContactTable, agglomerate, contact_table, grouped, probabilities
-from napari_skipseg.proofread.classifier import ContactClassifier, rule_of
+from napari_skipseg.proofread.agglomerate import (
+    ContactTable,
+    agglomerate,
+    contact_table,
+    grouped,
+    probabilities,
+    with_links,
+)
+from napari_skipseg.proofread.classifier import ContactClassifier
 from napari_skipseg.proofread.edits import Voxel
+from napari_skipseg.proofread.learn import classifier_in_use
 from napari_skipseg.proofread.regions import Regions
 from napari_skipseg.proofread.state import ObjectsUnderEdit
 
@@ -22,6 +30,9 @@ _MIXED = 0.25
 
 _JUMP, _LEAST_AREA = 2.0, 30
 """By which factor an object's area changes between two slices if it jumps, and the pixels that it then has."""
+
+_CONTINUES = 0.2
+"""From which share of its surface on an object goes on in the other one in the next slice."""
 
 DoubtKind = Literal["merge?", "split?", "object?"]
 
@@ -54,9 +65,9 @@ def rank_doubts(
     left out.
     """
     regions = objects.regions
-    if regions.graph is None or regions.statistics is None or not len(regions.graph.edges.one):
+    if regions.graph is None or regions.statistics is None or not objects.object_of.any():
         return []
-    judge = classifier or ContactClassifier(tuple(rule_of(regions.options)))
+    judge = classifier or classifier_in_use(objects)
     table = contact_table(objects)
     labels, group = np.unique(objects.object_of[table.regions], return_inverse=True)
     whole = grouped(table, group, len(labels))
@@ -107,8 +118,7 @@ def _joins(
     """Return the doubts about places at which an object is joined of two parts."""
     ends = table.links.ends
     inner = np.flatnonzero(group[ends[:, 0]] == group[ends[:, 1]])
-    links = type(table.links)(*(column[inner] for column in table.links))
-    tree = agglomerate(replace(table, links=links, edge=table.edge[inner]), judge)
+    tree = agglomerate(with_links(table, inner), judge)
     total = np.concatenate([[0.0], np.cumsum(table.groups.size[tree.order])])
     nodes = np.flatnonzero(tree.children[:, 0] >= 0)
     one, other = tree.children[nodes].T
@@ -228,9 +238,9 @@ def _continuation(table: ContactTable, link: int) -> str:
     ends = links.ends[link]
     small = ends[table.groups.size[ends].argmin()]
     share = links.across[link] / max(table.groups.surface[small], 1.0)
-    return f", and {100 * share:.0f} % of the smaller one's surface lies on the other in the next slice" if (
-        share > 0.2  # fmt: skip
-    ) else ""
+    if share <= _CONTINUES:
+        return ""
+    return f", and {100 * share:.0f} % of the smaller one's surface lies on the other in the next slice"
 
 
 def _doubt_at(

@@ -178,7 +178,20 @@ class Confirm:
 
 
 Edit = Annotated[
-    Merge | Split | Delete | Grow | Paint | Erase | FillHoles | Separate | Renumber | Lock | Confirm | Smooth | Skip | Reweigh,
+    Merge
+    | Split
+    | Delete
+    | Grow
+    | Paint
+    | Erase
+    | FillHoles
+    | Separate
+    | Renumber
+    | Lock
+    | Confirm
+    | Smooth
+    | Skip
+    | Reweigh,
     Field(discriminator="kind"),
 ]
 

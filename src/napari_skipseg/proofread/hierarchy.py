@@ -189,6 +189,7 @@ def _move(links: _Links, known: Any, heap: Any, gone: int, kept: int, count: int
 def leaf_order(
     count: int, parent: NDArray[np.int64], children: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return `order`, `low` and `high` of a `MergeTree`."""
     nodes = parent.size
     size = np.zeros(nodes, np.int64)
     for node in range(nodes):

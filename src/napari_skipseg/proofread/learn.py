@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from itertools import chain, combinations
 
 import numpy as np
@@ -60,9 +60,8 @@ def judged_contacts(objects: ObjectsUnderEdit, table: ContactTable) -> JudgedCon
                 reader.add_pair(moved, np.setdiff1d(rest, change.regions), is_different=False)
         elif isinstance(change.edit, Split):
             sides = [np.flatnonzero(owner == label) for label in change.objects]
-            for place, side in enumerate(sides):
-                for other in sides[:place]:
-                    reader.add_pair(side, other, is_different=True)
+            for one_side, other_side in combinations(sides, 2):
+                reader.add_pair(one_side, other_side, is_different=True)
         elif isinstance(change.edit, Confirm):
             one, other = confirmed[-1]
             if one == other:
@@ -70,8 +69,8 @@ def judged_contacts(objects: ObjectsUnderEdit, table: ContactTable) -> JudgedCon
             elif owner[one] == owner[other]:
                 reader.add_pair(np.array([one]), np.array([other]), is_different=False)
             else:
-                sides = [np.flatnonzero(owner == owner[region]) for region in (one, other)]
-                reader.add_pair(*sides, is_different=True)
+                here, there = (np.flatnonzero(owner == owner[region]) for region in (one, other))
+                reader.add_pair(here, there, is_different=True)
         elif isinstance(change.edit, Grow):
             reader.add_whole(owner == owner[change.regions[0]], with_neighbours=False)
         owner[change.regions] = change.before
@@ -156,13 +155,16 @@ class _Reader:
 
 
 def _row_of_pair(
-    table: ContactTable, sides: tuple[NDArray[np.int64], NDArray[np.int64]], between: NDArray[np.int64], links_of: object
+    table: ContactTable,
+    sides: tuple[NDArray[np.int64], NDArray[np.int64]],
+    between: NDArray[np.int64],
+    links_of: Callable[[NDArray[np.int64]], NDArray[np.int64]],
 ) -> NDArray[np.float64]:
     """Return the features of the contact of two groups of places."""
     sums = []
     links = table.links
     for side in sides:
-        own = links_of(side)  # type: ignore[operator]
+        own = links_of(side)
         inner = np.isin(links.ends[own], side).all(axis=1)
         surface = table.groups.surface[side].sum() - 2 * links.contacts[own[inner]].sum()
         sums.append((table.groups.size[side].sum(), table.groups.inside[side].sum(), surface,
@@ -195,10 +197,9 @@ def learn(objects: ObjectsUnderEdit) -> ContactClassifier:
             f"To learn from, there are {judged.same} decisions for one object and {judged.different} for two: it needs "
             f"{' and '.join(missing)}."
         )
-    rows = np.array(judged.features)
-    return fit_classifier(
-        rows, np.array(judged.is_different), objects.regions.options, np.array(judged.cost)
-    )
+    features, is_different = np.array(judged.features), np.array(judged.is_different)
+    fitted = fit_classifier(features, is_different, objects.regions.options, np.array(judged.cost))
+    return replace(fitted, learned_from={"same": judged.same, "different": judged.different})
 
 
 def learned_tree(objects: ObjectsUnderEdit, classifier: ContactClassifier) -> tuple[ContactTable, MergeTree]:
