@@ -1,19 +1,20 @@
 """Proofreading against its targets: `python benchmarks/proofreading.py {edits,times} --data DIR`; prints dated tables.
 
-- `edits`: a simulated user corrects cells of a probability until the adapted Rand error is at most 0.05, once by the
-  ranked list of doubts and once in the order of size. DIR holds raw.tif and neurons.tif (FIB-25), or train-image.tif
-  and train-gt.tif (gala). The probability is that of `--model`, by default em-boundary-3d.
+- `edits`: a simulated user corrects cells of a probability until the adapted Rand error is at most 0.05: in order of
+  size, by the ranked list of doubts, and by that list with learning. DIR holds raw.tif and neurons.tif (FIB-25), or
+  train-image.tif and train-gt.tif (gala). The probability is that of `--model`, by default em-boundary-3d.
 - `times`: seconds of an edit, of its way to the disk, of its preview and of a slice, and bytes in the journal.
 
 The simulated user follows one rule. It sees an object as a whole: if the object is of several neurons (each at least
-1 % of it and 500 voxels), it is split into all of them, by a seed in each of eight slices of a side; where the outline
-of the split is wrong, it adds seeds, at most 24 a side. A split into n sides counts as n - 1 edits. *By size*: it visits
-the objects, the largest first, splits, and merges the object with the object that was visited first of the same neuron;
-rounds go on until one changes nothing. *Ranked*: at each doubt it looks up the most frequent neuron in both regions. At
-"one object?" it merges if both are of one neuron, after it split what does not belong there; at "two objects?" it splits
-if they are of two; at an unusual object it splits what is mixed. Else it confirms. The list is made again after ten
-looks. *Ranked, learning*: after every ten edits the classifier learns, the list is ranked by it, and what it would change
-is accepted, as one edit, if the error falls. A confirmation is a look without an edit.
+1 % of it and 500 voxels), it is split into all of them, by a seed in each of eight slices of a side; where the
+outline of the split is wrong, it adds seeds, at most 24 a side. A split into n sides counts as n - 1 edits. *By
+size*: it visits the objects, the largest first, splits, and merges the object with the object that was visited first
+of the same neuron; rounds go on until one changes nothing. *Ranked*: at each doubt it looks up the most frequent
+neuron in both regions. At "one object?" it merges if both are of one neuron, after it split what does not belong
+there; at "two objects?" it splits if they are of two; at an unusual object it splits what is mixed. Else it confirms.
+The list is made again after ten looks. *Ranked, learning*: after every ten edits the classifier learns, the list is
+ranked by it, and what it would change is accepted, as one edit, if the error falls. A confirmation is a look without
+an edit.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.classes import ClassImage
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
+from napari_skipseg.proofread.apply import apply_edit
 from napari_skipseg.proofread.classifier import ContactClassifier
 from napari_skipseg.proofread.doubts import Doubt, rank_doubts
-from napari_skipseg.proofread.apply import apply_edit
 from napari_skipseg.proofread.edits import (
     MOST_SEEDS,
     Confirm,
