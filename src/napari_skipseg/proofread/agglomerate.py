@@ -269,33 +269,50 @@ def _agglomerate(
         groups.inside[kept] += groups.inside[gone]
         groups.surface[kept] = max(groups.surface[kept] + groups.surface[gone] - 2 * links.contacts[edge], 0.0)
         groups.peak[kept] = max(groups.peak[kept], groups.peak[gone])
-        link = work.first[gone]
-        while link >= 0:
-            moved, side = link // 2, link % 2
-            link = work.following[moved, side]
-            if not work.alive[moved]:
-                continue
-            far = links.ends[moved, 1 - side]
-            key = min(kept, far) * count + max(kept, far)
-            into = known[key] if key in known else -1  # noqa: SIM401  # numba gives an optional number for `get`
-            if into >= 0 and work.alive[into]:
-                work.alive[moved] = False
-                _add(links, state, moved, into)
-                asked_again = into
-            else:
-                links.ends[moved, side] = kept
-                work.following[moved, side] = work.first[kept]
-                work.first[kept] = 2 * moved + side
-                work.degree[kept] += 1
-                known[key] = moved
-                asked_again = moved
-            new = _ask(groups, links, asked_again, state, weights, row)
-            if new != work.strength[asked_again]:
-                work.strength[asked_again] = new
-                if new < _NEVER:
-                    heapq.heappush(heap, (new, asked_again))
-        work.first[gone] = -1
+        _move(groups, links, work, known, heap, state, weights, gone, kept)
     return parent, level, children, over, used
+
+
+@compiled
+def _move(
+    groups: Groups,
+    links: Links,
+    work: _Work,
+    known: Any,
+    heap: Any,
+    state: NDArray[np.int8],
+    weights: NDArray[np.float64],
+    gone: int,
+    kept: int,
+) -> None:
+    """Give the contacts of one group to another, and ask about them again; two contacts of a pair become one."""
+    count, row = work.first.size, np.zeros(weights.size)
+    link = work.first[gone]
+    while link >= 0:
+        moved, side = link // 2, link % 2
+        link = work.following[moved, side]
+        if not work.alive[moved]:
+            continue
+        far = links.ends[moved, 1 - side]
+        key = min(kept, far) * count + max(kept, far)
+        into = known[key] if key in known else -1  # noqa: SIM401  # numba gives an optional number for `get`
+        if into >= 0 and work.alive[into]:
+            work.alive[moved] = False
+            _add(links, state, moved, into)
+            asked_again = into
+        else:
+            links.ends[moved, side] = kept
+            work.following[moved, side] = work.first[kept]
+            work.first[kept] = 2 * moved + side
+            work.degree[kept] += 1
+            known[key] = moved
+            asked_again = moved
+        new = _ask(groups, links, asked_again, state, weights, row)
+        if new != work.strength[asked_again]:
+            work.strength[asked_again] = new
+            if new < _NEVER:
+                heapq.heappush(heap, (new, asked_again))
+    work.first[gone] = -1
 
 
 @compiled

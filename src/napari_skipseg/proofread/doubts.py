@@ -31,6 +31,9 @@ _MIXED = 0.25
 _JUMP, _LEAST_AREA = 2.0, 30
 """By which factor an object's area changes between two slices if it jumps, and the pixels that it then has."""
 
+_MOST_JUMPS = 100
+"""Objects, the largest first, in which jumps are looked for."""
+
 _CONTINUES = 0.2
 """From which share of its surface on an object goes on in the other one in the next slice."""
 
@@ -166,16 +169,20 @@ def _unusual(
     chance = np.maximum(reasons[0][0], reasons[1][0])
     right = {int(objects.object_of[a]) for a, b in (*objects.confirmed, *objects.skipped) if a == b}
     found: list[Doubt] = []
+    order = np.argsort(group, kind="stable")
+    begin = np.searchsorted(group[order], np.arange(len(size) + 1))
     jumps: dict[int, tuple[float, int]] = {}
-    for row in np.argsort(-size, kind="stable")[:most]:
-        jumps[int(row)] = _jump(objects, table.regions[group == row]) if len(jumps) < 100 else (1.0, 0)
+    for row in np.argsort(-size, kind="stable")[:most].tolist():
+        members = table.regions[order[begin[row] : begin[row + 1]]]
+        jumps[row] = _jump(objects, members) if len(jumps) < _MOST_JUMPS else (1.0, 0)
     for row, (factor, z) in jumps.items():
         label = int(labels[row])
         if label in objects.locked or label in right:
             continue
         jump = min((factor - 1) / (4 * _JUMP), 1.0) if factor >= _JUMP else 0.0
         score = _MIXED * max(float(chance[row]), jump) * float(size[row])
-        largest = table.regions[group == row][np.argmax(table.groups.size[group == row])]
+        places = order[begin[row] : begin[row + 1]]
+        largest = table.regions[places[table.groups.size[places].argmax()]]
         voxel = voxel_of(objects, int(largest))
         if jump > chance[row]:
             text = f"changes its area by a factor of {factor:.1f} between slices {z} and {z + 1}"
