@@ -1,32 +1,36 @@
 """Proofreading against its targets: `python benchmarks/proofreading.py {edits,times} --data DIR`; prints dated tables.
 
-- `edits`: a simulated user corrects cells of a probability until the adapted Rand error is at most 0.05, once by the
-  ranked list of doubts and once in the order of size. DIR holds raw.tif and neurons.tif (FIB-25), or train-image.tif
-  and train-gt.tif (gala). The probability is that of `--model`, by default em-boundary-3d.
+- `edits`: a simulated user corrects cells of a probability until the adapted Rand error is at most 0.05: in order of
+  size, by the ranked list of doubts, and by that list with learning. DIR holds raw.tif and neurons.tif (FIB-25), or
+  train-image.tif and train-gt.tif (gala). The probability is that of `--model`, by default em-boundary-3d.
 - `times`: seconds of an edit, of its way to the disk, of its preview and of a slice, and bytes in the journal.
 
-The simulated user follows one rule. *By doubts*: at each doubt it looks up the most frequent neuron in both regions.
-If the doubt asks "one object?" and both are of one neuron, it merges. If the doubt asks "two objects?" and they are of
-two, it splits between two voxels, one in each region. Else it confirms. *By size*: it visits the objects, the largest
-first. An object of several neurons (each at least 5 % of it and 500 voxels) is split, a split for each further neuron,
-from the voxel of each that lies deepest in it. Then the object is merged with the object that was visited first of
-the same neuron. Each merge and split is an edit; a confirmation is a look without an edit. Both begin with the same
-objects.
+The simulated user follows one rule. It sees an object as a whole: if the object is of several neurons (each at least
+1 % of it and 500 voxels), it is split into all of them, by a seed in each of eight slices of a side; where the
+outline of the split is wrong, it adds seeds, at most 24 a side. A split into n sides counts as n - 1 edits. *By
+size*: it visits the objects, the largest first, splits, and merges the object with the object that was visited first
+of the same neuron; rounds go on until one changes nothing. *Ranked*: at each doubt it looks up the most frequent
+neuron in both regions. At "one object?" it merges if both are of one neuron, after it split what does not belong
+there; at "two objects?" it splits if they are of two; at an unusual object it splits what is mixed. Else it confirms.
+The list is made again after ten looks. *Ranked, learning*: after every ten edits the classifier learns, the list is
+ranked by it, and what it would change is accepted, as one edit, if the error falls. A confirmation is a look without
+an edit.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from measuring import print_place, print_row, print_table
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 
 import napari_skipseg as skipseg
 from napari_skipseg.corrections.journal import journals
@@ -34,17 +38,39 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.classes import ClassImage
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.proofread.doubts import rank_doubts
-from napari_skipseg.proofread.edits import Confirm, Edit, EditRefusedError, Merge, Split, Voxel
+from napari_skipseg.proofread.apply import apply_edit
+from napari_skipseg.proofread.classifier import ContactClassifier
+from napari_skipseg.proofread.doubts import Doubt, rank_doubts
+from napari_skipseg.proofread.edits import (
+    MOST_SEEDS,
+    Confirm,
+    Edit,
+    EditRefusedError,
+    Merge,
+    Reweigh,
+    Skip,
+    Split,
+    Voxel,
+)
+from napari_skipseg.proofread.learn import learn
 from napari_skipseg.proofread.regions import Regions, iter_regions_of_probability
 from napari_skipseg.proofread.session import EditSession
 from napari_skipseg.proofread.state import ObjectsUnderEdit
 from napari_skipseg.proofread.store import EditStore, edits_record
 
 TARGET = 0.05
-SHARE, LEAST = 0.05, 500
+SHARE, LEAST = 0.01, 500
 """What counts as a neuron in an object: its share of the object, and its voxels."""
-MOST = 3000
+MOST = 100
+AFTER = (10, 20, 40, 60, 80)
+"""Edits after which the error is printed."""
+WAYS = ("by size", "ranked", "ranked, learning")
+SEEDS = 8
+"""Seeds of each side of a split, in as many slices."""
+ROUNDS = 6
+"""How often seeds are added where the preview of a split is wrong."""
+RANK_EVERY, LEARN_EVERY = 10, 10
+"""Looks until the list is made again, and edits until the classifier learns again."""
 
 
 class Overlap:
@@ -53,26 +79,27 @@ class Overlap:
     def __init__(self, objects: ObjectsUnderEdit, truth: NDArray[np.uint32]) -> None:
         self._objects, self._truth, self._regions = objects, truth, -1
 
-    def table(self) -> coo_array:
+    def table(self) -> csr_array:
         """Return (regions, neurons) as a sparse array; counted again after voxels were cut."""
         if self._regions != self._objects.region_count:
             self._regions = self._objects.region_count
             everything = tuple(slice(0, side) for side in self._truth.shape)
             found = self._objects.read_regions(0, everything).ravel()  # type: ignore[arg-type]
-            shape = (self._regions + 1, int(self._truth.max()) + 1)
-            ones = np.ones(found.size, np.int64)
-            self._table = coo_array((ones, (found, self._truth.ravel())), shape).tocsr()
+            columns = int(self._truth.max()) + 1
+            counts = np.bincount(found.astype(np.int64) * columns + self._truth.ravel(),
+                                 minlength=(self._regions + 1) * columns)  # fmt: skip
+            self._table = csr_array(counts.reshape(-1, columns))
         return self._table
 
     def main(self, region: int) -> int:
         """Return the most frequent neuron in a region."""
         return int(self.table()[[region]].toarray()[0].argmax())
 
-    def error(self) -> float:
-        """Return the adapted Rand error; voxels without a neuron do not count."""
+    def error(self, owner: NDArray[np.int64] | None = None) -> float:
+        """Return the adapted Rand error; voxels without a neuron do not count. owner: of each region, as an object."""
         table = self.table().tocoo()
         kept = table.coords[1] > 0
-        label = self._objects.object_of[table.coords[0][kept]].astype(np.int64)
+        label = (self._objects.object_of if owner is None else owner)[table.coords[0][kept]].astype(np.int64)
         pairs = coo_array((table.data[kept], (label, table.coords[1][kept]))).tocsr()
         both = float((pairs.data.astype(float) ** 2).sum())
         found, true = (np.asarray(pairs.sum(axis=axis)).astype(float) for axis in (1, 0))
@@ -80,85 +107,188 @@ class Overlap:
         return 1 - 2 * precision * recall / (precision + recall)
 
 
-def by_doubts(objects: ObjectsUnderEdit, overlap: Overlap) -> Iterator[Edit]:
-    """Yield what the user does along the ranked list; it is made again when it is empty."""
-    while doubts := rank_doubts(objects):
-        for doubt in doubts:
-            labels = [objects.object_at(voxel) for voxel in doubt.at]
-            if 0 in labels or (labels[0] == labels[1]) != (doubt.kind == "split?"):
-                continue
-            one, other = (overlap.main(objects.region_at(voxel)) for voxel in doubt.at)
-            if doubt.kind == "merge?" and one == other:
-                yield Merge(doubt.at)
-            elif doubt.kind == "split?" and one != other:
-                yield Split(((doubt.at[0],), (doubt.at[1],)))
-            else:
-                yield Confirm(doubt.at)
+def split_of(objects: ObjectsUnderEdit, truth: NDArray[np.uint32], label: int) -> tuple[Split | None, int]:
+    """Return the split that parts an object into its neurons, None if it is of one, and its most frequent neuron."""
+    time, box = objects.box_of(objects.regions_of(label))
+    mask, there = objects.read_objects(time, box) == label, truth[box]
+    counts = np.bincount(there[mask])
+    counts[0] = 0
+    neurons = np.flatnonzero(counts >= max(LEAST, SHARE * mask.sum()))
+    neurons = neurons[np.argsort(-counts[neurons])]
+    corner = [side.start for side in box]
+    main = int(counts.argmax()) if counts.any() else 0
+    if len(neurons) < 2:
+        return None, main
+    sides = [list(seeds_in(mask & (there == neuron), corner)) for neuron in neurons]
+    for _ in range(ROUNDS):  # the preview shows where a side is wrong: a seed is added there
+        edit = Split(tuple(map(tuple, sides)))
+        try:
+            change = apply_edit(objects, edit)
+        except EditRefusedError:
+            return None, main
+        found = objects.read_objects(time, box)
+        regions = objects.read_regions(time, box)
+        owners = [objects.object_at(side[0]) for side in sides]
+        objects.undo(change)
+        added = False
+        for seeds, neuron, owner in zip(sides, neurons, owners, strict=True):
+            wrong = mask & (there == neuron) & (found != owner)
+            counts = np.bincount(regions[wrong], minlength=1)
+            if counts.max() >= LEAST and len(seeds) < MOST_SEEDS:
+                seeds.extend(seeds_in(wrong & (regions == counts.argmax()), corner)[:2])
+                added = True
+        if not added:
+            break
+    return Split(tuple(map(tuple, sides))), main
 
 
-def by_size(objects: ObjectsUnderEdit, overlap: Overlap, truth: NDArray[np.uint32]) -> Iterator[Edit]:
-    """Yield what the user does from the largest object down."""
-    first: dict[int, Voxel] = {}
-    visited: set[int] = set()
-    everything = tuple(slice(0, side) for side in truth.shape)
-    while True:
-        labels = objects.read_objects(0, everything)  # type: ignore[arg-type]
-        sizes = np.bincount(labels.ravel())
-        sizes[[0, *(label for label in visited if label < len(sizes))]] = 0
-        label = int(sizes.argmax())
-        if not sizes[label]:
-            return
-        visited.add(label)
-        inside = truth[labels == label]
-        counts = np.bincount(inside)
-        counts[0] = 0
-        neurons = np.flatnonzero(counts >= max(LEAST, SHARE * len(inside)))
-        neurons = neurons[np.argsort(-counts[neurons])]
-        seeds = [_deepest((labels == label) & (truth == neuron)) for neuron in neurons]
-        for seed in seeds[1:]:
-            yield Split(((seeds[0],), (seed,)))
-        if seeds:
-            known = first.setdefault(int(neurons[0]), seeds[0])
-            if objects.object_at(known) != objects.object_at(seeds[0]):
-                yield Merge((known, seeds[0]))
+def seeds_in(mask: NDArray[np.bool_], corner: list[int]) -> tuple[Voxel, ...]:
+    """Return the pixel farthest from the edge in each of up to eight evenly chosen slices of a mask."""
+    slices = np.flatnonzero(mask.any(axis=(1, 2)))
+    chosen = slices[np.unique(np.linspace(0, len(slices) - 1, SEEDS + 2).round().astype(int)[1:-1])]
+    seeds = []
+    for z in chosen.tolist():
+        depth = ndimage.distance_transform_edt(np.pad(mask[z], 1))[1:-1, 1:-1]
+        y, x = np.unravel_index(depth.argmax(), depth.shape)
+        seeds.append((0, z + corner[0], int(y) + corner[1], int(x) + corner[2]))
+    return tuple(seeds)
 
 
-def _deepest(mask: NDArray[np.bool_]) -> Voxel:
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    depth = ndimage.distance_transform_edt(np.pad(mask[box], 1))[1:-1, 1:-1, 1:-1]
-    z, y, x = (
-        int(at) + side.start for at, side in zip(np.unravel_index(depth.argmax(), depth.shape), box, strict=True)
-    )
-    return 0, z, y, x
+class User:
+    """The simulated user of one session. edits, looks: so far."""
 
+    def __init__(self, session: EditSession, truth: NDArray[np.uint32]) -> None:
+        self.session, self.objects, self.truth = session, session.objects, truth
+        self.overlap = Overlap(session.objects, truth)
+        self.edits = self.looks = 0
+        self.error, self.spent = self.overlap.error(), 0.0
+        self.curve: list[tuple[int, float]] = [(0, self.error)]
 
-def follow(regions: Regions, truth: NDArray[np.uint32], folder: Path, way: str) -> tuple[int, int, float, float]:
-    """Return edits and looks until the target, the error then, and seconds of the program for each edit."""
-    image = Stack(np.zeros(truth.shape, np.uint8), regions.space, way)
-    session = EditSession(regions, EditStore(folder / way, edits_record(image, way)))
-    overlap = Overlap(session.objects, truth)
-    edits = looks = 0
-    spent = 0.0
-    error = overlap.error()
-    acts = by_doubts(session.objects, overlap) if way == "doubts" else by_size(session.objects, overlap, truth)
-    for edit in acts:
+    @property
+    def is_done(self) -> bool:
+        """Whether the target is reached, or the patience is over."""
+        return self.error <= TARGET or self.edits >= MOST or self.looks >= 5 * MOST
+
+    def do(self, edit: Edit) -> bool:
+        """Do an edit; return whether it made sense. A split into n sides counts as n - 1 edits."""
         begun = time.perf_counter()
         try:
-            session.do(edit)
+            self.session.do(edit)
         except EditRefusedError:
-            continue
-        spent += time.perf_counter() - begun
-        looks += 1
-        if not isinstance(edit, Confirm):
-            edits += 1
-            error = overlap.error()
-        if error <= TARGET or edits >= MOST or looks >= 5 * MOST:
-            break
+            return False
+        self.spent += time.perf_counter() - begun
+        self.looks += 1
+        if not isinstance(edit, Confirm | Skip):
+            self.edits += len(edit.sides) - 1 if isinstance(edit, Split) else 1
+            self.error = self.overlap.error()
+            self.curve.append((self.edits, self.error))
+        return True
+
+    def by_size(self) -> None:
+        """Visit all objects, the largest first, until a round changes nothing."""
+        first: dict[int, Voxel] = {}
+        before = -1
+        while self.edits > before and not self.is_done:
+            before, visited = self.edits, set[int]()
+            while not self.is_done:
+                owner = self.objects.object_of[: self.objects.region_count + 1]
+                sizes = np.bincount(owner, self.overlap.table().sum(axis=1)).astype(int)
+                sizes[[0, *(label for label in visited if label < len(sizes))]] = 0
+                label = int(sizes.argmax())
+                if not sizes[label]:
+                    break
+                visited.add(label)
+                split, neuron = split_of(self.objects, self.truth, label)
+                if split is not None:
+                    self.do(split)
+                if neuron:
+                    _, box = self.objects.box_of(self.objects.regions_of(label))
+                    mask = (self.objects.read_objects(0, box) == label) & (self.truth[box] == neuron)
+                    if not mask.any():
+                        continue
+                    own = seeds_in(mask, [side.start for side in box])[0]
+                    known = first.setdefault(neuron, own)
+                    if self.objects.object_at(known) != self.objects.object_at(own) and not self.is_done:
+                        self.do(Merge((known, own)))
+
+    def by_doubts(self, learns: bool) -> None:
+        """Follow the ranked list, which is made again after every few decisions; accept what was learnt if it helps."""
+        classifier, learnt_at = None, 0
+        while not self.is_done:
+            if learns and self.edits >= learnt_at + LEARN_EVERY:
+                learnt_at = self.edits
+                with contextlib.suppress(EditRefusedError):
+                    classifier = learn(self.objects)
+                    self.accept(classifier)
+            doubts = rank_doubts(self.objects, classifier=classifier)
+            if not doubts:
+                return
+            begun = self.looks
+            for doubt in doubts:
+                if self.is_done or self.looks >= begun + RANK_EVERY:
+                    break
+                self.decide(doubt)
+            if self.looks == begun:
+                return
+
+    def accept(self, classifier: ContactClassifier) -> None:
+        """Look at what was learnt; keep it if the error falls."""
+        before = self.error
+        if self.do(Reweigh(classifier.weights)) and self.error >= before:
+            self.session.undo()
+            self.edits, self.error = self.edits - 1, before
+            self.curve.pop()
+
+    def decide(self, doubt: Doubt) -> None:
+        """Do what a doubt needs, or confirm that all is right."""
+        objects = self.objects
+        labels = [objects.object_at(voxel) for voxel in doubt.at]
+        if 0 in labels or (labels[0] == labels[1]) == (doubt.kind == "merge?"):
+            return
+        if doubt.kind == "object?":
+            split, _ = split_of(objects, self.truth, labels[0])
+            right = doubt.at[0] if split is None or not self.do(split) else split.sides[0][0]
+            self.do(Confirm((right, right)))
+            return
+        one, other = (self.overlap.main(objects.region_at(voxel)) for voxel in doubt.at)
+        if doubt.kind == "split?":
+            split, _ = split_of(objects, self.truth, labels[0]) if one != other else (None, 0)
+            if split is None or not self.do(split):
+                self.do(Confirm(doubt.at))
+            return
+        if one != other or not one:
+            self.do(Confirm(doubt.at))
+            return
+        for voxel, label in zip(doubt.at, labels, strict=True):
+            split, neuron = split_of(objects, self.truth, label)
+            if neuron != one and split is not None and objects.object_at(voxel) == label:
+                self.do(split)
+        if not self.do(Merge(doubt.at)):
+            self.do(Skip(doubt.at))
+
+
+def follow(regions: Regions, truth: NDArray[np.uint32], folder: Path, way: str) -> User:
+    """Return the user at the end of one way."""
+    image = Stack(np.zeros(truth.shape, np.uint8), regions.space, way)
+    session = EditSession(regions, EditStore(folder / way.replace(" ", "-"), edits_record(image, way)))
+    user = User(session, truth)
+    if way == "by size":
+        user.by_size()
+    else:
+        user.by_doubts(learns=way == "ranked, learning")
     session.close()
-    return edits, looks, error, spent / max(1, looks)
+    return user
 
 
-def found_regions(data: Path, model: str, depth: tuple[int, int], merge: float) -> tuple[Regions, NDArray[np.uint32]]:
+def floor_of(regions: Regions, truth: NDArray[np.uint32]) -> float:
+    """Return the least error that merges of basins alone can reach: each basin goes to its most frequent neuron."""
+    overlap = Overlap(ObjectsUnderEdit(regions), truth)
+    return overlap.error(np.concatenate([[0], np.asarray(overlap.table()[1:, 1:].argmax(axis=1)).ravel() + 1]))
+
+
+def found_regions(
+    data: Path, model: str, depth: tuple[int, int], merge: float, threshold: float
+) -> tuple[Regions, NDArray[np.uint32]]:
     """Return the regions of a probability of the image in a folder, and the true neurons."""
     names = ("raw.tif", "neurons.tif") if (data / "raw.tif").exists() else ("train-image.tif", "train-gt.tif")
     image, truth = (skipseg.read_stack(data / name, axes="ZYX") for name in names)
@@ -166,19 +296,23 @@ def found_regions(data: Path, model: str, depth: tuple[int, int], merge: float) 
     crop = Stack(np.asarray(image.data[part]), image.space, image.name)
     prediction = skipseg.segment(crop, model, attention=False)
     source = ClassImage(Stack(prediction.probability, prediction.space), tuple(prediction.class_names))
-    options = ObjectOptions("cells", merge=merge)
+    options = ObjectOptions("cells", merge=merge, threshold=threshold)
     return run_to_end(iter_regions_of_probability(source, options)), np.asarray(truth.data[part]).astype(np.uint32)
 
 
 def measure_edits(regions: Regions, truth: NDArray[np.uint32]) -> None:
-    """Print edits and looks until the target, by both ways."""
+    """Print edits and looks until the target, or the end of the list, by all ways."""
     start = Overlap(ObjectsUnderEdit(regions), truth).error()
-    print(f"{len(regions.objects) - 1} regions, {int(regions.objects.max())} objects, error at the start {start:.3f}\n")
-    print_table(("order", "edits", "looks", "error", "ms an edit"), [])
+    counts = f"{len(regions.objects) - 1} regions, {int(regions.objects.max())} objects"
+    print(f"{counts}, error at the start {start:.3f}, floor of merges alone {floor_of(regions, truth):.3f}\n")
+    print_table(("order", "edits", "looks", *(f"at {count}" for count in AFTER), "error", "ms an edit"), [])
     with tempfile.TemporaryDirectory() as folder:
-        for way in ("doubts", "size"):
-            edits, looks, error, seconds = follow(regions, truth, Path(folder), way)
-            print_row((way, str(edits), str(looks), f"{error:.3f}", f"{1000 * seconds:.1f}"))
+        for way in WAYS:
+            user = follow(regions, truth, Path(folder), way)
+            passed = [next(error for at, error in reversed(user.curve) if at <= count) for count in AFTER]
+            seconds = user.spent / max(1, user.looks)
+            row = (way, str(user.edits), str(user.looks), *(f"{error:.3f}" for error in passed))
+            print_row((*row, f"{user.error:.3f}", f"{1000 * seconds:.1f}"))
 
 
 def measure_times(regions: Regions) -> None:
@@ -222,9 +356,10 @@ def main() -> None:
     parser.add_argument("--model", default="em-boundary-3d")
     parser.add_argument("--depth", type=int, nargs=2, default=(0, 60), help="first slice, and the one behind the last")
     parser.add_argument("--merge", type=float, default=0.5)
+    parser.add_argument("--threshold", type=float, default=0.15)
     asked = parser.parse_args()
     print_place()
-    regions, truth = found_regions(asked.data, asked.model, tuple(asked.depth), asked.merge)
+    regions, truth = found_regions(asked.data, asked.model, tuple(asked.depth), asked.merge, asked.threshold)
     if asked.part == "edits":
         measure_edits(regions, truth)
     else:

@@ -157,9 +157,9 @@ def find_objects(
 
     Shape: (*space) or (T, *space), without channels. probability: what `segment` gave, a stack, an array or the path of
     a file; it and the labels must fit into memory (`iter_find_objects` needs a block). axes: as for `segment`.
-    class_names: of its channels, if it does not name them itself. edits: a file of `napari-skipseg edits export`, or
-    edits as values; those that do not fit these objects are left out, with an `ImageWarning` each. options: fields of
-    `ObjectOptions`, such as method="cells".
+    class_names: of its channels, if it does not name them itself. edits: a file of `napari-skipseg edits export` or
+    `edits classifier`, or edits as values; those that do not fit these objects are left out, with an `ImageWarning`
+    each. options: fields of `ObjectOptions`, such as method="cells".
 
     Raises:
         SkipsegError: there is no such class, an option is impossible, the values are no probabilities, or the edits are
@@ -192,7 +192,8 @@ def find_objects(
 
     if isinstance(edits, str | PathLike):
         found = read_edits_file(edits)
-        check_same_image(edits_record(image.stack, chosen.class_name), found.record)
+        if found.record is not None:
+            check_same_image(edits_record(image.stack, chosen.class_name), found.record)
         edits = found.edits
     objects = ObjectsUnderEdit(run_to_end(iter_regions(image, chosen)))
     for refused in apply_edits(objects, edits)[1]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import painter
 import pytest
+from killed_process import longest_pause, opened_elsewhere, work_and_kill
 from numpy.typing import NDArray
 
 from napari_skipseg.corrections.catalog import find_corrections
@@ -28,30 +25,8 @@ Both = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 def paint_and_kill(seed: int, seconds: float) -> tuple[list[float], float]:
     """Return when each stroke was made, and when the kill came."""
-    process = subprocess.Popen(
-        [sys.executable, painter.__file__, str(seed), str(20_000)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    times: list[float] = []
-
-    def listen() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.endswith("\n"):
-                times.append(float(line.split()[1]))
-
-    listener = threading.Thread(target=listen)
-    listener.start()
-    while not times:
-        assert process.poll() is None, "the painter ended by itself"
-        time.sleep(0.002)
-    time.sleep(seconds)
-    killed = time.time()
-    process.kill()
-    process.wait()
-    listener.join()
-    process.stdout.close()
-    return times, killed
+    lines, killed = work_and_kill(painter.__file__, [str(seed), str(20_000)], seconds)
+    return [float(moment) for _, moment in lines], killed
 
 
 def on_disk(folder: Path) -> Both:
@@ -78,11 +53,7 @@ def count_kept(before: Both, found: Both, seed: int, least: int, count: int) -> 
 
 
 def kill_often(folder: Path, kills: int, longest: float) -> list[float]:
-    """Return the age of the oldest stroke that was lost at each kill, in seconds.
-
-    Where the machine let the painter wait between two strokes, it let the thread that writes wait too: three times the
-    longest such pause does not count.
-    """
+    """Return the age of the oldest stroke that was lost at each kill, in seconds."""
     chance, ages = random.Random(3), []
     before: Both = (np.zeros(painter.SHAPE, np.uint8), np.zeros(painter.SHAPE, np.uint8))
     for seed in range(kills):
@@ -91,7 +62,7 @@ def kill_often(folder: Path, kills: int, longest: float) -> list[float]:
         (found,) = find_corrections()
         assert (found.was_interrupted, found.is_open, found.is_empty) == (True, False, False)
         now = on_disk(place)
-        pause = 3 * max(np.diff([*times, killed]), default=0.0)
+        pause = longest_pause(times, killed)
         old = sum(moment < killed - 1 - pause for moment in times)
         kept = count_kept(before, now, seed, old, len(times))
         assert kept >= 0, f"after kill {seed} a stroke older than a second is gone, or there is what was never painted"
@@ -124,11 +95,7 @@ def test_sixty_kills_lose_nothing_older_than_a_second(folder: Path) -> None:
 
 
 def test_a_second_window_is_refused_and_the_first_loses_nothing(folder: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, painter.__file__, "hold"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "open\n"
+    with opened_elsewhere(painter.__file__) as holder:
         with pytest.raises(Exception, match="is being corrected") as raised:
             open_corrections(painter.image())
         assert str(raised.value) == (

@@ -223,7 +223,7 @@ REFUSED: tuple[tuple[Edit, str], ...] = (
     (Split(((cell(1),),)), "two sides"),
     (Delete(()), "no object"),
     (Grow((0, 0, 0, 12_000), 0.3), "no region"),
-    (Confirm((cell(0), cell(0))), "no two regions"),
+    (Confirm((cell(0), cell(0, y=6))), "no two regions"),
     (paint((0, 0, 0, 40), (1, 2, 20)), "outside"),
     (Erase((0, 0, 0, 0), (1, 2, 2), "damaged"), "damaged"),
     (Erase((0, 0, 0, 0), (1, 2, 2), pack_mask(np.zeros((1, 2, 2), np.bool_))), "No voxel"),

@@ -11,50 +11,82 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.measure import measure_objects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.proofread.apply import apply_edit
-from napari_skipseg.proofread.doubts import rank_doubts
-from napari_skipseg.proofread.edits import Confirm, EditRefusedError, Lock, Merge, Split
+from napari_skipseg.proofread.doubts import Doubt, rank_doubts
+from napari_skipseg.proofread.edits import Confirm, EditRefusedError, Lock, Merge, Skip, Split
 from napari_skipseg.proofread.measure import measure_changed, measured_images
+from napari_skipseg.proofread.state import ObjectsUnderEdit
 
 
-def test_the_least_sure_decision_comes_first_with_its_reason_and_place() -> None:
+def about_contacts(objects: ObjectsUnderEdit) -> list[Doubt]:
+    return [doubt for doubt in rank_doubts(objects) if doubt.kind != "object?"]
+
+
+def test_the_decision_that_may_cost_most_comes_first_with_its_reason_and_place() -> None:
     objects = found(row_of_cells((0.9, 0.42, 0.55)))
-    first, second, third = rank_doubts(objects)
-    assert (first.kind, second.kind, third.kind) == ("merge?", "split?", "merge?")
-    assert [doubt.objects for doubt in (first, second, third)] == [(2, 3), (2, 2), (1, 2)]
-    for doubt, strength, column in ((first, "0.55", 36), (second, "0.42", 24), (third, "0.90", 12)):
-        assert strength in doubt.reason
+    doubts = about_contacts(objects)
+    assert {(doubt.kind, doubt.objects) for doubt in doubts} == {
+        ("merge?", (2, 3)),
+        ("split?", (2, 2)),
+        ("merge?", (1, 2)),
+    }
+    by_place = {doubt.objects: doubt for doubt in doubts}
+    for pair, words, column in (((2, 3), "boundary of 0.55", 36), ((2, 2), "72 % sure", 24), ((1, 2), "0.90", 12)):
+        doubt = by_place[pair]
+        assert words in doubt.reason
         assert abs(doubt.center[3] - column) <= 1
         sides = sorted(voxel[3] for voxel in doubt.at)
         assert sides[0] < column < sides[1]
-    assert first.score > second.score > third.score > 0
+    assert by_place[2, 3].score > by_place[2, 2].score > by_place[1, 2].score > 0
+    assert [doubt.score for doubt in doubts] == sorted((doubt.score for doubt in doubts), reverse=True)
 
 
-def test_of_equal_doubts_the_larger_objects_come_first() -> None:
-    values = row_of_cells((0.55, 0.9, 0.55))[..., :42]  # the last cell is half as wide
-    doubts = [doubt for doubt in rank_doubts(found(values)) if "0.55" in doubt.reason]
-    assert doubts[0].center[3] < 24 < doubts[-1].center[3]
-    assert doubts[0].score > doubts[-1].score
-
-
-def test_what_was_decided_does_not_come_back() -> None:
+def test_a_score_is_the_smaller_side_times_the_chance_of_an_error() -> None:
     objects = found(row_of_cells((0.9, 0.42, 0.55)))
-    first, second, third = rank_doubts(objects)
+    doubt = next(doubt for doubt in rank_doubts(objects) if doubt.objects == (2, 3))
+    sizes = np.bincount(labels_of(objects).ravel())
+    assert doubt.score == pytest.approx(min(sizes[2], sizes[3]) / (1 + np.exp(12 * (0.55 - 0.5))), rel=0.02)
+
+
+def test_an_object_far_larger_than_the_others_is_a_doubt_until_it_is_confirmed() -> None:
+    objects = found(row_of_cells((0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.9, 0.9, 0.9)))
+    sizes = np.bincount(labels_of(objects).ravel())
+    largest = int(sizes[1:].argmax()) + 1
+    doubt = next(doubt for doubt in rank_doubts(objects) if doubt.kind == "object?")
+    assert doubt.objects == (largest, largest)
+    assert "larger than the others" in doubt.reason
+    apply_edit(objects, Confirm(doubt.at))
+    assert doubt.at not in [each.at for each in rank_doubts(objects) if each.kind == "object?"]
+
+
+def test_an_object_that_jumps_between_two_slices_is_a_doubt_that_says_where() -> None:
+    values = np.full((8, 40, 40), 0.1, np.float32)
+    values[:4, 14:26, 14:26] = 0.9
+    values[4:, 2:38, 2:38] = 0.9
+    objects = found(values, ObjectOptions("watershed", threshold=0.5, seed_distance=60))
+    reasons = [doubt.reason for doubt in rank_doubts(objects) if doubt.kind == "object?"]
+    assert any("between slices 3 and 4" in reason for reason in reasons), reasons
+
+
+def test_what_was_decided_or_skipped_does_not_come_back() -> None:
+    objects = found(row_of_cells((0.9, 0.42, 0.55)))
+    doubts = {doubt.objects: doubt for doubt in about_contacts(objects)}
+    first, second, third = doubts[2, 3], doubts[2, 2], doubts[1, 2]
     change = apply_edit(objects, Confirm(second.at))
-    assert [doubt.at for doubt in rank_doubts(objects)] == [first.at, third.at]
-    apply_edit(objects, Confirm(first.at))
-    assert [doubt.at for doubt in rank_doubts(objects)] == [third.at]
+    assert {doubt.objects for doubt in about_contacts(objects)} == {(2, 3), (1, 2)}
+    apply_edit(objects, Skip(first.at))
+    assert [doubt.at for doubt in about_contacts(objects)] == [third.at]
     apply_edit(objects, Lock((cell(0),)))
-    assert rank_doubts(objects) == []
+    assert about_contacts(objects) == []
     fresh = found(row_of_cells((0.9, 0.42, 0.55)))
     apply_edit(fresh, Merge(first.at))
-    assert {doubt.kind for doubt in rank_doubts(fresh)} == {"merge?", "split?"}
-    assert first.at not in [doubt.at for doubt in rank_doubts(fresh) if doubt.kind == "merge?"]
+    assert {doubt.kind for doubt in about_contacts(fresh)} == {"merge?", "split?"}
+    assert first.at not in [doubt.at for doubt in about_contacts(fresh) if doubt.kind == "merge?"]
     assert change.objects == ()
 
 
 def test_the_edit_that_a_doubt_proposes_makes_sense() -> None:
     objects = found(bumpy((10, 60, 60), 4), OPTIONS[0])
-    doubts = rank_doubts(objects)
+    doubts = about_contacts(objects)
     assert len(doubts) > 10
     for doubt in doubts[:12]:
         edit = Merge(doubt.at) if doubt.kind == "merge?" else Split(((doubt.at[0],), (doubt.at[1],)))

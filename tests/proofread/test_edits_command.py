@@ -14,7 +14,8 @@ from grid import CELLS, cell, labels_of, regions, row_of_cells
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.proofread.edits import Delete, Merge, Split
+from napari_skipseg.proofread.classifier import rule_of
+from napari_skipseg.proofread.edits import Delete, Merge, Reweigh, Split
 from napari_skipseg.proofread.session import EditSession
 from napari_skipseg.proofread.store import EditStore, edits_record, folder_of
 
@@ -104,3 +105,29 @@ def test_edits_of_another_image_and_wrong_keys_are_sentences(edits, probability:
     result = edits("export", "nothing", str(tmp_path / "x.json"))
     assert result[0] == 1
     assert "no such key" in "".join(map(str, result[1:]))
+
+
+def test_a_classifier_goes_out_and_is_applied_to_another_image(
+    edits, probability: Path, session: EditSession, tmp_path: Path
+) -> None:
+    from napari_skipseg import find_objects
+
+    file, key = tmp_path / "contacts.json", session.store.folder.name
+    result = edits("classifier", key, str(file))
+    assert result[0] == 1
+    assert "Nothing was learnt" in "".join(map(str, result[1:]))
+    store = EditStore(session.store.folder, session.store.record)
+    rule = rule_of(CELLS)
+    rule[-1] += 12 * (CELLS.merge - 0.8)  # the rule of a limit of 0.8, so that the boundary of 0.7 is none
+    store.add(Reweigh(tuple(rule)))
+    assert store.close()
+    assert edits("classifier", key, str(file))[0] == 0
+    out = tmp_path / "out.tif"
+    assert edits("apply", str(probability), str(file), str(out), *OPTIONS)[0] == 0
+    written = np.asarray(read_stack(out, are_labels=True).data[...])
+    places = [cell(number)[1:] for number in range(4)]
+    groups = [int(written[place]) for place in places]
+    assert groups[1] == groups[2] == groups[3] != groups[0]
+    in_python = find_objects(probability, edits=file, method="cells", threshold=0.3, merge=0.5)
+    np.testing.assert_array_equal(in_python, written)
+    assert "1 edits added" in edits("import", str(probability), str(file))[1]

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +13,7 @@ import editor
 import numpy as np
 import pytest
 from grid import cell, labels_of, random_edit, regions, row_of_cells
+from killed_process import longest_pause, opened_elsewhere, work_and_kill
 from numpy.typing import NDArray
 
 from napari_skipseg.corrections import journal
@@ -250,42 +248,12 @@ def test_an_unknown_edit_in_a_file_is_a_sentence(tmp_path: Path) -> None:
 
 def edit_and_kill(seed: int, seconds: float) -> tuple[list[tuple[float, int, int]], float]:
     """Return when each act was done, with the count of edits and their hash; and when the kill came."""
-    process = subprocess.Popen(
-        [sys.executable, editor.__file__, str(seed)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONHASHSEED": "0"},
-    )
-    assert process.stdout is not None
-    acts: list[tuple[float, int, int]] = []
-
-    def listen() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.endswith("\n"):
-                _, moment, count, facts = line.split()
-                acts.append((float(moment), int(count), int(facts)))
-
-    listener = threading.Thread(target=listen)
-    listener.start()
-    while not acts:
-        assert process.poll() is None, "the editor ended by itself"
-        time.sleep(0.002)
-    time.sleep(seconds)
-    killed = time.time()
-    process.kill()
-    process.wait()
-    listener.join()
-    process.stdout.close()
-    return acts, killed
+    lines, killed = work_and_kill(editor.__file__, [str(seed)], seconds)
+    return [(float(moment), int(count), int(facts)) for _, moment, count, facts in lines], killed
 
 
 def kill_often(kills: int, longest: float) -> None:
-    """Kill an editor again and again; all acts that are older than a second are there, and the store opens.
-
-    Where the machine let the editor wait, it let the thread that writes wait too: three times the longest pause does
-    not count.
-    """
+    """Kill an editor again and again; all acts that are older than a second are there, and the store opens."""
     chance = random.Random(5)
     folder = folder_of(edits_record(editor.labels()))
     for seed in range(kills):
@@ -295,7 +263,7 @@ def kill_often(kills: int, longest: float) -> None:
         found = [
             place for place, (_, count, facts) in enumerate(acts) if (count, facts) == (len(numbers), hash(numbers))
         ]
-        pause = 3 * max(np.diff([*(moment for moment, _, _ in acts), killed]), default=0.0)
+        pause = longest_pause([moment for moment, _, _ in acts], killed)
         old = [place for place, (moment, _, _) in enumerate(acts) if moment < killed - 1 - pause]
         # the last act may be on disk although it was not printed any more
         assert found or not old or len(numbers) in (acts[-1][1] - 1, acts[-1][1] + 1), f"kill {seed}"
@@ -322,11 +290,7 @@ def test_five_hundred_kills_lose_no_edit_older_than_a_second() -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_second_window_is_refused() -> None:
-    with subprocess.Popen(
-        [sys.executable, editor.__file__, "hold"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "open\n"
+    with opened_elsewhere(editor.__file__) as holder:
         with pytest.raises(FileError, match=f"edited in another window .process {holder.pid}."):
             editor.open_session()
         assert find_edits()[0].is_open

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,19 @@ from searching import with_search
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.measure import measure_objects
-from napari_skipseg.proofread.edits import Confirm, Delete, Erase, FillHoles, Grow, Lock, Merge, Paint, Split
+from napari_skipseg.proofread.edits import (
+    Confirm,
+    Delete,
+    Erase,
+    FillHoles,
+    Grow,
+    Lock,
+    Merge,
+    Paint,
+    Reweigh,
+    Skip,
+    Split,
+)
 from napari_skipseg.proofread.store import find_edits
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR
 from napari_skipseg.widgets.panel import wait_for
@@ -222,26 +235,78 @@ def test_the_wheel_grows_a_region_and_does_not_zoom(open_cells) -> None:
 
 def test_doubts_come_one_after_the_other_and_decisions_are_remembered(open_cells, qtbot) -> None:
     viewer, panel, tab, hand = open_cells()
-    hand.press(Qt.Key.Key_N)
-    first = tab.doubt
-    assert first is not None
-    assert first.kind == "split?", "0.42 lies nearest to 0.5"
-    assert "0.42" in tab.reason.text()
-    assert set(np.unique(outlined(tab))) == {0, 1, 2}
-    hand.press(Qt.Key.Key_C)
-    assert edits(tab) == [Confirm(first.at)]
-    assert tab.doubt.kind == "merge?"
-    assert "0.70" in tab.reason.text()
-    hand.press(Qt.Key.Key_A)
-    assert at(tab, 2) == at(tab, 3)
-    labels = {(each.kind, "0.42" in each.reason) for each in tab._doubts}
-    assert ("split?", True) not in labels
+    seen = []
+    for _ in range(12):
+        hand.press(Qt.Key.Key_N)
+        if tab.doubt is None:
+            break
+        seen.append(tab.doubt)
+        assert f"{tab.doubt.reason} " in tab.reason.text()
+        if tab.doubt.kind == "split?":
+            assert set(np.unique(outlined(tab))) == {0, 1, 2}
+    assert {doubt.kind for doubt in seen} >= {"merge?", "split?"}
+    assert "no doubt left" in tab.reason.text(), "what was skipped does not come back"
+    assert edits(tab) == [Skip(doubt.at) for doubt in seen]
     qtbot.mouseClick(tab.close_button, LEFT)
     again = start(qtbot, panel)
-    assert at(again, 2) == at(again, 3)
-    assert all("0.42" not in doubt.reason for doubt in again.opened.doubts)
-    assert "2 edits" in again.message.text()
+    assert again.opened.doubts == [], "also not after a restart"
+    hand.press(Qt.Key.Key_U)  # the last skip comes back
+    hand.press(Qt.Key.Key_N)
+    assert again.doubt.at == seen[-1].at
+    hand.press(Qt.Key.Key_C)
+    assert edits(again)[-1] == Confirm(seen[-1].at)
     assert viewer.layers.selection.active == again.layers.layer
+
+
+def test_a_merge_of_a_doubt_goes_on_to_the_next(open_cells) -> None:
+    _, _, tab, hand = open_cells()
+    while tab.doubt is None or "0.70" not in tab.doubt.reason:
+        hand.press(Qt.Key.Key_N)
+    hand.press(Qt.Key.Key_A)
+    assert at(tab, 2) == at(tab, 3)
+    assert isinstance(edits(tab)[-1], Merge)
+
+
+def test_learning_from_edits_shows_what_would_change_and_is_one_edit(open_panel, qtbot) -> None:
+    weak = (0.9, 0.6, 0.61, 0.9, 0.6, 0.9, 0.61, 0.9, 0.6)
+    viewer, panel = open_panel()
+    boundary = np.zeros((3, 40, SIDE * (len(weak) + 1)), np.float32)
+    for number, strength in enumerate(weak, start=1):
+        boundary[..., SIDE * number] = strength
+    viewer.add_image(boundary, name="boundary", contrast_limits=(0, 1))
+    panel.show_tab("Objects")
+    wait_for(lambda: False, 0.3)
+    objects = panel.objects_tab
+    objects.form.method.setCurrentIndex(objects.form.method.findData("cells"))
+    objects.form.method.activated.emit(objects.form.method.currentIndex())
+    objects.form.threshold.setValue(0.3)
+    qtbot.mouseClick(objects.find_button, LEFT)
+    qtbot.waitUntil(lambda: not objects.is_running and objects.result() is not None)
+    tab = start(qtbot, panel)
+    qtbot.mouseClick(tab.learning.learn_button, LEFT)
+    qtbot.waitUntil(lambda: not tab.learning.is_at_work)
+    assert "it needs 3 more merges" in tab.learning.message.text()
+    for number in (1, 2, 4):
+        tab.do(Merge(((0, 1, *cell(number)), (0, 1, *cell(number + 1)))))
+    for number in (0, 3, 5):
+        tab.do(Confirm(((0, 1, *cell(number)), (0, 1, *cell(number + 1)))))
+    assert at(tab, 6) != at(tab, 7)
+    qtbot.mouseClick(tab.learning.learn_button, LEFT)
+    qtbot.waitUntil(lambda: not tab.learning.is_at_work)
+    assert "2 merges and 0 splits would follow" in tab.learning.message.text()
+    assert outlined(tab).any()
+    assert at(tab, 6) != at(tab, 7), "so far it is a preview"
+    if folder := os.environ.get("SKIPSEG_PICTURES"):
+        viewer.reset_view()
+        wait_for(lambda: False, 0.5)
+        viewer.window._qt_window.grab().save(f"{folder}/learning.png")
+    qtbot.mouseClick(tab.learning.accept_button, LEFT)
+    assert at(tab, 6) == at(tab, 7)
+    assert at(tab, 5) != at(tab, 6)
+    assert not outlined(tab).any()
+    assert isinstance(edits(tab)[-1], Reweigh)
+    tab.undo()
+    assert at(tab, 6) != at(tab, 7)
 
 
 def test_the_table_follows_the_edits_and_is_that_of_the_whole(open_cells, qtbot) -> None:

@@ -13,10 +13,10 @@ from napari.utils.key_bindings import coerce_keybinding
 from napari.utils.shortcuts import default_shortcuts
 
 from napari_skipseg.widgets.correct.layers import ACTIONS
-from napari_skipseg.widgets.proofread.actions import EDITOR_ACTIONS, TOOLS
+from napari_skipseg.widgets.proofread.actions import EDITOR_ACTIONS, LEARN, TOOLS
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "settings-and-shortcuts.md"
-OURS = {"Correct": ACTIONS, "Proofread": TOOLS | EDITOR_ACTIONS}
+OURS = {"Correct": ACTIONS, "Proofread": TOOLS | EDITOR_ACTIONS | {"learn": LEARN}}
 
 
 def keys_of_napari() -> dict[str, str]:

@@ -26,7 +26,9 @@ _FLAGS = Flags(ObjectOptions, leave_out=("box",))
 app = typer.Typer(help="Edits of objects: list, export, import, apply.", rich_markup_mode=None)
 
 EditsKey = Annotated[str, typer.Argument(metavar="KEY", help="A key of the list, or its beginning.")]
-EditsPath = Annotated[Path, typer.Argument(metavar="EDITS", help="A file of edits, as `edits export` writes it.")]
+EditsPath = Annotated[
+    Path, typer.Argument(metavar="EDITS", help="A file that `edits export` or `edits classifier` wrote.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -73,6 +75,25 @@ def export_edits(
     print_line(write_edits(out, found.record, [each.edit for each in done]))
 
 
+@app.command("classifier")
+def export_classifier(
+    key: EditsKey, out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, JSON.")]
+) -> None:
+    """Write the classifier of contacts that was learnt from edits and accepted last; it serves other images too."""
+    from napari_skipseg.proofread.classifier import ContactClassifier, write_classifier
+    from napari_skipseg.proofread.edits import Reweigh
+    from napari_skipseg.proofread.store import read_edits
+
+    found = _find(key)
+    accepted = [each.edit for each in read_edits(found.folder)[0] if isinstance(each.edit, Reweigh)]
+    if not accepted:
+        raise InputError(
+            f"Nothing was learnt from the edits of '{found.record.subject.name}': press 'Learn from edits' in "
+            "Proofread and accept what it shows."
+        )
+    print_line(write_classifier(out, ContactClassifier(accepted[-1].weights)))
+
+
 @app.command("import")
 def import_edits(
     objects_in: Annotated[
@@ -81,14 +102,16 @@ def import_edits(
     edits: EditsPath,
     class_name: Annotated[str, flag("The class whose objects are edited.", "--class", metavar="NAME")] = "",
 ) -> None:
-    """Add the edits of a file to those of an image on this computer."""
+    """Add the edits of a file, or a classifier of contacts, to the edits of an image on this computer."""
     from napari_skipseg.images.files import read_stack
     from napari_skipseg.proofread.exchange import read_edits_file
     from napari_skipseg.proofread.store import EditStore, check_same_image, edits_record, folder_of
 
     found = read_edits_file(edits)
-    record = edits_record(read_stack(objects_in), class_name or found.record.class_name)
-    check_same_image(record, found.record)
+    known_class = "" if found.record is None else found.record.class_name
+    record = edits_record(read_stack(objects_in), class_name or known_class)
+    if found.record is not None:
+        check_same_image(record, found.record)
     store = EditStore(folder_of(record), record)
     try:
         known = [each.edit for each in store.done]
@@ -125,7 +148,7 @@ def apply(
 
     check_replaceable([out], "ome-zarr" if out.suffix.lower() == ".zarr" else "tiff")
     found = read_edits_file(edits)
-    options = replace(found.record.options or ObjectOptions(), **_FLAGS.given(flags))
+    options = replace((found.record and found.record.options) or ObjectOptions(), **_FLAGS.given(flags))
     work = iter_apply_to_file(_read(objects_in, labels), options, found, LabelsTarget(out))
     written = with_progress_bar(work, f"editing objects in {objects_in.name}")
     for each in written.refused:

@@ -9,10 +9,11 @@ from typing import assert_never
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import binary_fill_holes, gaussian_filter
 
 from napari_skipseg.objects.watershed import WatershedWindow, region_contacts
-from napari_skipseg.proofread.cut import cut_graph, cut_region
+from napari_skipseg.proofread.classifier import ContactClassifier
+from napari_skipseg.proofread.cut import cut_by_probability, cut_graph, cut_region
 from napari_skipseg.proofread.edits import (
     Confirm,
     Delete,
@@ -25,16 +26,23 @@ from napari_skipseg.proofread.edits import (
     Merge,
     Paint,
     Renumber,
+    Reweigh,
     Separate,
+    Skip,
+    Smooth,
     Split,
     Voxel,
     unpack_mask,
 )
+from napari_skipseg.proofread.learn import cut_by_contacts, reweighed
 from napari_skipseg.proofread.regions import contact_strengths
 from napari_skipseg.proofread.state import Change, ChangeRecorder, ObjectsUnderEdit, VoxelBox
 
 MOST_SIDES = 100
 """Sides of a split."""
+
+WIDEST_SMOOTHING = 20.0
+"""The largest sigma of smoothing, in voxels of X."""
 
 
 def apply_edit(objects: ObjectsUnderEdit, edit: Edit) -> Change:
@@ -67,18 +75,31 @@ def apply_edit(objects: ObjectsUnderEdit, edit: Edit) -> Change:
                 labels = _objects_at(objects, edit.at, locked_too=True)
                 objects.locked = objects.locked.union(labels) if edit.locked else objects.locked.difference(labels)
             case Confirm():
-                one, other = (objects.region_at(voxel) for voxel in edit.at)
-                if 0 in (one, other) or one == other:
-                    raise EditRefusedError(
-                        f"There are no two regions at {_place(edit.at[0])} and {_place(edit.at[1])}."
-                    )
-                objects.confirmed = (*objects.confirmed, (one, other))
+                objects.confirmed = (*objects.confirmed, _two_regions(objects, edit))
+            case Skip():
+                objects.skipped = (*objects.skipped, _two_regions(objects, edit))
+            case Smooth():
+                _smooth(objects, edit, recorder)
+            case Reweigh():
+                found = reweighed(objects, ContactClassifier(edit.weights))
+                regions = np.flatnonzero(found != objects.object_of[: len(found)])
+                if not regions.size:
+                    raise EditRefusedError("Nothing would change: all contacts are decided in this way already.")
+                recorder.replace(regions, found[regions])
+                objects.next_object = max(objects.next_object, int(found.max()) + 1)
             case _:
                 assert_never(edit)
     except EditRefusedError:
         objects.undo(recorder.finish())
         raise
     return recorder.finish()
+
+
+def _two_regions(objects: ObjectsUnderEdit, edit: Confirm | Skip) -> tuple[int, int]:
+    one, other = (objects.region_at(voxel) for voxel in edit.at)
+    if 0 in (one, other) or (one == other and edit.at[0] != edit.at[1]):
+        raise EditRefusedError(f"There are no two regions at {_place(edit.at[0])} and {_place(edit.at[1])}.")
+    return one, other
 
 
 def _place(voxel: Voxel) -> str:
@@ -114,6 +135,7 @@ def _merge(objects: ObjectsUnderEdit, edit: Merge, recorder: ChangeRecorder) -> 
         raise EditRefusedError("These objects are of different times: only objects of one time can be merged.")
     if not objects.regions.are_linked and len({voxel[1] for voxel in edit.at}) > 1:
         raise EditRefusedError("These objects are of different slices, and objects are of each slice on its own.")
+    recorder.linked = tuple(dict.fromkeys(objects.region_at(voxel) for voxel in edit.at))
     for label in labels[1:]:
         recorder.assign(objects.regions_of(label), labels[0])
 
@@ -164,8 +186,10 @@ def _split(objects: ObjectsUnderEdit, edit: Split, recorder: ChangeRecorder) -> 
     start = np.full(len(regions), -1)
     for region, side in side_of.items():
         start[number[region]] = side
-    ends, strengths = _contacts(objects, regions, time, box)
-    found_sides = cut_graph(len(regions), ends, strengths, start)
+    if objects.regions.statistics is not None and (objects.sizes[regions] > 0).all():
+        found_sides = cut_by_contacts(objects, regions, start)
+    else:  # what was painted has no contacts in the graph: they are looked for
+        found_sides = cut_graph(len(regions), *_contacts(objects, regions, time, box), start)
     for side in range(1, len(sides)):
         recorder.assign(regions[found_sides == side], objects.new_object())
 
@@ -200,11 +224,48 @@ def _cut_one(
     corner = np.array([side.start for side in box])
     order = sorted(seeds)
     places = [np.array([voxel[1:] for voxel in seeds[side]], np.int64) - corner for side in order]
-    parts = cut_region(mask, places, objects.regions.spacing, objects.regions.are_linked)
+    source, spacing = objects.regions.probability, objects.regions.spacing
+    if source is None:
+        parts = cut_region(mask, places, spacing, objects.regions.are_linked)
+    else:
+        probability = np.asarray(source.look_at(time, *box)[...], np.float32)
+        wall = probability if objects.regions.options.method == "cells" else 1 - probability
+        parts = cut_by_probability(mask, places, wall, spacing)
     recorder.assign(np.array([region]), 0)  # it has no voxels any more, so it must not link its neighbours
     new = {recorder.set_voxels(time, box, parts == part, label): side for part, side in enumerate(order)}
     objects.cut_from |= dict.fromkeys(new, region)
+    objects.voxel_in_part |= {number: seeds[side][0] for number, side in new.items()}
+    if objects.regions.graph is not None:
+        numbers = np.array(list(new))
+        objects.sizes[numbers] = np.bincount(parts[parts >= 0], minlength=len(numbers))
+        _move_contacts(objects, region, np.where(parts >= 0, numbers[parts], 0), corner, recorder)
     return new
+
+
+def _move_contacts(
+    objects: ObjectsUnderEdit,
+    region: int,
+    parts: NDArray[np.int64],
+    corner: NDArray[np.int64],
+    recorder: ChangeRecorder,
+) -> None:
+    """Give each contact of a region that was cut to the part that it passes through where it is weakest.
+
+    parts: the new regions in a box that begins at `corner`, 0 elsewhere.
+    """
+    ends, where = objects.edge_ends, objects.regions.known_graph.edges.where
+    rows = np.flatnonzero((ends == region).any(axis=1))
+    _, depth, height, width = objects.shape
+    z, y, x = np.unravel_index(where[rows] // 3, (objects.shape[0] * depth, height, width))
+    first = np.stack([z % depth, y, x], axis=1)
+    found = np.zeros(len(rows), np.int64)
+    step = np.eye(3, dtype=np.int64)[where[rows] % 3]
+    for places in (first - corner, first + step - corner):  # the two voxels of the pass: one lies in the region
+        inside = ((places >= 0) & (places < parts.shape)).all(axis=1) & (found == 0)
+        found[inside] = parts[tuple(places[inside].T)]
+    known = found > 0
+    rows, new = rows[known], found[known]
+    recorder.move_contacts(rows, np.where(ends[rows] == region, new[:, None], ends[rows]))
 
 
 def _contacts(
@@ -290,6 +351,33 @@ def _fill_holes(objects: ObjectsUnderEdit, edit: FillHoles, recorder: ChangeReco
     if not holes.any():
         raise EditRefusedError(f"Object {label} has no holes.")
     recorder.set_voxels(time, box, holes, label)
+
+
+def _smooth(objects: ObjectsUnderEdit, edit: Smooth, recorder: ChangeRecorder) -> None:
+    (label,) = _objects_at(objects, [edit.at])
+    if not 0.3 <= edit.sigma <= WIDEST_SMOOTHING:
+        raise EditRefusedError(f"An object is smoothed over 0.3 to {WIDEST_SMOOTHING:g} voxels, not {edit.sigma:g}.")
+    by_slice = edit.slices or not objects.regions.are_linked or objects.shape[1] == 1
+    sigmas = [0.0 if by_slice else edit.sigma / objects.regions.spacing[0],
+              edit.sigma / objects.regions.spacing[1], edit.sigma]  # fmt: skip
+    time, box = objects.box_of(objects.regions_of(label))
+    wider = [
+        slice(max(0, side.start - round(3 * sigma)), min(length, side.stop + round(3 * sigma)))
+        for side, sigma, length in zip(box, sigmas, objects.shape[1:], strict=True)
+    ]
+    box = wider[0], wider[1], wider[2]
+    there = objects.read_objects(time, box)
+    mask = there == label
+    smooth = gaussian_filter(mask.astype(np.float32), sigmas, mode="nearest") > 0.5
+    if not smooth.any():
+        raise EditRefusedError(f"Object {label} is thinner than this smoothing: nothing of it would be left.")
+    removed, added = mask & ~smooth, smooth & (there == 0)
+    if not (removed.any() or added.any()):
+        raise EditRefusedError(f"Object {label} is as smooth as that already.")
+    if removed.any():
+        recorder.set_voxels(time, box, removed, 0)
+    if added.any():
+        recorder.set_voxels(time, box, added, label)
 
 
 def _separate(objects: ObjectsUnderEdit, edit: Separate, recorder: ChangeRecorder) -> None:

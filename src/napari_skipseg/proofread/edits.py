@@ -136,8 +136,43 @@ class Lock:
 
 
 @dataclass(frozen=True)
+class Smooth:
+    """Smooth the surface of the object at a voxel: no voxel of another object changes.
+
+    sigma: of a Gaussian, in voxels of X. slices: each slice by itself.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+    at: Voxel
+    sigma: float = 2.0
+    slices: bool = False
+    kind: Literal["smooth"] = "smooth"
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Do not ask again about the regions at two voxels, although nothing was decided."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+    at: tuple[Voxel, Voxel]
+    kind: Literal["skip"] = "skip"
+
+
+@dataclass(frozen=True)
+class Reweigh:
+    """Decide all contacts that nobody judged by a classifier. weights: as in `classifier.ContactClassifier`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+    weights: tuple[float, ...]
+    kind: Literal["reweigh"] = "reweigh"
+
+
+@dataclass(frozen=True)
 class Confirm:
-    """Remember that the decision between the regions at two voxels is right: to be one object, or two."""
+    """Remember that the decision between the regions at two voxels is right: to be one object, or two.
+
+    The same voxel twice: the object there is right as a whole.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
     at: tuple[Voxel, Voxel]
@@ -145,7 +180,20 @@ class Confirm:
 
 
 Edit = Annotated[
-    Merge | Split | Delete | Grow | Paint | Erase | FillHoles | Separate | Renumber | Lock | Confirm,
+    Merge
+    | Split
+    | Delete
+    | Grow
+    | Paint
+    | Erase
+    | FillHoles
+    | Separate
+    | Renumber
+    | Lock
+    | Confirm
+    | Smooth
+    | Skip
+    | Reweigh,
     Field(discriminator="kind"),
 ]
 

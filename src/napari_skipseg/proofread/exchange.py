@@ -23,7 +23,9 @@ from napari_skipseg.objects.blocks import CHUNK
 from napari_skipseg.objects.classes import ClassImage
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
-from napari_skipseg.proofread.edits import Edit, edit_from_dict, edit_to_dict
+from napari_skipseg.proofread.classifier import FORMAT as CONTACTS
+from napari_skipseg.proofread.classifier import read_classifier
+from napari_skipseg.proofread.edits import Edit, Reweigh, edit_from_dict, edit_to_dict
 from napari_skipseg.proofread.regions import IN_MEMORY, Regions, iter_regions_of_labels, iter_regions_of_probability
 from napari_skipseg.proofread.session import RefusedEdit, apply_edits
 from napari_skipseg.proofread.state import ObjectsUnderEdit
@@ -35,9 +37,9 @@ _RECORD = TypeAdapter(EditsRecord)
 
 @dataclass(frozen=True)
 class EditsFile:
-    """Edits, and of which image they are."""
+    """Edits, and of which image they are; None if they are a classifier of contacts, for any image of its kind."""
 
-    record: EditsRecord
+    record: EditsRecord | None
     edits: tuple[Edit, ...]
 
 
@@ -65,7 +67,7 @@ def write_edits(path: str | os.PathLike[str], record: EditsRecord, edits: Sequen
 
 
 def read_edits_file(path: str | os.PathLike[str]) -> EditsFile:
-    """Return the edits in a file.
+    """Return the edits in a file. A classifier of contacts is one edit: it decides all contacts.
 
     Raises:
         FileError: it cannot be read, or holds no edits.
@@ -75,9 +77,13 @@ def read_edits_file(path: str | os.PathLike[str]) -> EditsFile:
         content = path.read_bytes()
     try:
         found = json.loads(content)
+        if isinstance(found, Mapping) and found.get("format") == CONTACTS:
+            return EditsFile(None, (Reweigh(read_classifier(path).weights),))
         if not isinstance(found, Mapping) or found.get("format") != FORMAT:
             raise ValueError("another format")
         return EditsFile(_RECORD.validate_python(found["of"]), tuple(map(edit_from_dict, found["edits"])))
+    except FileError:
+        raise
     except (ValueError, KeyError, TypeError, RecursionError, ValidationError, SkipsegError) as error:
         raise FileError(
             f"'{path}' holds no edits of objects: export them with `napari-skipseg edits export`."
@@ -116,7 +122,8 @@ def iter_apply_to_file(
         InputError: the edits are of another shape, voxel size or class.
     """
     stack = image if isinstance(image, Stack) else image.stack
-    check_same_image(edits_record(stack, options.class_name), edits.record)
+    if edits.record is not None:
+        check_same_image(edits_record(stack, options.class_name), edits.record)
     with ExitStack() as leaving:
         large = not isinstance(image, Stack) and _voxels(stack) > IN_MEMORY
         with file_errors_as(target.path):

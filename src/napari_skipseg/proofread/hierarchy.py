@@ -77,7 +77,7 @@ def merge_tree(regions: Regions) -> MergeTree:
     parent, level, children, over, used = _merge(
         count, ends, np.where(same, -1.0, strengths), totals, contacts, is_mean
     )
-    order, low, high = _order(count, parent[:used], children[:used])
+    order, low, high = leaf_order(count, parent[:used], children[:used])
     return MergeTree(count, parent[:used], level[:used], children[:used], over[:used], order, low, high)
 
 
@@ -186,9 +186,10 @@ def _move(links: _Links, known: Any, heap: Any, gone: int, kept: int, count: int
 
 
 @compiled
-def _order(
+def leaf_order(
     count: int, parent: NDArray[np.int64], children: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return `order`, `low` and `high` of a `MergeTree`."""
     nodes = parent.size
     size = np.zeros(nodes, np.int64)
     for node in range(nodes):

@@ -18,20 +18,18 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.objects.block_regions import VoxelSpacing, relabel
-from napari_skipseg.objects.classes import ClassImage, probability_of_class, read_block
+from napari_skipseg.objects.classes import ClassImage, ClassProbability, probability_of_class, read_block
 from napari_skipseg.objects.find import objects_of_regions, regions_of_all_times, spacing_of
 from napari_skipseg.objects.find_in_blocks import iter_find_regions
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.region_graph import RegionGraph
 from napari_skipseg.objects.watershed import FULL
 from napari_skipseg.progress import Progress
+from napari_skipseg.proofread.contacts import READ_AT_ONCE, ContactStatistics, iter_contact_statistics
 from napari_skipseg.scores.table import compiled
 
 IN_MEMORY = 2**27
 """Voxels up to which regions are found in memory: 0.5 GiB of labels, and some 3 GiB while they are found."""
-
-READ_AT_ONCE = 2**25
-"""Voxels of labels that are read at once."""
 
 _SPARSE = 2**24
 """Labels of another program may have any numbers. From this number on they are looked up instead of used as places."""
@@ -46,6 +44,8 @@ class Regions:
     labels: the region at each voxel, (T, Z, Y, X). objects: the object of each region, from region 0 on, which has
     none. boxes: of each region, (time, z start, z stop, y start, y stop, x start, x stop). space: of the image, without
     C. graph: region n is the node n - 1; None for labels of another program. options: how the objects were found.
+    statistics: of contacts, if there is a graph with contacts. probability: in which the regions were found, if there
+    is a graph.
     """
 
     labels: Any
@@ -54,6 +54,8 @@ class Regions:
     space: Space
     graph: RegionGraph | None = None
     options: ObjectOptions = field(default_factory=ObjectOptions)
+    statistics: ContactStatistics | None = None
+    probability: ClassProbability | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -96,12 +98,13 @@ def iter_regions_of_probability(
         FileError, InputError: as `iter_find_objects`.
     """
     space, labels = image.stack.space.without("C"), None
+    chosen = probability_of_class(image, options)
     if folder is not None:
         found = yield from iter_find_regions(image, options, folder, block)
         labels, graph, objects = found.labels, found.graph, found.objects
     else:
         yield Progress(0, 2, "finding regions")
-        chosen, spacing = probability_of_class(image, options), spacing_of(image.stack, options)
+        spacing = spacing_of(image.stack, options)
         flat, graph = regions_of_all_times(chosen, options, spacing)
         objects = objects_of_regions(graph, options, spacing, (flat.shape[0], flat.shape[1], flat.shape[2]))
         if options.method == "components":  # numbered in the order of their first voxels, as blocks are
@@ -109,7 +112,11 @@ def iter_regions_of_probability(
             flat, objects = relabel(flat, places.astype(np.uint32) + np.uint32(1)), objects[np.argsort(places)]
         labels = flat.reshape(chosen.shape)
     boxes = yield from _iter_boxes(labels, len(objects))
-    return Regions(labels, _with_none(objects), boxes, space, graph, options)
+    statistics = None
+    if options.method != "components":
+        is_volume = options.planes == "volume"
+        statistics = yield from iter_contact_statistics(labels, chosen, graph, boxes, is_volume)
+    return Regions(labels, _with_none(objects), boxes, space, graph, options, statistics, chosen)
 
 
 def iter_regions_of_labels(stack: Stack, are_linked: bool = True) -> Generator[Progress, None, Regions]:

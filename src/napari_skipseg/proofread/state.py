@@ -33,7 +33,8 @@ class Change:
     """What an edit did, and all that is needed to undo it.
 
     objects: the numbers of all objects that have other voxels now, also those that are new or gone. box: (time, z
-    start, z stop, …) around all changed voxels, empty if there are none.
+    start, z stop, …) around all changed voxels, empty if there are none. linked: regions that the user put into one
+    object. contacts, ends: contacts of the graph whose ends are other regions now, and their ends before.
     """
 
     edit: Edit
@@ -46,6 +47,10 @@ class Change:
     next_object: int
     locked: frozenset[int]
     confirmed: tuple[tuple[int, int], ...]
+    skipped: tuple[tuple[int, int], ...]
+    linked: tuple[int, ...]
+    contacts: NDArray[np.int64]
+    ends: NDArray[np.int64]
 
 
 class ChangedVoxels:
@@ -98,8 +103,10 @@ class ObjectsUnderEdit:
     """The objects of an image while they are edited, in memory. `apply.apply_edit` changes them.
 
     object_of: the object of each region, from region 0 on; it has room for more. region_count: regions so far.
-    confirmed: pairs of regions between which a decision was confirmed. cut_from: the region that a new one is a part
-    of.
+    confirmed: pairs of regions between which a decision was confirmed, twice the same for a whole object. skipped: such
+    pairs that were not decided. cut_from: the region that a new one is a part of, `voxel_in_part`: a voxel
+    of such a part. sizes: voxels of each region that
+    contacts of the graph may have. changes: what the edits that count have changed, in their order.
     """
 
     def __init__(self, regions: Regions) -> None:
@@ -109,8 +116,14 @@ class ObjectsUnderEdit:
         self.changed = ChangedVoxels()
         self.locked: frozenset[int] = frozenset()
         self.confirmed: tuple[tuple[int, int], ...] = ()
+        self.skipped: tuple[tuple[int, int], ...] = ()
+        self.sizes = np.zeros(len(regions.objects), np.int64)
+        if regions.graph is not None:
+            self.sizes[1:] = regions.graph.nodes.size
+        self.changes: list[Change] = []
         self.next_object = int(regions.objects.max(initial=0)) + 1
         self.cut_from: dict[int, int] = {}
+        self.voxel_in_part: dict[int, Voxel] = {}
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -124,7 +137,7 @@ class ObjectsUnderEdit:
 
     @cached_property
     def edge_ends(self) -> NDArray[np.int64]:
-        """The two regions of each contact of the graph, (n, 2)."""
+        """The two regions of each contact of the graph, (n, 2); parts of a region that was cut have its contacts."""
         if self.regions.graph is None:
             return np.empty((0, 2), np.int64)
         edges = self.regions.graph.edges
@@ -185,7 +198,9 @@ class ObjectsUnderEdit:
             room = max(1024, len(self.object_of) // 8)
             self.object_of = np.concatenate([self.object_of, np.zeros(room, np.uint32)])
             self.boxes = np.concatenate([self.boxes, np.zeros((room, 7), np.int32)])
+            self.sizes = np.concatenate([self.sizes, np.zeros(room, np.int64)])
         self.object_of[self.region_count], self.boxes[self.region_count] = label, box
+        self.sizes[self.region_count] = 0
         return self.region_count
 
     def new_object(self) -> int:
@@ -195,6 +210,8 @@ class ObjectsUnderEdit:
 
     def undo(self, change: Change) -> None:
         """Undo the last change."""
+        self.changes.pop()
+        self.edge_ends[change.contacts] = change.ends
         for time, box, packed in reversed(change.voxels):
             shape = [side.stop - side.start for side in box]
             self.changed.write(time, box, np.frombuffer(_CODEC.decode(packed), np.uint32).reshape(shape))
@@ -202,8 +219,9 @@ class ObjectsUnderEdit:
         self.object_of[change.regions] = change.before
         for region in range(change.region_count + 1, self.region_count + 1):
             self.cut_from.pop(region, None)
+            self.voxel_in_part.pop(region, None)
         self.region_count, self.next_object = change.region_count, change.next_object
-        self.locked, self.confirmed = change.locked, change.confirmed
+        self.locked, self.confirmed, self.skipped = change.locked, change.confirmed, change.skipped
 
 
 class ChangeRecorder:
@@ -211,7 +229,11 @@ class ChangeRecorder:
 
     def __init__(self, objects: ObjectsUnderEdit, edit: Edit) -> None:
         self._objects, self._edit = objects, edit
-        self._start = (objects.region_count, objects.next_object, objects.locked, objects.confirmed)
+        self._start = (objects.region_count, objects.next_object)
+        self._marks = (objects.locked, objects.confirmed, objects.skipped)
+        self.linked: tuple[int, ...] = ()
+        self._contacts: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+        self._ends: list[NDArray[np.int64]] = [np.empty((0, 2), np.int64)]
         self._regions: list[NDArray[np.int64]] = []
         self._before: list[NDArray[np.uint32]] = []
         self._voxels: list[tuple[int, VoxelBox, bytes]] = []
@@ -257,9 +279,19 @@ class ChangeRecorder:
         objects.changed.write(time, box, np.where(mask, np.uint32(region), before))
         return region
 
+    def move_contacts(self, rows: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        """Give contacts of the graph to other regions. ends: (n, 2)."""
+        known = self._objects.edge_ends
+        self._contacts.append(rows)
+        self._ends.append(known[rows])
+        known[rows] = ends
+
     def finish(self) -> Change:
-        """Return the change."""
-        count, next_object, locked, confirmed = self._start
+        """Return the change, which is the last one of the objects now."""
+        count, next_object = self._start
+        locked, confirmed, skipped = self._marks
+        contacts, ends = np.concatenate(self._contacts), np.concatenate(self._ends)
+        contacts, oldest = np.unique(contacts, return_index=True)
         # undone in one step: of a region that was given twice, the first object before counts
         regions = np.concatenate([np.empty(0, np.int64), *self._regions])
         before = np.concatenate([np.empty(0, np.uint32), *self._before])
@@ -270,7 +302,7 @@ class ChangeRecorder:
         if len(boxes):
             low, high = boxes[:, 1::2].min(axis=0), boxes[:, 2::2].max(axis=0)
             box = (int(boxes[0, 0]), *np.stack([low, high], axis=1).reshape(-1).tolist())
-        return Change(
+        change = Change(
             edit=self._edit,
             objects=tuple(sorted(self._touched - {0})),
             box=box,
@@ -281,7 +313,13 @@ class ChangeRecorder:
             next_object=next_object,
             locked=locked,
             confirmed=confirmed,
+            skipped=skipped,
+            linked=self.linked,
+            contacts=contacts,
+            ends=ends[oldest],
         )
+        self._objects.changes.append(change)
+        return change
 
 
 class _Labels(LazyArray):

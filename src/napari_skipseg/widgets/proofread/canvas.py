@@ -11,6 +11,8 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_skipseg.images.stack import LazyArray
 from napari_skipseg.proofread.edits import Voxel
+from napari_skipseg.proofread.state import VoxelBox
+from napari_skipseg.widgets.correct.uncertain_regions import go_to
 from napari_skipseg.widgets.layers.placement import RepeatedSlices, place_over, voxel_at
 from napari_skipseg.widgets.layers.results import KEY
 from napari_skipseg.widgets.objects.layers import CLICK, OBJECTS_SOURCE
@@ -26,6 +28,9 @@ NAME, OUTLINE = "{} proofread", "{} preview of the edit"
 OUTLINE_COLORS = {1: "#ffe14d", 2: "#4dd2ff", None: "transparent"}
 LARGEST_PREVIEW = 2**24
 """Voxels of a preview, at most: in the 3D view of a large volume there is none."""
+
+_AROUND = 48
+"""Voxels around a doubt that are shown, along Y and X."""
 
 _STEP = 0.5
 """Voxels between two places along a ray through the 3D view."""
@@ -149,6 +154,18 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
         """Return the voxel of the image at a place of the layer."""
         at = dict(zip(self.axes, (int(np.floor(part + 0.5)) for part in place), strict=True))
         return at.get("T", 0), at.get("Z", 0), at.get("Y", 0), at.get("X", 0)
+
+    def go_to(self, voxel: Voxel, box: VoxelBox) -> None:
+        """Show a box around a voxel, in the voxel's slice."""
+        sides = {"T": (voxel[0], voxel[0] + 1)}
+        sides |= {axis: (side.start, side.stop) for axis, side in zip("ZYX", box, strict=True)}
+        go_to(self._viewer, self.layer, self.to_layer(voxel), [sides.get(axis, (0, 1)) for axis in self.axes])
+
+    def go_around(self, voxel: Voxel) -> None:
+        """Show a voxel and what lies around it."""
+        _, z, y, x = voxel
+        sides = [slice(z, z + 1), slice(y - _AROUND, y + _AROUND), slice(x - _AROUND, x + _AROUND)]
+        self.go_to(voxel, (sides[0], sides[1], sides[2]))
 
     def _voxel_of(self, event: Any) -> Voxel | None:
         """Return the voxel under the mouse: of the slice, or of the first object along the ray; None without any."""

@@ -13,10 +13,20 @@ from qtpy.QtWidgets import QButtonGroup, QGridLayout, QHBoxLayout, QPushButton, 
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.prediction import file_name
-from napari_skipseg.proofread.doubts import Doubt, rank_doubts
-from napari_skipseg.proofread.edits import Confirm, Delete, Edit, EditRefusedError, FillHoles, Lock, Separate, Voxel
+from napari_skipseg.proofread.doubts import Doubt
+from napari_skipseg.proofread.edits import (
+    Confirm,
+    Delete,
+    Edit,
+    EditRefusedError,
+    FillHoles,
+    Lock,
+    Separate,
+    Skip,
+    Smooth,
+    Voxel,
+)
 from napari_skipseg.proofread.state import Change
-from napari_skipseg.widgets.correct.uncertain_regions import go_to
 from napari_skipseg.widgets.forms.dialogs import ask_new_file
 from napari_skipseg.widgets.forms.engine_queue import EngineQueue
 from napari_skipseg.widgets.forms.fields import (
@@ -32,9 +42,11 @@ from napari_skipseg.widgets.forms.fields import (
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.objects.export import FILTERS, TIFF, ZARR, with_ending
 from napari_skipseg.widgets.objects.layers import ShownObjects
-from napari_skipseg.widgets.proofread.actions import EDITOR_ACTIONS, TOOLS
+from napari_skipseg.widgets.proofread.actions import EDITOR_ACTIONS, LEARN, TOOLS
 from napari_skipseg.widgets.proofread.canvas import ProofreadLayers
+from napari_skipseg.widgets.proofread.doubt_list import DoubtList
 from napari_skipseg.widgets.proofread.edited_table import EditedObjectsTable
+from napari_skipseg.widgets.proofread.learning import LearningRow, ReadPreview
 from napari_skipseg.widgets.proofread.opening import (
     OpenedObjects,
     describe_opened,
@@ -50,8 +62,6 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
 _NOTHING = Missing("Find objects in the Objects tab first, or open labels.")
-_AROUND = 48
-"""Voxels around a doubt that are shown, along Y and X."""
 
 
 class ProofreadTab(JobTab):
@@ -67,7 +77,7 @@ class ProofreadTab(JobTab):
         self.layers: ProofreadLayers | None = None
         self.pending: PendingEdit | None = None
         self.doubt: Doubt | None = None
-        self._doubts: list[Doubt] = []
+        self.doubts = DoubtList(self)
         self._selected: Voxel | None = None
         self.links = ConnectionGroup()
         self.choice, self.close_button = FreshCombo(), QPushButton("Close")
@@ -77,7 +87,7 @@ class ProofreadTab(JobTab):
         self.tool_buttons = {name: QPushButton(f"{tool.text} ({tool.key})") for name, tool in TOOLS.items()}
         self.buttons = {name: QPushButton(f"{action.text} ({action.key})") for name, action in EDITOR_ACTIONS.items()}
         self.save_button, self.table = QPushButton("Save…"), EditedObjectsTable()
-        self.reason, self.editor = MessageLine(), QWidget()
+        self.reason, self.editor, self.learning = MessageLine(), QWidget(), LearningRow()
         self._lay_out()
         self._connect()
         self.check()
@@ -108,6 +118,7 @@ class ProofreadTab(JobTab):
             grid.addWidget(button, place // 2, place % 2)
         inner.addLayout(grid)
         inner.addWidget(self.reason)
+        inner.addWidget(self.learning)
         inner.addWidget(self.table, 1)
         inner.addWidget(self.save_button)
         column.addWidget(self.editor, 1)
@@ -119,6 +130,8 @@ class ProofreadTab(JobTab):
         self.choice.opening.connect(self._offer)
         self.save_button.clicked.connect(self.save)
         self.table.chosen.connect(self._on_row_chosen)
+        self.learning.previewed.connect(self._on_learned)
+        self.learning.accepted.connect(self._on_accepted)
         for tool, button in self.tool_buttons.items():
             button.clicked.connect(partial(self.choose_tool, tool))
         for name, button in self.buttons.items():
@@ -137,6 +150,7 @@ class ProofreadTab(JobTab):
             "between": self.carry_between,
             "delete": lambda: self._do_selected(lambda voxel: Delete((voxel,))),
             "fill": lambda: self._do_selected(FillHoles),
+            "smooth": lambda: self._do_selected(Smooth),
             "separate": lambda: self._do_selected(Separate),
             "lock": self.lock,
         }
@@ -180,7 +194,9 @@ class ProofreadTab(JobTab):
             self.show_message(f"'{opened.source.layer.name}' was removed meanwhile.")
             return
         self.opened, self.pending = opened, PendingEdit(opened.session.objects)
-        self._doubts, self.doubt = list(opened.doubts), None
+        self.doubts.open(opened.session.objects, opened.doubts)
+        self.learning.open(opened.session.objects)
+        self.doubt = None
         layers = self.layers = ProofreadLayers(self._viewer, opened)
         layers.clicked.connect(self._on_clicked)
         layers.moved.connect(self._on_moved)
@@ -188,7 +204,8 @@ class ProofreadTab(JobTab):
         layers.scrolled.connect(self._on_scrolled)
         layers.painted.connect(self._on_painted)
         tools = {TOOLS[tool].key: partial(self.choose_tool, tool) for tool in TOOLS}
-        layers.bind_keys(tools | {EDITOR_ACTIONS[name].key: act for name, act in self._actions().items()})
+        acts = {EDITOR_ACTIONS[name].key: act for name, act in self._actions().items()}
+        layers.bind_keys(tools | acts | {LEARN.key: self.learning.learn})
         self.table.open(opened)
         self.choose_tool("select")
         self.show_message(describe_opened(opened))
@@ -201,7 +218,9 @@ class ProofreadTab(JobTab):
             layers.remove()
         if opened is not None and not opened.session.close():
             self.fail(opened.session.store.fault or "Some edits are not on disk: free some space, and try again.")
-        self.table.open(None)
+        for part in (self.table, self.learning):
+            part.open(None)
+        self.doubts.open(None, [])
         self.check()
 
     def release(self) -> None:
@@ -287,8 +306,8 @@ class ProofreadTab(JobTab):
         text = pending.describe()
         layers.outline_with(read if text else None)
         if self.doubt is not None:
-            act = "merges" if self.doubt.kind == "merge?" else "splits"
-            text = f"{self.doubt.reason} A {act} it, C leaves it."
+            act = {"merge?": "A merges it", "split?": "A splits it", "object?": "K splits it"}[self.doubt.kind]
+            text = f"{self.doubt.reason} {act}, C leaves it, N skips it."
         self.reason.say(text)
         self.check()
 
@@ -323,6 +342,7 @@ class ProofreadTab(JobTab):
         return True
 
     def _show_change(self, change: Change) -> None:
+        self.learning.discard()
         self._drop_pending()
         if self.layers is not None and change.box:
             self.layers.refresh()
@@ -374,48 +394,32 @@ class ProofreadTab(JobTab):
             self.reason.say(f"Object {label} is {'locked' if label in objects.locked else 'unlocked'}.")
 
     def next_doubt(self) -> None:
-        """Go to the next decision that may be wrong, and outline both of its sides."""
+        """Go to the next decision that may be wrong, and outline its sides; one on show that is open is skipped."""
         if self.opened is None or self.pending is None or self.layers is None:
             return
-        objects = self.opened.session.objects
-        for is_fresh in (False, True):
-            if is_fresh:  # edits make other doubts
-                self._doubts = rank_doubts(objects)
-            while self._doubts:
-                doubt = self._doubts.pop(0)
-                if self._is_open(doubt):
-                    self.pending.propose(doubt)
-                    self.doubt = doubt
-                    self._go_to(doubt)
-                    self._show_pending()
-                    return
-        self._drop_pending()
-        self.reason.say("There is no doubt left: all decisions are confirmed, or far from the threshold.")
-
-    def _is_open(self, doubt: Doubt) -> bool:
-        """Return whether a doubt is still there."""
-        if self.opened is None:
-            return False
-        objects = self.opened.session.objects
-        labels = [objects.object_at(voxel) for voxel in doubt.at]
-        regions = {objects.region_at(voxel) for voxel in doubt.at}
-        if (
-            0 in labels
-            or objects.locked.intersection(labels)
-            or any(regions == set(pair) for pair in objects.confirmed)
-        ):
-            return False
-        return (labels[0] == labels[1]) == (doubt.kind == "split?")
-
-    def _go_to(self, doubt: Doubt) -> None:
-        if self.layers is None:
+        if self.doubt is not None:
+            self.do(Skip(self.doubt.at))
+        doubt = self.doubts.next()
+        if doubt is None:
+            self._drop_pending()
+            self.reason.say("There is no doubt left: all decisions were confirmed or skipped.")
             return
-        center = self.layers.to_layer(doubt.center)
-        box = [
-            (at - _AROUND, at + _AROUND) if axis in "YX" else (at, at + 1)
-            for at, axis in zip(center, self.layers.axes, strict=True)
-        ]
-        go_to(self._viewer, self.layers.layer, center, box)
+        self.pending.propose(doubt)
+        self.doubt = doubt
+        if doubt.kind == "object?":
+            self._select(doubt.at[0])
+        self.layers.go_around(doubt.center)
+        self._show_pending()
+
+    def _on_learned(self, read: ReadPreview | None) -> None:
+        """Outline what a classifier would change."""
+        self._drop_pending()
+        if self.layers is not None:
+            self.layers.outline_with(read)
+
+    def _on_accepted(self, edit: Edit) -> None:
+        if self.do(edit):
+            self.doubts.forget()
 
     def paint_new(self) -> None:
         """Take napari's brush with a number that no object has."""
@@ -451,15 +455,8 @@ class ProofreadTab(JobTab):
         time, box = objects.box_of(objects.regions_of(label))
         inside = np.argwhere(objects.read_objects(time, box) == label)
         z, y, x = (int(at) + side.start for at, side in zip(inside[len(inside) // 2], box, strict=True))
-        sides = {"T": (time, time + 1), **{a: (s.start, s.stop) for a, s in zip("ZYX", box, strict=True)}}
-        voxel = (time, z, y, x)
-        self._select(voxel)
-        go_to(
-            self._viewer,
-            self.layers.layer,
-            self.layers.to_layer(voxel),
-            [sides.get(axis, (0, 1)) for axis in self.layers.axes],
-        )
+        self._select((time, z, y, x))
+        self.layers.go_to((time, z, y, x), box)
 
     def save(self) -> None:
         """Ask for a file, and write the edited objects and their measurements."""
@@ -494,4 +491,5 @@ class ProofreadTab(JobTab):
             has_graph = opened.session.objects.regions.graph is not None
             self.tool_buttons["grow"].setEnabled(has_graph)
             self.buttons["next"].setEnabled(has_graph)
+            self.learning.setVisible(has_graph)
         self.explain(fault)

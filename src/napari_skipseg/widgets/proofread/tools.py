@@ -161,7 +161,8 @@ class PendingEdit:
     def propose(self, doubt: Doubt) -> None:
         """Choose the edit that would settle a doubt."""
         self.clear()
-        self.edit = Merge(doubt.at) if doubt.kind == "merge?" else Split(((doubt.at[0],), (doubt.at[1],)))
+        if doubt.kind != "object?":  # how an unusual object is split, only a user can say
+            self.edit = Merge(doubt.at) if doubt.kind == "merge?" else Split(((doubt.at[0],), (doubt.at[1],)))
 
     def climb(self, steps: int) -> None:
         """Let the chosen region grow or shrink by steps of the hierarchy."""
