@@ -14,7 +14,8 @@ from napari_skipseg.errors import EngineError, FileError, InputError, OutOfMemor
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs.child import EngineEndedError
 from napari_skipseg.jobs.client import Engine, ResumePoint
-from napari_skipseg.jobs.messages import NO_JOB, Cancelled, Envelope, Failed, ListDevices, Segment
+from napari_skipseg.jobs.encoding import Envelope
+from napari_skipseg.jobs.messages import NO_JOB, Cancelled, Failed, ListDevices, Segment
 from napari_skipseg.jobs.worker import explain
 from napari_skipseg.progress import run_to_end
 

@@ -26,8 +26,9 @@ from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions, SegmentRequest
 from napari_skipseg.inference.prediction import AttentionMap, Focus, Prediction, ResultsOpened, TileWritten
 from napari_skipseg.inference.suggest import Suggestion, Suggestions, SuggestView
-from napari_skipseg.jobs import messages
-from napari_skipseg.jobs.messages import ArrayReference, CorrectedStack, Envelope, from_line, to_line
+from napari_skipseg.jobs import encoding, messages
+from napari_skipseg.jobs.encoding import Envelope, from_line, to_line
+from napari_skipseg.jobs.messages import ArrayReference, CorrectedStack
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.transfer import CopiedModel
 from napari_skipseg.networks.specs import UNetSpec
@@ -180,7 +181,7 @@ def test_a_value_comes_out_of_its_line_as_it_went_in(value: Any, tmp_path: Path)
 def test_every_request_with_its_result_and_every_progress_is_among_them() -> None:
     assert {type(each) for each in REQUESTS} == set(messages.Request.__subclasses__())
     assert {type(each) for each in RESULTS} == {type(each).result_type() for each in REQUESTS}
-    assert {type(each) for each in PROGRESS} == set(messages.YIELDED)
+    assert {type(each) for each in PROGRESS} == set(encoding.YIELDED)
 
 
 def test_a_progress_that_does_not_cross_crosses_as_what_it_derives_from(tmp_path: Path) -> None:
@@ -271,10 +272,10 @@ def test_a_request_by_hand_names_files_in_place_of_stacks() -> None:
         return make_stack()
 
     text = '{"kind": "Segment", "stack": {"read": "em.tif"}, "model": "m", "options": {"tile": 64}}'
-    request = messages.request_from_text(text, read)
+    request = encoding.request_from_text(text, read)
     assert isinstance(request, messages.Segment)
     assert (opened, request.model, request.options) == (["em.tif"], "m", SegmentOptions(tile=64))
     assert request.stack.shape == (3, 60, 70)
     for wrong in ('{"kind": "Cancel"}', '{"kind": "Segment"}', "em.tif"):
         with pytest.raises(ValueError, match=r"no request|Field required|Expecting value"):
-            messages.request_from_text(wrong, read)
+            encoding.request_from_text(wrong, read)

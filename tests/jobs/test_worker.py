@@ -21,7 +21,8 @@ from napari_skipseg.inference import system_report
 from napari_skipseg.inference.prediction import Focus, Prediction, ResultsOpened, TileWritten
 from napari_skipseg.jobs import worker as worker_module
 from napari_skipseg.jobs.child import COMMAND
-from napari_skipseg.jobs.messages import NO_JOB, Envelope, Failed, ListDevices, Ready, from_line, to_line
+from napari_skipseg.jobs.encoding import Envelope, from_line, to_line
+from napari_skipseg.jobs.messages import NO_JOB, Failed, ListDevices, Ready
 from napari_skipseg.jobs.worker import Worker, explain, run_by_hand
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.progress import KeepBest

@@ -84,8 +84,9 @@ def _with_edits(stack: Stack, edits: Path) -> Stack:
     from napari_skipseg.proofread.exchange import iter_edited_labels, read_edits_file
 
     found = read_edits_file(edits)
+    options = None if found.record is None else found.record.options
     edited, refused = with_progress_bar(
-        iter_edited_labels(stack, found.record.options or ObjectOptions(), found), "applying the edits"
+        iter_edited_labels(stack, options or ObjectOptions(), found), "applying the edits"
     )
     for each in refused:
         print_line(f"Edit {each.number} ({each.edit.kind}) was left out: {each.reason}", err=True)

@@ -16,7 +16,8 @@ from typing import IO, TypeVar
 
 from napari_skipseg import errors
 from napari_skipseg.errors import EngineError, SkipsegError
-from napari_skipseg.jobs.messages import Cancel, Envelope, Failed, Ready, from_line, to_line
+from napari_skipseg.jobs.encoding import Envelope, from_line, to_line
+from napari_skipseg.jobs.messages import Cancel, Failed, Ready
 from napari_skipseg.jobs.workspace import INPUT, make_run_folder, make_session_folder, open_result, remove_folder
 from napari_skipseg.progress import Progress
 

@@ -21,11 +21,11 @@ from napari_skipseg.batch.table import BatchOpened, FileChanged
 from napari_skipseg.errors import EngineError, OutOfMemoryError
 from napari_skipseg.inference.prediction import ResultsOpened
 from napari_skipseg.jobs.child import ENGINE_WAKE, Child, EngineEndedError, Session, error_of
+from napari_skipseg.jobs.encoding import Envelope
 from napari_skipseg.jobs.messages import (
     NO_JOB,
     Call,
     Cancelled,
-    Envelope,
     Failed,
     Finetune,
     Ready,

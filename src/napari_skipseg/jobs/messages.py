@@ -1,47 +1,40 @@
-"""The messages between the viewer and the engine process: one JSON object per line, which contains the value itself.
+"""The messages between the viewer and the engine process; `encoding` writes and reads them.
 
 The viewer sends a `Request`, then commands to the running job. The engine sends each `Progress` that the work yields,
-then the result, `Failed` or `Cancelled`. The values are the dataclasses that the rest of the package uses; in JSON each
-has the name of its class under "kind". To add a request, derive a class from `Request[ITS RESULT]`, and register how it
-is prepared and performed in `preparation` and `operations`. To add a progress, put its class into `YIELDED`.
-
-Arrays are not sent. An array in a file is sent as an `ArrayReference`; an array in memory is first written to a file of
-the run's folder, to be read once. Loads without torch.
+then the result, `Failed` or `Cancelled`. To add a request, derive a class from `Request[ITS RESULT]`, and register how
+it is prepared and performed in `preparation` and `operations`. To add a progress, put its class into
+`encoding.YIELDED`. Loads without torch.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar, Union, get_args
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, ConfigDict, Discriminator, PlainSerializer, Tag, TypeAdapter, WrapSerializer
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.batch.settings import BatchSettings
-from napari_skipseg.batch.table import BatchOpened, BatchWaits, FileChanged, Retry
+from napari_skipseg.batch.table import Retry
 from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.devices import DeviceReport, SystemReport
-from napari_skipseg.errors import FileError
 from napari_skipseg.exports.options import ExportOptions
 from napari_skipseg.exports.to_folder import ExportedFiles
 from napari_skipseg.images.formats import Depth
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization
-from napari_skipseg.images.npy import find_npy_file
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.prediction import Focus, Prediction, ResultsOpened, TileWritten
+from napari_skipseg.inference.prediction import Focus, Prediction
 from napari_skipseg.inference.suggest import Suggestions, SuggestView
 from napari_skipseg.models.transfer import CopiedModel
 from napari_skipseg.objects.files import FoundObjects
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.progress import ImageFindings, Progress
+from napari_skipseg.progress import Progress
 from napari_skipseg.studies.inspection import Inspection
 from napari_skipseg.training.progress import (
     Finetuned,
@@ -49,9 +42,7 @@ from napari_skipseg.training.progress import (
     LivePart,
     LiveResult,
     Trained,
-    TrainingProgress,
     TrainingSummary,
-    ValidationPicture,
 )
 from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
 
@@ -61,7 +52,7 @@ NO_JOB = 0
 """The number of messages that belong to no job: the engine is ready, or could not read a line. Jobs count from 1."""
 
 # extra: an unknown key is a fault. arbitrary types: arrays and dtypes. constants: a score may be NaN.
-_CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="constants")
+MESSAGE_CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="constants")
 
 
 def _to_dtype(value: Any) -> np.dtype[Any]:
@@ -82,7 +73,7 @@ class ArrayReference:
     memory-mapped.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+    __pydantic_config__: ClassVar[ConfigDict] = MESSAGE_CONFIG
 
     array_file: str
     shape: tuple[int, ...]
@@ -363,148 +354,3 @@ class Failed:
 @dataclass(frozen=True)
 class Cancelled:
     """The job was stopped without a result."""
-
-
-YIELDED = (
-    Progress,
-    ImageFindings,
-    ResultsOpened,
-    TileWritten,
-    TrainingProgress,
-    ValidationPicture,
-    BatchOpened,
-    FileChanged,
-    BatchWaits,
-)
-"""The progress classes that can be sent; an instance of a different subclass is sent as its base class."""
-_REQUESTS = Request.__subclasses__()
-_KINDS: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (
-        *_REQUESTS,
-        *(request.result_type() for request in _REQUESTS),
-        *YIELDED,
-        *get_args(Command),
-        Cancel,
-        Ready,
-        Failed,
-        Cancelled,
-    )
-}
-
-
-def _kind_of(value: Any) -> str | None:
-    """Return the name of a value's class, or that in its JSON."""
-    if isinstance(value, dict):
-        return value.get("kind")
-    return next((each.__name__ for each in type(value).__mro__ if each in _KINDS.values()), None)
-
-
-def _tagged(kind: type) -> Any:
-    """Return the type of `kind` with its name under "kind" in JSON."""
-
-    def add(value: Any, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        return {"kind": kind.__name__, **serialize(value)}
-
-    def drop(value: Any) -> Any:
-        return {key: each for key, each in value.items() if key != "kind"} if isinstance(value, dict) else value
-
-    return Annotated[kind, BeforeValidator(drop), WrapSerializer(add), Tag(kind.__name__)]
-
-
-if TYPE_CHECKING:
-    Value = Any
-else:
-    Value = Annotated[Union[tuple(_tagged(kind) for kind in _KINDS.values())], Discriminator(_kind_of)]  # noqa: UP007
-
-
-@dataclass(frozen=True)
-class Envelope:
-    """One line in either direction: a message about a job. folder: of a request, the folder for its results."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
-
-    job: int
-    value: Value
-    folder: str = ""
-
-
-_ENVELOPES = TypeAdapter(Envelope)
-_VALUES: TypeAdapter[Any] = TypeAdapter(Value, config=_CONFIG)
-"""Serialises values: pydantic ignores the NaN setting in a dataclass's own configuration."""
-_REFERENCES = TypeAdapter(ArrayReference)
-_NUMBERS = count(1)
-
-
-def to_line(envelope: Envelope, folder: Path) -> bytes:
-    """Return a line of JSON in ASCII, which can contain file names that are no valid text; arrays go into `folder`.
-
-    Raises:
-        FileError: an array cannot be written there.
-    """
-    if _kind_of(envelope.value) not in _KINDS:
-        raise TypeError(f"{type(envelope.value).__name__} cannot be sent between viewer and engine")
-    # warnings=False: numpy numbers in fields of Python numbers are converted, and the receiver checks all types
-    value = _VALUES.dump_python(
-        envelope.value, mode="json", warnings=False, fallback=lambda each: _to_json_value(each, folder)
-    )
-    line = {"job": envelope.job, "value": value, "folder": envelope.folder}
-    return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
-
-
-def from_line(line: bytes, open_array: Callable[[ArrayReference], Any]) -> Envelope:
-    """Return the envelope in a line; `open_array` returns the array of a reference, or the reference itself.
-
-    Raises:
-        ValueError: no JSON, an unknown kind or key, a missing value.
-        SkipsegError: options or settings that are impossible; as for `open_array`.
-    """
-
-    def to_array(values: dict[str, Any]) -> Any:
-        return open_array(_REFERENCES.validate_python(values)) if "array_file" in values else values
-
-    return _ENVELOPES.validate_python(json.loads(line, object_hook=to_array))
-
-
-def request_from_text(text: str, read: Callable[[str], Stack]) -> Request[Any]:
-    """Return a request written by hand, in which `read` replaces each {"read": FILE} by the stack in the file.
-
-    Raises:
-        ValueError: no JSON, no request, an unknown kind or key, a missing value.
-        SkipsegError: options or settings that are impossible; as for `read`.
-    """
-
-    def to_stack(values: dict[str, Any]) -> Any:
-        return read(values["read"]) if values.keys() == {"read"} else values
-
-    request = _VALUES.validate_python(json.loads(text, object_hook=to_stack))
-    if not isinstance(request, Request):
-        raise ValueError(f"{type(request).__name__} is no request")
-    return request
-
-
-def _to_json_value(value: Any, folder: Path) -> Any:
-    """Return a value that JSON can represent, for an array, a type or a number of numpy."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.dtype):
-        return str(value)
-    if isinstance(value, np.ndarray):
-        return _reference_to(value, folder)
-    raise TypeError(f"{type(value).__name__} cannot be sent between viewer and engine")
-
-
-def _reference_to(values: NDArray[Any], folder: Path) -> ArrayReference:
-    """Return a reference to an array; write the array into `folder` if it is in no file."""
-    file, part = find_npy_file(values)
-    if file:
-        return ArrayReference(file, values.shape, values.dtype, part=part)
-    written = folder / f"array_{next(_NUMBERS)}.npy"
-    try:
-        np.save(written, values, allow_pickle=False)
-    except OSError as error:
-        raise FileError(
-            f"An array cannot be written to {folder} ({error.strerror or error}): free some space there, or set TMPDIR "
-            "to a folder on a different disk."
-        ) from error
-    return ArrayReference(str(written), values.shape, values.dtype, once=True)

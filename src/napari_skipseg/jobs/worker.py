@@ -36,21 +36,18 @@ from napari_skipseg.errors import EngineError, OutOfMemoryError, SkipsegError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.inference.backends.warm import WarmModels
 from napari_skipseg.inference.prediction import Focus
+from napari_skipseg.jobs.encoding import Envelope, from_line, request_from_text, to_line
 from napari_skipseg.jobs.messages import (
     NO_JOB,
     ArrayReference,
     Cancel,
     Cancelled,
     Command,
-    Envelope,
     Failed,
     Finetune,
     Ready,
     Request,
     Train,
-    from_line,
-    request_from_text,
-    to_line,
 )
 from napari_skipseg.jobs.operations import iter_perform
 from napari_skipseg.jobs.preparation import iter_prepare_request

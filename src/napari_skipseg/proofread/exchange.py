@@ -143,7 +143,8 @@ def iter_edited_labels(
     Raises:
         InputError: as `iter_apply_to_file`; they are no labels.
     """
-    check_same_image(edits_record(stack, options.class_name), edits.record)
+    if edits.record is not None:
+        check_same_image(edits_record(stack, options.class_name), edits.record)
     objects = ObjectsUnderEdit((yield from iter_regions(stack, options)))
     _, refused = apply_edits(objects, edits.edits)
     axes = "".join(axis for axis in "TZYX" if axis in stack.space.axes)

@@ -12,9 +12,10 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
 
 from napari_skipseg.images.stack import ArrayLike, LazyArray
+from napari_skipseg.images.views import CutArray
 from napari_skipseg.inference.prediction import Binary, Threshold
 from napari_skipseg.widgets.forms.fields import MessageLine, set_hint
-from napari_skipseg.widgets.layers.placement import CutArray, visible_box
+from napari_skipseg.widgets.layers.placement import visible_box
 from napari_skipseg.widgets.layers.results import ShownResult, remove_results, results_in, show_derived_labels
 from napari_skipseg.wording import percent
 
