@@ -25,6 +25,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference import predict, to_folder
 from napari_skipseg.inference.backends import choose
 from napari_skipseg.inference.backends.choose import BackendChoice
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.memory import TileChoice
 from napari_skipseg.inference.options import SegmentOptions, SegmentRequest, request_hash
 from napari_skipseg.inference.predict import iter_predict
@@ -153,7 +154,8 @@ def test_a_recipe_edited_by_hand_is_refused_in_one_sentence(change: dict[str, An
 
 
 def test_what_computes_is_known_by_its_name() -> None:
-    assert {choose.TorchBackend.name, choose.OpenVINOBackend.name} == set(BACKENDS)
+    assert {TorchBackend.name, choose.OpenVINOBackend.name} == set(BACKENDS)
+    assert TorchBackend.name == choose.TORCH
     for backend in BACKENDS:
         for device in CHOSEN_DEVICES:
             known = replace(RECIPE, backend=backend, device=device)

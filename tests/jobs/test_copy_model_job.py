@@ -27,9 +27,10 @@ def test_a_model_goes_out_and_comes_in_again(
         assert run_to_end(engine.run(CopyModel("duplicate", folder, name="twin"))).place == tmp_path / "models" / "twin"
         with pytest.raises(ModelError, match="'mine' already: import it with another name, such as mine-2"):
             run_to_end(engine.run(CopyModel("import", file, name="mine")))
-        work = engine.run(CopyModel("import", file, name="never"))
+        work = engine.run(CopyModel("import", file, name="stopped"))
         next(work)
         work.close()
         run_to_end(engine.run(CopyModel("export", folder, tmp_path / "after.zip")))
-    assert sorted(each.name for each in (tmp_path / "models").iterdir()) == ["mine", "twin"]
-    assert (folder / "weights.safetensors").read_bytes() == (model_folder / "weights.safetensors").read_bytes()
+    found = {each.name: each / "weights.safetensors" for each in (tmp_path / "models").iterdir()}
+    assert found.keys() - {"stopped"} == {"mine", "twin"}  # the stop may come after the end, and then it is whole
+    assert {each.read_bytes() for each in found.values()} == {(model_folder / "weights.safetensors").read_bytes()}

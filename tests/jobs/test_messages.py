@@ -19,6 +19,8 @@ from napari_skipseg.batch.table import BatchOpened, BatchRow, BatchWaits, FileCh
 from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.devices import ChosenPrecision, Device, DeviceReport, SystemReport
 from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.exports.options import ExportOptions
+from napari_skipseg.exports.to_folder import ExportedFiles
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
@@ -94,6 +96,7 @@ REQUESTS = [
     ),
     messages.Train(TRAINING, Path("/models"), "cpu", {"layer": PLACED}, restart=True),
     messages.FindObjects(PLACED, ("a",), ObjectOptions(smallest=3), PLACED, False, {"segmentation": {"model": "m"}}),
+    messages.ExportObjects(PLACED, ExportOptions(contacts=True), "cells", Path("/out") / NO_TEXT, (3, 7), time=1),
     messages.RunBatch(BATCH, retry=True, only=("a.tif", NO_TEXT)),
     messages.CopyModel("export", Path("/models/m"), Path("/shared") / NO_TEXT),
     messages.CopyModel("import", Path("/shared") / NO_TEXT, name="n"),
@@ -139,6 +142,7 @@ RESULTS = [
     FoundObjects(
         Path("/run/found.ome.zarr"), 7, ObjectTable(("label", "size"), (np.arange(7), np.ones(7))), {"file": NO_TEXT}
     ),
+    ExportedFiles((Path("/out") / NO_TEXT,), 2, ("A note.",)),
     BatchResult(Path("/out"), Path("/out/s.csv"), Path("/out/r.html"), (ROW,), 1, 2, 3.5),
     DeviceReport(Device("cpu", "CPU", "no GPU"), ("cpu",), True, PRECISION, PRECISION),
     CopiedModel(Path("/models") / NO_TEXT),

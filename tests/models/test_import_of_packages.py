@@ -309,10 +309,10 @@ def test_a_zip_that_is_too_large_cut_off_or_no_package_is_refused(
 ) -> None:
     package = write_foreign(tmp_path / "p")
     bomb = zipped(package, {"bomb": b"\0" * 2**21})
-    monkeypatch.setattr(archive, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(archive, "LARGEST_PACKAGE", 2**20)
     assert "it is not imported" in refusal(bomb)
     monkeypatch.undo()
-    monkeypatch.setattr(archive, "MOST_ENTRIES", 3)
+    monkeypatch.setattr(archive, "MOST_PACKED_FILES", 3)
     assert "more than 3 files" in refusal(bomb)
     monkeypatch.undo()
     whole = bomb.read_bytes()
@@ -366,7 +366,7 @@ def test_an_address_is_fetched_if_its_hash_is_right(
     ):
         with pytest.raises(ModelError, match=sentence):
             fetch(address, told)
-    monkeypatch.setattr(archive, "MOST_BYTES", 100)
+    monkeypatch.setattr(archive, "LARGEST_PACKAGE", 100)
     with pytest.raises(ModelError, match="it is not imported"):
         fetch(f"{server}/p.zip", sha256)
     monkeypatch.undo()

@@ -95,7 +95,7 @@ def test_an_object_painted_on_two_slices_is_carried_by_one_edit(
     hand, layer = Hand(viewer, panel), tab.layers.layer
     hand.press(Qt.Key.Key_I)
     assert "Select an object first" in tab.reason.text()
-    hand.press(Qt.Key.Key_M)
+    hand.press(Qt.Key.Key_R)
     layer.brush_size = 10
     number = layer.selected_label
     for z in (1, 5):

@@ -413,7 +413,7 @@ def test_an_edit_is_shown_within_a_tenth_of_a_second(open_labels) -> None:
 def test_a_new_object_is_painted_and_erased_with_naparis_brush(open_cells) -> None:
     _, _, tab, hand = open_cells()
     before = np.asarray(tab.layers.layer.data)
-    hand.press(Qt.Key.Key_I)
+    hand.press(Qt.Key.Key_R)
     tab.layers.layer.brush_size = 6
     hand.drag((10, 20), (10, 40))
     after = np.asarray(tab.layers.layer.data)

@@ -20,7 +20,7 @@ from napari_skipseg.errors import ModelError, SkipsegError
 from napari_skipseg.networks.network import Network, NetworkOutput
 from napari_skipseg.networks.specs import FixedStep, ImportedSpec
 
-Run = Callable[[Tensor], list[Tensor]]
+RunFile = Callable[[Tensor], list[Tensor]]
 MISSING_RUNTIME = "This model is an ONNX file, which onnxruntime computes: install it with pip install onnxruntime."
 
 
@@ -40,7 +40,7 @@ class ImportedNetwork(Network):
     def __init__(self, spec: ImportedSpec) -> None:
         super().__init__(spec)
         self.levels = ()
-        self._run: Run | None = None
+        self._run: RunFile | None = None
         self.register_buffer("file", torch.zeros(spec.file_bytes, dtype=torch.uint8))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class ImportedNetwork(Network):
         """
         self._runner(torch.device("cpu"))
 
-    def _runner(self, device: torch.device) -> Run:
+    def _runner(self, device: torch.device) -> RunFile:
         if self._run is None:
             content = self.file.cpu().numpy().tobytes()
             try:
@@ -145,7 +145,7 @@ def apply_step(step: FixedStep, values: Tensor) -> Tensor:
     return values * gain + offset
 
 
-def _onnx_runner(content: bytes, device: torch.device) -> Run:
+def _onnx_runner(content: bytes, device: torch.device) -> RunFile:
     try:
         import onnxruntime
     except ImportError as error:
@@ -161,7 +161,7 @@ def _onnx_runner(content: bytes, device: torch.device) -> Run:
     return run
 
 
-def _torchscript_runner(content: bytes, device: torch.device) -> Run:
+def _torchscript_runner(content: bytes, device: torch.device) -> RunFile:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that TorchScript will have a successor
         network = torch.jit.load(io.BytesIO(content), map_location=device).eval()  # type: ignore[no-untyped-call]

@@ -19,9 +19,9 @@ from napari_skipseg.errors import ModelError
 from napari_skipseg.foreign_text import printable
 
 RDF_NAMES = ("rdf.yaml", "bioimageio.yaml", "model.yaml")
-MOST_BYTES = 4 * 2**30
+LARGEST_PACKAGE = 4 * 2**30
 """Most bytes of a package, packed or not."""
-MOST_ENTRIES = 1000
+MOST_PACKED_FILES = 1000
 _BLOCK = 2**20
 _TIMEOUT = 60
 """Seconds without an answer after which a server is given up."""
@@ -82,7 +82,7 @@ def _fetch(address: str, file: Path, sha256: str) -> None:
             total = 0
             while block := answer.read(_BLOCK):
                 total += len(block)
-                if total > MOST_BYTES:
+                if total > LARGEST_PACKAGE:
                     raise _too_large(address)
                 handle.write(block)
     except urllib.error.HTTPError as error:
@@ -102,7 +102,7 @@ def _check_hash(file: Path, sha256: str, place: str) -> None:
 
 
 def _too_large(place: str) -> ModelError:
-    return ModelError(f"'{place}' has more than {MOST_BYTES / 2**30:.0f} GiB: it is not imported.")
+    return ModelError(f"'{place}' has more than {LARGEST_PACKAGE / 2**30:.0f} GiB: it is not imported.")
 
 
 def _unpack(file: Path, folder: Path, place: str) -> None:
@@ -129,11 +129,11 @@ def _check_entries(entries: list[zipfile.ZipInfo], folder: Path, place: str) -> 
             what = "leads out of its folder" if leads_out else "is a link"
             raise ModelError(f"'{place}' is not imported: '{printable(name)}' in it {what}, which no model needs.")
     names = {_tidy(each.filename).casefold() for each in entries}
-    if len(entries) > MOST_ENTRIES or len(names) != len(entries):
-        what = "a file twice" if len(names) != len(entries) else f"more than {MOST_ENTRIES} files"
+    if len(entries) > MOST_PACKED_FILES or len(names) != len(entries):
+        what = "a file twice" if len(names) != len(entries) else f"more than {MOST_PACKED_FILES} files"
         raise ModelError(f"'{place}' holds {what}: it is not imported.")
     total = sum(each.file_size for each in entries)
-    if total > MOST_BYTES:
+    if total > LARGEST_PACKAGE:
         raise _too_large(place)
     if total > (free := shutil.disk_usage(folder).free):
         raise ModelError(

@@ -118,10 +118,10 @@ def describe_foreign(rdf: Any) -> ForeignNetwork:
     scales = _scales(taken, space)
     return ForeignNetwork(
         runtime=runtime,
-        weights=file_of(weights),
-        external=file_of(weights.external_data) if getattr(weights, "external_data", None) is not None else None,
-        test_input=file_of(taken.test_tensor),
-        test_output=file_of(output.test_tensor),
+        weights=named_file(weights),
+        external=named_file(weights.external_data) if getattr(weights, "external_data", None) is not None else None,
+        test_input=named_file(taken.test_tensor),
+        test_output=named_file(output.test_tensor),
         input_axes=input_axes,
         output_axes=output_axes,
         in_channels=_channel_count(taken),
@@ -152,7 +152,7 @@ def _weights(rdf: Any) -> tuple[Runtime, Any]:
     raise ModelError(f"The package has its network only as {names}: ONNX and TorchScript are read.")
 
 
-def file_of(descr: Any) -> NamedFile:
+def named_file(descr: Any) -> NamedFile:
     """Return the file that a part of a description names.
 
     Raises:

@@ -38,9 +38,9 @@ from napari_skipseg.models.description import (
 )
 from napari_skipseg.models.exchange.archive import opened_package
 from napari_skipseg.models.exchange.extra import needed
-from napari_skipseg.models.exchange.foreign import ForeignNetwork, NamedFile, describe_foreign, file_of, read_rdf
+from napari_skipseg.models.exchange.foreign import ForeignNetwork, NamedFile, describe_foreign, named_file, read_rdf
 from napari_skipseg.models.exchange.network_files import TOLERANCE
-from napari_skipseg.models.exchange.package import KEY
+from napari_skipseg.models.exchange.package import CONFIG_KEY
 from napari_skipseg.models.folder import DESCRIPTION_FILE, LICENSE_FILE, WEIGHTS_FILE
 from napari_skipseg.models.transfer import check_new_name, iter_import
 from napari_skipseg.networks.imported import ImportedNetwork
@@ -73,12 +73,12 @@ def iter_import_package(
     yield Progress(0, 3, f"opening {printable(place)}")
     with opened_package(place, sha256) as package:
         rdf = read_rdf(package)
-        own = getattr(rdf.config, KEY, None)
+        own = getattr(rdf.config, CONFIG_KEY, None)
         if own and (package / DESCRIPTION_FILE).is_file():
             for each in rdf.attachments:
-                _read(package, file_of(each))
+                _read(package, named_file(each))
             return (yield from iter_import(package, name, folder))
-        name = name or plain_name(str(rdf.id or rdf.name))
+        name = name or name_from_title(str(rdf.id or rdf.name))
         check_new_name(name, folder)
         foreign = describe_foreign(rdf)
         yield Progress(1, 3, "reading the network")
@@ -100,7 +100,7 @@ def iter_import_package(
     return folder / name
 
 
-def plain_name(name: str) -> str:
+def name_from_title(name: str) -> str:
     """Return a name for a model, made from that of a package."""
     found = re.sub(r"[^\w.\-]+", "-", name.rpartition("/")[2]).strip("-.").lower()[:80]
     return found if can_name(found) else "imported"
@@ -271,7 +271,7 @@ def _description(rdf: Any, foreign: ForeignNetwork, name: str, size: int, voxel_
 
 def _license(package: Path, rdf: Any) -> dict[str, bytes]:
     """Return the licence file of a package, if it has one."""
-    stated = [file_of(rdf.license).name] if hasattr(rdf.license, "source") else []
+    stated = [named_file(rdf.license).name] if hasattr(rdf.license, "source") else []
     for name in (*stated, LICENSE_FILE, "LICENSE", "LICENSE.md"):
         if (package / name).is_file():
             return {LICENSE_FILE: _read(package, NamedFile(name, None), 2**20)}

@@ -32,7 +32,7 @@ TOLERANCE = 1e-3
 _EXAMPLE = 2
 """Sides of the tensor with which a network is traced, in strides."""
 
-Pixels = NDArray[np.float32]
+ImageBatch = NDArray[np.float32]
 
 
 class _ProbabilityNetwork(nn.Module):
@@ -49,10 +49,10 @@ class _ProbabilityNetwork(nn.Module):
         return self.network.probability(output.logits)
 
 
-def compute_probability(model: Model, pixels: Pixels) -> Pixels:
+def compute_probability(model: Model, pixels: ImageBatch) -> ImageBatch:
     """Return the probabilities (N, classes, *space) of `pixels` (N, C, *space) in standard units, in float32."""
     with torch.inference_mode():
-        found: Pixels = _ProbabilityNetwork(model.network)(torch.from_numpy(pixels)).numpy()
+        found: ImageBatch = _ProbabilityNetwork(model.network)(torch.from_numpy(pixels)).numpy()
     return found
 
 
@@ -101,26 +101,26 @@ def torchscript_bytes(model: Model) -> bytes:
     return content.getvalue()
 
 
-def run_onnx(content: bytes, pixels: Pixels) -> Pixels:
+def run_onnx(content: bytes, pixels: ImageBatch) -> ImageBatch:
     """Return the first output of an ONNX file for `pixels`, computed with onnxruntime on the CPU.
 
     Raises:
         ModelError: onnxruntime is not installed.
     """
     session = needed("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
-    found: Pixels = session.run(None, {session.get_inputs()[0].name: pixels})[0]
+    found: ImageBatch = session.run(None, {session.get_inputs()[0].name: pixels})[0]
     return found
 
 
-def run_torchscript(content: bytes, pixels: Pixels) -> Pixels:
+def run_torchscript(content: bytes, pixels: ImageBatch) -> ImageBatch:
     """Return the output of a TorchScript file of ours for `pixels`, on the CPU."""
     with _quiet(), torch.inference_mode():
         network = torch.jit.load(io.BytesIO(content))  # type: ignore[no-untyped-call]
-        found: Pixels = network(torch.from_numpy(pixels)).numpy()
+        found: ImageBatch = network(torch.from_numpy(pixels)).numpy()
     return found
 
 
-def check_agrees(found: Pixels, wanted: Pixels, what: str) -> None:
+def check_agrees(found: ImageBatch, wanted: ImageBatch, what: str) -> None:
     """Check that two outputs are the same within `TOLERANCE`.
 
     Raises:

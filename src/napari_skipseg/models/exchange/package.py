@@ -45,9 +45,9 @@ from napari_skipseg.models.licenses import license_mark
 from napari_skipseg.models.model import Model, read_model
 
 RDF_FILE = "rdf.yaml"
-FORMAT = "0.5.12"
+PACKAGE_FORMAT = "0.5.12"
 """The version of the description, the first that takes a licence file in place of a name."""
-KEY = "napari_skipseg"
+CONFIG_KEY = "napari_skipseg"
 """The key of our part of the description's `config`."""
 EPS = 1e-6
 """What bioimage.io adds to the deviation; half a millionth of a grey value's deviation for us."""
@@ -148,7 +148,7 @@ def _rdf(
     spec, card, margin = description.spec, description.card, description.margin
     attached = [files[name] for name in (DESCRIPTION_FILE, WEIGHTS_FILE)]
     found: dict[str, Any] = {
-        "format_version": FORMAT,
+        "format_version": PACKAGE_FORMAT,
         "type": "model",
         "name": _name(description.name),
         "description": (card.summary or f"Finds {', '.join(description.class_names)} in images.")[:1024],
@@ -164,7 +164,7 @@ def _rdf(
             "onnx": files["weights.onnx"] | {"opset_version": OPSET, "parent": "torchscript"},
         },
         "config": {
-            KEY: {
+            CONFIG_KEY: {
                 "version": metadata.version("napari-skipseg"),
                 "model": DESCRIPTION_FILE,
                 "weights": WEIGHTS_FILE,

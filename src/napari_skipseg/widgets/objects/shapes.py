@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton, QWidget
+from qtpy.QtWidgets import QMenu, QPushButton
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.exports.options import ExportOptions
@@ -63,12 +63,6 @@ class ExportButton(QPushButton):  # type: ignore[misc]
             action = menu.addAction(title)
             action.triggered.connect(lambda _=False, options=options: self.write_requested.emit(options))
         self.setMenu(menu)
-
-
-def ask_folder(parent: QWidget) -> Path | None:
-    """Return the folder that the user chooses, None if the user cancels."""
-    chosen = QFileDialog.getExistingDirectory(parent, "Export objects to a folder")
-    return Path(chosen) if chosen else None
 
 
 def request_of(shown: ShownObjects, options: ExportOptions, folder: Path) -> ExportObjects:

@@ -20,6 +20,7 @@ from napari_skipseg.objects.files import describe_padding
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.correct.uncertain_regions import RegionHighlight
+from napari_skipseg.widgets.forms.dialogs import ask_folder
 from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
 from napari_skipseg.widgets.forms.fields import (
     FAULT_COLOR,
@@ -57,7 +58,6 @@ from napari_skipseg.widgets.objects.run_again import ObjectsAgainButton, Repeate
 from napari_skipseg.widgets.objects.shapes import (
     ExportButton,
     ObjectShape,
-    ask_folder,
     iter_shape,
     request_of,
     show_shape,
@@ -447,7 +447,11 @@ class ObjectsTab(ObjectsOnShow):
     def export(self, options: ExportOptions) -> None:
         """Ask for a folder, and write all objects on show into it."""
         shown = self.result()
-        if shown is None or self.is_running or (folder := ask_folder(self)) is None:
+        if (
+            shown is None
+            or self.is_running
+            or (folder := ask_folder(self, "Export objects to a folder", "objects")) is None
+        ):
             return
         try:
             request = request_of(shown, options, folder)
