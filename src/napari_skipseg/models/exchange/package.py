@@ -30,7 +30,7 @@ from napari_skipseg.models.exchange.citations import cite_model
 from napari_skipseg.models.exchange.extra import needed
 from napari_skipseg.models.exchange.network_files import (
     OPSET,
-    Pixels,
+    ImageBatch,
     check_agrees,
     check_ours,
     compute_probability,
@@ -116,7 +116,7 @@ def package_files(folder: Path, authors: Sequence[str] = ()) -> dict[str, bytes]
     return {RDF_FILE: _yaml(content), **files}
 
 
-def standardized(values: Pixels) -> Pixels:
+def standardized(values: ImageBatch) -> ImageBatch:
     """Return (N, C, *space) in standard units as the operation zero_mean_unit_variance of bioimage.io defines it."""
     axes = tuple(range(1, values.ndim))
     mean = values.mean(axis=axes, keepdims=True, dtype=np.float64)
@@ -129,7 +129,7 @@ def test_size(margin: int, stride: int) -> int:
     return -(-(2 * margin + stride) // stride) * stride
 
 
-def _test_tensors(model: Model) -> tuple[Pixels, Pixels]:
+def _test_tensors(model: Model) -> tuple[ImageBatch, ImageBatch]:
     """Return a synthetic image (1, C, *space) of grey values, and the probabilities that the model gives for it."""
     spec, stride = model.description.spec, model.network.stride
     side = max(test_size(model.description.margin, stride), -(-_LEAST_TEST // stride) * stride)
@@ -267,7 +267,7 @@ def _npy(values: NDArray[np.float32]) -> bytes:
     return content.getvalue()
 
 
-def _cover(image: Pixels, probability: Pixels) -> bytes:
+def _cover(image: ImageBatch, probability: ImageBatch) -> bytes:
     """Return a picture of the test image beside its first class, twice as wide as high, as PNG."""
     middle = (0, 0, *(length // 2 for length in image.shape[2:-2]))
     left = image[middle]
