@@ -32,5 +32,5 @@ def test_em_membrane_segments_real_em(data_folder: Path) -> None:
     slices = (slice(20, 23), slice(None), slice(None))
     prediction = segment(stack.read(slices), load_model("em-membrane"), device="cpu")
     scores = score_isbi(membrane_to_cell(prediction.probability), truth.read(slices))
-    assert scores.v_rand >= 0.97
+    assert scores.v_rand >= 0.96  # 0.968; the weights that had seen ISBI alone had 0.975
     assert scores.v_info >= 0.975

