@@ -58,12 +58,15 @@ def segment(image: Image, model: Model | str | PathLike[str], axes: str = "", **
 
     image: a stack, an array (numpy, dask, zarr), or the path of a file. axes: letters of "TCZYX", where the
     image has channels or is not YX, ZYX or TZYX. options: fields of `SegmentOptions`. What is found about
-    the image, such as black frames or lost slices, is in `.recipe["findings"]`, and each is an `ImageWarning`.
+    the image, such as black frames or lost slices, is in `.recipe["findings"]`, and each is an `ImageWarning`. The option
+    `mask` may be a stack or an array of labels too.
 
     Raises:
         SkipsegError: the image does not fit the model, or an option is impossible.
     """
-    return _warning(iter_predict(_stack_of(image, axes), _model_of(model), _made(SegmentOptions, options)))
+    options, mask = _with_mask(options)
+    work = iter_predict(_stack_of(image, axes), _model_of(model), _made(SegmentOptions, options), mask=mask)
+    return _warning(work)
 
 
 def suggest(
@@ -112,10 +115,10 @@ def segment_to_folder(
         SkipsegError: as `segment`, or another run lies there, or the folder cannot be written.
     """
     stack = _stack_of(image, axes)
+    options, mask = _with_mask(options)
     chosen = _made(SegmentOptions, {"attention": False, **options})
-    name = name or stack.name
-    work = iter_segment_to_folder(stack, _model_of(model), chosen, Path(folder), name, dtype, form, restart)
-    return _warning(work)
+    target = FolderTarget(Path(folder), name or stack.name, dtype, form, restart)
+    return _warning(iter_segment(stack, _model_of(model), chosen, target, mask=mask))
 
 
 def run_recipe(
@@ -326,6 +329,15 @@ def _made(kind: type[Options], options: Mapping[str, Any]) -> Options:
     """
     _check_names(options, [each.name for each in fields(kind)])
     return kind(**options)
+
+
+def _with_mask(options: Mapping[str, Any]) -> tuple[dict[str, Any], Stack | None]:
+    """Return options with the file of a mask, if it is one, and the mask if it is in memory."""
+    mask = options.get("mask", "")
+    if isinstance(mask, str | PathLike):
+        return {**options, "mask": str(mask)} if mask else dict(options), None
+    labels = mask if isinstance(mask, Stack) else Stack(mask, Space("TZYX"[-len(mask.shape) :]), "mask")
+    return {**options, "mask": ""}, labels
 
 
 def _check_names(options: Mapping[str, Any], known: Sequence[str]) -> None:

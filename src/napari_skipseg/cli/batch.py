@@ -14,7 +14,7 @@ from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.terminal import print_line, with_spinner
 
 _BATCH = Flags(BatchSettings)
-_SEGMENT = Flags(SegmentOptions, defaults={"attention": False})
+_SEGMENT = Flags(SegmentOptions, leave_out=("mask",), defaults={"attention": False})
 _OBJECTS = Flags(
     ObjectOptions,
     leave_out=("box",),  # objects are found where it was segmented

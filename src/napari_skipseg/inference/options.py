@@ -145,6 +145,15 @@ class SegmentOptions:
             metavar="AXIS=FIRST:STOP",
         ),
     ] = ""
+    mask: Annotated[
+        str,
+        Option(
+            "Mask",
+            "Segment only where this label image, of the shape of the image, is not 0: tiles that do not touch it are "
+            "not computed.",
+            metavar="FILE",
+        ),
+    ] = ""
 
     def __post_init__(self) -> None:
         check_options(self, InputError)

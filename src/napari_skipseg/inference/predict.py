@@ -16,6 +16,7 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.gpus import driving_versions
 from napari_skipseg.images.box import box_from_text, box_within
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization, normalization_from
+from napari_skipseg.images.mask import MaskSurvey, open_mask
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
 from napari_skipseg.inference.backends.choose import BackendMaker, fastest_precision, make_backend, prefer_backend
@@ -28,7 +29,7 @@ from napari_skipseg.inference.memory import TileChoice, choose_tile
 from napari_skipseg.inference.options import SegmentOptions, SegmentRequest
 from napari_skipseg.inference.pipeline import Pipeline, PipelinePace
 from napari_skipseg.inference.prediction import AttentionMap, Focus, Prediction, ResultsOpened
-from napari_skipseg.inference.recipes.recipe import Recipe, describe_input, recipe_to_dict
+from napari_skipseg.inference.recipes.recipe import Recipe, RecipeInput, describe_input, recipe_to_dict
 from napari_skipseg.inference.scale import lengths_seen_by_network
 from napari_skipseg.inference.stores import (
     PROBABILITY,
@@ -44,9 +45,11 @@ from napari_skipseg.inference.tiling import (
     Order,
     TileGrid,
     TileUnit,
+    iter_limit_to_mask,
     keep_padding,
     limit_grid,
     make_tile_grid,
+    outside_mask,
     read_pixels,
 )
 from napari_skipseg.models.model import Model
@@ -61,7 +64,7 @@ class Run:
     """All that is settled before the first tile: what is read, what computes, and what is written.
 
     findings: as in `Recipe`. seems_inverted: as in `progress.ImageFindings`. tile_bytes: memory that a batch takes in
-    the network. focus: what to look at first, sent while this was settled.
+    the network. focus: what to look at first, sent while this was settled. mask: what the run is limited to, None = all.
     """
 
     stack: Stack
@@ -78,6 +81,7 @@ class Run:
     recipe: dict[str, Any]
     focus: Focus | None = None
     pace: PipelinePace = field(default_factory=PipelinePace)
+    mask: MaskSurvey | None = None
 
 
 def iter_predict(
@@ -89,6 +93,7 @@ def iter_predict(
     greys: GreyStatistics | None = None,
     preview: bool = False,
     pinned: Mapping[str, Any] | None = None,
+    mask: Stack | None = None,
 ) -> Generator[Progress, Focus | None, Prediction]:
     """Yield `ResultsOpened` when its arrays are there, `TileWritten` after each tile, and progress; return the
     prediction.
@@ -97,13 +102,13 @@ def iter_predict(
     `folder`, or arrays in memory if it is None. `greys` are measured on the stack unless they are given, such as on the
     volume that contains the slice `stack`. `backend_maker` makes no samples: those take torch. preview: take tiles of
     one size, whatever the size of the stack, for which a warm engine is ready. pinned: as in `iter_prepare`; also a
-    backend and its precision, which are used if they are available here.
+    backend and its precision, which are used if they are available here. mask: as in `iter_prepare`.
 
     Raises:
-        SkipsegError: the stack does not fit the model, its values cannot be used, no such device, a full disk.
+        SkipsegError: the stack does not fit the model or the mask, its values cannot be used, no such device, a full disk.
     """
     maker = prefer_backend(backend_maker, pinned)
-    run = yield from iter_prepare(stack, model, options, maker, greys, pinned, preview=preview)
+    run = yield from iter_prepare(stack, model, options, maker, greys, pinned, preview=preview, mask=mask)
     name_input(run, stack)
     store = ArrayStore(run.results, folder)
     prediction = _predicted(run, store)
@@ -122,6 +127,7 @@ def iter_prepare(
     with_binary: bool = False,
     preview: bool = False,
     probes: Pixels | None = None,
+    mask: Stack | None = None,
 ) -> Generator[Progress, Focus | None, Run]:
     """Yield while things are measured and prepared, `ImageFindings` where something was found about the image; return
     what is settled before the first tile.
@@ -129,6 +135,7 @@ def iter_prepare(
     pinned: the recipe of a run that is continued or repeated, whose device, side, batch and grey values are taken again
     if it has them. The recipe of what is returned lacks its input: see `name_input`. probes: patches of the image
     (`guards.read_probes`) on which the network detects inverted contrast; read here if grey values are measured here.
+    mask: the labels that the run is limited to; without, those in the file that the options name.
 
     Raises:
         SkipsegError: as `iter_predict`.
@@ -136,6 +143,9 @@ def iter_prepare(
     options = options.with_thresholds(model.description.class_thresholds)
     stack = select_channel(stack, model, options)
     seen = check_fits(stack, model, options)
+    labels = open_mask(mask or options.mask, stack) if mask or options.mask else None
+    if labels is not None and not options.mask:
+        options = replace(options, mask=labels.file or labels.name)
     if options.samples:
         dropout_rate(model, options)  # it says what is wrong before anything is read
     lengths = lengths_seen_by_network(stack, model.description, seen, options.rescale)
@@ -145,7 +155,7 @@ def iter_prepare(
     device = choose_device(options.device if pinned is None else pinned["device"])
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice, precision = _choose(model, device, options, pinned)
-    grid = _grid(stack, model, seen, lengths, choice, preview, options.box)
+    grid, survey = yield from _iter_grid(_grid(stack, model, seen, lengths, choice, preview), stack, options, labels)
     fit, batch = grid.tiles.size, choice.batch
     passes = choose_passes(model, device, fit, options, backend_maker, batch=batch, precision=precision)
     prober = None
@@ -169,6 +179,7 @@ def iter_prepare(
         result_arrays_of(grid, model, options, with_binary),
         {},
         focus,
+        mask=survey,
     )
     settled.recipe.update(_recipe(settled, device, choice))
     return settled
@@ -240,17 +251,21 @@ def iter_fill(
     """
 
     thresholds = run.options.thresholds_of(run.model.description.class_names)
-    padded: dict[int, NDArray[np.bool_]] = {}  # by unit, from when it is read until it is written
+    # by unit, from when it is read until it is written
+    padded: dict[int, NDArray[np.bool_]] = {}
+    outside: dict[int, NDArray[np.bool_]] = {}
 
     def read(unit: TileUnit) -> Pixels:
         tile = read_pixels(run.stack, run.grid, unit, run.normalization)
         if run.normalization.has_padding:
             padded[unit.number] = keep_padding(run.grid, unit, tile.padding)
+        if run.mask is not None:
+            outside[unit.number] = outside_mask(run.grid, unit, run.mask)
         return tile.pixels
 
     def write(unit: TileUnit, output: TileOutput, number: int) -> None:
-        padding = padded.pop(unit.number, None)
-        for piece in result_pieces(run.results, run.grid, unit, output, number, thresholds, padding):
+        left_out = padded.pop(unit.number, None), outside.pop(unit.number, None)
+        for piece in result_pieces(run.results, run.grid, unit, output, number, thresholds, *left_out):
             store.write(piece)
         if on_written is not None:
             on_written(unit)
@@ -279,12 +294,19 @@ def _note_faults(run: Run) -> str:
 
 
 def name_input(run: Run, stack: Stack) -> None:
-    """Write into the recipe of a run which image it reads, all of it as it was given.
+    """Write into the recipe of a run which image it reads, all of it as it was given, and which mask.
 
     Raises:
         SkipsegError: the image cannot be read.
     """
-    run.recipe["inputs"] = (asdict(describe_input(stack)),)
+    inputs = [describe_input(stack)]
+    if run.mask is not None:
+        labels = run.mask.labels
+        dtype = np.dtype(labels.data.dtype).name
+        inputs.append(
+            RecipeInput(labels.name, labels.file, run.mask.sha256, labels.shape, dtype, labels.space, labels.title)
+        )
+    run.recipe["inputs"] = tuple(map(asdict, inputs))
 
 
 def select_channel(stack: Stack, model: Model, options: SegmentOptions) -> Stack:
@@ -347,13 +369,22 @@ def best_choice(model: Model, device: Device, options: SegmentOptions, share: Me
 
 
 def _grid(
-    stack: Stack, model: Model, seen: str, lengths: tuple[int, ...], choice: TileChoice, preview: bool, box: str
+    stack: Stack, model: Model, seen: str, lengths: tuple[int, ...], choice: TileChoice, preview: bool
 ) -> TileGrid:
     shape = tuple(stack.length(axis) for axis in seen)
     margin, stride = model.description.margin, model.description.stride
     tiles = plan_tiles(shape, (choice.side,) * len(seen), margin, stride, _CHUNK[len(seen)], lengths, not preview)
-    grid = make_tile_grid(stack, seen, tiles)
-    return limit_grid(grid, box_within(box_from_text(box), stack)) if box else grid
+    return make_tile_grid(stack, seen, tiles)
+
+
+def _iter_grid(
+    whole: TileGrid, stack: Stack, options: SegmentOptions, labels: Stack | None
+) -> Generator[Progress, object, tuple[TileGrid, MaskSurvey | None]]:
+    """Yield while a mask is read; return the units of a grid in the box and the mask of the options, and the mask."""
+    box = box_within(box_from_text(options.box), stack) if options.box else {}
+    if labels is not None:
+        return (yield from iter_limit_to_mask(whole, labels, box))
+    return limit_grid(whole, box) if box else whole, None
 
 
 def _predicted(run: Run, store: ArrayStore) -> Prediction:

@@ -127,12 +127,16 @@ def result_pieces(
     number: int,
     thresholds: tuple[float, ...],
     padding: NDArray[np.bool_] | None = None,
+    outside: NDArray[np.bool_] | None = None,
 ) -> Iterator[ResultPiece]:
     """Yield the part of each array from `unit`, image `number` of the batch with this `output`, in their order.
 
     padding: (*space) of the kept part: certain background, without tissue. None in a run that does not leave padding
-    out.
+    out. outside: (*space) of the kept part: outside of the mask of the run, None in a run without a mask. There all
+    results are 0.
     """
+    if outside is not None:
+        padding = outside if padding is None else padding | outside
     probability = keep_pixels(grid, unit, output.probability[number])
     probability = probability if padding is None else _emptied(np.maximum(probability, LEAST_OF_TISSUE), padding)
     values: NDArray[Any]
@@ -148,12 +152,23 @@ def result_pieces(
         else:
             stride = result.stride[-1]
             values = keep_map_pixels(grid, unit, output.attentions[result.level - 1][number], stride)[None]
+            values = _emptied(values, None if outside is None else _all_outside(outside, stride))
         yield _piece(result, grid, unit, values)
 
 
 def _emptied(values: NDArray[np.float32], padding: NDArray[np.bool_] | None) -> NDArray[np.float32]:
     """Return `values` (C, *space) with 0 where padding is."""
     return values if padding is None else np.where(padding, np.float32(0), values)
+
+
+def _all_outside(outside: NDArray[np.bool_], stride: int) -> NDArray[np.bool_]:
+    """Return which pixels of a map with one pixel per `stride` voxels lie outside of a mask with all their voxels.
+
+    A kept part begins on a pixel of the map.
+    """
+    for axis, length in enumerate(outside.shape):
+        outside = np.logical_and.reduceat(outside, range(0, length, stride), axis)
+    return outside
 
 
 def _piece(result: ResultArray, grid: TileGrid, unit: TileUnit, values: NDArray[Any]) -> ResultPiece:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.intensity.normalize import Normalization
 from napari_skipseg.images.intensity.padding import REACH, REACH_Z
+from napari_skipseg.images.mask import MaskSurvey, iter_survey
 from napari_skipseg.images.resample import resample_axis, source_range
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import AxisPlan, Tile, TilePlan, reflected
 from napari_skipseg.inference.prediction import Focus
+from napari_skipseg.progress import Progress
 
 if TYPE_CHECKING:
     from napari_skipseg.inference.backends.interface import Pixels
@@ -49,6 +51,8 @@ class TileGrid:
 
     whole, box: of a grid with only the units that overlap a box: the grid of the whole stack, and the box along `axes`.
     Its results then cover whole tiles, and begin at `start`.
+
+    chosen: the units of such a grid that are numbered, in the order of all of them; None = all.
     """
 
     axes: str
@@ -57,9 +61,10 @@ class TileGrid:
     tiles: TilePlan
     whole: TileGrid | None = None
     box: tuple[slice, ...] = ()
+    chosen: NDArray[np.intp] | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
-        return prod(self.loops) * len(self.tiles)
+        return prod(self.loops) * len(self.tiles) if self.chosen is None else len(self.chosen)
 
     @property
     def loops(self) -> tuple[int, ...]:
@@ -73,7 +78,7 @@ class TileGrid:
 
     def unit(self, number: int) -> TileUnit:
         """Return unit `number`."""
-        part, tile = divmod(number, len(self.tiles))
+        part, tile = divmod(number if self.chosen is None else int(self.chosen[number]), len(self.tiles))
         places = np.unravel_index(part, self.loops) if self.loops else ()
         first = dict(zip(self.axes, self.start, strict=True))
         fixed = {axis: int(place) + first[axis] for axis, place in zip(self.looped, places, strict=True)}
@@ -155,7 +160,8 @@ class Order:
         distance from the centre of the view."""
         left = np.flatnonzero(self._left)
         lengths = (*self._grid.loops, *self._grid.tiles.counts)
-        keys = [np.broadcast_to(key, lengths).ravel()[left] for key in self._keys(focus)]
+        chosen = left if self._grid.chosen is None else self._grid.chosen[left]
+        keys = [np.broadcast_to(key, lengths).ravel()[chosen] for key in self._keys(focus)]
         self._queue = left[np.lexsort(keys)]
         self._next = 0
 
@@ -193,20 +199,51 @@ def make_tile_grid(stack: Stack, seen: str, tiles: TilePlan) -> TileGrid:
     return TileGrid(axes, tuple(stack.length(axis) for axis in axes), seen, tiles)
 
 
-def limit_grid(grid: TileGrid, box: Mapping[str, slice]) -> TileGrid:
+def limit_grid(grid: TileGrid, box: Mapping[str, slice], touched: NDArray[np.bool_] | None = None) -> TileGrid:
     """Return the units of a grid that overlap a box. They are those of the whole stack: same tiles, same results.
 
-    box: by axis of the grid, within the stack.
+    box: by axis of the grid, within the stack. touched: the units of `grid` that are wanted, by the axes that a tile
+    does not span and then by tiles; None = all.
     """
-    plans = []
+    plans, places = [], [box[axis] for axis in grid.looped]
     for axis, plan in zip(grid.seen, grid.tiles.axes, strict=True):
         first = bisect_right(plan.borders, box[axis].start) - 1
         stop = bisect_left(plan.borders, box[axis].stop)
+        places.append(slice(first, stop))
         plans.append(replace(plan, starts=plan.starts[first:stop], borders=plan.borders[first : stop + 1]))
     covered = dict(zip(grid.seen, ((plan.borders[0], plan.borders[-1]) for plan in plans), strict=True))
     lengths = [covered.get(axis, (box[axis].start, box[axis].stop)) for axis in grid.axes]
     shape = tuple(stop - start for start, stop in lengths)
-    return TileGrid(grid.axes, shape, grid.seen, TilePlan(tuple(plans)), grid, tuple(box[axis] for axis in grid.axes))
+    chosen = None if touched is None else np.flatnonzero(touched[tuple(places)])
+    sides = tuple(box[axis] for axis in grid.axes)
+    return TileGrid(grid.axes, shape, grid.seen, TilePlan(tuple(plans)), grid, sides, chosen)
+
+
+def iter_limit_to_mask(
+    grid: TileGrid, labels: Stack, box: Mapping[str, slice]
+) -> Generator[Progress, object, tuple[TileGrid, MaskSurvey]]:
+    """Yield while a mask is read; return the units of a grid that it touches in a box, and what was read.
+
+    labels: from `open_mask`. box: by axis of the grid, {} = all.
+
+    Raises:
+        InputError: the mask is 0 everywhere, or everywhere in the box.
+    """
+    borders: dict[str, Sequence[int]] = {axis: range(n + 1) for axis, n in zip(grid.axes, grid.shape, strict=True)}
+    borders |= {axis: plan.borders for axis, plan in zip(grid.seen, grid.tiles.axes, strict=True)}
+    survey = yield from iter_survey(labels, borders, {axis: box[axis] for axis in box if axis in labels.axes})
+    order = grid.looped + grid.seen
+    touched = survey.touched.transpose([labels.axes.index(axis) for axis in order if axis in labels.axes])
+    missing = tuple(number for number, axis in enumerate(order) if axis not in labels.axes)
+    touched = np.broadcast_to(np.expand_dims(touched, missing), (*grid.loops, *grid.tiles.counts))
+    whole = {axis: slice(0, length) for axis, length in zip(grid.axes, grid.shape, strict=True)}
+    return limit_grid(grid, {**whole, **box, **survey.box}, touched), survey
+
+
+def outside_mask(grid: TileGrid, unit: TileUnit, mask: MaskSurvey) -> NDArray[np.bool_]:
+    """Return where the kept part (*space) of a unit lies outside of a mask."""
+    kept = dict(zip(grid.seen, unit.tile.keep_of_level(1), strict=True))
+    return ~mask.inside({**unit.fixed, **kept}, grid.seen)
 
 
 MOST_READ = 2**25

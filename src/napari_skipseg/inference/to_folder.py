@@ -71,6 +71,7 @@ def iter_segment(
     target: FolderTarget,
     backend_maker: BackendMaker = make_backend,
     pinned: Mapping[str, Any] | None = None,
+    mask: Stack | None = None,
 ) -> Generator[Progress, Focus | None, list[Path]]:
     """Segment a stack; yield the progress, and return the files. The recipe and the times are written beside them.
 
@@ -79,10 +80,10 @@ def iter_segment(
     results then have the same bytes. A stack in memory is always begun again, and no unfinished run of it is kept.
 
     pinned: choices from the recipe of a run that is repeated: side, batch and device, and optionally backend, precision
-    and normalization.
+    and normalization. mask: as in `iter_prepare`; a run with one in memory is begun again, too.
 
     Raises:
-        SkipsegError: the stack does not fit the model, the image changes while it is read, there is a different run, or
+        SkipsegError: the stack does not fit the model or the mask, one of them changes while it is read, there is a different run, or
             the folder cannot be written.
     """
     times = RunTimes("preparing")
@@ -93,18 +94,20 @@ def iter_segment(
     ]  # for a TIFF too, until it is whole
     check_length(target.folder, target.name, [*stores, f"_{RECIPE_FILE}", f"_{TIMES_FILE}"])
     check_replaceable([*results, *sidecars], target.form)
-    before = fingerprint(stack.file) if stack.file else None
+    read = [stack.file] if mask is None and not options.mask else [stack.file, mask.file if mask else options.mask]
+    before = [fingerprint(file) if file else None for file in read]
     key = _key(stack, model, options, target, before, pinned)
-    with RunFolder(target.folder, target.name, key, target.restart, lasting=before is not None) as place:
+    with RunFolder(target.folder, target.name, key, target.restart, lasting=None not in before) as place:
         if not place.is_whole:
             continues = place.recipe is not None
-            run, store = yield from _prepare(stack, model, options, target, place, backend_maker, pinned)
+            run, store = yield from _prepare(stack, model, options, target, place, backend_maker, pinned, mask)
             done = _done(run, store, place) if continues else []
             times.enter("tiles")
             yield from iter_fill(run, store, done, partial(_note, run, store, place))
             times.enter("writing")
             _note_changes(run, place)
-            _check_input(stack, place, before)
+            for file, known in zip(read, before, strict=True):
+                _check_input(file, place, known)
             files = yield from _iter_finish(run, store, place, target)
             place.finish([*files, *_write_sidecars(place, target, times.to_json(bool(done)))])
         return _move(place, target)
@@ -118,6 +121,7 @@ def _prepare(
     place: RunFolder,
     maker: BackendMaker,
     pinned: Mapping[str, Any] | None,
+    mask: Stack | None,
 ) -> Generator[Progress, Focus | None, tuple[Run, ZarrStore]]:
     """Prepare the run, with its earlier choices if it continues; return it and its store."""
     begun = place.recipe
@@ -125,7 +129,7 @@ def _prepare(
     now = {**(given or {}), **place.changes}
     if "backend" in now and not options.samples:
         maker = require_backend(maker, BackendChoice(now["backend"], now["precision"]))
-    run = yield from iter_prepare(stack, model, options, maker, pinned=now or None, with_binary=True)
+    run = yield from iter_prepare(stack, model, options, maker, pinned=now or None, with_binary=True, mask=mask)
     if begun is None:
         name_input(run, stack)
         objects = None if target.objects is None else asdict(target.objects)
@@ -152,14 +156,14 @@ def _note_changes(run: Run, place: RunFolder) -> None:
             place.change(changes)
 
 
-def _check_input(stack: Stack, place: RunFolder, before: dict[str, Any] | None) -> None:
-    """Raise if the image has changed; discard the run then, because its tiles may be of either content."""
+def _check_input(file: str, place: RunFolder, before: dict[str, Any] | None) -> None:
+    """Raise if the image, or the mask, has changed; discard the run then, because its tiles may be of either content."""
     if before is None:
         return
     try:
-        check_unchanged(stack.file, before)
+        check_unchanged(file, before)
     except FileError:
-        if is_there(stack.file):
+        if is_there(file):
             place.discard()
         raise
 
@@ -259,13 +263,14 @@ def _key(
     model: Model,
     options: SegmentOptions,
     target: FolderTarget,
-    before: dict[str, Any] | None,
+    before: list[dict[str, Any] | None],
     pinned: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Return all that the results depend on, except the run's own choices; users see the names in messages."""
     packages = {f"version of {name}": version for name, version in versions().items()}
     return {
-        "input": before,
+        "input": before[0],
+        **({"content of the mask": before[1]} if len(before) > 1 else {}),
         "axes": (stack.space.axes, stack.shape),
         "voxel size": (*stack.space.voxel_size, stack.space.unit, *stack.space.origin),
         "model": (model.description.name, model.description.weights_sha256),

@@ -271,16 +271,19 @@ def iter_plan(
     backend_maker: BackendMaker = make_backend,
     greys: GreyStatistics | None = None,
     probes: Pixels | None = None,
+    mask: Stack | None = None,
 ) -> Generator[Progress, Focus | None, RunPlan]:
     """Estimate a run by reading, computing and writing one tile; yield the progress, and return the plan.
 
     Nothing stays in `folder`. depth: None = the viewer's results, float32 files in `folder`. greys: as in
-    `iter_predict`. probes: as in `iter_prepare`.
+    `iter_predict`. probes, mask: as in `iter_prepare`.
 
     Raises:
         SkipsegError: the stack does not fit the model, or no such device.
     """
-    run = yield from iter_prepare(stack, model, options, backend_maker, greys, None, depth is not None, probes=probes)
+    run = yield from iter_prepare(
+        stack, model, options, backend_maker, greys, None, depth is not None, probes=probes, mask=mask
+    )
     trial = yield from iter_trial(run, folder, depth, form)
     seconds = trial.seconds(len(run.grid), run.batch)
     device = choose_device(options.device)

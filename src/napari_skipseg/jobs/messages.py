@@ -111,7 +111,7 @@ class Segment(Request[Prediction]):
     was filled. A `Focus` that is sent changes the order of the tiles that are left.
 
     model: a folder, or a name in the catalog. whole: the image of which `stack` is a part, so that its grey values are
-    normalised like those of the whole. greys: these, if measured before. preview, pinned: as in `iter_predict`.
+    normalised like those of the whole. greys: these, if measured before. preview, pinned, mask: as in `iter_predict`.
     """
 
     stack: Stack
@@ -122,13 +122,14 @@ class Segment(Request[Prediction]):
     preview: bool = False
     pinned: dict[str, int | str] | None = None
     model_sha256: str = ""
+    mask: Stack | None = None
 
 
 @dataclass(frozen=True)
 class EstimateRun(Request[RunPlan]):
     """Estimate the time, memory and disk that a segmentation takes, from one tile, and report findings on the image.
 
-    whole: as in `Segment`. greys, probes: measured before it is sent. Probes are patches on which the network is
+    whole, mask: as in `Segment`. greys, probes: measured before it is sent. Probes are patches on which the network is
     tested, None if no test is needed.
     """
 
@@ -139,6 +140,7 @@ class EstimateRun(Request[RunPlan]):
     greys: GreyStatistics | None = None
     probes: NDArray[Any] | None = None
     model_sha256: str = ""
+    mask: Stack | None = None
 
 
 def _to_slice(value: Any) -> Any:

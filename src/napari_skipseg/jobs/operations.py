@@ -72,8 +72,13 @@ def _(request: messages.Segment, folder: Path, models: WarmModels) -> Operation:
             greys=request.greys,
             preview=request.preview,
             pinned=request.pinned,
+            mask=_opened(request.mask),
         )
     )
+
+
+def _opened(stack: Stack | None) -> Stack | None:
+    return None if stack is None else replace(stack, data=open_voxels(stack.data))
 
 
 @iter_perform.register
@@ -94,6 +99,7 @@ def _(request: messages.EstimateRun, folder: Path, models: WarmModels) -> Operat
             backend_maker=warm.backend,
             greys=request.greys,
             probes=request.probes,
+            mask=_opened(request.mask),
         )
     )
 

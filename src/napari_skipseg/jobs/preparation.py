@@ -56,7 +56,9 @@ def _(request: messages.Segment, folder: Path) -> Preparing:
     if whole is not None and greys is None:
         greys = yield from iter_measure_for(whole, description, request.options)
     placed = yield from iter_place(stack, folder / "stack.npy")
-    return replace(request, stack=placed, model=model, model_sha256=description.weights_sha256, whole=None, greys=greys)
+    mask = None if request.mask is None else (yield from iter_place(request.mask, folder / "mask.npy"))
+    settled = replace(request, stack=placed, model=model, model_sha256=description.weights_sha256, whole=None)
+    return replace(settled, greys=greys, mask=mask)
 
 
 @iter_prepare_request.register
@@ -66,9 +68,11 @@ def _(request: messages.EstimateRun, folder: Path) -> Preparing:
     if options.channel is not None and description.spec.in_channels == 1:
         measured = measured.channel(options.channel)
     greys = yield from iter_measure_for(measured, description, options)
+    mask = None if request.mask is None else (yield from iter_place(request.mask, folder / "mask.npy"))
     yield Progress(0, 1, "looking at some patches")
     return replace(
         request,
+        mask=mask,
         stack=without_voxels(request.stack),
         model=model,
         model_sha256=description.weights_sha256,

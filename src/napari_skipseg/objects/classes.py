@@ -148,7 +148,10 @@ def records_padding(recipe: Mapping[str, Any]) -> bool:
 
     recipe: of the segmentation, or of a search for objects in its result, as JSON.
     """
-    normalization = (recipe.get("segmentation") or recipe).get("normalization")
+    segmentation = recipe.get("segmentation") or recipe
+    if (segmentation.get("options") or {}).get("mask"):  # outside of the mask it is as where padding is
+        return True
+    normalization = segmentation.get("normalization")
     if not isinstance(normalization, Mapping):
         return False
     return bool(normalization.get("padding")) or normalization.get("flat") is not None

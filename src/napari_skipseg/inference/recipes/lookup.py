@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from napari_skipseg.errors import FileError, InputError, ModelError, SkipsegError
 from napari_skipseg.images.files import is_there, read_recipe, read_stack
 from napari_skipseg.images.identity import identify
+from napari_skipseg.images.mask import identify_mask
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.metadata import METADATA
 from napari_skipseg.inference.recipes.recipe import (
@@ -158,6 +159,26 @@ def find_input(recorded: RecipeInput, near: Path) -> Stack:
     )
 
 
+def find_mask(recorded: RecipeInput, near: Path) -> Stack:
+    """Return the labels of the mask that a recipe names, as `find_input`.
+
+    Raises:
+        FileError: it is gone, or holds something else now.
+    """
+    if not recorded.file:
+        raise FileError(
+            f"The mask '{recorded.name}' was in memory only, and in no file: save it, and segment with --mask and the file."
+        )
+    for place in find_locations(recorded, near):
+        labels = _read_as(place, recorded, identify_mask)
+        if labels is not None:
+            return labels
+    raise FileError(
+        f"'{recorded.file}' is no longer there, or contains a different mask than when the recipe was written: put the "
+        "old one back."
+    )
+
+
 def find_locations(recorded: RecipeInput, near: Path) -> list[Path]:
     """Return where a file lies that is called like the one a recipe names: there, `near` the recipe or above it."""
     name = Path(recorded.file).name
@@ -165,16 +186,15 @@ def find_locations(recorded: RecipeInput, near: Path) -> list[Path]:
     return [place for place in places if is_there(place)]
 
 
-def _read_as(place: Path, recorded: RecipeInput) -> Stack | None:
+def _read_as(place: Path, recorded: RecipeInput, identity: Callable[[Stack], str] = identify) -> Stack | None:
     """Return the image at `place` as it was taken, None if it is a different one."""
     for axes in _possible_axes(recorded.space.axes):
         try:
-            stack = read_stack(place, axes=axes)
+            stack = read_stack(place, axes=axes, are_labels=identity is identify_mask)
         except InputError:  # the file has other axes, or names none
             continue
-        if (stack.space.axes, stack.shape) == (recorded.space.axes, recorded.shape) and identify(
-            stack
-        ) == recorded.sha256:
+        is_alike = (stack.space.axes, stack.shape) == (recorded.space.axes, recorded.shape)
+        if is_alike and identity(stack) == recorded.sha256:
             return replace(stack, space=recorded.space, name=recorded.name)
     return None
 

@@ -28,7 +28,7 @@ from napari_skipseg.inference.objects_to_folder import (
 from napari_skipseg.inference.opened_models import open_model
 from napari_skipseg.inference.predict import select_channel
 from napari_skipseg.inference.prediction import Focus, file_name
-from napari_skipseg.inference.recipes.lookup import check_same_recipe, find_input, find_model_of_recipe
+from napari_skipseg.inference.recipes.lookup import check_same_recipe, find_input, find_mask, find_model_of_recipe
 from napari_skipseg.inference.recipes.recipe import (
     RECIPE_FILE,
     ObjectsRecipe,
@@ -111,7 +111,7 @@ AGAIN = "again"
 class PreparedRun:
     """A run to repeat: its image and model, and the choices that are pinned for it.
 
-    warnings: what is different here, one sentence each.
+    warnings: what is different here, one sentence each. mask: its labels, None if the run has none.
     """
 
     recipe: Recipe
@@ -119,6 +119,7 @@ class PreparedRun:
     model: Model
     pinned: dict[str, Any]
     warnings: tuple[str, ...]
+    mask: Stack | None = None
 
     @property
     def title(self) -> str:
@@ -142,14 +143,16 @@ def prepare_repeat(
             raise InputError("A recipe of objects has no model: leave it out.")
         return prepare_objects(recipe, image, Path(near))
     folder = find_model_of_recipe(recipe, model)
+    images, masks = (recipe.inputs[:1], recipe.inputs[1:]) if recipe.request.options.mask else (recipe.inputs, ())
     if image is None:
-        if len(recipe.inputs) != 1:
+        if len(images) != 1 or len(masks) > 1:
             raise FileError(f"The recipe names {len(recipe.inputs)} inputs: give one with --input.")
         stack, is_same = find_input(recipe.inputs[0], Path(near)), True
     else:
-        stack, is_same = image, identify(image) in [each.sha256 for each in recipe.inputs]
+        stack, is_same = image, identify(image) in [each.sha256 for each in images]
     pinned, warnings = pin_backend(recipe, is_same)
-    return PreparedRun(recipe, stack, open_model(folder), pinned, tuple(warnings))
+    labels = find_mask(masks[0], Path(near)) if masks else None
+    return PreparedRun(recipe, stack, open_model(folder), pinned, tuple(warnings), labels)
 
 
 def iter_repeat(
@@ -164,9 +167,12 @@ def iter_repeat(
         return (yield from iter_repeat_objects(repeat, folder, name))
     request = repeat.recipe.request
     name = name or file_name(repeat.stack.name)
-    check_same_recipe(folder / f"{name}_{RECIPE_FILE}", (identify(repeat.stack),), request)
+    masks = () if repeat.mask is None else (repeat.recipe.inputs[1].sha256,)
+    check_same_recipe(folder / f"{name}_{RECIPE_FILE}", (identify(repeat.stack), *masks), request)
     target = FolderTarget(folder, name, request.depth, request.form, restart, request.objects)
-    files = yield from iter_segment(repeat.stack, repeat.model, request.options, target, pinned=repeat.pinned)
+    files = yield from iter_segment(
+        repeat.stack, repeat.model, request.options, target, pinned=repeat.pinned, mask=repeat.mask
+    )
     if request.objects is not None:
         files += yield from _iter_objects(repeat, target, request.objects)
     return files

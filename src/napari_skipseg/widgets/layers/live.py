@@ -74,6 +74,10 @@ class ResultFiller(QObject):  # type: ignore[misc]
         self._timer.timeout.connect(self._draw)
         self._rest_until = 0.0
 
+    def place_at(self, positions: dict[int, int]) -> None:
+        """Say where the part begins, if that was not known before its results opened."""
+        self.part = replace(self.part, positions=positions)
+
     def open(self, prediction: Prediction, threshold: Threshold, colors: Mapping[str, str]) -> ShownResult:
         """Show a prediction whose arrays are still empty and return the shown result.
 

@@ -22,7 +22,7 @@ from napari_skipseg.widgets.layers.results import data_of
 from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:
-    from napari.layers import Image
+    from napari.layers import Image, Labels
 
 SMALLEST_TILE = 32
 FAR_OFF = 1.5
@@ -36,7 +36,8 @@ class SegmentFormValues:
     model: None if there is none or it cannot be read; `model_fault` then says why. voxel_size: (z, y, x) in `unit`.
     other_options: values of the other fields of `SegmentOptions`, by name; planes and rescale count only if the form
     offers them. thresholds: of the model's classes. whole: the whole stack rather than the current slice.
-    box: the only part that is segmented, "" = all. box_fault: why there is none. box_note: what to say about it.
+    box: the only part that is segmented, "" = all. mask: the layer of labels that is segmented where it is not 0.
+    box_fault: why there is no box or mask. box_note: what to say about it.
     """
 
     layer: Image | None
@@ -51,6 +52,7 @@ class SegmentFormValues:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     whole: bool = True
     box: str = ""
+    mask: Labels | None = None
     box_fault: str = ""
     box_note: str = ""
     other_options: Mapping[str, Any] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class SegmentFormValues:
             "rescale": self.rescale and find_rescaling(self) is not None,
             "dropout": self.dropout if self.samples else None,
             "box": self.box,
+            "mask": "" if self.mask is None else self.mask.name,
         }
         return SegmentOptions(**{**self.other_options, **settled})
 

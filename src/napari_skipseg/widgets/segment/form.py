@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QHBoxLayout, QPushButton, QWidget
 
-from napari_skipseg.errors import InputError, SkipsegError
+from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.space import Space
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.catalog import describe_model, locate_model
@@ -40,7 +40,13 @@ from napari_skipseg.widgets.segment.checks import (
     offers_planes,
 )
 from napari_skipseg.widgets.segment.model_card import CardDialog
-from napari_skipseg.widgets.segment.part import box_of_shapes, box_on_screen, shapes_with_boxes
+from napari_skipseg.widgets.segment.part import (
+    box_of_shapes,
+    box_on_screen,
+    labels_as_masks,
+    mask_of_layer,
+    shapes_with_boxes,
+)
 from napari_skipseg.widgets.segment.selection import SelectedLayers
 from napari_skipseg.widgets.segment.suggest import SUGGEST_HINT, SuggestionList
 from napari_skipseg.widgets.segment.thresholds import ThresholdSliders
@@ -54,7 +60,7 @@ if TYPE_CHECKING:
     from napari_skipseg.inference.suggest import Suggestion
 
 
-ELSEWHERE = ("device", "threshold", "class_threshold", "channel", "rescale", "attention", "seed", "box")
+ELSEWHERE = ("device", "threshold", "class_threshold", "channel", "rescale", "attention", "seed", "box", "mask")
 """Options that have a place of their own in the form, or none."""
 
 
@@ -97,7 +103,8 @@ _ASKING = (
 DEVICE_HINT = "Where to compute: auto takes a graphics card that works, else the processor"
 EXTENT_HINT = (
     "The whole image, or only a part, whose result gets layers of its own: the slice on screen, all that is on screen, "
-    "or the box around the shapes of a Shapes layer. Inside it the result is that of the whole image"
+    "the box around the shapes of a Shapes layer, or where a Labels layer is not 0. Inside it the result is that of the "
+    "whole image"
 )
 RGB = ("red", "green", "blue", "alpha")
 
@@ -239,16 +246,21 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             **self._read_box(),
         )
 
-    def _read_box(self) -> dict[str, str]:
-        """Return the box that the run is limited to, what is wrong with it, and what to say about it."""
+    def _read_box(self) -> dict[str, Any]:
+        """Return the box or the mask that the run is limited to, what is wrong with it, and what to say about it."""
+        from napari.layers import Labels
+
         layer, axes, part = self._layer, self.axes.text(), self.extent.currentData()
         if layer is None or part in (None, "whole", "current") or layer.ndim != len(axes):
             return {}
         if part == "view":
             return {"box": box_on_screen(self._viewer, layer, axes)}
         try:
+            if isinstance(part, Labels):
+                mask_of_layer(part, layer, axes)
+                return {"mask": part}
             box, note = box_of_shapes(self._viewer, part, layer, axes)
-        except InputError as error:
+        except SkipsegError as error:
             return {"box_fault": str(error)}
         return {"box": box, "box_note": note}
 
@@ -353,6 +365,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         offered: list[tuple[str, object]] = [(whole, "whole"), *([(current, "current")] if cuts else [])]
         offered.append(("what is on screen", "view"))
         offered += [(f"box of '{shapes.name}'", shapes) for shapes in shapes_with_boxes(self._viewer)]
+        offered += [(f"mask '{labels.name}'", labels) for labels in labels_as_masks(self._viewer)]
         chosen = self.extent.currentData()
         is_offered = is_right and any(value is chosen or value == chosen for _, value in offered)
         self.extent.offer(offered, chosen if is_offered else "whole")
@@ -383,6 +396,11 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         is_whole = not recipe.inputs or recipe.inputs[0].shape == tuple(data_of(layer).shape)
         choose_value(self.extent, "whole" if is_whole else "current")
         self.check()
+
+    def choose_extent(self, part: object) -> None:
+        """Choose what is segmented, such as a layer of labels that was opened just now."""
+        self._offer_extents(self.read())
+        choose_value(self.extent, part)
 
     def choose_model(self, name: str) -> None:
         """Choose a model by its name; the first one if there is none of this name any more."""

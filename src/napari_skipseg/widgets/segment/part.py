@@ -1,4 +1,4 @@
-"""The part of an image that a run is limited to: what is on screen, or a drawn box."""
+"""The part of an image that a run is limited to: what is on screen, a drawn box, or a mask."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ import numpy as np
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.box import NamedBox, box_to_text
 from napari_skipseg.widgets.layers.placement import layer_lengths, visible_box, voxel_at, world_at
-from napari_skipseg.widgets.layers.results import KEY
+from napari_skipseg.images.mask import open_mask
+from napari_skipseg.inference.recipes.recipe import Recipe
+from napari_skipseg.widgets.layers.results import KEY, is_result, stack_of_layer
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Layer, Shapes
+    from napari.layers import Image, Labels, Layer, Shapes
 
+    from napari_skipseg.images.space import Space
+    from napari_skipseg.images.stack import Stack
+
+SAME_PLACE = 0.5
+"""Voxels by which a mask may lie beside its image."""
 NOT_STRAIGHT = "'{}' has shapes that are no upright rectangles: the box around them is segmented."
 
 
@@ -24,6 +31,61 @@ def shapes_with_boxes(viewer: ViewerModel) -> list[Shapes]:
 
     layers = [layer for layer in viewer.layers if isinstance(layer, Shapes) and len(layer.data)]
     return [layer for layer in layers if KEY not in layer.metadata]
+
+
+def labels_as_masks(viewer: ViewerModel) -> list[Labels]:
+    """Return the layers of labels that can be masks: all but the binary result, which changes with each run."""
+    from napari.layers import Labels
+
+    return [layer for layer in viewer.layers if isinstance(layer, Labels) and not is_result(layer)]
+
+
+def mask_of_layer(labels: Labels, layer: Image, axes: str) -> Stack:
+    """Return a layer of labels as the mask of an image with such axes; no voxel is read.
+
+    Raises:
+        InputError: it has another shape or voxel size than the image, or lies elsewhere.
+        FileError: its file was changed or removed since it was opened.
+    """
+    image = stack_of_layer(layer, axes)
+    wanted = axes.replace("C", "")
+    wanted = wanted if labels.ndim == len(wanted) else wanted.replace("T", "")
+    if labels.ndim != len(wanted):
+        raise InputError(f"The mask '{labels.name}' has {labels.ndim} axes: give one with the axes {wanted}.")
+    mask = open_mask(stack_of_layer(labels, wanted), image)
+    apart = np.subtract(mask.space.origin, image.space.origin) / image.space.voxel_size
+    if mask.space.unit == image.space.unit and np.abs(apart).max() > SAME_PLACE:
+        raise InputError(f"The mask '{labels.name}' lies beside '{layer.name}': it must lie over it, voxel by voxel.")
+    return mask
+
+
+def start_of(space: Space, layer: Image, axes: str) -> dict[int, int]:
+    """Return where a result with such a space begins in its image, in voxels by the number of the axis of space."""
+    size, _ = voxel_size_of(layer, axes)
+    apart = np.subtract(space.origin, origin_of(layer, axes)) / size
+    return {axes.index(axis): round(float(apart["ZYX".index(axis)])) for axis in axes if axis in "ZYX"}
+
+
+def mask_of_recipe(viewer: ViewerModel, recipe: Recipe) -> Labels:
+    """Return the layer of the mask that a recipe names; open its file if no layer shows it.
+
+    Raises:
+        InputError: it is neither open nor in a file.
+    """
+    from napari_skipseg.widgets.segment.run_again import open_again
+
+    name, layers = recipe.request.options.mask, labels_as_masks(viewer)
+    described = recipe.inputs[1] if len(recipe.inputs) > 1 else None
+    found = [each for each in layers if described is not None and each.name == described.name]
+    if found:
+        return found[-1]
+    if described is None or not described.file:
+        raise InputError(f"The mask '{name}' of this result is not open, and lies in no file: open it, and press Segment.")
+    opened = open_again(viewer, described.file)
+    found = [each for each in opened if each in labels_as_masks(viewer)]
+    if not found:
+        raise InputError(f"'{described.file}' opens as no layer of labels: convert it to labels, and press Segment.")
+    return found[0]
 
 
 def box_on_screen(viewer: ViewerModel, layer: Layer, axes: str) -> str:

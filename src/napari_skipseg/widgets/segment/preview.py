@@ -60,7 +60,7 @@ def cut_to_view(viewer: ViewerModel, choices: SegmentFormValues) -> PreviewView:
         visible_box(viewer, layer), data_of(layer).shape, choices.axes, LEAST_SIDES[dimensions], viewer.dims.ndisplay
     )
     whole = stack_of_layer(layer, choices.axes)
-    options = replace(choices.options(), attention=False, box="")
+    options = replace(choices.options(), attention=False, box="", mask="")
     options = replace(options, tile=options.tile or TILES[dimensions])
     return PreviewView(cut_stack(whole, parts), {axis: part.start for axis, part in parts.items()}, whole, options)
 

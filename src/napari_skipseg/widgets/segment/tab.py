@@ -52,6 +52,7 @@ from napari_skipseg.widgets.layers.results import (
 )
 from napari_skipseg.widgets.segment.checks import SegmentFormValues, find_faults, find_warning
 from napari_skipseg.widgets.segment.form import SegmentForm
+from napari_skipseg.widgets.segment.part import mask_of_layer, mask_of_recipe, start_of
 from napari_skipseg.widgets.segment.preview import PREVIEW_HINT, GreyValues, cut_to_view, remove_preview
 from napari_skipseg.widgets.segment.run_again import AgainButton, RepeatRequest, describe_repetition
 from napari_skipseg.widgets.segment.suggest import StrokesIn, iter_suggest_for
@@ -152,6 +153,13 @@ class SegmentTab(JobTab):
         The choices that a run makes by itself (such as its tile) are taken from the recipe if its device is here.
         """
         self.form.show_recipe(request.recipe, request.layer, request.model)
+        if request.recipe.request.options.mask:
+            try:
+                labels = mask_of_recipe(self._viewer, request.recipe)
+            except SkipsegError as error:
+                self.fail(str(error))
+                return
+            self.form.choose_extent(labels)
         is_here = self.form.device.findData(request.recipe.device) >= 0
         pinned = choices_of_recipe(request.recipe) if is_here else None
         self._repeated = request.recipe if self._segment(request.recipe.request.options, pinned) else None
@@ -171,14 +179,15 @@ class SegmentTab(JobTab):
             whole = stack_of_layer(layer, choices.axes) if positions else None
             model = self.form.model_folder()
             asked = options or choices.options()
+            mask = None if choices.mask is None else mask_of_layer(choices.mask, layer, choices.axes)
             if asked.box:
                 inside = box_within(box_from_text(asked.box), stack)
                 positions = {choices.axes.index(axis): side.start for axis, side in inside.items()}
         except SkipsegError as error:
             self.fail(str(error))
             return False
-        request = Segment(stack, str(model), asked, whole, pinned=pinned)
-        part = part_at(layer, choices.axes, positions, asked.box)
+        request = Segment(stack, str(model), asked, whole, pinned=pinned, mask=mask)
+        part = part_at(layer, choices.axes, positions, asked.box, asked.mask)
         filling = ResultFiller(self, self._viewer, layer, part, self.results.get(part.source))
         self._fill(partial(self._engine.run, request), choices, filling)
         return True
@@ -254,6 +263,8 @@ class SegmentTab(JobTab):
                 started = self.seconds
             if isinstance(progress, ResultsOpened) and progress.prediction is not None:
                 self.opening.emit()
+                if choices.mask is not None:
+                    filling.place_at(start_of(progress.prediction.space, layer, choices.axes))
                 if not is_preview:
                     remove_preview(self._viewer, layer)
                 colors, threshold = self.known_colors(layer), self.form.threshold.values()
@@ -365,7 +376,8 @@ class SegmentTab(JobTab):
         def measure() -> Generator[Progress, None, RunPlan]:
             whole = stack_of_layer(layer, choices.axes)
             stack = stack_of_layer(layer, choices.axes, dict.fromkeys(cut, 0)) if cut else whole
-            return self._engine.run(EstimateRun(stack, model.name, options, whole))
+            mask = None if choices.mask is None else mask_of_layer(choices.mask, layer, choices.axes)
+            return self._engine.run(EstimateRun(stack, model.name, options, whole, mask=mask))
 
         self.plan.update_for(key, measure)
 
@@ -414,8 +426,10 @@ class SegmentTab(JobTab):
         entry.start_when_first(start)
 
 
-def part_at(layer: Image, axes: str, positions: dict[int, int], box: str = "") -> FilledPart:
+def part_at(layer: Image, axes: str, positions: dict[int, int], box: str = "", mask: str = "") -> FilledPart:
     """Return all of an image, or the part of it at such positions, whose results have layers of their own."""
+    if mask:  # where its result begins is known when the mask was read
+        return FilledPart(axes, positions, SLICE_OF.format(layer.unique_id, f"mask {mask}"), f"Mask {mask} ")
     if not positions:
         return FilledPart(axes, positions, str(layer.unique_id))
     if box:
