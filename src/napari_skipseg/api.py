@@ -58,8 +58,8 @@ def segment(image: Image, model: Model | str | PathLike[str], axes: str = "", **
 
     image: a stack, an array (numpy, dask, zarr), or the path of a file. axes: letters of "TCZYX", where the
     image has channels or is not YX, ZYX or TZYX. options: fields of `SegmentOptions`. What is found about
-    the image, such as black frames or lost slices, is in `.recipe["findings"]`, and each is an `ImageWarning`. The option
-    `mask` may be a stack or an array of labels too.
+    the image, such as black frames or lost slices, is in `.recipe["findings"]`, and each is an `ImageWarning`. The
+    option `mask` is the path of a label image, or a stack or an array of labels.
 
     Raises:
         SkipsegError: the image does not fit the model, or an option is impossible.

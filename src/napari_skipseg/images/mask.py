@@ -37,7 +37,7 @@ class MaskSurvey:
     touched: NDArray[np.bool_]
 
     def inside(self, place: Mapping[str, int | slice], axes: str) -> NDArray[np.bool_]:
-        """Return where the mask is not 0. place: by axis; of those with a range the result has `axes`, in their order."""
+        """Return where the mask is not 0. place: by axis. axes: those with a range, in the order of the result."""
         values = self.labels.read(tuple(place[axis] for axis in self.labels.axes)) != 0
         left = [axis for axis in self.labels.axes if isinstance(place[axis], slice)]
         found: NDArray[np.bool_] = values.transpose([left.index(axis) for axis in axes])
@@ -45,8 +45,8 @@ class MaskSurvey:
 
 
 def open_mask(mask: Stack | str, image: Stack) -> Stack:
-    """Return the labels of a mask, with the axes of an image but channels, or without T too: then they are those of each
-    time. No voxel is read.
+    """Return the labels of a mask, with the axes of an image but channels, or without T too: then they are those of
+    each time. No voxel is read.
 
     mask: a label image, or its file.
 
@@ -55,13 +55,17 @@ def open_mask(mask: Stack | str, image: Stack) -> Stack:
         InputError: it is no label image, or has another shape or voxel size than the image.
     """
     if isinstance(mask, str):
-        from napari_skipseg.images.files import read_stack  # it loads readers, which the help of a command does not need
+        from napari_skipseg.images.files import (
+            read_stack,  # it loads readers, which the help of a command does not need
+        )
 
         mask = read_stack(mask, are_labels=True)
     what = f"The mask '{mask.name}'"
     if "C" in mask.axes or np.dtype(mask.data.dtype).kind not in "bui":
         kind = "colours or channels" if "C" in mask.axes else f"{np.dtype(mask.data.dtype)} values"
-        raise InputError(f"{what} has {kind} and is no label image: give one of whole numbers, 0 where nothing is done.")
+        raise InputError(
+            f"{what} has {kind} and is no label image: give one of whole numbers, 0 where nothing is done."
+        )
     axes = image.axes.replace("C", "")
     for wanted in (axes, axes.replace("T", "")):
         if mask.shape == tuple(image.length(axis) for axis in wanted):

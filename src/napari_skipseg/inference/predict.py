@@ -64,7 +64,7 @@ class Run:
     """All that is settled before the first tile: what is read, what computes, and what is written.
 
     findings: as in `Recipe`. seems_inverted: as in `progress.ImageFindings`. tile_bytes: memory that a batch takes in
-    the network. focus: what to look at first, sent while this was settled. mask: what the run is limited to, None = all.
+    the network. focus: what to look at first, sent while this was settled. mask: what the run is limited to.
     """
 
     stack: Stack
@@ -105,7 +105,8 @@ def iter_predict(
     backend and its precision, which are used if they are available here. mask: as in `iter_prepare`.
 
     Raises:
-        SkipsegError: the stack does not fit the model or the mask, its values cannot be used, no such device, a full disk.
+        SkipsegError: the stack does not fit the model or the mask, its values cannot be used, no such device, a full
+            disk.
     """
     maker = prefer_backend(backend_maker, pinned)
     run = yield from iter_prepare(stack, model, options, maker, greys, pinned, preview=preview, mask=mask)

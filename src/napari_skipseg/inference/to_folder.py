@@ -83,8 +83,8 @@ def iter_segment(
     and normalization. mask: as in `iter_prepare`; a run with one in memory is begun again, too.
 
     Raises:
-        SkipsegError: the stack does not fit the model or the mask, one of them changes while it is read, there is a different run, or
-            the folder cannot be written.
+        SkipsegError: the stack does not fit the model or the mask, a file changes while it is read, there is a different
+            run, or the folder cannot be written.
     """
     times = RunTimes("preparing")
     sidecars = [target.sidecar(name) for name in (RECIPE_FILE, TIMES_FILE)]
@@ -157,7 +157,7 @@ def _note_changes(run: Run, place: RunFolder) -> None:
 
 
 def _check_input(file: str, place: RunFolder, before: dict[str, Any] | None) -> None:
-    """Raise if the image, or the mask, has changed; discard the run then, because its tiles may be of either content."""
+    """Raise if image or mask has changed; discard the run then, because its tiles may be of either content."""
     if before is None:
         return
     try:

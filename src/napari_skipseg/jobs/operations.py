@@ -22,7 +22,7 @@ from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.devices import SystemReport
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import read_recipe, read_stack
-from napari_skipseg.images.stack import ArrayLike
+from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.images.views import RecodedArray
 from napari_skipseg.images.zarr.array import ZarrArray
 from napari_skipseg.inference.backends.warm import WarmModels

@@ -87,7 +87,8 @@ def describe_input(stack: Stack) -> RecipeInput:
 class Recipe:
     """All that decides the bytes of a run's results.
 
-    classes: of the model, in its order. normalization: of the grey values, measured on a sample drawn with `seed`.
+    inputs: the image, then the mask if there is one, whose hash is that of `images.mask`. classes: of the model, in its
+    order. normalization: of the grey values, measured on a sample drawn with `seed`.
     tile: what the network saw at once, in voxels. side, batch: the longest side and the number of tiles at once that
     it was planned with; of a block that is seen in three planes, eights of slices at once. backend, precision, device:
     what computed. notes: what failed on the way and what took over. versions: of what results depend on, with the GPU
@@ -221,8 +222,11 @@ def check_head(values: Mapping[str, Any], place: str, operation: str = OPERATION
 def recipe_differences(before: Recipe, now: Recipe) -> list[str]:
     """Return in words how a run differs from an earlier one; names do not count, contents do."""
     found = []
-    if [each.sha256 for each in before.inputs] != [each.sha256 for each in now.inputs]:
+    was, new_inputs = ([each.sha256 for each in recipe.inputs] for recipe in (before, now))
+    if was[:1] != new_inputs[:1]:
         found.append("another image")
+    if was[1:] != new_inputs[1:]:
+        found.append("another mask")
     if before.request.model_sha256 != now.request.model_sha256:
         found.append("another model")
     if before.normalization != now.normalization:

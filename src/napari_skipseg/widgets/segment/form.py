@@ -103,7 +103,7 @@ _ASKING = (
 DEVICE_HINT = "Where to compute: auto takes a graphics card that works, else the processor"
 EXTENT_HINT = (
     "The whole image, or only a part, whose result gets layers of its own: the slice on screen, all that is on screen, "
-    "the box around the shapes of a Shapes layer, or where a Labels layer is not 0. Inside it the result is that of the "
+    "the box around the shapes of a Shapes layer, or where a Labels layer is not 0. Inside, the result is that of the "
     "whole image"
 )
 RGB = ("red", "green", "blue", "alpha")

@@ -8,9 +8,10 @@ import numpy as np
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.box import NamedBox, box_to_text
-from napari_skipseg.widgets.layers.placement import layer_lengths, visible_box, voxel_at, world_at
 from napari_skipseg.images.mask import open_mask
 from napari_skipseg.inference.recipes.recipe import Recipe
+from napari_skipseg.widgets.layers.axes import origin_of, voxel_size_of
+from napari_skipseg.widgets.layers.placement import layer_lengths, visible_box, voxel_at, world_at
 from napari_skipseg.widgets.layers.results import KEY, is_result, stack_of_layer
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ def mask_of_recipe(viewer: ViewerModel, recipe: Recipe) -> Labels:
     if found:
         return found[-1]
     if described is None or not described.file:
-        raise InputError(f"The mask '{name}' of this result is not open, and lies in no file: open it, and press Segment.")
+        raise InputError(
+            f"The mask '{name}' of this result is not open, and lies in no file: open it, and press Segment."
+        )
     opened = open_again(viewer, described.file)
     found = [each for each in opened if each in labels_as_masks(viewer)]
     if not found:

@@ -187,7 +187,7 @@ class SegmentTab(JobTab):
             self.fail(str(error))
             return False
         request = Segment(stack, str(model), asked, whole, pinned=pinned, mask=mask)
-        part = part_at(layer, choices.axes, positions, asked.box, asked.mask)
+        part = part_at(layer, choices.axes, positions, asked.box, choices.mask.name if choices.mask is not None else "")
         filling = ResultFiller(self, self._viewer, layer, part, self.results.get(part.source))
         self._fill(partial(self._engine.run, request), choices, filling)
         return True
