@@ -144,15 +144,12 @@ def iter_prepare(
     options = options.with_thresholds(model.description.class_thresholds)
     stack = select_channel(stack, model, options)
     seen = check_fits(stack, model, options)
-    labels = open_mask(mask or options.mask, stack) if mask or options.mask else None
-    if labels is not None and not options.mask:
-        options = replace(options, mask=labels.file or labels.name)
+    options, labels = _open_mask(mask, stack, options)
     if options.samples:
         dropout_rate(model, options)  # it says what is wrong before anything is read
     lengths = lengths_seen_by_network(stack, model.description, seen, options.rescale)
     is_known = greys is not None or (pinned is not None and "normalization" in pinned)
     greys, focus = yield from _iter_greys(stack, model, options, greys, pinned)
-    asks = probes is not None or not (is_known or preview)
     device = choose_device(options.device if pinned is None else pinned["device"])
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice, precision = _choose(model, device, options, pinned)
@@ -160,30 +157,35 @@ def iter_prepare(
     fit, batch = grid.tiles.size, choice.batch
     passes = choose_passes(model, device, fit, options, backend_maker, batch=batch, precision=precision)
     prober = None
-    if asks and greys.asks_network:
+    if greys.asks_network and (probes is not None or not (is_known or preview)):
         prober = PatchProber(stack, model, device, backend_maker, dict(zip(seen, lengths, strict=True)))
     ready = None if options.samples else (grid, passes.backend)
     found = yield from _iter_found(prober, greys, ready, probes, options.invert)
-    focus = found.focus or focus
-    batch = 1 if options.planes == "xyz" else batch  # a block in three planes goes alone, its slices together
     settled = Run(
         stack,
         model,
         options,
         grid,
         greys.normalization,
-        found.findings,
-        found.seems_inverted,
+        *found[:2],
         passes,
-        batch,
+        1 if options.planes == "xyz" else batch,  # a block in three planes goes alone, its slices together
         choice.bytes,
         result_arrays_of(grid, model, options, with_binary),
         {},
-        focus,
+        found.focus or focus,
         mask=survey,
     )
     settled.recipe.update(_recipe(settled, device, choice))
     return settled
+
+
+def _open_mask(mask: Stack | None, stack: Stack, options: SegmentOptions) -> tuple[SegmentOptions, Stack | None]:
+    """Return options that name the mask, if there is one, and its labels. mask: as in `iter_prepare`."""
+    if mask is None and not options.mask:
+        return options, None
+    labels = open_mask(options.mask if mask is None else mask, stack)
+    return replace(options, mask=options.mask or labels.file or labels.name), labels
 
 
 class _Found(NamedTuple):

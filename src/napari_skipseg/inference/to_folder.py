@@ -83,8 +83,8 @@ def iter_segment(
     and normalization. mask: as in `iter_prepare`; a run with one in memory is begun again, too.
 
     Raises:
-        SkipsegError: the stack does not fit the model or the mask, a file changes while it is read, there is a different
-            run, or the folder cannot be written.
+        SkipsegError: the stack does not fit the model or the mask, a file changes while it is read, there is a
+            different run, or the folder cannot be written.
     """
     times = RunTimes("preparing")
     sidecars = [target.sidecar(name) for name in (RECIPE_FILE, TIMES_FILE)]

@@ -167,7 +167,8 @@ def find_mask(recorded: RecipeInput, near: Path) -> Stack:
     """
     if not recorded.file:
         raise FileError(
-            f"The mask '{recorded.name}' was in memory only, and in no file: save it, and segment with that file as mask."
+            f"The mask '{recorded.name}' was in memory only, and in no file: save it, and segment with this file as "
+            "mask."
         )
     for place in find_locations(recorded, near):
         labels = _read_as(place, recorded, identify_mask)
