@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from napari_skipseg.devices import ChosenPrecision, Device, DeviceReport, SystemReport
-from napari_skipseg.images.box import box_from_text, box_within
+from napari_skipseg.images.box import box_from_text, box_to_text, box_within
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization
+from napari_skipseg.images.mask import iter_survey, open_mask
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions, SegmentRequest
@@ -25,7 +26,7 @@ from napari_skipseg.jobs.messages import EstimateRun, ListDevices, ReportSystem,
 from napari_skipseg.models.catalog import MODELS_VARIABLE, locate_model
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import read_description
-from napari_skipseg.progress import ImageFindings, Progress
+from napari_skipseg.progress import ImageFindings, Progress, run_to_end
 from napari_skipseg.widgets.settings import SETTINGS_VARIABLE
 
 MODELS = {"tiny-2d": 2, "tiny-3d": 3}
@@ -113,6 +114,16 @@ def in_box(stack: Stack, box: str) -> Stack:
     return replace(stack, data=data, space=stack.space.shifted({axis: side.start for axis, side in inside.items()}))
 
 
+def in_mask(stack: Stack, mask: Stack | None) -> Stack:
+    """Return the part of a stack around a mask, 0 outside of it, as the engine's result has it."""
+    if mask is None:
+        return stack
+    box = run_to_end(iter_survey(open_mask(mask, stack), {}, {})).box
+    labels = in_box(replace(mask, data=np.asarray(mask.data)), box_to_text(box))
+    part = in_box(stack, box_to_text(box))
+    return replace(part, data=np.where(np.asarray(labels.data), part.data, 0))
+
+
 class FakeEngine:
     """Probability = grey value / 255, uncertainty = a tenth of it, attention = every 2nd pixel; the rest as it is.
 
@@ -125,6 +136,7 @@ class FakeEngine:
         self.greys: list[GreyStatistics | None] = []
         self.previews: list[bool] = []
         self.pinned: list[dict[str, int | str] | None] = []
+        self.masks: list[Stack | None] = []
         self.sent: list[Focus] = []
         self.planned: list[tuple[tuple[int, ...], str, SegmentOptions]] = []
         self.plan_fault: Exception | None = None
@@ -157,10 +169,12 @@ class FakeEngine:
         self.greys.append(request.greys)
         self.previews.append(request.preview)
         self.pinned.append(request.pinned)
+        self.masks.append(request.mask)
         self.is_busy = True
         try:
-            full = _predicted(in_box(stack.channel(options.channel or 0), options.box), description, options)
-            full = replace(full, recipe=_recipe(stack, description, options))
+            part = in_mask(in_box(stack.channel(options.channel or 0), options.box), request.mask)
+            full = _predicted(part, description, options)
+            full = replace(full, recipe=_recipe(stack, description, options, request.mask))
             empty = _emptied(full)
             if self.findings:
                 self._look((yield ImageFindings(0, 1, "measuring the grey values", self.findings, self.seems_inverted)))
@@ -245,10 +259,11 @@ def _predicted(stack: Stack, description: ModelDescription, options: SegmentOpti
     return Prediction(probability, stack.space, ("membrane",), maps, {}, deviation)
 
 
-def _recipe(stack: Stack, description: ModelDescription, options: SegmentOptions) -> dict[str, Any]:
+def _recipe(stack: Stack, description: ModelDescription, options: SegmentOptions, mask: Stack | None) -> dict[str, Any]:
     request = SegmentRequest(description.name, description.weights_sha256, options)
     chosen = (("membrane",), Normalization(100.0, 50.0), 0, (64, 64), 64, 1, "torch", "f32", "cpu", (), {"torch": "2"})
-    return recipe_to_dict(Recipe(request, (describe_input(stack),), *chosen))
+    inputs = tuple(describe_input(each) for each in (stack, mask) if each is not None)
+    return recipe_to_dict(Recipe(request, inputs, *chosen))
 
 
 def _emptied(full: Prediction) -> Prediction:

@@ -8,7 +8,7 @@ from hand import Hand, choose, ramp, segment, settle
 from qtpy.QtCore import Qt
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.widgets.segment.part import box_of_shapes
+from napari_skipseg.widgets.segment.part import box_of_shapes, mask_of_layer
 
 pytestmark = pytest.mark.gui
 
@@ -88,3 +88,55 @@ def test_shapes_on_several_slices_limit_the_slices_too(open_panel) -> None:
     assert box_of_shapes(viewer, shapes, layer, "TZYX") == ("z=2:6,y=4:21,x=4:13", "")
     half = viewer.add_shapes([corners], name="finer", scale=(1, 50, 2, 2))
     assert box_of_shapes(viewer, half, layer, "TZYX") == ("y=2:11,x=2:7", "")
+
+
+def test_a_labels_layer_is_a_mask_and_again(open_panel, qtbot, engine) -> None:
+    viewer, panel = open_panel()
+    tab, image = panel.segment_tab, ramp(5, 64, 64)
+    place = {"scale": (50, 4, 4), "translate": (0, 40, 20), "units": "nm"}
+    viewer.add_image(image, name="em", **place)
+    values = np.zeros((5, 64, 64), int)
+    values[1:3, 20:30, 8:40] = 1
+    values[2, 22:25, 10:20] = 0
+    labels = viewer.add_labels(values, name="here", **place)
+    tab.form.extent.opening.emit()
+    choose(tab.form.extent, labels)
+    segment(qtbot, panel)
+    assert engine.calls[-1][2].mask == "here"
+    layer = viewer.layers["Mask here probability"]
+    cut = np.s_[1:3, 20:30, 8:40]
+    np.testing.assert_allclose(layer.data, np.where(values, image / 255, 0)[cut], atol=1e-6)
+    np.testing.assert_allclose(layer.translate, (50, 40 + 80, 20 + 32))
+    assert "Mask here segmented in" in tab.done.text()
+    tab.form.extent.opening.emit()
+    assert tab.form.extent.findText("mask 'Mask here binary'") < 0, "a result is no mask"
+    choose(tab.form.extent, "whole")
+    segment(qtbot, panel)
+    assert (engine.calls[-1][2].mask, engine.masks[-1]) == ("", None)
+    assert viewer.layers["probability"].data.shape == (5, 64, 64)
+    viewer.layers.selection = {layer}
+    qtbot.mouseClick(tab.again_button, LEFT)
+    qtbot.waitUntil(lambda: not tab.is_running)
+    assert engine.calls[-1][2].mask == "here"
+    np.testing.assert_array_equal(np.asarray(engine.masks[-1].data), values)
+    assert "Run again as before" in tab.message.text()
+    viewer.layers.remove(labels)
+    viewer.layers.selection = {layer}
+    qtbot.mouseClick(tab.again_button, LEFT)
+    assert "The mask 'here' of this result is not open, and lies in no file" in tab.message.text()
+
+
+def test_a_mask_that_does_not_lie_over_the_image_is_refused(open_panel) -> None:
+    viewer, _ = open_panel()
+    layer = viewer.add_image(ramp(2, 3, 32, 40), name="em", scale=(1, 50, 4, 4), units=("s", "nm", "nm", "nm"))
+    size = {"scale": (50, 4, 4), "units": "nm"}
+    values = np.ones((3, 32, 40), int)
+    assert mask_of_layer(viewer.add_labels(values, **size), layer, "TZYX").axes == "ZYX"
+    for labels, said in (
+        (viewer.add_labels(values[:, 1:], **size), "give a mask of the image's shape"),
+        (viewer.add_labels(values[0], scale=(4, 4), units="nm"), "has 2 axes"),
+        (viewer.add_labels(values, scale=(50, 4, 8), units="nm"), "give a mask of the same voxel size"),
+        (viewer.add_labels(values, translate=(0, 0, 40), **size), "lies beside 'em'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            mask_of_layer(labels, layer, "TZYX")
