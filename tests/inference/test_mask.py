@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from run_files import stop_after
 from tiny_models import write_tiny
 
-from napari_skipseg.api import run_recipe, segment
+from napari_skipseg.api import find_objects, run_recipe, segment
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
@@ -222,3 +222,12 @@ def test_a_large_mask_is_read_block_by_block() -> None:
     assert data.most <= 2**25
     assert survey.box == {"Z": slice(69, 70), "Y": slice(1999, 2000), "X": slice(2999, 3000)}
     assert survey.touched.tolist() == [[[False], [True]]]
+
+
+def test_objects_are_found_inside_of_the_mask_alone(models: dict[int, Model]) -> None:
+    image, mask = grey(90, 100), np.zeros((90, 100), bool)
+    mask[10:40, 20:50] = mask[50:80, 60:90] = True
+    found = segment(image, models[2], mask=mask, device="cpu")
+    labels = find_objects(found, method="cells", threshold=0.5)
+    assert labels.max() > 0
+    assert not labels[~mask[10:80, 20:90]].any()
