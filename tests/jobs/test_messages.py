@@ -85,7 +85,9 @@ LIVE_PART = LivePart(0, 3, ((64, 68), (0, 5)), (0, 0), GREY[None], GREY.astype(n
 PRECISION = ChosenPrecision("f32", "no bf16")
 
 REQUESTS = [
-    messages.Segment(PLACED, "m", SegmentOptions(tile=64), greys=GREYS, pinned={"side": 64, "device": "cpu"}),
+    messages.Segment(
+        PLACED, "m", SegmentOptions(tile=64), greys=GREYS, pinned={"side": 64, "device": "cpu"}, mask=PLACED
+    ),
     messages.EstimateRun(PLACED, "m", SegmentOptions(average=8), greys=GREYS, probes=GREY),
     messages.Inspect(PLACED, "m", "long skip 1", {"Z": slice(2, 3), "Y": slice(0, 32)}, 1, GREYS.normalization, "ab"),
     messages.PlanFinetuning(FINETUNING, (CORRECTED,), "cpu"),

@@ -159,7 +159,7 @@ def find_input(recorded: RecipeInput, near: Path) -> Stack:
     )
 
 
-def find_mask(recorded: RecipeInput, near: Path) -> Stack:
+def find_mask_of_recipe(recorded: RecipeInput, near: Path) -> Stack:
     """Return the labels of the mask that a recipe names, as `find_input`.
 
     Raises:

@@ -28,7 +28,12 @@ from napari_skipseg.inference.objects_to_folder import (
 from napari_skipseg.inference.opened_models import open_model
 from napari_skipseg.inference.predict import select_channel
 from napari_skipseg.inference.prediction import Focus, file_name
-from napari_skipseg.inference.recipes.lookup import check_same_recipe, find_input, find_mask, find_model_of_recipe
+from napari_skipseg.inference.recipes.lookup import (
+    check_same_recipe,
+    find_input,
+    find_mask_of_recipe,
+    find_model_of_recipe,
+)
 from napari_skipseg.inference.recipes.recipe import (
     RECIPE_FILE,
     ObjectsRecipe,
@@ -151,7 +156,7 @@ def prepare_repeat(
     else:
         stack, is_same = image, identify(image) in [each.sha256 for each in images]
     pinned, warnings = pin_backend(recipe, is_same)
-    labels = find_mask(masks[0], Path(near)) if masks else None
+    labels = find_mask_of_recipe(masks[0], Path(near)) if masks else None
     return PreparedRun(recipe, stack, open_model(folder), pinned, tuple(warnings), labels)
 
 
