@@ -107,7 +107,11 @@ def test_a_labels_layer_is_a_mask_and_again(open_panel, qtbot, engine) -> None:
     cut = np.s_[1:3, 20:30, 8:40]
     np.testing.assert_allclose(layer.data, np.where(values, image / 255, 0)[cut], atol=1e-6)
     np.testing.assert_allclose(layer.translate, (50, 40 + 80, 20 + 32))
-    assert "Mask here segmented in" in tab.done.text()
+    assert tab.done.text().startswith("Mask here segmented in")
+    expected = np.mean(image[values > 0] / 255 > 0.5)
+    assert tab.shares["membrane"] == pytest.approx(expected), (
+        "outside of the mask there is no result, also no background"
+    )
     tab.form.extent.opening.emit()
     assert tab.form.extent.findText("mask 'Mask here binary'") < 0, "a result is no mask"
     choose(tab.form.extent, "whole")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from napari_skipseg.inference.prediction import Binary, Focus, Prediction, Threshold
+from napari_skipseg.objects.classes import records_padding
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers.results import ShownResult
 from napari_skipseg.wording import counted, in_words, percent
@@ -47,8 +48,8 @@ def has_padding(prediction: Prediction) -> bool:
 
 
 def class_shares(prediction: Prediction, threshold: Threshold) -> dict[str, float]:
-    """Return the share of the tissue that each class has, in [0, 1], by name; large results are sampled."""
-    names, leaves_out = prediction.class_names, has_padding(prediction)
+    """Return the share of the tissue, or of the mask, that each class has, in [0, 1], by name; large ones are sampled."""
+    names, leaves_out = prediction.class_names, records_padding(prediction.recipe)
     labels = Binary(prediction.probability, prediction.thresholds_at(threshold), len(names) > 1)
     planes = math.prod(labels.shape[:-2])
     chosen = np.unique(np.linspace(0, planes - 1, min(planes, PLANES)).astype(int))
@@ -88,7 +89,7 @@ def name_part(shown: ShownResult, spanned: str) -> str:
         place = shown.prefix.strip()
         if shown.source.endswith(" preview"):
             return "The view was"
-        return f"Slice {place}" if spanned == "YX" and not place.startswith("Box ") else place
+        return f"Slice {place}" if spanned == "YX" and not place.startswith(("Box ", "Mask ")) else place
     axes = shown.prediction.space.axes.replace("C", "")
     if axes == spanned:
         return "The image was" if spanned == "YX" else "The volume was"
