@@ -48,7 +48,7 @@ def has_padding(prediction: Prediction) -> bool:
 
 
 def class_shares(prediction: Prediction, threshold: Threshold) -> dict[str, float]:
-    """Return the share of tissue, or of the mask, that each class has, in [0, 1], by name; large results are sampled."""
+    """Return the share of tissue, or of the mask, that each class has, in [0, 1], by name; large ones are sampled."""
     names, leaves_out = prediction.class_names, records_padding(prediction.recipe)
     labels = Binary(prediction.probability, prediction.thresholds_at(threshold), len(names) > 1)
     planes = math.prod(labels.shape[:-2])
