@@ -13,20 +13,14 @@ from grid import CELLS, cell, found, labelled, labels_of, regions, row_of_cells
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.objects.agglomerate import agglomerate, cut_tree
+from napari_skipseg.objects.contact_features import ContactTable, Groups, Links
+from napari_skipseg.objects.contact_file import FEATURES, ContactClassifier, read_classifier, write_classifier
+from napari_skipseg.objects.contact_statistics import BINS
 from napari_skipseg.objects.watershed import FULL
-from napari_skipseg.proofread.agglomerate import ContactTable, agglomerate, contact_table, cut_tree
 from napari_skipseg.proofread.apply import apply_edit
-from napari_skipseg.proofread.classifier import (
-    BINS,
-    FEATURES,
-    ContactClassifier,
-    Groups,
-    Links,
-    fit_classifier,
-    read_classifier,
-    rule_of,
-    write_classifier,
-)
+from napari_skipseg.proofread.classifier import fit_classifier, rule_of
+from napari_skipseg.proofread.contacts import contact_table
 from napari_skipseg.proofread.edits import Confirm, EditRefusedError, Lock, Merge, Reweigh, Smooth, Split
 from napari_skipseg.proofread.learn import learn, preview_learned
 from napari_skipseg.proofread.session import EditSession

@@ -20,6 +20,7 @@ from napari_skipseg.images.formats import FORMAT_ENDINGS, Format
 from napari_skipseg.images.tiff.writer import write_ome_tiff
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import iter_write_ome_zarr
+from napari_skipseg.objects.agglomerate import iter_objects_by_contacts
 from napari_skipseg.objects.block_cache import BlockCache
 from napari_skipseg.objects.block_regions import BlockRegions, VoxelSpacing, find_block_regions
 from napari_skipseg.objects.blocks import (
@@ -102,7 +103,7 @@ def iter_find_objects(
             folder = target.kept or leaving.enter_context(draft_folder(target.folder)) / "found"
         search = _search_of(image, options, target, folder, block)
         merger = yield from _iter_merge(search)
-        numbers = merger.settle(search.whole)
+        numbers = yield from _iter_number(search, merger)
         objects = RelabelledArray(search.cache.labels, search.grid, numbers, merger.firsts)
         axes = "".join(axis for axis in "TZYX" if axis in image.stack.space.axes)
         array, space = WithoutAxes(objects, axes), image.stack.space.with_axes(axes)
@@ -229,6 +230,15 @@ def _iter_merge(search: _Search) -> Generator[Progress, None, RegionGraphMerger]
         done += each.number not in known
         yield BlockSearch(done, len(blocks), FINDING)
     return merger
+
+
+def _iter_number(search: _Search, merger: RegionGraphMerger) -> Generator[Progress, None, NDArray[np.uint32]]:
+    """Yield while contacts are measured, if a classifier decides; return the number of each label's object."""
+    if not search.options.contacts:
+        return merger.settle(search.whole)
+    graph, places = merger.settle_regions(search.whole)
+    labels = RelabelledArray(search.cache.labels, search.grid, places + np.uint32(1), merger.firsts)
+    return (yield from iter_objects_by_contacts(labels, graph, search.chosen, search.options))[places]
 
 
 def _iter_regions(

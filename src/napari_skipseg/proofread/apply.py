@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, gaussian_filter
 
+from napari_skipseg.objects.contact_file import ContactClassifier
 from napari_skipseg.objects.watershed import WatershedWindow, region_contacts
-from napari_skipseg.proofread.classifier import ContactClassifier
 from napari_skipseg.proofread.cut import cut_by_probability, cut_graph, cut_region
 from napari_skipseg.proofread.edits import (
     Confirm,

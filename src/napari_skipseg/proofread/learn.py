@@ -9,18 +9,12 @@ from itertools import chain, combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.proofread.agglomerate import ContactTable, agglomerate, contact_table, cut_tree, part_of
-from napari_skipseg.proofread.classifier import (
-    FEATURES,
-    ContactClassifier,
-    Groups,
-    Links,
-    features_of,
-    fit_classifier,
-    rule_of,
-)
+from napari_skipseg.objects.agglomerate import MergeTree, agglomerate, cut_tree
+from napari_skipseg.objects.contact_features import ContactTable, Groups, Links, features_of
+from napari_skipseg.objects.contact_file import FEATURES, ContactClassifier
+from napari_skipseg.proofread.classifier import fit_classifier, rule_of
+from napari_skipseg.proofread.contacts import contact_table
 from napari_skipseg.proofread.edits import Confirm, EditRefusedError, Grow, Merge, Reweigh, Split
-from napari_skipseg.proofread.hierarchy import MergeTree
 from napari_skipseg.proofread.state import Change, ObjectsUnderEdit
 
 LEAST = 3
@@ -295,7 +289,7 @@ def cut_by_contacts(
     sides: of each region, -1 if it is no seed. What no seed reaches goes to side 0. A contact of groups has the mean of
     all contacts in it, so one weak contact does not let a side grow along it, as it would in a spanning forest.
     """
-    table = part_of(contact_table(objects), regions)
+    table = contact_table(objects, regions)
     seeds = np.flatnonzero(sides >= 0)
     order = seeds[np.argsort(sides[seeds], kind="stable")]
     is_same = np.diff(sides[order]) == 0

@@ -130,6 +130,7 @@ class ProofreadTab(JobTab):
         self.choice.opening.connect(self._offer)
         self.save_button.clicked.connect(self.save)
         self.table.chosen.connect(self._on_row_chosen)
+        self.doubts.told.connect(self.reason.say)
         self.learning.previewed.connect(self._on_learned)
         self.learning.accepted.connect(self._on_accepted)
         for tool, button in self.tool_buttons.items():
@@ -402,7 +403,7 @@ class ProofreadTab(JobTab):
         doubt = self.doubts.next()
         if doubt is None:
             self._drop_pending()
-            self.reason.say("There is no doubt left: all decisions were confirmed or skipped.")
+            self.reason.say(self.doubts.why_none())
             return
         self.pending.propose(doubt)
         self.doubt = doubt
