@@ -95,7 +95,8 @@ def table_of_contacts(
         added(statistics.histogram),
     )
     size, inside, peak = (column[regions].astype(np.float64) for column in sums)
-    return ContactTable(regions, Groups(size, inside, surface[regions], peak), links, first)
+    groups = Groups(size, inside, surface[regions].astype(np.float64), peak)
+    return ContactTable(regions, groups, links, first)
 
 
 @compiled
