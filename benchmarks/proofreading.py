@@ -304,7 +304,7 @@ def found_regions(asked: argparse.Namespace) -> tuple[Regions, NDArray[np.uint32
     image, truth = (skipseg.read_stack(asked.data / name, "ZYX", size, unit) for name in names)
     part = (slice(*asked.depth), slice(asked.side), slice(asked.side))
     crop = Stack(np.asarray(image.data[part]), image.space, image.name)
-    prediction = skipseg.segment(crop, asked.model, attention=False)
+    prediction = skipseg.segment(crop, asked.model, attention=False, rescale=size is not None)
     source = ClassImage(Stack(prediction.probability, prediction.space), tuple(prediction.class_names))
     options = ObjectOptions(
         asked.method, merge=asked.merge, threshold=asked.threshold, seed_distance=asked.seed_distance
@@ -371,7 +371,13 @@ def main() -> None:
     parser.add_argument("--model", default="em-boundary-3d")
     parser.add_argument("--depth", type=int, nargs=2, default=(0, 60), help="first slice, and the one behind the last")
     parser.add_argument("--side", type=int, help="rows and columns from the corner on; by default all")
-    parser.add_argument("--voxel-size", type=float, nargs=3, metavar=("Z", "Y", "X"), help="in nm, if no file says it")
+    parser.add_argument(
+        "--voxel-size",
+        type=float,
+        nargs=3,
+        metavar=("Z", "Y", "X"),
+        help="in nm; brings the image to the size of the model",
+    )
     parser.add_argument("--method", choices=("cells", "watershed"), default="cells")
     parser.add_argument("--merge", type=float, default=0.5)
     parser.add_argument("--threshold", type=float, default=0.15)

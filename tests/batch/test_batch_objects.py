@@ -87,16 +87,16 @@ def test_a_stored_classifier_decides_in_a_batch_and_its_hash_is_in_the_recipe(
 ) -> None:
     monkeypatch.setattr(blocks, "BLOCK_SIDE", 16)
     write_image(tmp_path / "in" / "a.tif", 1, slices=6)
-    weights = [0.0] * (len(FEATURES) - 1) + [-1.0]  # "the same object", whatever the contact is
+    weights = [0.0] * (len(FEATURES) - 1) + [1.0]  # "different objects", whatever the contact is
     contacts = str(write_classifier(tmp_path / "contacts.json", ContactClassifier(tuple(weights))))
-    options = ObjectOptions("watershed", threshold=0.4, seed_distance=0, contacts=contacts)
+    how: dict[str, Any] = {"threshold": 0.1, "seeds": "probability", "seed_distance": 30}
+    options = ObjectOptions("watershed", contacts=contacts, **how)
     result = run(settings_for(tmp_path / "in", tmp_path / "out", tiny, objects=options))
     assert states(result) == {"a.tif": "done"}
     labels = np.asarray(read_stack(result.folder / "a_objects.tif").data[...])
     probability = result.folder / "a_probability.tif"
-    how: dict[str, Any] = {"method": "watershed", "threshold": 0.4, "seed_distance": 0}
-    np.testing.assert_array_equal(labels, find_objects(probability, contacts=contacts, **how))
-    assert labels.max() < find_objects(probability, **how).max()
+    np.testing.assert_array_equal(labels, find_objects(probability, method="watershed", contacts=contacts, **how))
+    assert labels.max() > find_objects(probability, method="watershed", **how).max()
     recipe = read_recipe(result.folder / "a_objects.tif")
     assert recipe is not None
     assert recipe["objects"]["contacts"] == options.contacts

@@ -93,6 +93,9 @@ def test_a_file_that_changed_since_is_refused_with_a_sentence(tmp_path, classifi
     classifier(below(0.6))
     with pytest.raises(FileError, match=r"contacts\.json' has changed since it was chosen"):
         find_objects_in_array(cells((40, 60)), Space("YX"), (), options)
+    with pytest.raises(FileError, match=r"contacts\.json' has changed since it was chosen"):
+        finished(iter_find_objects(image_of(cells((40, 60))), options, ObjectsTarget(tmp_path / "out", "x")))
+    assert not (tmp_path / "out").exists()
     (tmp_path / "contacts.json").unlink()
     assert replace(options, smallest=3).contacts == options.contacts, "a recipe is read where the file is not"
 

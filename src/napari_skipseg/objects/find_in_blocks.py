@@ -41,6 +41,7 @@ from napari_skipseg.objects.classes import (
     probability_of_class,
     with_threshold,
 )
+from napari_skipseg.objects.contact_file import read_named_classifier
 from napari_skipseg.objects.find import objects_of_regions, spacing_of
 from napari_skipseg.objects.merge_blocks import RegionGraphMerger
 from napari_skipseg.objects.options import ObjectOptions
@@ -92,10 +93,12 @@ def iter_find_objects(
     Until then found blocks lie in a hidden folder beside it, or in `target.kept`.
 
     Raises:
-        FileError: nothing can be written, or a part of the image cannot be read.
+        FileError: nothing can be written, a part of the image cannot be read, or the file `contacts` has changed.
         InputError: there is no such class, or the values are no probabilities.
     """
     asked, options = options, with_threshold(image, options)
+    if options.contacts:  # it is used last: what is wrong with the file is said before hours of work
+        read_named_classifier(options.contacts)
     image, options = in_box(image, options), replace(options, box="")
     with contextlib.ExitStack() as leaving, giving_back_memory():
         with file_errors_as(target.folder):
