@@ -51,7 +51,7 @@ from napari_skipseg.proofread.edits import (
     EditRefusedError,
     Merge,
     Reweigh,
-    Skip,
+    SkipDoubt,
     Split,
     Voxel,
 )
@@ -181,7 +181,7 @@ class User:
             return False
         self.spent += time.perf_counter() - begun
         self.looks += 1
-        if not isinstance(edit, Confirm | Skip):
+        if not isinstance(edit, Confirm | SkipDoubt):
             self.edits += len(edit.sides) - 1 if isinstance(edit, Split) else 1
             self.error = self.overlap.error()
             self.curve.append((self.edits, self.error))
@@ -267,7 +267,7 @@ class User:
             if neuron != one and split is not None and objects.object_at(voxel) == label:
                 self.do(split)
         if not self.do(Merge(doubt.at)):
-            self.do(Skip(doubt.at))
+            self.do(SkipDoubt(doubt.at))
 
 
 def follow(regions: Regions, truth: NDArray[np.uint32], folder: Path, way: str) -> User:

@@ -29,7 +29,7 @@ from napari_skipseg.proofread.edits import (
     Merge,
     Paint,
     Reweigh,
-    Skip,
+    SkipDoubt,
     Split,
 )
 from napari_skipseg.proofread.store import find_edits
@@ -248,7 +248,7 @@ def test_doubts_come_one_after_the_other_and_decisions_are_remembered(open_cells
             assert set(np.unique(outlined(tab))) == {0, 1, 2}
     assert {doubt.kind for doubt in seen} >= {"merge?", "split?"}
     assert "no doubt left" in tab.reason.text(), "what was skipped does not come back"
-    assert edits(tab) == [Skip(doubt.at) for doubt in seen]
+    assert edits(tab) == [SkipDoubt(doubt.at) for doubt in seen]
     qtbot.mouseClick(tab.close_button, LEFT)
     again = start(qtbot, panel)
     assert again.opened.doubts == [], "also not after a restart"
@@ -262,7 +262,7 @@ def test_doubts_come_one_after_the_other_and_decisions_are_remembered(open_cells
 
 def test_with_many_contacts_an_empty_list_is_made_again_in_a_thread(open_cells, qtbot, monkeypatch) -> None:
     _, _, tab, hand = open_cells()
-    monkeypatch.setattr(doubt_list, "MOST_AT_ONCE", 0)
+    monkeypatch.setattr(doubt_list, "MOST_RANKED_AT_ONCE", 0)
     made_in, rank = [], doubt_list.rank_doubts
     monkeypatch.setattr(
         doubt_list, "rank_doubts", lambda given: made_in.append(threading.current_thread()) or rank(given)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from napari_skipseg.objects.classes import ClassProbability
 from napari_skipseg.objects.contact_features import (
     ContactTable,
-    Groups,
+    GroupSums,
     Links,
     RegionSums,
     feature_row,
@@ -31,8 +31,8 @@ from napari_skipseg.objects.region_graph import RegionGraph, number_objects
 from napari_skipseg.progress import Progress
 from napari_skipseg.scores.table import compiled
 
-SURE = 0.5
-"""Groups that are different objects with a lower probability are merged."""
+SAME_BELOW = 0.5
+"""GroupSums that are different objects with a lower probability are merged."""
 
 _NEVER = 2.0
 _FORCED = -1.0
@@ -146,7 +146,7 @@ def agglomerate(
     edge[rank] = table.edge
     ends = np.stack([unique >> 32, unique & 0xFFFFFFFF], axis=1)
     whole = Links(ends, *(spread(column) for column in links[1:]))
-    groups = Groups(*(column.copy() for column in table.groups))
+    groups = GroupSums(*(column.copy() for column in table.groups))
     weights = np.array(classifier.weights)
     parent, level, children, over, used = _agglomerate(count, groups, whole, state, weights)
     order, low, high = leaf_order(count, parent[:used], children[:used])
@@ -154,7 +154,7 @@ def agglomerate(
     return MergeTree(count, parent[:used], level[:used], children[:used], contact, order, low, high)
 
 
-def cut_tree(tree: MergeTree, below: float = SURE) -> NDArray[np.int64]:
+def cut_tree(tree: MergeTree, below: float = SAME_BELOW) -> NDArray[np.int64]:
     """Return a number of the group of each leaf: leaves that merge below a level have the same."""
     top = np.arange(len(tree.parent))
     for node in range(len(tree.parent) - 1, -1, -1):
@@ -202,7 +202,7 @@ class _Work(NamedTuple):
 
 
 @compiled
-def _ask(groups: Groups, links: Links, link: int, state: NDArray[np.int8], weights: NDArray[np.float64],
+def _ask(groups: GroupSums, links: Links, link: int, state: NDArray[np.int8], weights: NDArray[np.float64],
          row: NDArray[np.float64]) -> float:  # fmt: skip
     if state[link] == 2:
         return _NEVER
@@ -217,7 +217,7 @@ def _ask(groups: Groups, links: Links, link: int, state: NDArray[np.int8], weigh
 
 @compiled
 def _agglomerate(
-    count: int, groups: Groups, links: Links, state: NDArray[np.int8], weights: NDArray[np.float64]
+    count: int, groups: GroupSums, links: Links, state: NDArray[np.int8], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], int]:
     most, edges = max(1, 2 * count), len(links.contacts)
     parent, level = np.full(most, -1), np.zeros(most)
@@ -274,7 +274,7 @@ def _agglomerate(
 
 @compiled
 def _move(
-    groups: Groups,
+    groups: GroupSums,
     links: Links,
     work: _Work,
     known: Any,

@@ -15,7 +15,7 @@ from napari_skipseg.objects.watershed import FULL, Edges
 from napari_skipseg.scores.table import compiled
 
 
-class Groups(NamedTuple):
+class GroupSums(NamedTuple):
     """Sums over groups of regions. size: voxels. inside: sum of the probability, 65535 = 1. surface: pairs of voxels at
     all contacts with others. peak: the largest height."""
 
@@ -45,7 +45,7 @@ class ContactTable:
     """
 
     regions: NDArray[np.int64]
-    groups: Groups
+    groups: GroupSums
     links: Links
     edge: NDArray[np.int64]
 
@@ -95,12 +95,12 @@ def table_of_contacts(
         added(statistics.histogram),
     )
     size, inside, peak = (column[regions].astype(np.float64) for column in sums)
-    groups = Groups(size, inside, surface[regions].astype(np.float64), peak)
+    groups = GroupSums(size, inside, surface[regions].astype(np.float64), peak)
     return ContactTable(regions, groups, links, first)
 
 
 @compiled
-def feature_row(groups: Groups, links: Links, link: int, row: NDArray[np.float64]) -> None:
+def feature_row(groups: GroupSums, links: Links, link: int, row: NDArray[np.float64]) -> None:
     """Write the features of a contact into `row`."""
     one, other = links.ends[link, 0], links.ends[link, 1]
     if groups.size[one] > groups.size[other]:
@@ -137,7 +137,7 @@ def feature_row(groups: Groups, links: Links, link: int, row: NDArray[np.float64
 
 
 @compiled
-def features_of(groups: Groups, links: Links) -> NDArray[np.float64]:
+def features_of(groups: GroupSums, links: Links) -> NDArray[np.float64]:
     """Return the features of all contacts, (n, features)."""
     found = np.zeros((len(links.ends), 16))
     for link in range(len(links.ends)):

@@ -16,7 +16,7 @@ from napari_skipseg.durable import write_durably
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.faults import file_errors_as
 
-FORMAT = "napari-skipseg contacts 1"
+CONTACTS_FORMAT = "napari-skipseg contacts 1"
 
 FEATURES = (
     "mean strength",
@@ -61,7 +61,7 @@ def write_classifier(path: str | os.PathLike[str], classifier: ContactClassifier
     """
     path = Path(path)
     content = {
-        "format": FORMAT,
+        "format": CONTACTS_FORMAT,
         "features": list(FEATURES),
         "weights": list(classifier.weights),
         "learned from": dict(classifier.learned_from),
@@ -123,7 +123,11 @@ def _read(path: Path) -> bytes:
 def _parse(path: Path, content: bytes) -> ContactClassifier:
     try:
         found: dict[str, Any] = json.loads(content)
-        if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("features") != list(FEATURES):
+        if (
+            not isinstance(found, dict)
+            or found.get("format") != CONTACTS_FORMAT
+            or found.get("features") != list(FEATURES)
+        ):
             raise ValueError("another format")
         weights = tuple(float(weight) for weight in found["weights"])
         learned_from = {str(name): int(count) for name, count in found["learned from"].items()}

@@ -28,7 +28,7 @@ from napari_skipseg.proofread.edits import (
     Renumber,
     Reweigh,
     Separate,
-    Skip,
+    SkipDoubt,
     Smooth,
     Split,
     Voxel,
@@ -76,7 +76,7 @@ def apply_edit(objects: ObjectsUnderEdit, edit: Edit) -> Change:
                 objects.locked = objects.locked.union(labels) if edit.locked else objects.locked.difference(labels)
             case Confirm():
                 objects.confirmed = (*objects.confirmed, _two_regions(objects, edit))
-            case Skip():
+            case SkipDoubt():
                 objects.skipped = (*objects.skipped, _two_regions(objects, edit))
             case Smooth():
                 _smooth(objects, edit, recorder)
@@ -95,7 +95,7 @@ def apply_edit(objects: ObjectsUnderEdit, edit: Edit) -> Change:
     return recorder.finish()
 
 
-def _two_regions(objects: ObjectsUnderEdit, edit: Confirm | Skip) -> tuple[int, int]:
+def _two_regions(objects: ObjectsUnderEdit, edit: Confirm | SkipDoubt) -> tuple[int, int]:
     one, other = (objects.region_at(voxel) for voxel in edit.at)
     if 0 in (one, other) or (one == other and edit.at[0] != edit.at[1]):
         raise EditRefusedError(f"There are no two regions at {_place(edit.at[0])} and {_place(edit.at[1])}.")

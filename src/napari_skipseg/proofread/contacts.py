@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.objects.contact_features import ContactTable, Groups, Links, RegionSums, table_of_contacts
+from napari_skipseg.objects.contact_features import ContactTable, GroupSums, Links, RegionSums, table_of_contacts
 from napari_skipseg.proofread.state import ObjectsUnderEdit
 
 
@@ -58,7 +58,7 @@ def grouped(table: ContactTable, group: NDArray[np.int64], count: int) -> Contac
     np.maximum.at(peak, group, table.groups.peak)
     size = np.bincount(group, table.groups.size, count).astype(np.float64)
     inside = np.bincount(group, table.groups.inside, count).astype(np.float64)
-    groups = Groups(size, inside, surface.astype(np.float64), peak)
+    groups = GroupSums(size, inside, surface.astype(np.float64), peak)
     rows = np.flatnonzero(~inner)
     order = np.lexsort((table.edge[rows], -table.links.saddle[rows], ends[rows, 1], ends[rows, 0]))
     rows = rows[order]

@@ -16,7 +16,7 @@ from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
 RANK_EVERY = 10
 """Edits until the list is made again; with a list that is not made again, FIB-25 takes more edits."""
 
-MOST_AT_ONCE = 20_000
+MOST_RANKED_AT_ONCE = 20_000
 """Contacts up to which an empty list is made again at once; with more it would stop the window for long."""
 
 NONE_LEFT = "There is no doubt left: all decisions were confirmed or skipped."
@@ -59,7 +59,7 @@ class DoubtList(QObject):  # type: ignore[misc]
             return found
         # edits make other doubts
         graph = objects.regions.graph
-        if graph is not None and len(graph.edges.one) > MOST_AT_ONCE:
+        if graph is not None and len(graph.edges.one) > MOST_RANKED_AT_ONCE:
             if self._worker is not None or self._last_change(objects) is not self._ranked_after:
                 self._is_awaited = True
                 self._rank(objects)

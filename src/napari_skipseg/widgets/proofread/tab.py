@@ -22,7 +22,7 @@ from napari_skipseg.proofread.edits import (
     FillHoles,
     Lock,
     Separate,
-    Skip,
+    SkipDoubt,
     Smooth,
     Voxel,
 )
@@ -399,7 +399,7 @@ class ProofreadTab(JobTab):
         if self.opened is None or self.pending is None or self.layers is None:
             return
         if self.doubt is not None:
-            self.do(Skip(self.doubt.at))
+            self.do(SkipDoubt(self.doubt.at))
         doubt = self.doubts.next()
         if doubt is None:
             self._drop_pending()
