@@ -1,8 +1,10 @@
-"""Proofreading against its targets: `python benchmarks/proofreading.py {edits,times} --data DIR`; prints dated tables.
+"""Proofreading against its targets: `python benchmarks/proofreading.py {edits,times,clicks} --data DIR`; prints tables.
 
 - `edits`: a simulated user corrects cells of a probability until the adapted Rand error is at most 0.05: in order of
   size, by the ranked list of doubts, and by that list with learning. DIR holds raw.tif and neurons.tif (FIB-25), or
   train-image.tif and train-gt.tif (gala). The probability is that of `--model`, by default em-boundary-3d.
+- `clicks`: clicks until an object has an IoU of 0.85 with the truth, by the rule in `clicks.py`. DIR may hold
+  `stack1-raw-00-09.tif` and `stack1-mitochondria-00-09.tif` (VNC) too; its true objects are connected mitochondria.
 - `times`: seconds of an edit, of its way to the disk, of its preview and of a slice, and bytes in the journal.
 
 The simulated user follows one rule. It sees an object as a whole: if the object is of several neurons (each at least
@@ -27,6 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from clicks import measure_clicks
 from measuring import print_place, print_row, print_table
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -36,10 +39,10 @@ import napari_skipseg as skipseg
 from napari_skipseg.corrections.journal import journals
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.classes import ClassImage
+from napari_skipseg.objects.contact_file import ContactClassifier
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.proofread.apply import apply_edit
-from napari_skipseg.proofread.classifier import ContactClassifier
 from napari_skipseg.proofread.doubts import Doubt, rank_doubts
 from napari_skipseg.proofread.edits import (
     MOST_SEEDS,
@@ -48,7 +51,7 @@ from napari_skipseg.proofread.edits import (
     EditRefusedError,
     Merge,
     Reweigh,
-    Skip,
+    SkipDoubt,
     Split,
     Voxel,
 )
@@ -178,7 +181,7 @@ class User:
             return False
         self.spent += time.perf_counter() - begun
         self.looks += 1
-        if not isinstance(edit, Confirm | Skip):
+        if not isinstance(edit, Confirm | SkipDoubt):
             self.edits += len(edit.sides) - 1 if isinstance(edit, Split) else 1
             self.error = self.overlap.error()
             self.curve.append((self.edits, self.error))
@@ -264,7 +267,7 @@ class User:
             if neuron != one and split is not None and objects.object_at(voxel) == label:
                 self.do(split)
         if not self.do(Merge(doubt.at)):
-            self.do(Skip(doubt.at))
+            self.do(SkipDoubt(doubt.at))
 
 
 def follow(regions: Regions, truth: NDArray[np.uint32], folder: Path, way: str) -> User:
@@ -286,18 +289,30 @@ def floor_of(regions: Regions, truth: NDArray[np.uint32]) -> float:
     return overlap.error(np.concatenate([[0], np.asarray(overlap.table()[1:, 1:].argmax(axis=1)).ravel() + 1]))
 
 
-def found_regions(
-    data: Path, model: str, depth: tuple[int, int], merge: float, threshold: float
-) -> tuple[Regions, NDArray[np.uint32]]:
-    """Return the regions of a probability of the image in a folder, and the true neurons."""
-    names = ("raw.tif", "neurons.tif") if (data / "raw.tif").exists() else ("train-image.tif", "train-gt.tif")
-    image, truth = (skipseg.read_stack(data / name, axes="ZYX") for name in names)
-    part = slice(*depth)
+SETS = (
+    ("raw.tif", "neurons.tif"),
+    ("train-image.tif", "train-gt.tif"),
+    ("stack1-raw-00-09.tif", "stack1-mitochondria-00-09.tif"),
+)
+
+
+def found_regions(asked: argparse.Namespace) -> tuple[Regions, NDArray[np.uint32]]:
+    """Return the regions of a probability of the image in a folder, and the true objects."""
+    names = next(names for names in SETS if (asked.data / names[0]).exists())
+    size = None if asked.voxel_size is None else tuple(asked.voxel_size)
+    unit = None if size is None else "nm"
+    image, truth = (skipseg.read_stack(asked.data / name, "ZYX", size, unit) for name in names)
+    part = (slice(*asked.depth), slice(asked.side), slice(asked.side))
     crop = Stack(np.asarray(image.data[part]), image.space, image.name)
-    prediction = skipseg.segment(crop, model, attention=False)
+    prediction = skipseg.segment(crop, asked.model, attention=False, rescale=size is not None)
     source = ClassImage(Stack(prediction.probability, prediction.space), tuple(prediction.class_names))
-    options = ObjectOptions("cells", merge=merge, threshold=threshold)
-    return run_to_end(iter_regions_of_probability(source, options)), np.asarray(truth.data[part]).astype(np.uint32)
+    options = ObjectOptions(
+        asked.method, merge=asked.merge, threshold=asked.threshold, seed_distance=asked.seed_distance
+    )
+    values = np.asarray(truth.data[part])
+    if names[1].startswith("stack1-mito"):  # the rim is soft
+        values = ndimage.label(values >= 128)[0]
+    return run_to_end(iter_regions_of_probability(source, options)), values.astype(np.uint32)
 
 
 def measure_edits(regions: Regions, truth: NDArray[np.uint32]) -> None:
@@ -351,17 +366,30 @@ def measure_times(regions: Regions) -> None:
 def main() -> None:
     """Read the arguments, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("edits", "times"))
+    parser.add_argument("part", choices=("edits", "times", "clicks"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="em-boundary-3d")
     parser.add_argument("--depth", type=int, nargs=2, default=(0, 60), help="first slice, and the one behind the last")
+    parser.add_argument("--side", type=int, help="rows and columns from the corner on; by default all")
+    parser.add_argument(
+        "--voxel-size",
+        type=float,
+        nargs=3,
+        metavar=("Z", "Y", "X"),
+        help="in nm; brings the image to the size of the model",
+    )
+    parser.add_argument("--method", choices=("cells", "watershed"), default="cells")
     parser.add_argument("--merge", type=float, default=0.5)
     parser.add_argument("--threshold", type=float, default=0.15)
+    parser.add_argument("--seed-distance", type=float, default=10.0)
+    parser.add_argument("--least", type=int, default=2000, help="voxels of the smallest true object that is clicked")
     asked = parser.parse_args()
     print_place()
-    regions, truth = found_regions(asked.data, asked.model, tuple(asked.depth), asked.merge, asked.threshold)
+    regions, truth = found_regions(asked)
     if asked.part == "edits":
         measure_edits(regions, truth)
+    elif asked.part == "clicks":
+        measure_clicks(regions, truth, asked.least)
     else:
         measure_times(regions)
 

@@ -68,6 +68,7 @@ def test_a_failed_file_is_named_and_the_exit_code_tells(tmp_path: Path, command:
         (("in", "in"), "lies among the inputs"),
         (("nowhere", "out"), "does not exist"),
         (("in", "out", "--smallest", "5"), "Choose how objects are found"),
+        (("in", "out", "--objects", "cells", "--contacts", "none.json"), "There is no classifier of contacts at"),
         (("in", "out", "--workers", "-1"), "workers must be 0 or more, not -1"),
         (("in", "out", "--threshold", "2"), "between 0 and 1"),
         (("in", "out", "--retry"), "No run with this recipe"),

@@ -12,12 +12,14 @@ import tifffile
 from batch_folders import Gate, results_in, run, settings_for, states, write_image
 from scipy import ndimage
 
+from napari_skipseg import find_objects
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.table import FileChanged
-from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.formats import FORMAT_ENDINGS, Format
 from napari_skipseg.objects import blocks, find_in_blocks
+from napari_skipseg.objects.contact_file import FEATURES, ContactClassifier, write_classifier
 from napari_skipseg.objects.options import ObjectOptions
 
 
@@ -78,6 +80,27 @@ def test_objects_of_an_image_that_changed_meanwhile_begin_anew(
     undisturbed = run(settings_for(tmp_path / "in", tmp_path / "whole", tiny, objects=ObjectOptions("watershed")))
     assert states(result) == {"a.tif": "done"}
     assert results_in(result.folder) == results_in(undisturbed.folder)
+
+
+def test_a_stored_classifier_decides_in_a_batch_and_its_hash_is_in_the_recipe(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_SIDE", 16)
+    write_image(tmp_path / "in" / "a.tif", 1, slices=6)
+    weights = [0.0] * (len(FEATURES) - 1) + [1.0]  # "different objects", whatever the contact is
+    contacts = str(write_classifier(tmp_path / "contacts.json", ContactClassifier(tuple(weights))))
+    how: dict[str, Any] = {"threshold": 0.1, "seeds": "probability", "seed_distance": 30}
+    options = ObjectOptions("watershed", contacts=contacts, **how)
+    result = run(settings_for(tmp_path / "in", tmp_path / "out", tiny, objects=options))
+    assert states(result) == {"a.tif": "done"}
+    labels = np.asarray(read_stack(result.folder / "a_objects.tif").data[...])
+    probability = result.folder / "a_probability.tif"
+    np.testing.assert_array_equal(labels, find_objects(probability, method="watershed", contacts=contacts, **how))
+    assert labels.max() > find_objects(probability, method="watershed", **how).max()
+    recipe = read_recipe(result.folder / "a_objects.tif")
+    assert recipe is not None
+    assert recipe["objects"]["contacts"] == options.contacts
+    assert options.contacts.startswith(f"{contacts}@sha256:")
 
 
 @pytest.mark.parametrize("form", ["tiff", "ome-zarr"])

@@ -12,7 +12,7 @@ from napari_skipseg.objects.measure import measure_objects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.proofread.apply import apply_edit
 from napari_skipseg.proofread.doubts import Doubt, rank_doubts
-from napari_skipseg.proofread.edits import Confirm, EditRefusedError, Lock, Merge, Skip, Split
+from napari_skipseg.proofread.edits import Confirm, EditRefusedError, Lock, Merge, SkipDoubt, Split
 from napari_skipseg.proofread.measure import measure_changed, measured_images
 from napari_skipseg.proofread.state import ObjectsUnderEdit
 
@@ -73,7 +73,7 @@ def test_what_was_decided_or_skipped_does_not_come_back() -> None:
     first, second, third = doubts[2, 3], doubts[2, 2], doubts[1, 2]
     change = apply_edit(objects, Confirm(second.at))
     assert {doubt.objects for doubt in about_contacts(objects)} == {(2, 3), (1, 2)}
-    apply_edit(objects, Skip(first.at))
+    apply_edit(objects, SkipDoubt(first.at))
     assert [doubt.at for doubt in about_contacts(objects)] == [third.at]
     apply_edit(objects, Lock((cell(0),)))
     assert about_contacts(objects) == []

@@ -13,20 +13,14 @@ from grid import CELLS, cell, found, labelled, labels_of, regions, row_of_cells
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.objects.agglomerate import agglomerate, cut_tree
+from napari_skipseg.objects.contact_features import ContactTable, GroupSums, Links
+from napari_skipseg.objects.contact_file import FEATURES, ContactClassifier, read_classifier, write_classifier
+from napari_skipseg.objects.contact_statistics import BINS
 from napari_skipseg.objects.watershed import FULL
-from napari_skipseg.proofread.agglomerate import ContactTable, agglomerate, contact_table, cut_tree
 from napari_skipseg.proofread.apply import apply_edit
-from napari_skipseg.proofread.classifier import (
-    BINS,
-    FEATURES,
-    ContactClassifier,
-    Groups,
-    Links,
-    fit_classifier,
-    read_classifier,
-    rule_of,
-    write_classifier,
-)
+from napari_skipseg.proofread.classifier import fit_classifier, rule_of
+from napari_skipseg.proofread.contacts import contact_table
 from napari_skipseg.proofread.edits import Confirm, EditRefusedError, Lock, Merge, Reweigh, Smooth, Split
 from napari_skipseg.proofread.learn import learn, preview_learned
 from napari_skipseg.proofread.session import EditSession
@@ -194,7 +188,7 @@ def test_a_hundred_thousand_contacts_are_learnt_and_decided_within_a_second() ->
     histogram[np.arange(len(ends)), (strength * BINS).astype(int)] = contacts
     links = Links(ends, contacts, strength * contacts * FULL, np.ones(len(ends)), contacts / 3, histogram)
     size = np.full(side * side, 1000.0)
-    table = ContactTable(np.arange(side * side), Groups(size, size, size, size / 100), links, np.arange(len(ends)))
+    table = ContactTable(np.arange(side * side), GroupSums(size, size, size, size / 100), links, np.arange(len(ends)))
     rule = ContactClassifier(tuple(rule_of(CELLS)))
     agglomerate(table, rule)  # compiled once
     begun = time.thread_time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,12 +29,13 @@ from napari_skipseg.proofread.edits import (
     Merge,
     Paint,
     Reweigh,
-    Skip,
+    SkipDoubt,
     Split,
 )
 from napari_skipseg.proofread.store import find_edits
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR
 from napari_skipseg.widgets.panel import wait_for
+from napari_skipseg.widgets.proofread import doubt_list
 
 pytestmark = pytest.mark.gui
 
@@ -246,7 +248,7 @@ def test_doubts_come_one_after_the_other_and_decisions_are_remembered(open_cells
             assert set(np.unique(outlined(tab))) == {0, 1, 2}
     assert {doubt.kind for doubt in seen} >= {"merge?", "split?"}
     assert "no doubt left" in tab.reason.text(), "what was skipped does not come back"
-    assert edits(tab) == [Skip(doubt.at) for doubt in seen]
+    assert edits(tab) == [SkipDoubt(doubt.at) for doubt in seen]
     qtbot.mouseClick(tab.close_button, LEFT)
     again = start(qtbot, panel)
     assert again.opened.doubts == [], "also not after a restart"
@@ -256,6 +258,31 @@ def test_doubts_come_one_after_the_other_and_decisions_are_remembered(open_cells
     hand.press(Qt.Key.Key_C)
     assert edits(again)[-1] == Confirm(seen[-1].at)
     assert viewer.layers.selection.active == again.layers.layer
+
+
+def test_with_many_contacts_an_empty_list_is_made_again_in_a_thread(open_cells, qtbot, monkeypatch) -> None:
+    _, _, tab, hand = open_cells()
+    monkeypatch.setattr(doubt_list, "MOST_RANKED_AT_ONCE", 0)
+    made_in, rank = [], doubt_list.rank_doubts
+    monkeypatch.setattr(
+        doubt_list, "rank_doubts", lambda given: made_in.append(threading.current_thread()) or rank(given)
+    )
+    tab.do(Merge(((0, 1, *cell(0)), (0, 1, *cell(1)))))
+    tab.doubts.forget()
+    hand.press(Qt.Key.Key_N)
+    assert tab.doubt is None
+    qtbot.waitUntil(lambda: "N goes to the next one" in tab.reason.text())
+    assert threading.main_thread() not in made_in
+    hand.press(Qt.Key.Key_N)
+    assert tab.doubt is not None
+    tab.doubts.forget()
+    for _ in range(9):
+        hand.press(Qt.Key.Key_N)
+        qtbot.waitUntil(lambda: "Looking" not in tab.reason.text())
+        if tab.reason.text() == doubt_list.NONE_LEFT:
+            break
+    assert tab.reason.text() == doubt_list.NONE_LEFT
+    assert len(made_in) >= 2
 
 
 def test_a_merge_of_a_doubt_goes_on_to_the_next(open_cells) -> None:

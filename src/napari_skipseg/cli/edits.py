@@ -80,7 +80,7 @@ def export_classifier(
     key: EditsKey, out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, JSON.")]
 ) -> None:
     """Write the classifier of contacts that was learnt from edits and accepted last; it serves other images too."""
-    from napari_skipseg.proofread.classifier import ContactClassifier, write_classifier
+    from napari_skipseg.objects.contact_file import ContactClassifier, write_classifier
     from napari_skipseg.proofread.edits import Reweigh
     from napari_skipseg.proofread.store import read_edits
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import ArrayLike, Stack
+from napari_skipseg.objects.agglomerate import iter_objects_by_contacts
 from napari_skipseg.objects.block_regions import VoxelSpacing, find_block_regions, relabel, shift_labels
 from napari_skipseg.objects.classes import ClassImage, ClassProbability, in_box, probability_of_class, with_threshold
 from napari_skipseg.objects.elevation import mask_threshold, smoothing_radius
@@ -25,6 +26,7 @@ from napari_skipseg.objects.region_graph import (
     shift_graph,
 )
 from napari_skipseg.objects.watershed import WatershedWindow
+from napari_skipseg.progress import run_to_end
 
 
 class JoinedGraph(NamedTuple):
@@ -74,15 +76,16 @@ class ObjectSearch:
         causes: tuple[Any, ...] = (chosen.channel, chosen.value, options.method, options.threshold, options.seeds)
         causes += (options.box, options.planes, options.fill_holes, smoothing_radius(options))
         labels, graph = self._once("regions", causes, lambda: regions_of_all_times(chosen, options, spacing))
+        if options.contacts:
+            regions = labels.reshape(chosen.shape)
+            numbers = run_to_end(iter_objects_by_contacts(regions, graph, chosen, options))
+            return _in_axes_of(stack, relabel(labels, numbers).reshape(chosen.shape))
         causes += (options.seed_distance,)
         marked = self._once("markers", causes, lambda: join_markers(graph, options, spacing, whole))
         causes += (options.merge,)
         merged = self._once("cells", causes, lambda: join_cells(marked, options))
         objects = relabel(labels, number_objects(merged.graph, options)[merged.places]).reshape(chosen.shape)
-        axes = stack.space.axes.replace("C", "")
-        absent = tuple(place for place, axis in enumerate("TZYX") if axis not in axes)
-        left = [axis for axis in "TZYX" if axis in axes]
-        return objects.squeeze(absent).transpose([left.index(axis) for axis in axes])
+        return _in_axes_of(stack, objects)
 
     def _once(self, step: str, causes: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
         known, result = self._kept.get(step, (None, None))
@@ -90,6 +93,13 @@ class ObjectSearch:
             result = compute()
             self._kept[step] = causes, result
         return result
+
+
+def _in_axes_of(stack: Stack, objects: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    axes = stack.space.axes.replace("C", "")
+    absent = tuple(place for place, axis in enumerate("TZYX") if axis not in axes)
+    left = [axis for axis in "TZYX" if axis in axes]
+    return objects.squeeze(absent).transpose([left.index(axis) for axis in axes])
 
 
 def spacing_of(stack: Stack, options: ObjectOptions) -> VoxelSpacing:

@@ -20,6 +20,7 @@ from napari_skipseg.images.formats import FORMAT_ENDINGS, Format
 from napari_skipseg.images.tiff.writer import write_ome_tiff
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import iter_write_ome_zarr
+from napari_skipseg.objects.agglomerate import iter_objects_by_contacts
 from napari_skipseg.objects.block_cache import BlockCache
 from napari_skipseg.objects.block_regions import BlockRegions, VoxelSpacing, find_block_regions
 from napari_skipseg.objects.blocks import (
@@ -40,6 +41,7 @@ from napari_skipseg.objects.classes import (
     probability_of_class,
     with_threshold,
 )
+from napari_skipseg.objects.contact_file import read_named_classifier
 from napari_skipseg.objects.find import objects_of_regions, spacing_of
 from napari_skipseg.objects.merge_blocks import RegionGraphMerger
 from napari_skipseg.objects.options import ObjectOptions
@@ -91,10 +93,12 @@ def iter_find_objects(
     Until then found blocks lie in a hidden folder beside it, or in `target.kept`.
 
     Raises:
-        FileError: nothing can be written, or a part of the image cannot be read.
+        FileError: nothing can be written, a part of the image cannot be read, or the file `contacts` has changed.
         InputError: there is no such class, or the values are no probabilities.
     """
     asked, options = options, with_threshold(image, options)
+    if options.contacts:  # it is used last: what is wrong with the file is said before hours of work
+        read_named_classifier(options.contacts)
     image, options = in_box(image, options), replace(options, box="")
     with contextlib.ExitStack() as leaving, giving_back_memory():
         with file_errors_as(target.folder):
@@ -102,7 +106,7 @@ def iter_find_objects(
             folder = target.kept or leaving.enter_context(draft_folder(target.folder)) / "found"
         search = _search_of(image, options, target, folder, block)
         merger = yield from _iter_merge(search)
-        numbers = merger.settle(search.whole)
+        numbers = yield from _iter_number(search, merger)
         objects = RelabelledArray(search.cache.labels, search.grid, numbers, merger.firsts)
         axes = "".join(axis for axis in "TZYX" if axis in image.stack.space.axes)
         array, space = WithoutAxes(objects, axes), image.stack.space.with_axes(axes)
@@ -229,6 +233,15 @@ def _iter_merge(search: _Search) -> Generator[Progress, None, RegionGraphMerger]
         done += each.number not in known
         yield BlockSearch(done, len(blocks), FINDING)
     return merger
+
+
+def _iter_number(search: _Search, merger: RegionGraphMerger) -> Generator[Progress, None, NDArray[np.uint32]]:
+    """Yield while contacts are measured, if a classifier decides; return the number of each label's object."""
+    if not search.options.contacts:
+        return merger.settle(search.whole)
+    graph, places = merger.settle_regions(search.whole)
+    labels = RelabelledArray(search.cache.labels, search.grid, places + np.uint32(1), merger.firsts)
+    return (yield from iter_objects_by_contacts(labels, graph, search.chosen, search.options))[places]
 
 
 def _iter_regions(

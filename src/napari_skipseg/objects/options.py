@@ -9,6 +9,7 @@ from pydantic import ConfigDict
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.box import box_from_text
+from napari_skipseg.objects.contact_file import name_with_hash
 from napari_skipseg.option_fields import Option, check_options
 from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 
@@ -29,6 +30,11 @@ class ObjectOptions:
     """Options of a search for objects.
 
     class_name: "" = the only or first class; for cells, the first boundary class. smallest, largest: 0 = no limit.
+    contacts: the file is read at once, and the name gets its hash, so recipes say what decided.
+
+    Raises:
+        InputError: impossible values.
+        FileError: `contacts` names no classifier.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -95,6 +101,15 @@ class ObjectOptions:
             step=0.01,
         ),
     ] = 0.5
+    contacts: Annotated[
+        str,
+        Option(
+            "Contacts",
+            "A classifier of contacts that edits taught (`edits classifier`): it decides which cells, or basins of a "
+            "watershed, are one object, in place of seed distance and merge limit.",
+            metavar="FILE",
+        ),
+    ] = ""
     smallest: Annotated[
         int, Option("Smallest object", "Leave out objects with fewer voxels; 0 = no lower limit.", least=0)
     ] = 0
@@ -137,6 +152,10 @@ class ObjectOptions:
         check_options(self, InputError)
         if self.box:
             box_from_text(self.box)
+        if self.contacts and self.method == "components":
+            raise InputError("Connected components have no contacts to decide: choose the method cells or watershed.")
+        if self.contacts:
+            object.__setattr__(self, "contacts", name_with_hash(self.contacts))
         if self.largest and self.smallest > self.largest:
             raise InputError(
                 f"No object has at least {self.smallest} and at most {self.largest} voxels: exchange the two sizes."

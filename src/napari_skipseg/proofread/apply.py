@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, gaussian_filter
 
+from napari_skipseg.objects.contact_file import ContactClassifier
 from napari_skipseg.objects.watershed import WatershedWindow, region_contacts
-from napari_skipseg.proofread.classifier import ContactClassifier
 from napari_skipseg.proofread.cut import cut_by_probability, cut_graph, cut_region
 from napari_skipseg.proofread.edits import (
     Confirm,
@@ -28,7 +28,7 @@ from napari_skipseg.proofread.edits import (
     Renumber,
     Reweigh,
     Separate,
-    Skip,
+    SkipDoubt,
     Smooth,
     Split,
     Voxel,
@@ -76,7 +76,7 @@ def apply_edit(objects: ObjectsUnderEdit, edit: Edit) -> Change:
                 objects.locked = objects.locked.union(labels) if edit.locked else objects.locked.difference(labels)
             case Confirm():
                 objects.confirmed = (*objects.confirmed, _two_regions(objects, edit))
-            case Skip():
+            case SkipDoubt():
                 objects.skipped = (*objects.skipped, _two_regions(objects, edit))
             case Smooth():
                 _smooth(objects, edit, recorder)
@@ -95,7 +95,7 @@ def apply_edit(objects: ObjectsUnderEdit, edit: Edit) -> Change:
     return recorder.finish()
 
 
-def _two_regions(objects: ObjectsUnderEdit, edit: Confirm | Skip) -> tuple[int, int]:
+def _two_regions(objects: ObjectsUnderEdit, edit: Confirm | SkipDoubt) -> tuple[int, int]:
     one, other = (objects.region_at(voxel) for voxel in edit.at)
     if 0 in (one, other) or (one == other and edit.at[0] != edit.at[1]):
         raise EditRefusedError(f"There are no two regions at {_place(edit.at[0])} and {_place(edit.at[1])}.")

@@ -8,15 +8,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.proofread.agglomerate import (
-    ContactTable,
-    agglomerate,
-    contact_table,
-    grouped,
-    probabilities,
-    with_links,
-)
-from napari_skipseg.proofread.classifier import ContactClassifier
+from napari_skipseg.objects.agglomerate import agglomerate
+from napari_skipseg.objects.contact_features import ContactTable, probabilities
+from napari_skipseg.objects.contact_file import ContactClassifier
+from napari_skipseg.proofread.contacts import contact_table, grouped, with_links
 from napari_skipseg.proofread.edits import Voxel
 from napari_skipseg.proofread.learn import classifier_in_use
 from napari_skipseg.proofread.regions import Regions

@@ -150,7 +150,7 @@ class Smooth:
 
 
 @dataclass(frozen=True)
-class Skip:
+class SkipDoubt:
     """Do not ask again about the regions at two voxels, although nothing was decided."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
@@ -192,7 +192,7 @@ Edit = Annotated[
     | Lock
     | Confirm
     | Smooth
-    | Skip
+    | SkipDoubt
     | Reweigh,
     Field(discriminator="kind"),
 ]

@@ -21,10 +21,9 @@ from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import iter_write_ome_zarr
 from napari_skipseg.objects.blocks import CHUNK
 from napari_skipseg.objects.classes import ClassImage
+from napari_skipseg.objects.contact_file import CONTACTS_FORMAT, read_classifier
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
-from napari_skipseg.proofread.classifier import FORMAT as CONTACTS
-from napari_skipseg.proofread.classifier import read_classifier
 from napari_skipseg.proofread.edits import Edit, Reweigh, edit_from_dict, edit_to_dict
 from napari_skipseg.proofread.regions import IN_MEMORY, Regions, iter_regions_of_labels, iter_regions_of_probability
 from napari_skipseg.proofread.session import RefusedEdit, apply_edits
@@ -77,7 +76,7 @@ def read_edits_file(path: str | os.PathLike[str]) -> EditsFile:
         content = path.read_bytes()
     try:
         found = json.loads(content)
-        if isinstance(found, Mapping) and found.get("format") == CONTACTS:
+        if isinstance(found, Mapping) and found.get("format") == CONTACTS_FORMAT:
             return EditsFile(None, (Reweigh(read_classifier(path).weights),))
         if not isinstance(found, Mapping) or found.get("format") != FORMAT:
             raise ValueError("another format")

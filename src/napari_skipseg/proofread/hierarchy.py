@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,47 +10,10 @@ from numba import types
 from numba.typed import Dict
 from numpy.typing import NDArray
 
+from napari_skipseg.objects.agglomerate import MergeTree, leaf_order
 from napari_skipseg.objects.find import join_markers
 from napari_skipseg.proofread.regions import Regions, contact_strengths
 from napari_skipseg.scores.table import compiled
-
-
-@dataclass(frozen=True, eq=False)
-class MergeTree:
-    """A binary tree over `count` regions (leaves 0 … count - 1); each merge is a node behind them.
-
-    parent: of each node, -1 at a root. level: the strength of the contact of each merge, 0 at leaves. It never falls on
-    the way up. children: (nodes, 2), -1 at leaves. contact: a contact of the graph over which the two were merged, -1
-    at leaves. order, low, high: the leaves below a node are
-    `order[low[node]:high[node]]`.
-    """
-
-    count: int
-    parent: NDArray[np.int64]
-    level: NDArray[np.float64]
-    children: NDArray[np.int64]
-    contact: NDArray[np.int64]
-    order: NDArray[np.int64]
-    low: NDArray[np.int64]
-    high: NDArray[np.int64]
-
-    def leaves(self, node: int) -> NDArray[np.int64]:
-        """Return the regions below a node."""
-        return self.order[self.low[node] : self.high[node]]
-
-    def climb(self, leaf: int, level: float) -> int:
-        """Return the highest node above a region with at most this level."""
-        node = leaf
-        while self.parent[node] >= 0 and self.level[self.parent[node]] <= level:
-            node = int(self.parent[node])
-        return node
-
-    def steps(self, leaf: int) -> list[int]:
-        """Return the nodes from a region up to its root."""
-        nodes = [leaf]
-        while self.parent[nodes[-1]] >= 0:
-            nodes.append(int(self.parent[nodes[-1]]))
-        return nodes
 
 
 def merge_tree(regions: Regions) -> MergeTree:
@@ -183,30 +145,3 @@ def _move(links: _Links, known: Any, heap: Any, gone: int, kept: int, count: int
             degree[kept] += 1
             known[key] = moved
     first[gone] = -1
-
-
-@compiled
-def leaf_order(
-    count: int, parent: NDArray[np.int64], children: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return `order`, `low` and `high` of a `MergeTree`."""
-    nodes = parent.size
-    size = np.zeros(nodes, np.int64)
-    for node in range(nodes):
-        if node < count:
-            size[node] = 1
-        if parent[node] >= 0:
-            size[parent[node]] += size[node]
-    low, high, order = np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.empty(count, np.int64)
-    begin = 0
-    for node in range(nodes - 1, -1, -1):  # parents have higher numbers than their children
-        if parent[node] < 0:
-            low[node] = begin
-            begin += size[node]
-        high[node] = low[node] + size[node]
-        if node >= count:
-            low[children[node, 0]] = low[node]
-            low[children[node, 1]] = low[node] + size[children[node, 0]]
-        else:
-            order[low[node]] = node
-    return order, low, high

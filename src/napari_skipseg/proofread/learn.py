@@ -9,21 +9,15 @@ from itertools import chain, combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.proofread.agglomerate import ContactTable, agglomerate, contact_table, cut_tree, part_of
-from napari_skipseg.proofread.classifier import (
-    FEATURES,
-    ContactClassifier,
-    Groups,
-    Links,
-    features_of,
-    fit_classifier,
-    rule_of,
-)
+from napari_skipseg.objects.agglomerate import MergeTree, agglomerate, cut_tree
+from napari_skipseg.objects.contact_features import ContactTable, GroupSums, Links, features_of
+from napari_skipseg.objects.contact_file import FEATURES, ContactClassifier
+from napari_skipseg.proofread.classifier import fit_classifier, rule_of
+from napari_skipseg.proofread.contacts import contact_table
 from napari_skipseg.proofread.edits import Confirm, EditRefusedError, Grow, Merge, Reweigh, Split
-from napari_skipseg.proofread.hierarchy import MergeTree
 from napari_skipseg.proofread.state import Change, ObjectsUnderEdit
 
-LEAST = 3
+LEAST_DECISIONS = 3
 """Decisions of each kind, "same" and "different", that a classifier needs."""
 
 _SAME, _DIFFERENT = 1, -1
@@ -169,7 +163,7 @@ def _row_of_pair(
         surface = table.groups.surface[side].sum() - 2 * links.contacts[own[inner]].sum()
         sums.append((table.groups.size[side].sum(), table.groups.inside[side].sum(), surface,
                      table.groups.peak[side].max()))  # fmt: skip
-    groups = Groups(*(np.array(column, np.float64) for column in zip(*sums, strict=True)))
+    groups = GroupSums(*(np.array(column, np.float64) for column in zip(*sums, strict=True)))
     joined = [column[between].sum(axis=0, keepdims=True) for column in links[1:]]
     joined[2] = links.saddle[between].max(keepdims=True)
     return np.asarray(features_of(groups, Links(np.array([[0, 1]]), *joined))[0])
@@ -188,10 +182,10 @@ def learn(objects: ObjectsUnderEdit) -> ContactClassifier:
         raise EditRefusedError(_NO_CONTACTS)
     judged = judged_contacts(objects, table)
     missing = []
-    if judged.same < LEAST:
-        missing.append(f"{LEAST - judged.same} more merges (or places confirmed as one object)")
-    if judged.different < LEAST:
-        missing.append(f"{LEAST - judged.different} more splits (or places confirmed as two objects)")
+    if judged.same < LEAST_DECISIONS:
+        missing.append(f"{LEAST_DECISIONS - judged.same} more merges (or places confirmed as one object)")
+    if judged.different < LEAST_DECISIONS:
+        missing.append(f"{LEAST_DECISIONS - judged.different} more splits (or places confirmed as two objects)")
     if missing:
         raise EditRefusedError(
             f"To learn from, there are {judged.same} decisions for one object and {judged.different} for two: it needs "
@@ -295,7 +289,7 @@ def cut_by_contacts(
     sides: of each region, -1 if it is no seed. What no seed reaches goes to side 0. A contact of groups has the mean of
     all contacts in it, so one weak contact does not let a side grow along it, as it would in a spanning forest.
     """
-    table = part_of(contact_table(objects), regions)
+    table = contact_table(objects, regions)
     seeds = np.flatnonzero(sides >= 0)
     order = seeds[np.argsort(sides[seeds], kind="stable")]
     is_same = np.diff(sides[order]) == 0

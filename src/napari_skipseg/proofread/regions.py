@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import LazyArray, Stack
+from napari_skipseg.objects.agglomerate import objects_by_contacts
 from napari_skipseg.objects.block_regions import VoxelSpacing, relabel
 from napari_skipseg.objects.classes import ClassImage, ClassProbability, probability_of_class, read_block
+from napari_skipseg.objects.contact_statistics import READ_AT_ONCE, ContactStatistics, iter_contact_statistics
 from napari_skipseg.objects.find import objects_of_regions, regions_of_all_times, spacing_of
 from napari_skipseg.objects.find_in_blocks import iter_find_regions
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.region_graph import RegionGraph
 from napari_skipseg.objects.watershed import FULL
 from napari_skipseg.progress import Progress
-from napari_skipseg.proofread.contacts import READ_AT_ONCE, ContactStatistics, iter_contact_statistics
 from napari_skipseg.scores.table import compiled
 
 IN_MEMORY = 2**27
@@ -116,6 +117,8 @@ def iter_regions_of_probability(
     if options.method != "components":
         is_volume = options.planes == "volume"
         statistics = yield from iter_contact_statistics(labels, chosen, graph, boxes, is_volume)
+        if options.contacts:
+            objects = objects_by_contacts(graph, statistics, options)
     return Regions(labels, _with_none(objects), boxes, space, graph, options, statistics, chosen)
 
 

@@ -13,9 +13,10 @@ from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
 from napari_skipseg.images.stack import LazyArray
+from napari_skipseg.objects.agglomerate import MergeTree
 from napari_skipseg.objects.blocks import WithoutAxes
 from napari_skipseg.proofread.edits import Edit, EditRefusedError, Voxel
-from napari_skipseg.proofread.hierarchy import MergeTree, merge_tree
+from napari_skipseg.proofread.hierarchy import merge_tree
 from napari_skipseg.proofread.regions import Regions, add_boxes
 
 LARGEST_EDITED_BOX = 2**28

@@ -5,20 +5,27 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QWidget
 
 from napari_skipseg.progress import Progress
 from napari_skipseg.proofread.doubts import Doubt, rank_doubts
-from napari_skipseg.proofread.state import ObjectsUnderEdit
+from napari_skipseg.proofread.state import Change, ObjectsUnderEdit
 from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
 
 RANK_EVERY = 10
 """Edits until the list is made again; with a list that is not made again, FIB-25 takes more edits."""
 
+MOST_RANKED_AT_ONCE = 20_000
+"""Contacts up to which an empty list is made again at once; with more it would stop the window for long."""
+
+NONE_LEFT = "There is no doubt left: all decisions were confirmed or skipped."
+
 
 class DoubtList(QObject):  # type: ignore[misc]
-    """Doubts about objects under edit, the one to look at first in front."""
+    """Doubts about objects under edit, the one to look at first in front. told: that an awaited list is there."""
+
+    told = Signal(str)
 
     def __init__(self, parent: QWidget) -> None:
         super().__init__(parent)
@@ -26,29 +33,50 @@ class DoubtList(QObject):  # type: ignore[misc]
         self._objects: ObjectsUnderEdit | None = None
         self._doubts: list[Doubt] = []
         self._ranked_at = 0
+        self._ranked_after: Change | None = None
+        self._is_awaited = False
         self._worker: Any = None
 
     def open(self, objects: ObjectsUnderEdit | None, doubts: list[Doubt]) -> None:
         """Begin with the doubts about some objects, None = there are none."""
-        self._objects, self._doubts = objects, list(doubts)
-        self._ranked_at = 0 if objects is None else len(objects.changes)
+        self._objects, self._doubts, self._is_awaited = objects, list(doubts), False
+        if objects is not None:
+            self._remember_when(objects)
 
     def forget(self) -> None:
         """Drop the list: the next doubt comes from a new one."""
         self._doubts = []
 
     def next(self) -> Doubt | None:
-        """Return the next doubt that is still open, None if there is none."""
-        if self._objects is None:
+        """Return the next doubt that is still open, None if there is none, or none yet."""
+        objects = self._objects
+        if objects is None:
             return None
-        self._rank_soon()
-        for is_fresh in (False, True):
-            if is_fresh:  # edits make other doubts
-                self._doubts, self._ranked_at = rank_doubts(self._objects), len(self._objects.changes)
-            while self._doubts:
-                doubt = self._doubts.pop(0)
-                if self._is_open(self._objects, doubt):
-                    return doubt
+        if abs(len(objects.changes) - self._ranked_at) >= RANK_EVERY:
+            self._rank(objects)
+        found = self._first_open(objects)
+        if found is not None:
+            return found
+        # edits make other doubts
+        graph = objects.regions.graph
+        if graph is not None and len(graph.edges.one) > MOST_RANKED_AT_ONCE:
+            if self._worker is not None or self._last_change(objects) is not self._ranked_after:
+                self._is_awaited = True
+                self._rank(objects)
+            return None
+        self._remember_when(objects)
+        self._doubts = rank_doubts(objects)
+        return self._first_open(objects)
+
+    def why_none(self) -> str:
+        """Return in a sentence why there is no next doubt."""
+        return "Looking for more doubts…" if self._is_awaited else NONE_LEFT
+
+    def _first_open(self, objects: ObjectsUnderEdit) -> Doubt | None:
+        while self._doubts:
+            doubt = self._doubts.pop(0)
+            if self._is_open(objects, doubt):
+                return doubt
         return None
 
     def _is_open(self, objects: ObjectsUnderEdit, doubt: Doubt) -> bool:
@@ -59,12 +87,18 @@ class DoubtList(QObject):  # type: ignore[misc]
             return False
         return (labels[0] == labels[1]) == (doubt.kind != "merge?")
 
-    def _rank_soon(self) -> None:
-        """Rank in a thread if there were some edits since; the list on show stays until that has ended."""
-        objects = self._objects
-        if objects is None or self._worker is not None or abs(len(objects.changes) - self._ranked_at) < RANK_EVERY:
+    @staticmethod
+    def _last_change(objects: ObjectsUnderEdit) -> Change | None:
+        return objects.changes[-1] if objects.changes else None
+
+    def _remember_when(self, objects: ObjectsUnderEdit) -> None:
+        self._ranked_at, self._ranked_after = len(objects.changes), self._last_change(objects)
+
+    def _rank(self, objects: ObjectsUnderEdit) -> None:
+        """Rank in a thread; the list on show stays until that has ended."""
+        if self._worker is not None:
             return
-        self._ranked_at = len(objects.changes)
+        self._remember_when(objects)
 
         def work() -> Generator[Progress, None, list[Doubt]]:
             yield Progress(0, 1, "looking for doubts")
@@ -77,5 +111,8 @@ class DoubtList(QObject):  # type: ignore[misc]
 
         def end() -> None:
             self._worker = None
+            if self._is_awaited:
+                self._is_awaited = False
+                self.told.emit("There are more doubts: N goes to the next one." if self._doubts else NONE_LEFT)
 
         self._worker = start_work(self._owner, work, "Looking for doubts", lambda _: None, show, end, is_quiet=True)

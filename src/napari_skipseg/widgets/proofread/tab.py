@@ -22,7 +22,7 @@ from napari_skipseg.proofread.edits import (
     FillHoles,
     Lock,
     Separate,
-    Skip,
+    SkipDoubt,
     Smooth,
     Voxel,
 )
@@ -130,6 +130,7 @@ class ProofreadTab(JobTab):
         self.choice.opening.connect(self._offer)
         self.save_button.clicked.connect(self.save)
         self.table.chosen.connect(self._on_row_chosen)
+        self.doubts.told.connect(self.reason.say)
         self.learning.previewed.connect(self._on_learned)
         self.learning.accepted.connect(self._on_accepted)
         for tool, button in self.tool_buttons.items():
@@ -398,11 +399,11 @@ class ProofreadTab(JobTab):
         if self.opened is None or self.pending is None or self.layers is None:
             return
         if self.doubt is not None:
-            self.do(Skip(self.doubt.at))
+            self.do(SkipDoubt(self.doubt.at))
         doubt = self.doubts.next()
         if doubt is None:
             self._drop_pending()
-            self.reason.say("There is no doubt left: all decisions were confirmed or skipped.")
+            self.reason.say(self.doubts.why_none())
             return
         self.pending.propose(doubt)
         self.doubt = doubt

@@ -6,6 +6,7 @@ After each merge the contacts that moved are asked about again (as in GALA: Nune
 from __future__ import annotations
 
 import heapq
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,135 +14,106 @@ import numpy as np
 from numba import types
 from numba.typed import Dict
 from numpy.typing import NDArray
-from scipy.special import expit
 
-from napari_skipseg.proofread.classifier import ContactClassifier, Groups, Links, feature_row, features_of
-from napari_skipseg.proofread.hierarchy import MergeTree, leaf_order
-from napari_skipseg.proofread.state import ObjectsUnderEdit
+from napari_skipseg.objects.classes import ClassProbability
+from napari_skipseg.objects.contact_features import (
+    ContactTable,
+    GroupSums,
+    Links,
+    RegionSums,
+    feature_row,
+    table_of_contacts,
+)
+from napari_skipseg.objects.contact_file import ContactClassifier, read_named_classifier
+from napari_skipseg.objects.contact_statistics import ContactStatistics, iter_contact_statistics
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.region_graph import RegionGraph, number_objects
+from napari_skipseg.progress import Progress
 from napari_skipseg.scores.table import compiled
 
-SURE = 0.5
-"""Groups that are different objects with a lower probability are merged."""
+SAME_BELOW = 0.5
+"""GroupSums that are different objects with a lower probability are merged."""
 
 _NEVER = 2.0
 _FORCED = -1.0
 
 
-@dataclass(frozen=True, eq=False)
-class ContactTable:
-    """All contacts of the regions of objects under edit as they are now.
+def iter_objects_by_contacts(
+    labels: Any, graph: RegionGraph, chosen: ClassProbability, options: ObjectOptions
+) -> Generator[Progress, None, NDArray[np.uint32]]:
+    """Yield while contacts are measured, slab by slab; return the number of each node's object, 0 = none.
 
-    regions: of the groups, in their order. links: contacts between places in `regions`; one for each pair. edge: a
-    contact of the graph of each link, the one with the highest pass.
+    labels: the regions, a lazy view of shape (T, Z, Y, X); region n is the node n - 1. options: name the classifier.
     """
-
-    regions: NDArray[np.int64]
-    groups: Groups
-    links: Links
-    edge: NDArray[np.int64]
+    is_volume = options.planes == "volume"
+    statistics = yield from iter_contact_statistics(labels, chosen, graph, None, is_volume)
+    return objects_by_contacts(graph, statistics, options)
 
 
-def contact_table(objects: ObjectsUnderEdit) -> ContactTable:
-    """Return the contacts between regions that belong to objects.
+def objects_by_contacts(
+    graph: RegionGraph, statistics: ContactStatistics, options: ObjectOptions
+) -> NDArray[np.uint32]:
+    """Return the number of each node's object, 0 = none, as the classifier decides that the options name.
+
+    All sums are of whole numbers, and regions and contacts have an order of their own, so it is the same in any blocks.
 
     Raises:
-        ValueError: there is no graph of contacts.
+        FileError: the classifier cannot be read, or is a different one now.
     """
-    regions, ends = objects.regions, objects.edge_ends
-    edges, statistics = regions.known_graph.edges, regions.statistics
-    if statistics is None:
-        raise ValueError("connected components have no contacts")
-    count = objects.region_count + 1
-    active = objects.object_of[:count] > 0
-    active &= objects.sizes[:count] > 0
-    chosen = np.flatnonzero(active)
-    place = np.full(count, -1)
-    place[chosen] = np.arange(len(chosen))
-    # of a contact, its ends, and the surface of its regions, all counted although the other region is no object
-    surface = np.zeros(count)
-    contacts = edges.contacts.astype(np.float64)
-    for side in range(2):
-        np.add.at(surface, ends[:, side], contacts)
-    rows = np.flatnonzero((place[ends] >= 0).all(axis=1) & (ends[:, 0] != ends[:, 1]))
-    low, high = np.sort(place[ends[rows]], axis=1).T
-    order = np.lexsort((edges.where[rows], -edges.saddle[rows], high, low))
-    rows, key = rows[order], (low << 32 | high)[order]
-    begins = np.flatnonzero(np.diff(key, prepend=-1))
-    first = rows[begins]
-
-    def added(values: NDArray[Any]) -> NDArray[np.float64]:
-        values = values[rows].astype(np.float64)
-        return np.add.reduceat(values, begins, axis=0) if len(begins) else values
-
-    links = Links(
-        np.stack([key[begins] >> 32, key[begins] & 0xFFFFFFFF], axis=1),
-        added(edges.contacts),
-        added(edges.strength),
-        edges.saddle[first].astype(np.float64),
-        added(statistics.across),
-        added(statistics.histogram),
+    classifier = read_named_classifier(options.contacts)
+    nodes, edges = graph
+    solid = np.flatnonzero(~nodes.hollow)
+    size, peak = (np.concatenate([[0], column]) for column in (nodes.size, nodes.peak))
+    table = table_of_contacts(
+        regions=solid + 1,
+        sums=RegionSums(size, statistics.inside, peak),
+        ends=np.stack([edges.one, edges.other], axis=1).astype(np.int64) + 1,
+        edges=edges,
+        statistics=statistics,
     )
-    known = len(regions.objects)
-    inside = np.zeros(count)
-    inside[:known] = statistics.inside
-    peak = np.zeros(count)
-    peak[1:known] = regions.known_graph.nodes.peak
-    whole = regions.known_graph.nodes.size
-    for part in objects.cut_from:  # a part has its share of the sums of its region
-        source = part
-        while source in objects.cut_from:
-            source = objects.cut_from[source]
-        if source < known:
-            inside[part] = statistics.inside[source] * objects.sizes[part] / max(1, whole[source - 1])
-            peak[part] = peak[source]
-    groups = Groups(objects.sizes[chosen].astype(np.float64), inside[chosen], surface[chosen], peak[chosen])
-    return ContactTable(chosen, groups, links, first)
+    count = len(nodes.size)
+    group = np.arange(count)
+    group[solid] = count + cut_tree(agglomerate(table, classifier))
+    merged, places = graph.joined(group)
+    return number_objects(merged, options)[places]
 
 
-def part_of(table: ContactTable, regions: NDArray[np.int64]) -> ContactTable:
-    """Return the contacts among some regions, whose places are those in `regions`. All are in the table."""
-    chosen = np.searchsorted(table.regions, regions)
-    place = np.full(len(table.regions), -1)
-    place[chosen] = np.arange(len(regions))
-    ends = place[table.links.ends]
-    rows = np.flatnonzero((ends >= 0).all(axis=1))
-    links = Links(np.sort(ends[rows], axis=1), *(column[rows] for column in table.links[1:]))
-    return ContactTable(regions, Groups(*(column[chosen] for column in table.groups)), links, table.edge[rows])
+@dataclass(frozen=True, eq=False)
+class MergeTree:
+    """A binary tree over `count` regions (leaves 0 … count - 1); each merge is a node behind them.
 
+    parent: of each node, -1 at a root. level: the strength of the contact of each merge, 0 at leaves. It never falls on
+    the way up. children: (nodes, 2), -1 at leaves. contact: a contact of the graph over which the two were merged, -1
+    at leaves. order, low, high: the leaves below a node are
+    `order[low[node]:high[node]]`.
+    """
 
-def with_links(table: ContactTable, rows: NDArray[np.int64]) -> ContactTable:
-    """Return the table with some of its contacts."""
-    ends, contacts, strength, saddle, across, histogram = table.links
-    links = Links(ends[rows], contacts[rows], strength[rows], saddle[rows], across[rows], histogram[rows])
-    return ContactTable(table.regions, table.groups, links, table.edge[rows])
+    count: int
+    parent: NDArray[np.int64]
+    level: NDArray[np.float64]
+    children: NDArray[np.int64]
+    contact: NDArray[np.int64]
+    order: NDArray[np.int64]
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
 
+    def leaves(self, node: int) -> NDArray[np.int64]:
+        """Return the regions below a node."""
+        return self.order[self.low[node] : self.high[node]]
 
-def grouped(table: ContactTable, group: NDArray[np.int64], count: int) -> ContactTable:
-    """Return the contacts of groups of places. group: of each place, 0 to count - 1; `regions` are the groups."""
-    ends = np.sort(group[table.links.ends], axis=1)
-    inner = ends[:, 0] == ends[:, 1]
-    surface = np.bincount(group, table.groups.surface, count)
-    surface -= 2 * np.bincount(ends[inner, 0], table.links.contacts[inner], count)
-    peak = np.full(count, -np.inf)
-    np.maximum.at(peak, group, table.groups.peak)
-    size = np.bincount(group, table.groups.size, count).astype(np.float64)
-    inside = np.bincount(group, table.groups.inside, count).astype(np.float64)
-    groups = Groups(size, inside, surface.astype(np.float64), peak)
-    rows = np.flatnonzero(~inner)
-    order = np.lexsort((table.edge[rows], -table.links.saddle[rows], ends[rows, 1], ends[rows, 0]))
-    rows = rows[order]
-    key = ends[rows, 0] << 32 | ends[rows, 1]
-    begins = np.flatnonzero(np.diff(key, prepend=-1))
-    columns = [np.add.reduceat(column[rows], begins, axis=0) if len(begins) else column[rows]
-               for column in table.links[1:]]  # fmt: skip
-    columns[2] = table.links.saddle[rows[begins]]
-    links = Links(np.stack([key[begins] >> 32, key[begins] & 0xFFFFFFFF], axis=1), *columns)
-    return ContactTable(np.arange(count), groups, links, table.edge[rows[begins]])
+    def climb(self, leaf: int, level: float) -> int:
+        """Return the highest node above a region with at most this level."""
+        node = leaf
+        while self.parent[node] >= 0 and self.level[self.parent[node]] <= level:
+            node = int(self.parent[node])
+        return node
 
-
-def probabilities(table: ContactTable, classifier: ContactClassifier) -> NDArray[np.float64]:
-    """Return of each contact the probability that its two groups are different objects."""
-    return np.asarray(expit(features_of(table.groups, table.links) @ np.array(classifier.weights)))
+    def steps(self, leaf: int) -> list[int]:
+        """Return the nodes from a region up to its root."""
+        nodes = [leaf]
+        while self.parent[nodes[-1]] >= 0:
+            nodes.append(int(self.parent[nodes[-1]]))
+        return nodes
 
 
 def agglomerate(
@@ -174,7 +146,7 @@ def agglomerate(
     edge[rank] = table.edge
     ends = np.stack([unique >> 32, unique & 0xFFFFFFFF], axis=1)
     whole = Links(ends, *(spread(column) for column in links[1:]))
-    groups = Groups(*(column.copy() for column in table.groups))
+    groups = GroupSums(*(column.copy() for column in table.groups))
     weights = np.array(classifier.weights)
     parent, level, children, over, used = _agglomerate(count, groups, whole, state, weights)
     order, low, high = leaf_order(count, parent[:used], children[:used])
@@ -182,7 +154,7 @@ def agglomerate(
     return MergeTree(count, parent[:used], level[:used], children[:used], contact, order, low, high)
 
 
-def cut_tree(tree: MergeTree, below: float = SURE) -> NDArray[np.int64]:
+def cut_tree(tree: MergeTree, below: float = SAME_BELOW) -> NDArray[np.int64]:
     """Return a number of the group of each leaf: leaves that merge below a level have the same."""
     top = np.arange(len(tree.parent))
     for node in range(len(tree.parent) - 1, -1, -1):
@@ -190,6 +162,33 @@ def cut_tree(tree: MergeTree, below: float = SURE) -> NDArray[np.int64]:
         if above >= 0 and tree.level[above] < below:
             top[node] = top[above]
     return top[: tree.count]
+
+
+@compiled
+def leaf_order(
+    count: int, parent: NDArray[np.int64], children: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return `order`, `low` and `high` of a `MergeTree`."""
+    nodes = parent.size
+    size = np.zeros(nodes, np.int64)
+    for node in range(nodes):
+        if node < count:
+            size[node] = 1
+        if parent[node] >= 0:
+            size[parent[node]] += size[node]
+    low, high, order = np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.empty(count, np.int64)
+    begin = 0
+    for node in range(nodes - 1, -1, -1):  # parents have higher numbers than their children
+        if parent[node] < 0:
+            low[node] = begin
+            begin += size[node]
+        high[node] = low[node] + size[node]
+        if node >= count:
+            low[children[node, 0]] = low[node]
+            low[children[node, 1]] = low[node] + size[children[node, 0]]
+        else:
+            order[low[node]] = node
+    return order, low, high
 
 
 class _Work(NamedTuple):
@@ -203,7 +202,7 @@ class _Work(NamedTuple):
 
 
 @compiled
-def _ask(groups: Groups, links: Links, link: int, state: NDArray[np.int8], weights: NDArray[np.float64],
+def _ask(groups: GroupSums, links: Links, link: int, state: NDArray[np.int8], weights: NDArray[np.float64],
          row: NDArray[np.float64]) -> float:  # fmt: skip
     if state[link] == 2:
         return _NEVER
@@ -218,7 +217,7 @@ def _ask(groups: Groups, links: Links, link: int, state: NDArray[np.int8], weigh
 
 @compiled
 def _agglomerate(
-    count: int, groups: Groups, links: Links, state: NDArray[np.int8], weights: NDArray[np.float64]
+    count: int, groups: GroupSums, links: Links, state: NDArray[np.int8], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], int]:
     most, edges = max(1, 2 * count), len(links.contacts)
     parent, level = np.full(most, -1), np.zeros(most)
@@ -275,7 +274,7 @@ def _agglomerate(
 
 @compiled
 def _move(
-    groups: Groups,
+    groups: GroupSums,
     links: Links,
     work: _Work,
     known: Any,
