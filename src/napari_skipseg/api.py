@@ -136,7 +136,7 @@ def run_recipe(
 
     Raises:
         SkipsegError: the recipe is not valid; its model or image are gone or have changed; results of a different
-        recipe lie there; otherwise as `segment`.
+            recipe lie there; otherwise as `segment`.
     """
     from napari_skipseg.inference.recipes.lookup import name_of_run, read_recipe_file
     from napari_skipseg.inference.recipes.repeat import AGAIN, iter_repeat, prepare_repeat
@@ -333,9 +333,9 @@ def _made(kind: type[Options], options: Mapping[str, Any]) -> Options:
 
 def _with_mask(options: Mapping[str, Any]) -> tuple[dict[str, Any], Stack | None]:
     """Return options with the file of a mask, if it is one, and the mask if it is in memory."""
-    mask = options.get("mask", "")
-    if isinstance(mask, str | PathLike):
-        return {**options, "mask": str(mask)} if mask else dict(options), None
+    mask = options.get("mask")
+    if mask is None or isinstance(mask, str | PathLike):
+        return {**options, "mask": str(mask or "")}, None
     labels = mask if isinstance(mask, Stack) else Stack(mask, Space("TZYX"[-len(mask.shape) :]), "mask")
     return {**options, "mask": ""}, labels
 
