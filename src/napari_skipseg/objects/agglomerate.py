@@ -32,7 +32,7 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.scores.table import compiled
 
 SAME_BELOW = 0.5
-"""GroupSums that are different objects with a lower probability are merged."""
+"""Groups that are different objects with a lower probability are merged."""
 
 _NEVER = 2.0
 _FORCED = -1.0
