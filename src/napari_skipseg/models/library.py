@@ -289,7 +289,7 @@ def _started_from(scratch: Path, folder: Path) -> bool:
 
 
 def _has_bin(folder: Path) -> bool:
-    """Return whether the drive of a folder has a bin. Windows deletes for good what it is told to move from others."""
+    """Return whether the drive of a folder has a bin. From others, Windows deletes for good."""
     if sys.platform != "win32":
         return True
     import ctypes

@@ -208,7 +208,7 @@ def _iter_copy_files(
     source: _Source, description: ModelDescription, raw: bytes, inside: Path, name: str
 ) -> Generator[Progress, None, None]:
     """Yield while the files of a model are copied to the folder `inside`, where it is called `name`; check them."""
-    told = _told_sums(source)
+    stated = _sums_in_file(source)
     names = [each for each in _COPIED if each in source.sizes]
     if SAMPLE_FILE in names and description.sample_sha256 is None:
         names.remove(SAMPLE_FILE)
@@ -225,7 +225,7 @@ def _iter_copy_files(
         with (inside / each).open("xb") as writing:
             sums[each] = yield from _iter_copy(source, each, writing, done, total)
         done += source.sizes[each]
-    _check_hashes(description, sums, told, source.place)
+    _check_hashes(description, sums, stated, source.place)
     if SCORES_FILE in names:
         scores_from_json((inside / SCORES_FILE).read_bytes(), f"{SCORES_FILE} of '{source.place}'")
     is_renamed = name != description.name
@@ -250,10 +250,10 @@ def _iter_copy(source: _Source, name: str, into: IO[bytes], done: int, total: in
 
 
 def _check_hashes(
-    description: ModelDescription, found: Mapping[str, str], told: Mapping[str, str], place: Path
+    description: ModelDescription, found: Mapping[str, str], stated: Mapping[str, str], place: Path
 ) -> None:
     """Check the hashes of copied files against those that the description and a list of hashes have."""
-    for name, sha256 in told.items():
+    for name, sha256 in stated.items():
         if name not in found:
             raise ModelError(f"'{place}' is not whole: {name} is missing. Copy or export it again.")
         if found[name] != sha256:
@@ -264,7 +264,7 @@ def _check_hashes(
             raise changed_file(description, name)
 
 
-def _told_sums(source: _Source) -> dict[str, str]:
+def _sums_in_file(source: _Source) -> dict[str, str]:
     """Return the hashes that come with a model, of the files that are imported; none if there is no list."""
     if SUMS_FILE not in source.sizes:
         return {}
@@ -272,8 +272,8 @@ def _told_sums(source: _Source) -> dict[str, str]:
     matches = [_SUM.fullmatch(line) for line in lines if line]
     if not all(matches):
         raise ModelError(f"{SUMS_FILE} in '{source.place}' is damaged: copy or export the model again.")
-    told = {each[2]: each[1].lower() for each in matches if each is not None}
-    return {name: sha256 for name, sha256 in told.items() if name in (DESCRIPTION_FILE, *_COPIED)}
+    stated = {each[2]: each[1].lower() for each in matches if each is not None}
+    return {name: sha256 for name, sha256 in stated.items() if name in (DESCRIPTION_FILE, *_COPIED)}
 
 
 def _describe(source: _Source) -> tuple[ModelDescription, bytes]:

@@ -261,7 +261,7 @@ class LibraryWindow(JobTab):
             start_work(self, read, "Reading patches", lambda _: None, self._on_pictures, lambda: None, is_quiet=True)
 
     def _on_pictures(self, outcome: WorkOutcome) -> None:
-        """Show the patches, if their model is still the one that is chosen; a damaged file is told in the card."""
+        """Show the patches, if their model is still the one that is chosen; the card says if a file is damaged."""
         if not outcome.fault and [each.name for each in self.chosen()] == [outcome.value[0]]:
             self._show_pictures(outcome.value[1])
 

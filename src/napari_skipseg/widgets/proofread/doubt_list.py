@@ -23,9 +23,9 @@ NONE_LEFT = "There is no doubt left: all decisions were confirmed or skipped."
 
 
 class DoubtList(QObject):  # type: ignore[misc]
-    """Doubts about objects under edit, the one to look at first in front. told: that an awaited list is there."""
+    """Doubts about objects under edit, the one to look at first in front. announced: that an awaited list is there."""
 
-    told = Signal(str)
+    announced = Signal(str)
 
     def __init__(self, parent: QWidget) -> None:
         super().__init__(parent)
@@ -113,6 +113,6 @@ class DoubtList(QObject):  # type: ignore[misc]
             self._worker = None
             if self._is_awaited:
                 self._is_awaited = False
-                self.told.emit("There are more doubts: N goes to the next one." if self._doubts else NONE_LEFT)
+                self.announced.emit("There are more doubts: N goes to the next one." if self._doubts else NONE_LEFT)
 
         self._worker = start_work(self._owner, work, "Looking for doubts", lambda _: None, show, end, is_quiet=True)

@@ -130,7 +130,7 @@ class ProofreadTab(JobTab):
         self.choice.opening.connect(self._offer)
         self.save_button.clicked.connect(self.save)
         self.table.chosen.connect(self._on_row_chosen)
-        self.doubts.told.connect(self.reason.say)
+        self.doubts.announced.connect(self.reason.say)
         self.learning.previewed.connect(self._on_learned)
         self.learning.accepted.connect(self._on_accepted)
         for tool, button in self.tool_buttons.items():
