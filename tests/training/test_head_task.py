@@ -165,7 +165,7 @@ def test_a_head_that_calls_its_class_too_often_is_shifted_back(parent, monkeypat
     bias = network.head_of(2).bias
     with torch.no_grad():
         bias.add_(3.0)
-    run_to_end(priors.iter_keep_shares(network, {2: replace(fits[2], share=0.1)}, data, CPU))
+    run_to_end(priors.iter_keep_shares(network, {2: replace(fits[2], marked=0.1)}, data, CPU))
     called = []
     for image, _ in priors.iter_sample_images(data):
         with torch.inference_mode():

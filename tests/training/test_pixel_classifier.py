@@ -1,5 +1,6 @@
 """Quick fine-tuning to new classes: what a pixel head learns from strokes, and what stays as it was."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -257,9 +258,15 @@ def test_the_picture_at_the_end_is_of_the_finished_model(tmp_path):
 
 def test_the_card_the_table_and_the_report_have_the_same_scores(taught):
     model = read_model(taught.folder).description
-    dice_row = next(row for row in taught.report.rows if row.score == "Dice")
-    assert model.card.scores == {"Dice mitochondrion": dice_row.new}
-    assert dice_row.limits[0] <= dice_row.new <= dice_row.limits[1]
+    rows = {row.score: row for row in taught.report.rows}
+    scored = {f"{name} mitochondrion": rows[name].new for name in ("Dice", "precision")}
+    assert model.card.scores == scored
+    for name in ("Dice", "precision"):
+        low, high = rows[name].limits
+        assert low <= rows[name].new <= high
+        assert f"{name} {low:.2f} to {high:.2f}" in model.card.scores_on
+    strokes = re.search(r"\d+ strokes of it and \d+ of the background", model.card.scores_on).group()
+    assert strokes in taught.report.reason
     assert "the model itself learnt from them too" in model.card.scores_on
     assert model.thresholds == (0.5, *model.thresholds[1:])
 

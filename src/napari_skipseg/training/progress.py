@@ -49,9 +49,9 @@ class ScoreRow:
     """One score of the old and the new model; old is None if that model does not know the class.
 
     on: what was scored: "held-out corrections", of those the "held-out strokes" alone if others were accepted, or
-    "its own sample". score: "Dice", "FPR", "FNR" or "V_rand". first: on its own
-    sample, the score of the first model of a line of fine-tuned ones, as it was stored then; else None. limits: between
-    which the new score probably lies; None if that was not estimated.
+    "its own sample". score: "Dice", "precision", "FPR", "FNR" or "V_rand". first: on its own sample, the score of the
+    first model of a line of fine-tuned ones, as it was stored then; else None. limits: between which the new score
+    probably lies; None if that was not estimated.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")

@@ -63,8 +63,6 @@ SHIFT = 0.5
 is called too often. From few strokes its true share cannot be estimated: to take all back (Saerens et al. 2002) made
 classes of 4 % vanish. On six sets of images, 0.3 and 0.5 gave the highest Dice for strokes up to the edge; for strokes
 that keep away from it, more would."""
-LEAST_SHARE = 0.005
-"""Share of an image that a class is taken to have at least, and all else too."""
 RAREST = 0.02
 """Share that a class has at least where the prior shift is taken back."""
 
@@ -333,15 +331,15 @@ class FittedClass:
     """A logistic regression: weights of the columns in standard units, and bias.
 
     loss: as cross-validated, in nats; of several regressions their mean. held_out: the logit of each labelled pixel by
-    a fit without its stroke, None if a side has too few strokes. share: that the class has in the image, as estimated.
-    threshold: probability above which a pixel is called the class, so that about this share is.
+    a fit without its stroke, None if a side has too few strokes. marked: share of the pixels around the labels that is
+    called the class. threshold: probability above which it is called so.
     """
 
     weights: NDArray[np.float32]
     bias: float
     loss: float
     held_out: NDArray[np.float32] | None = None
-    share: float = 0.5
+    marked: float = 0.5
     threshold: float = 0.5
 
     @property
@@ -386,15 +384,15 @@ def fit_class(
         losses.append(samples.loss(samples.columns @ weights + offset) if math.isnan(choice.loss) else choice.loss)
         total[inside] += weights * np.float32(choice.temperature / len(choices))
         bias += offset * choice.temperature / len(choices)
-    called = np.clip(np.mean(around @ total + bias > 0), RAREST, 0.5)
+    logits = around @ total + bias
+    called = np.clip(np.mean(logits > 0), RAREST, 0.5)
     shift = SHIFT * float(np.log(called / (1 - called)))
-    share = float(np.mean(around @ total + bias + shift > 0))
     return FittedClass(
         weights=np.asarray(total / np.sqrt(size)),
         bias=float(bias) + shift,
         loss=float(np.mean(losses)),
         held_out=None if held_out is None else held_out + np.float32(shift),
-        share=float(np.clip(share, LEAST_SHARE, 1 - LEAST_SHARE)),
+        marked=float(np.mean(logits + shift > 0)),
     )
 
 

@@ -24,6 +24,8 @@ from napari_skipseg.training.losses import IGNORED
 DENSE_SHARE = 0.5
 """If a larger share of the voxels is labelled, the labels themselves show how frequent a class is."""
 PRIOR_PATCHES = 32
+LEAST_SHARE = 0.005
+"""Share of an image that a class is taken to have at least, and all else too."""
 
 
 def iter_keep_shares(
@@ -42,7 +44,8 @@ def iter_keep_shares(
         for number, values in found.items():
             values.append(logits[columns[number]].flatten().cpu())
     for number, fitted in fits.items():
-        level = float(np.quantile(torch.cat(found[number]).numpy(), 1 - fitted.share))
+        share = np.clip(fitted.marked, LEAST_SHARE, 1 - LEAST_SHARE)
+        level = float(np.quantile(torch.cat(found[number]).numpy(), 1 - share))
         with torch.no_grad():
             network.head_of(number).bias.sub_(level)
 

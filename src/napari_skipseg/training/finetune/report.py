@@ -43,7 +43,7 @@ of 0.967, the whole truth one of 0.31."""
 ENOUGH_OF_CLASS = 2
 """Held-out blocks that must show each class that is learnt."""
 GOOD = 0.5
-"""Dice that a new class must surely have to be called found: half of what is marked and of what is there."""
+"""Dice in the image that a new class must surely have to be called found: its lower limit must be as high."""
 TOO_FEW_STROKES = (
     "Only one stroke of {0}, or of anything else: not enough to tell how well it is found. Paint it in more places."
 )
@@ -291,7 +291,7 @@ def compare_on_strokes(
         before = old.get(name)
         if new is None:
             continue
-        pairs = (("Dice", "dice"), ("FPR", "wrong"), ("FNR", "missed"))
+        pairs = (("Dice", "dice"), ("precision", "right"), ("FPR", "wrong"), ("FNR", "missed"))
         for score, field in pairs:
             value: Interval = getattr(new, field)
             was = None if before is None else round(getattr(before, field).value, 5)
@@ -316,9 +316,9 @@ def _judge_on_strokes(name: str, new: StrokeScores | None, old: StrokeScores | N
     """Return whether a new class is found well enough to be used: surely at least half right."""
     if new is None:
         return _Verdict(False, False, TOO_FEW_STROKES.format(name))
-    finds = f"The new model finds {percent(new.found.value)} of the held-out {name}"
-    strokes = f"{counted(new.strokes, 'stroke')} of it and {new.others} of other things"
-    right = f"{percent(new.right.low)} to {percent(new.right.high)} of what it marks is right"
+    finds = f"The new model finds {percent(new.found.value)} ({_limits(new.found)}) of the held-out {name}"
+    strokes = _count_strokes(new)
+    right = f"{_limits(new.right)} of what it marks is right"
     if old is not None and old.dice.value - new.dice.value > GIVEN_UP:
         return _Verdict(
             False,
@@ -326,17 +326,49 @@ def _judge_on_strokes(name: str, new: StrokeScores | None, old: StrokeScores | N
             f"{finds}. The old model scores higher on these strokes, but it may have learnt from them: not enough to "
             "tell which one is better. Compare them in the view.",
         )
+    if new.found.high < GOOD or new.dice.high < GOOD:
+        return _Verdict(False, True, f"{finds}: not enough yet. To find it better, {BETTER_REACH[reach]}.")
+    where = f"around the strokes it marks {percent(new.marked)} of the image"
     if new.dice.low >= GOOD:
         against = "the old model finds none" if old is None else f"the old model's Dice is {old.dice.value:.2f}"
-        return _Verdict(True, False, f"{finds}, and {right} (estimated from {strokes}; {against}).")
-    if new.dice.high < GOOD or new.found.high < GOOD:
-        return _Verdict(False, True, f"{finds}: not enough yet. To find it better, {BETTER_REACH[reach]}.")
+        return _Verdict(True, False, f"{finds}, and {right}: {where} (estimated from {strokes}; {against}).")
     return _Verdict(
         False,
         False,
-        f"{finds}, but {strokes} are not enough to tell how good it is: {right}. Look at the view, and paint where it "
-        "is wrong.",
+        f"{finds}, but {strokes} are not enough to tell how good it is: {where}, and {right}. "
+        f"{_what_to_paint(name, new)}",
     )
+
+
+def describe_strokes(found: Mapping[str, StrokeScores | None]) -> str:
+    """Return for a card what the scores rest on: how many strokes of each class, and the limits that these leave."""
+    parts = [
+        f"{name}: {_count_strokes(scores)}, Dice {scores.dice.low:.2f} to {scores.dice.high:.2f}, "
+        f"precision {scores.right.low:.2f} to {scores.right.high:.2f}"
+        for name, scores in found.items()
+        if scores is not None
+    ]
+    limits = f" ({'; '.join(parts)})" if parts else ""
+    return f"strokes that a fit for these scores left out{limits}; the model itself learnt from them too"
+
+
+def _count_strokes(scores: StrokeScores) -> str:
+    return f"{counted(scores.strokes, 'stroke')} of it and {scores.others} of the background"
+
+
+def _limits(share: Interval) -> str:
+    return f"{percent(share.low)} to {percent(share.high)}"
+
+
+def _what_to_paint(name: str, scores: StrokeScores) -> str:
+    """Return which strokes would make it sure that a class is found well."""
+    where = f"where nothing is {name}, spread over the image"
+    if not scores.marked:
+        return f"Nothing is marked there, so paint {name} in more places."
+    more = scores.missing_background(GOOD)
+    if more is not None:
+        return f"Paint {counted(more, 'more background stroke')} {where}."
+    return f"Paint more of {name}, and more background strokes {where}."
 
 
 def _judge(rows: Sequence[ScoreRow], reach: Reach) -> tuple[bool, str]:

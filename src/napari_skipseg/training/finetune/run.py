@@ -61,7 +61,13 @@ from napari_skipseg.training.finetune.rehearsal import (
     sample_of_corrections,
     sample_to_bytes,
 )
-from napari_skipseg.training.finetune.report import CORRECTIONS, collect_scoring_data, compare, compare_on_strokes
+from napari_skipseg.training.finetune.report import (
+    CORRECTIONS,
+    collect_scoring_data,
+    compare,
+    compare_on_strokes,
+    describe_strokes,
+)
 from napari_skipseg.training.finetune.stroke_scores import StrokeScores, score_strokes
 from napari_skipseg.training.finetune.task import (
     VALIDATED_BLOCKS,
@@ -365,14 +371,15 @@ def _iter_score_heads(
         judged = pixels.judged(positive)
         sides, strokes = positive[judged], pixels.strokes[judged]
         called = fitted.called
-        found[name] = None if called is None else score_strokes(called[judged], sides, strokes, fitted.share)
+        found[name] = None if called is None else score_strokes(called[judged], sides, strokes, fitted.marked)
         if isinstance(parent, TaughtNetwork) and name in known:
             head = parent.head_of(list(known).index(name))
+            marked = float(np.mean(expit(head_logits(head, pixels.around)) > known[name]))
             called = expit(head_logits(head, pixels.columns[judged])) > known[name]
-            old[name] = score_strokes(called, sides, strokes, fitted.share)
+            old[name] = score_strokes(called, sides, strokes, marked)
     yield from _iter_picture(setup, read_model(target), compute)
     report = compare_on_strokes(found, old, setup.settings.reach)
-    _write_report(target, report, "strokes that a fit for these scores left out; the model itself learnt from them too")
+    _write_report(target, report, describe_strokes(found))
     return report
 
 
@@ -403,7 +410,7 @@ def _write_report(target: Path, report: ComparisonReport, scores_on: str) -> Non
     scores = {
         f"{row.score} {row.class_name}": row.new
         for row in report.rows
-        if row.on == CORRECTIONS and row.score in ("Dice", "V_rand")
+        if row.on == CORRECTIONS and row.score in ("Dice", "precision", "V_rand")
     }
     values = TypeAdapter(ComparisonReport).dump_python(report, mode="json")
     write_scores(target, ModelScores(scores, scores_on, values))

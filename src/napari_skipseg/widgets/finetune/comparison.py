@@ -34,10 +34,11 @@ _CORRECTIONS = "held-out corrections"
 LOWER_IS_BETTER = ("FPR", "FNR")
 MEANINGS = {
     "Dice": "overlap of prediction and corrections: 1 = the same",
+    "precision": "share of what is marked in the image that is right: 1 = all",
     "FPR": "share of the background that is taken for the class: 0 = none",
     "FNR": "share of the class that is missed: 0 = none",
     "V_rand": "how well the cells are separated (ISBI 2012): 1 = as in the truth",
-    "(low–high)": "the score probably lies between them: in two of three trials it did",
+    "(low–high)": "what so few strokes leave open: the score may lie anywhere between them",
     "none": "the old model does not know the class, so the new one is compared with nothing found (Dice 0)",
 }
 
