@@ -23,7 +23,7 @@ from run_files import files_in, whole
 from safetensors import safe_open
 from tiny_models import write_tiny
 
-from napari_skipseg import api
+from napari_skipseg import api, cli
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.intensity.samples import SAMPLED_SLICES
 from napari_skipseg.images.space import Space
@@ -266,6 +266,13 @@ def test_a_wrong_option_gets_one_sentence(
 )
 def test_a_wrong_command_line_gets_one_sentence(run: Run, arguments: list[str], words: tuple[str, ...]) -> None:
     fails(run(*arguments), *words, code=2)
+
+
+def test_the_help_of_a_command_leaves_out_the_errors_of_its_function() -> None:
+    groups = [group.typer_instance for group in cli.app.registered_groups]
+    helps = [command.help for each in (cli.app, *groups) for command in each.registered_commands]
+    assert len(helps) > 30
+    assert all(text and "Raises" not in text for text in helps)
 
 
 def test_no_arguments_show_the_help(run: Run) -> None:

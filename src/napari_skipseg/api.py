@@ -308,9 +308,10 @@ def export_objects(
     from napari_skipseg.exports.labels import labels_at_time
     from napari_skipseg.exports.to_folder import ExportRequest, iter_export_objects, with_space_of
     from napari_skipseg.inference.saving import plain_name
+    from napari_skipseg.objects.files import planes_of_objects
 
     stack = _stack_of(labels, axes, are_labels=True)
-    opened, other = labels_at_time(stack, time), None
+    opened, other = labels_at_time(stack, time, planes_of_objects(stack)), None
     if contacts_with is not None:
         second = _stack_of(contacts_with, axes, are_labels=True)
         other = OtherLabels(with_space_of(opened, labels_at_time(second, time)), plain_name(second.name))

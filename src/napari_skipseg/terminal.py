@@ -30,7 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 from napari_skipseg.csv_files import write_csv_of
-from napari_skipseg.errors import FileError, SkipsegError
+from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.foreign_text import printable, printable_json
 from napari_skipseg.progress import ImageFindings, Progress, Result, TimeLeft, run_to_end
 from napari_skipseg.stopping import MESSAGE, STOPPED, stopping_between_steps
@@ -234,6 +234,22 @@ def _a_line_a_minute(console: Console, title: str) -> Callable[[Progress], None]
             console.print(line, markup=False, soft_wrap=True)
 
     return show
+
+
+def confirm(question: str) -> None:
+    """Ask, and return only if the answer is yes.
+
+    Raises:
+        InputError: there is nobody to answer.
+        typer.Abort: the answer is no, or Ctrl-C.
+    """
+    try:
+        typer.confirm(question, abort=True)
+    except typer.Abort as error:
+        if not isinstance(error.__context__, EOFError):
+            raise
+        typer.echo(err=True)  # ends the line of the question
+        raise InputError("There was no answer, so nothing is deleted: give --yes if nobody can be asked.") from error
 
 
 def print_report(facts: Any, as_json: bool) -> None:

@@ -47,6 +47,11 @@ def test_a_folder_is_segmented_and_told_of(tmp_path: Path, command: Callable[...
     assert settings.request.objects == ObjectOptions("components")
 
 
+def test_planes_of_objects_have_an_option_of_their_own(tmp_path: Path, command: Callable[..., Ran]) -> None:
+    ran = command(tmp_path, tmp_path / "out", "--objects", "cells", "--planes", "slices")
+    assert (ran.code, "write --object-planes slices" in ran.err) == (1, True)
+
+
 def test_a_failed_file_is_named_and_the_exit_code_tells(tmp_path: Path, command: Callable[..., Ran]) -> None:
     write_image(tmp_path / "in" / "a.tif", 1)
     (tmp_path / "in" / "bad.tif").write_text("no image")

@@ -1,5 +1,7 @@
 """Contacts are counted face by face: the same for blocks of any size, and as cc3d counts them."""
 
+from dataclasses import replace
+
 import cc3d
 import numpy as np
 import pytest
@@ -69,6 +71,14 @@ def test_contacts_between_two_images_do_not_depend_on_blocks(size) -> None:
     assert whole.names == parts.names
     for one, other in zip(whole.columns, parts.columns, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_objects_of_slices_touch_within_their_slices_only() -> None:
+    slices = np.array([[[1, 1, 2, 2]], [[3, 3, 3, 4]]], np.uint32)
+    labels = replace(opened(slices, Space("ZYX", (50, 10, 4), "nm")), planes="slices")
+    table = run_to_end(iter_contacts(labels, None, run_to_end(iter_count(labels))))
+    assert table.names == ("label", "touches", "faces", "contact length (nm)")
+    assert [column.tolist() for column in table.columns] == [[1, 3], [2, 4], [1, 1], [10.0, 10.0]]
 
 
 def test_in_a_plane_contacts_have_a_length() -> None:

@@ -9,6 +9,7 @@ import pytest
 import zarr
 from labels_to_export import SPACE, shapes
 
+import napari_skipseg as skipseg
 from napari_skipseg.csv_files import ENCODING
 from napari_skipseg.exports import labels as labels_module
 from napari_skipseg.exports import to_folder
@@ -202,3 +203,18 @@ def test_a_missing_package_is_named_with_the_line_to_install_it(run, labels_file
         ran = run("export", labels_file, tmp_path, *flags)
         assert ran.code == 1
         assert f"install it with pip install 'napari-skipseg[{extra}]'" in " ".join(ran.err.split())
+
+
+def test_objects_of_slices_are_measured_as_when_they_were_found(run, tmp_path: Path) -> None:
+    values = np.random.default_rng(2).random((3, 30, 40), np.float32)
+    write_ome_tiff(tmp_path / "em.tif", values, Space("ZYX", (50, 4, 4), "nm"))
+    flags = ("--planes", "slices", "--threshold", 0.7, "--smallest", 3)
+    assert run("objects", tmp_path / "em.tif", tmp_path, *flags).code == 0
+    ran = run("export", tmp_path / "em_objects.tif", tmp_path, "--table", "--contacts")
+    assert (ran.code, "were found slice by slice" in ran.err) == (0, True)
+    table, found = rows_of(tmp_path / "em_objects_table.csv"), rows_of(tmp_path / "em_objects.csv")
+    assert "area (nm²)" in table[0]
+    assert table == [row[: len(table[0])] for row in found]
+    assert rows_of(tmp_path / "em_objects_contacts.csv")[0][-1] == "contact length (nm)"
+    exported = skipseg.export_objects(tmp_path / "em_objects.tif", tmp_path / "python", table=True)
+    assert rows_of(exported[0]) == table

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from run_files import stop_after
 from tiny_models import write_tiny
 
-from napari_skipseg.errors import InputError
+from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.box import box_from_text, box_to_text, box_within
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
@@ -110,8 +110,37 @@ def test_files_of_a_box_are_cut_from_those_of_the_whole_also_after_a_stop(
         expected = np.asarray(whole.data[...])[1:3, 10:75, 70:131]
         np.testing.assert_array_equal(part.data[...], expected)
         np.testing.assert_array_equal(stopped.data[...], expected)
+        assert not (tmp_path / "part" / "em.unfinished").exists()
+        assert not (tmp_path / "stopped" / "em.unfinished").exists()
         np.testing.assert_allclose(part.space.origin, (150.0, 60.0, 590.0))
         assert part.space.unit == whole.space.unit
+
+
+@pytest.mark.parametrize("name", ["em", "em_tiles", "tiles"])
+def test_a_box_after_another_one_is_refused_only_if_that_is_unfinished_and_restart_discards_it(
+    models: dict[int, Model], tmp_path: Path, name: str
+) -> None:
+    write_ome_tiff(tmp_path / "em.ome.tif", grey(4, 90, 140), Space("ZYX"))
+    stack, out = read_stack(tmp_path / "em.ome.tif"), tmp_path / "out"
+
+    def segmenting(box: str, restart: bool = False) -> Any:
+        options = SegmentOptions(device="cpu", tile=64, attention=False, box=box)
+        return iter_segment(stack, models[2], options, FolderTarget(out, name, form="ome-zarr", restart=restart))
+
+    run_to_end(segmenting("z=0:2"))
+    stop_after(segmenting("z=3:4"), 2)
+    with pytest.raises(FileError, match="unfinished run that differs in box"):
+        run_to_end(segmenting("z=2:4,x=0:70"))
+    run_to_end(segmenting("z=2:4,x=0:70", restart=True))
+    assert read_stack(out / f"{name}_binary.ome.zarr").shape == (2, 90, 70)
+    assert not (out / f"{name}.unfinished").exists()
+
+
+def test_a_box_that_reaches_beyond_the_image_is_cut_and_that_is_said_once(models: dict[int, Model]) -> None:
+    stack, said = Stack(grey(3, 60, 70), Space("ZYX"), "em"), "was cut to z=1:3,x=0:9: 'em' has 3 voxels along Z."
+    found = predicted(stack, models[2], box="z=1:100,x=0:9")
+    assert [note for note in found.recipe["findings"] if "box" in note] == [f"The box z=1:100,x=0:9 {said}"]
+    assert not any("box" in note for note in predicted(stack, models[2], box="z=1:3,x=0:9").recipe["findings"])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable
@@ -168,7 +169,10 @@ def test_without_a_bin_a_model_stays_and_a_folder_is_offered(
     assert read_description(models / "deleted" / "mine-2").name == "mine"
 
 
-def test_commands_do_the_same(models: Path, run: Callable[..., Ran], tmp_path: Path) -> None:
+def test_commands_do_the_same(
+    models: Path, run: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
     first = write_tiny(models / "mine")
     child_of(first, "calf", 3)
     (models / "bad").mkdir()
@@ -183,6 +187,8 @@ def test_commands_do_the_same(models: Path, run: Callable[..., Ran], tmp_path: P
     assert run("models", "rename", "mine", "yours").files == [models / "yours"]
     assert run("models", "duplicate", "yours", "third").files == [models / "third"]
     assert run("models", "import", tmp_path / "mine.skipseg.zip", "--name", "fourth").files == [models / "fourth"]
+    unanswered = run("models", "delete", "bad", "--no-bin")
+    assert (unanswered.code, "give --yes" in unanswered.err, (models / "bad").is_dir()) == (1, True, True)
     assert run("models", "delete", "bad", "--yes", "--no-bin").files == [models / "deleted" / "bad"]
     refused = run("models", "delete", "em-membrane", "--yes")
     assert (refused.code, "built-in" in refused.err) == (1, True)

@@ -5,6 +5,7 @@ A command is imported when it is called: importing all of them and building thei
 
 from __future__ import annotations
 
+import inspect
 import sys
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,6 +66,9 @@ def make_app(only: str = "") -> typer.Typer:
     for name, module in _GROUPS.items():
         if only in ("", name):
             made.add_typer(import_module(f"{__name__}.{module}").app, name=name)
+    for each in (made, *(group.typer_instance for group in made.registered_groups)):
+        for command in each.registered_commands if each else ():
+            command.help = (inspect.getdoc(command.callback) or "").partition("\n\nRaises:")[0]
     return made
 
 

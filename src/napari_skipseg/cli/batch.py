@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -10,7 +10,7 @@ from napari_skipseg.batch.settings import BatchSettings, make_settings
 from napari_skipseg.cli.options import DepthFlag, Flags, FormatFlag, VoxelSizeFlag, add_flags
 from napari_skipseg.errors import InputError
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.options import ObjectOptions, ObjectPlanes
 from napari_skipseg.terminal import print_line, with_spinner
 
 _BATCH = Flags(BatchSettings)
@@ -45,6 +45,10 @@ def batch(
         objects = _OBJECTS.given(flags)
         if objects and "method" not in objects:
             raise InputError("Choose how objects are found: --objects components, watershed or cells.")
+        if flags["planes"] in get_args(ObjectPlanes):
+            raise InputError(
+                f"--planes {flags['planes']} is an option of objects: write --object-planes {flags['planes']} here."
+            )
         request = make_settings(
             model,
             SegmentOptions(**_SEGMENT.given(flags)),

@@ -11,7 +11,7 @@ import typer
 
 from napari_skipseg.cli.options import AsJson, read_classes
 from napari_skipseg.errors import InputError, SkipsegError
-from napari_skipseg.terminal import print_line, report_rows
+from napari_skipseg.terminal import confirm, print_line, report_rows
 
 if TYPE_CHECKING:
     from napari_skipseg.corrections.catalog import StoredCorrections
@@ -131,7 +131,7 @@ def delete(
 
     found = _find(key_or_image)
     if not yes:
-        typer.confirm(f"Delete the corrections of '{found.subject.name}' permanently?", abort=True)
+        confirm(f"Delete the corrections of '{found.subject.name}' permanently?")
     remove(found)
     print_line(f"The corrections of '{found.subject.name}' are deleted.")
 

@@ -47,13 +47,15 @@ def export_labels(
     from napari_skipseg.exports.to_folder import ExportRequest, iter_export_objects, with_space_of
     from napari_skipseg.images.files import read_stack
     from napari_skipseg.inference.saving import plain_name
+    from napari_skipseg.objects.files import planes_of_objects
 
     given = _FLAGS.given(flags)
     options = ExportOptions(**{**given, **({"contacts": True} if contacts_with else {})})
     stack = read_stack(labels, axes, voxel_size, unit, are_labels=True)
+    planes = planes_of_objects(stack)
     if edits is not None:
         stack = _with_edits(stack, edits)
-    opened, other = labels_at_time(stack, time), None
+    opened, other = labels_at_time(stack, time, planes), None
     if contacts_with is not None:
         second = labels_at_time(read_stack(contacts_with, axes, voxel_size, unit, are_labels=True), time)
         other = OtherLabels(with_space_of(opened, second), plain_name(contacts_with.name))

@@ -11,7 +11,7 @@ import typer
 from napari_skipseg.cli.options import AsJson, flag
 from napari_skipseg.errors import ModelError
 from napari_skipseg.models.catalog import find_models, locate_model, user_folder
-from napari_skipseg.terminal import echo_json, print_line, report_rows, with_progress_bar
+from napari_skipseg.terminal import confirm, echo_json, print_line, report_rows, with_progress_bar
 from napari_skipseg.wording import in_bytes
 
 if TYPE_CHECKING:
@@ -186,9 +186,7 @@ def delete_model_command(
     folder = _own(name)
     check_own(folder, "deleted")
     if not yes:
-        typer.confirm(
-            f"Move the model '{folder.name}' to {'the folder of deleted ones' if no_bin else 'the bin'}?", abort=True
-        )
+        confirm(f"Move the model '{folder.name}' to {'the folder of deleted ones' if no_bin else 'the bin'}?")
     if no_bin:
         print_line(put_into_deleted(folder))
         return

@@ -59,11 +59,13 @@ add_flags(objects, _FLAGS.annotations)
 
 def _print_notes(found: ClassImage, options: ObjectOptions, notes: tuple[str, ...]) -> None:
     """Print what a user should know before trusting the objects. notes: of the measured image."""
+    from napari_skipseg.images.box import describe_cut
     from napari_skipseg.objects.classes import note_class
     from napari_skipseg.objects.files import describe_padding, doubt_about, doubt_about_planes
 
     padding = describe_padding(found.has_padding, options, found.labels and found.tissue is None)
     texts = [note_class(found, options), doubt_about_planes(found.stack, options), *found.stack.notes, padding, *notes]
+    texts.append(describe_cut(options.box, found.stack))
     if doubt := doubt_about(found):
         print_line(f"Warning: {doubt}", err=True)
     for text in filter(None, texts):

@@ -35,7 +35,8 @@ def iter_contacts(
     Within one image, the area is that of the faces between voxels of both. Between two images, it is that of the faces
     of an object whose other side belongs to the other object; so an object that lies inside of the other one has its
     whole surface there. The volume is that of the voxels that both have. A face counts with its area: the staircase
-    of voxels, as Fiji and cc3d count, not a smoothed surface. In a plane, lengths take the place of areas.
+    of voxels, as Fiji and cc3d count, not a smoothed surface. In a plane, lengths take the place of areas. So
+    they do for objects of each slice, whose contacts with those of the next slice do not count.
 
     Raises:
         InputError: the two images have different shapes or voxel sizes, or no labels.
@@ -49,7 +50,7 @@ def iter_contacts(
         ours = labels.read(block.low, high)
         theirs = ours if other is None else other.labels.read(block.low, high)
         inner = [stop - start for start, stop in zip(block.low, block.high, strict=True)]
-        for axis in range(3):
+        for axis in range(1 if labels.are_of_slices else 0, 3):
             for keys, faces in _faces(ours, theirs, axis, inner, both_ways=other is not None):
                 sums.add(_in_order(keys) if other is None else keys, _in_column(faces, axis))
         if other is not None:
@@ -139,7 +140,7 @@ def _table(
         "touches" if other is None else other.name: keys[:, 1],
         "faces": sums[:, :_SHARED].sum(axis=1),
     }
-    if labels.is_flat:
+    if labels.are_of_slices:
         columns[f"contact length ({unit})"] = sums[:, 1] * wide + sums[:, 2] * high
     else:
         columns[f"contact area ({unit}²)"] = sums[:, :_SHARED] @ np.array([high * wide, deep * wide, deep * high])
@@ -147,7 +148,7 @@ def _table(
         of_each = counts.voxels[np.searchsorted(counts.labels, keys[:, 0])] if len(keys) else np.ones(0)
         shared = sums[:, _SHARED]
         size, words = (high * wide, f"shared area ({unit}²)")
-        if not labels.is_flat:
+        if not labels.are_of_slices:
             size, words = (deep * high * wide, f"shared volume ({unit}³)")
         columns |= {"shared voxels": shared, words: shared * size, "share of the object": shared / of_each}
     return ObjectTable(tuple(columns), tuple(columns.values()))

@@ -15,6 +15,7 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.classes import read_block
+from napari_skipseg.objects.options import ObjectPlanes
 from napari_skipseg.progress import Progress
 from napari_skipseg.scores.table import compiled
 
@@ -41,12 +42,14 @@ class LabelBlock:
 class ObjectLabels:
     """The labels of one time, shape (Z, Y, X); a plane has one slice.
 
-    chosen: the objects that count, sorted; None = all. All others are read as 0.
+    chosen: the objects that count, sorted; None = all. All others are read as 0. planes: "slices" if each slice has
+    objects of its own.
     """
 
     stack: Stack
     time: int = 0
     chosen: NDArray[np.uint64] | None = None
+    planes: ObjectPlanes = "volume"
 
     @property
     def name(self) -> str:
@@ -62,6 +65,11 @@ class ObjectLabels:
     def is_flat(self) -> bool:
         """Whether there is but one slice."""
         return self.shape[0] == 1
+
+    @property
+    def are_of_slices(self) -> bool:
+        """Whether objects lie in slices, so that areas and lengths are measured, not volumes and areas."""
+        return self.is_flat or self.planes == "slices"
 
     @property
     def space(self) -> Space:
@@ -103,8 +111,8 @@ class ObjectLabels:
         return np.pad(labels, around) if any(map(any, around)) else np.ascontiguousarray(labels)
 
 
-def labels_at_time(stack: Stack, time: int | None = None) -> ObjectLabels:
-    """Return the labels of a stack at one time.
+def labels_at_time(stack: Stack, time: int | None = None, planes: ObjectPlanes = "volume") -> ObjectLabels:
+    """Return the labels of a stack at one time. planes: as in `ObjectLabels`.
 
     Raises:
         InputError: no whole numbers, channels, or several times and none is chosen.
@@ -122,7 +130,7 @@ def labels_at_time(stack: Stack, time: int | None = None) -> ObjectLabels:
         raise InputError(f"'{stack.name}' has {times} times: choose one with --time, from 0 to {times - 1}.")
     if not 0 <= (time or 0) < times:
         raise InputError(f"Time {time} does not exist: '{stack.name}' has times 0 to {times - 1}.")
-    return ObjectLabels(stack.channel(0), time or 0)
+    return ObjectLabels(stack.channel(0), time or 0, planes=planes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -148,6 +148,10 @@ def notes_about(request: ExportRequest) -> tuple[str, ...]:
         notes.append(
             f"'{labels.name}' has no voxel size, so lengths are in pixels: give it with --voxel-size Z Y X and --unit."
         )
+    if labels.planes == "slices" and not labels.is_flat and (options.table or options.contacts):
+        notes.append(
+            f"The objects of '{labels.name}' were found slice by slice: areas and contacts within slices are measured."
+        )
     if options.precomputed or options.webknossos:
         notes.append(rounded_place(labels.space))
     return tuple(filter(None, notes))
@@ -228,7 +232,7 @@ def _iter_write_skeletons(
 def iter_measure_sparse(labels: ObjectLabels, counts: ObjectCounts) -> Generator[Progress, None, ObjectTable]:
     """Yield slab by slab; return the measurements of objects with any numbers, as `objects.measure.iter_measure`."""
     numbered = Stack(_Numbered(labels, counts.labels), labels.space, labels.name)
-    table = yield from iter_measure(numbered)
+    table = yield from iter_measure(numbered, planes=labels.planes)
     names, columns = table.names, list(table.columns)
     columns[names.index("label")] = counts.labels
     return ObjectTable(names, tuple(columns))

@@ -77,3 +77,20 @@ def box_within(box: Mapping[str, slice], stack: Stack) -> NamedBox:
     if missing:
         raise InputError(f"'{stack.name}' has no axis {missing[0]}: leave {missing[0].lower()} out of the box.")
     return inside
+
+
+def describe_cut(text: str, stack: Stack) -> str:
+    """Return in a sentence how a box that reaches beyond a stack was cut to it, "" if it lies inside or is "".
+
+    Raises:
+        InputError: as `box_from_text` and `box_within`.
+    """
+    if not text:
+        return ""
+    box = box_from_text(text)
+    inside = {axis: side for axis, side in box_within(box, stack).items() if axis in box}
+    beyond = [axis for axis in inside if inside[axis] != box[axis]]
+    if not beyond:
+        return ""
+    lengths = " and ".join(f"{stack.length(axis)} voxels along {axis}" for axis in beyond)
+    return f"The box {box_to_text(box)} was cut to {box_to_text(inside)}: '{stack.name}' has {lengths}."

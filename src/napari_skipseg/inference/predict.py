@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare, best_precision, choose_device, versions
 from napari_skipseg.errors import InputError
 from napari_skipseg.gpus import driving_versions
-from napari_skipseg.images.box import box_from_text, box_within
+from napari_skipseg.images.box import box_from_text, box_within, describe_cut
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization, normalization_from
 from napari_skipseg.images.mask import MaskSurvey, open_mask
 from napari_skipseg.images.stack import Stack
@@ -160,7 +160,7 @@ def iter_prepare(
     if greys.asks_network and (probes is not None or not (is_known or preview)):
         prober = PatchProber(stack, model, device, backend_maker, dict(zip(seen, lengths, strict=True)))
     ready = None if options.samples else (grid, passes.backend)
-    found = yield from _iter_found(prober, greys, ready, probes, options.invert)
+    found = yield from _iter_found(prober, greys, ready, probes, options.invert, describe_cut(options.box, stack))
     settled = Run(
         stack,
         model,
@@ -202,9 +202,10 @@ def _iter_found(
     ready: tuple[TileGrid, Backend] | None,
     probes: Pixels | None,
     inverted: bool,
+    cut: str,
 ) -> Generator[Progress, Focus | None, _Found]:
     """Yield `ImageFindings` if something was found, after the network was run if there is a `prober`; return
-    that.
+    that. cut: what is to be said about the box.
     """
     verdict: Verdict = ""
     said, focus = "", None
@@ -214,7 +215,8 @@ def _iter_found(
         said = describe_verdict(verdict, prober.model.description, inverted)
     is_inverted = verdict in ("inverted", "perhaps inverted")
     doubts = [said if is_inverted or not greys.unlike else greys.unlike]
-    findings = (*greys.findings, *filter(None, doubts))
+    known = [finding for finding in greys.findings if finding != cut]  # a run that continues has it there
+    findings = tuple(filter(None, (*known, *doubts, cut)))
     if findings:
         focus = (yield ImageFindings(0, 1, "looking at the image", findings, is_inverted)) or focus
     return _Found(findings, is_inverted, focus)

@@ -6,7 +6,8 @@ It lies beside the results as `<name>.unfinished` and is removed when they are w
                 the files that are being moved to their place
     done        the numbers of the units with results on disk (`run_journal`)
     lock        locked by the process that works on it, with its number
-    *.ome.zarr  the results so far, each a store that any viewer can open
+    *.ome.zarr  the results so far, each a store that any viewer can open; of a run in a box `<name>_tiles_*.ome.zarr`,
+                of which the results are cut
 
 Others may be able to write to the folder, too: only results of the run's own name are moved out of it, and no link in
 it is followed.
@@ -44,9 +45,13 @@ from napari_skipseg.locks import FolderLock
 
 ENDING = ".unfinished"
 _FACTS, _REPLACED = "run.json", "replaced-"
+TILES = "_tiles"
+"""Between the name of a run and those of stores from which its results are cut: no result can have their names."""
 _RESULT = r"(probability|binary|uncertainty|attention_\d+)\.(tif|ome\.zarr)"
 _OURS = re.compile(rf"_({_RESULT}|(recipe|times)\.json)")
 """The ends of the names of our files, after the name of the run."""
+_OURS_INSIDE = re.compile(rf"({TILES})?{_OURS.pattern}")
+"""Those of files that never leave the folder of the run, too."""
 
 
 class RunFolder:
@@ -222,11 +227,11 @@ class RunFolder:
         for name in (_FACTS, JOURNAL):
             (self.path / name).unlink(missing_ok=True)
         for place in self.path.iterdir():
-            if place.name.startswith(_REPLACED) or is_draft(place.name) or self._is_ours(place.name):
+            if place.name.startswith(_REPLACED) or is_draft(place.name) or self._is_ours(place.name, _OURS_INSIDE):
                 _remove(place)
 
-    def _is_ours(self, name: str) -> bool:
-        return name.startswith(self._name) and _OURS.fullmatch(name, len(self._name)) is not None
+    def _is_ours(self, name: str, endings: re.Pattern[str] = _OURS) -> bool:
+        return name.startswith(self._name) and endings.fullmatch(name, len(self._name)) is not None
 
     def _release(self) -> None:
         """Release the folder, and remove it and the folders made for it if they are empty."""

@@ -22,7 +22,7 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import Run, iter_fill, iter_prepare, name_input
 from napari_skipseg.inference.prediction import Focus
 from napari_skipseg.inference.recipes.recipe import PINNED, RECIPE_FILE, TIMES_FILE, dict_to_json
-from napari_skipseg.inference.run_folder import RunFolder, RunTimes
+from napari_skipseg.inference.run_folder import TILES, RunFolder, RunTimes
 from napari_skipseg.inference.saving import SavedArray, check_length, check_replaceable, write_tiff, write_zarr
 from napari_skipseg.inference.stores import ZarrStore, describe_conversion, in_stored_order, result_names
 from napari_skipseg.inference.tiling import TileUnit
@@ -35,8 +35,6 @@ CHANGING = ("backend", "precision", "notes")
 
 CHECKED = 2**30
 """Voxels of the last units that are decoded before a run continues (about a second): a power cut can damage them."""
-_TILES = "tiles"
-"""Beginning of the names of stores whose results are cut out of them."""
 MENDED = 3
 """Tries to compute units with damaged chunks again; after that the disk is the cause."""
 
@@ -89,8 +87,9 @@ def iter_segment(
     times = RunTimes("preparing")
     sidecars = [target.sidecar(name) for name in (RECIPE_FILE, TIMES_FILE)]
     results = [target.file(name) for name in result_names(model, options)]
+    is_cut = bool(options.box or options.mask or mask is not None)
     stores = [
-        f"_{name}{FORMAT_ENDINGS['ome-zarr']}" for name in result_names(model, options)
+        f"{TILES * is_cut}_{name}{FORMAT_ENDINGS['ome-zarr']}" for name in result_names(model, options)
     ]  # for a TIFF too, until it is whole
     check_length(target.folder, target.name, [*stores, f"_{RECIPE_FILE}", f"_{TIMES_FILE}"])
     check_replaceable([*results, *sidecars], target.form)
@@ -137,7 +136,7 @@ def _prepare(
     run.recipe.update((place.recipe or {}) | place.changes)
     names = model.description.class_names
     # of a box, the results are cut out of the stores, and must not have their names
-    prefix = place.path / (_TILES if run.grid.box else target.name)
+    prefix = place.path / f"{target.name}{TILES if run.grid.box else ''}"
     return run, ZarrStore(run.results, prefix, run.stack, place.recipe or {}, target.depth, names)
 
 

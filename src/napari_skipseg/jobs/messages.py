@@ -33,7 +33,7 @@ from napari_skipseg.inference.prediction import Focus, Prediction
 from napari_skipseg.inference.suggest import Suggestions, SuggestView
 from napari_skipseg.models.transfer import CopiedModel
 from napari_skipseg.objects.files import FoundObjects
-from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.options import ObjectOptions, ObjectPlanes
 from napari_skipseg.progress import Progress
 from napari_skipseg.studies.inspection import Inspection
 from napari_skipseg.training.progress import (
@@ -271,7 +271,7 @@ class FindObjects(Request[FoundObjects]):
 
 @dataclass(frozen=True)
 class ExportObjects(Request[ExportedFiles]):
-    """Write objects into the folder `target`; arguments as `exports.to_folder.ExportRequest`."""
+    """Write objects into the folder `target`; arguments as `exports.to_folder.ExportRequest` and `labels_at_time`."""
 
     labels: Stack
     options: ExportOptions
@@ -279,6 +279,7 @@ class ExportObjects(Request[ExportedFiles]):
     target: Path
     objects: tuple[int, ...] = ()
     time: int | None = None
+    planes: ObjectPlanes = "volume"
 
 
 @dataclass(frozen=True)

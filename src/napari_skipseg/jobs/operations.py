@@ -209,7 +209,8 @@ def _(request: messages.ExportObjects, folder: Path, models: WarmModels) -> Oper
     from napari_skipseg.exports.labels import labels_at_time
     from napari_skipseg.exports.to_folder import ExportRequest, iter_export_objects
 
-    labels = labels_at_time(replace(request.labels, data=open_voxels(request.labels.data)), request.time)
+    stack = replace(request.labels, data=open_voxels(request.labels.data))
+    labels = labels_at_time(stack, request.time, request.planes)
     asked = ExportRequest(labels, request.options, request.name, request.objects)
     return (yield from iter_export_objects(asked, request.target))
 

@@ -24,7 +24,7 @@ from napari_skipseg.objects.classes import (
 )
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.measure import iter_measure
-from napari_skipseg.objects.options import THICK, ObjectOptions
+from napari_skipseg.objects.options import THICK, ObjectOptions, ObjectPlanes
 from napari_skipseg.objects.table import ObjectTable
 from napari_skipseg.progress import Progress
 
@@ -77,6 +77,23 @@ def read_probability(
     return ClassImage(
         stack, names, labels, records_padding(recipe), read_tissue(path, stack, recipe), thresholds_in(recipe)
     )
+
+
+def planes_of_objects(stack: Stack) -> ObjectPlanes:
+    """Return what the objects of a label image were found in: "slices" if its file says so, else "volume".
+
+    Raises:
+        FileError: as `images.files.read_recipe`.
+    """
+    if not stack.file or stack.data.dtype != OBJECTS_TYPE:  # binary images name planes too, for a later search
+        return "volume"
+    return planes_in(read_recipe(stack.file) or {})
+
+
+def planes_in(recipe: Mapping[str, Any]) -> ObjectPlanes:
+    """Return the planes that the recipe of objects names, "volume" if it names none."""
+    options = recipe.get("objects")
+    return "slices" if isinstance(options, Mapping) and options.get("planes") == "slices" else "volume"
 
 
 def read_tissue(path: str | PathLike[str], labels: Stack, recipe: Mapping[str, Any]) -> Stack | None:

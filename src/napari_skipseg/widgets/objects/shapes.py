@@ -22,6 +22,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import file_name
 from napari_skipseg.jobs.messages import ExportObjects
+from napari_skipseg.objects.files import planes_in
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.forms.engine_queue import EngineLike
 from napari_skipseg.widgets.objects.export import without_channels
@@ -76,7 +77,8 @@ def request_of(shown: ShownObjects, options: ExportOptions, folder: Path) -> Exp
         raise InputError(
             "Objects of several times are exported one time at a time: save them, and use napari-skipseg export --time."
         )
-    return ExportObjects(stack, options, f"{file_name(shown.source.name)}_objects", folder)
+    name = f"{file_name(shown.source.name)}_objects"
+    return ExportObjects(stack, options, name, folder, planes=planes_in(shown.recipe))
 
 
 @dataclass(frozen=True, eq=False)
