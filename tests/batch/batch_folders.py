@@ -82,7 +82,7 @@ class Gate:
 
 def settings_for(inputs: object, output: Path, model: Path, **more: Any) -> BatchSettings:
     """Settings on the CPU with a small tile; fields of the options, of the request or of the batch."""
-    of_options = {name: more.pop(name) for name in ("threshold", "channel", "tile") if name in more}
+    of_options = {name: more.pop(name) for name in ("threshold", "channel", "tile", "box") if name in more}
     of_request = {name: more.pop(name) for name in ("form", "depth", "objects") if name in more}
     options = SegmentOptions(**{"device": "cpu", "attention": False, "tile": 64, **of_options})
     return BatchSettings(str(inputs), str(output), make_settings(str(model), options, **of_request), **more)

@@ -41,6 +41,7 @@ from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import BatchSettings, batch_settings_from_json, batch_settings_to_json
 from napari_skipseg.batch.table import BatchOpened, BatchWaits, FileChanged, Retry
 from napari_skipseg.batch.truths import find_truth
+from napari_skipseg.csv_files import ENCODING
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.zarr import chunk_writer
@@ -721,6 +722,31 @@ def test_each_file_of_a_batch_can_be_done_again_by_its_recipe(
         assert prepared.warnings == ()
         run_to_end(iter_repeat(prepared, tmp_path / name))
         assert results_in(tmp_path / name) == whole
+
+
+def test_objects_in_a_box_are_measured_there_also_when_the_recipe_is_done_again(
+    three: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeat, "has_openvino", lambda: False)
+    monkeypatch.setenv(MODELS_VARIABLE, str(tiny.parent))
+    settings = settings_for(
+        three / "deep", tmp_path / "out", tiny, box="y=8:40,x=4:900", objects=ObjectOptions("components")
+    )
+    result = run(settings)
+    assert states(result) == {"c.ome.tif": "done"}
+    grey = read_stack(three / "deep" / "c.ome.tif").data[...][..., 8:40, 4:]
+    labels = read_stack(result.folder / "c_objects.tif").data[...]
+    lines = (result.folder / "c_objects.csv").read_text(ENCODING).splitlines()
+    first = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
+    assert float(first["intensity mean"]) == pytest.approx(grey.reshape(labels.shape)[labels == 1].mean(), rel=1e-4)
+    assert len(list(result.folder.rglob("*.jpg"))) == 1
+    assert not list(result.folder.rglob("*.unfinished"))
+    run_to_end(
+        iter_repeat(
+            prepare_repeat(read_recipe_file(result.folder / "c_recipe.json"), near=result.folder), tmp_path / "r"
+        )
+    )
+    assert (tmp_path / "r" / "c_objects.csv").read_text(ENCODING).splitlines() == lines
 
 
 # ---------------------------------------------------------------------------------------------------------- settings

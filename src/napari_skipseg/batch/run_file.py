@@ -36,6 +36,7 @@ from napari_skipseg.batch.records import (
 )
 from napari_skipseg.batch.truths import find_truth, score_result
 from napari_skipseg.errors import FileError, SkipsegError
+from napari_skipseg.images.box import cut_to_text
 from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
@@ -172,7 +173,7 @@ def _iter_work(job: FileJob, begun: FileRecord | None) -> Generator[Progress, Fo
         stack = read_input(job.settings, job.entry)
         record = begun or (yield from _iter_segmented(stack, job, opening))
         opening.passed()
-    results = _results_of(record, job)
+    stack, results = cut_to_text(stack, request.options.box), _results_of(record, job)
     seconds = dict(record.seconds)
     if request.objects is not None:
         since = time.perf_counter()

@@ -11,6 +11,7 @@ from typing import Any
 from napari_skipseg.devices import Device, best_precision, choose_device, has_openvino, versions
 from napari_skipseg.errors import DeviceError, FileError, InputError
 from napari_skipseg.gpus import driving_versions
+from napari_skipseg.images.box import cut_to_text
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
@@ -195,7 +196,8 @@ def _iter_objects(
     place = ObjectsTarget(target.folder, target.name, target.form, segmentation)
     check_replaceable([place.file], target.form)
     check_other_forms(place)
-    image = select_channel(repeat.stack, repeat.model, repeat.recipe.request.options)
+    asked = repeat.recipe.request.options
+    image = cut_to_text(select_channel(repeat.stack, repeat.model, asked), asked.box)
     names = repeat.model.description.class_names
     source = ClassImage(
         read_stack(probability), names, False, records_padding(segmentation), thresholds=thresholds_in(segmentation)
