@@ -45,12 +45,12 @@ from napari_skipseg.locks import FolderLock
 
 ENDING = ".unfinished"
 _FACTS, _REPLACED = "run.json", "replaced-"
-TILES = "_tiles"
+TILE_STORES = "_tiles"
 """Between the name of a run and those of stores from which its results are cut: no result can have their names."""
 _RESULT = r"(probability|binary|uncertainty|attention_\d+)\.(tif|ome\.zarr)"
 _OURS = re.compile(rf"_({_RESULT}|(recipe|times)\.json)")
 """The ends of the names of our files, after the name of the run."""
-_OURS_INSIDE = re.compile(rf"({TILES})?{_OURS.pattern}")
+_OURS_INSIDE = re.compile(rf"({TILE_STORES})?{_OURS.pattern}")
 """Those of files that never leave the folder of the run, too."""
 
 

@@ -22,7 +22,7 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import Run, iter_fill, iter_prepare, name_input
 from napari_skipseg.inference.prediction import Focus
 from napari_skipseg.inference.recipes.recipe import PINNED, RECIPE_FILE, TIMES_FILE, dict_to_json
-from napari_skipseg.inference.run_folder import TILES, RunFolder, RunTimes
+from napari_skipseg.inference.run_folder import TILE_STORES, RunFolder, RunTimes
 from napari_skipseg.inference.saving import SavedArray, check_length, check_replaceable, write_tiff, write_zarr
 from napari_skipseg.inference.stores import ZarrStore, describe_conversion, in_stored_order, result_names
 from napari_skipseg.inference.tiling import TileUnit
@@ -89,7 +89,7 @@ def iter_segment(
     results = [target.file(name) for name in result_names(model, options)]
     is_cut = bool(options.box or options.mask or mask is not None)
     stores = [
-        f"{TILES * is_cut}_{name}{FORMAT_ENDINGS['ome-zarr']}" for name in result_names(model, options)
+        f"{TILE_STORES * is_cut}_{name}{FORMAT_ENDINGS['ome-zarr']}" for name in result_names(model, options)
     ]  # for a TIFF too, until it is whole
     check_length(target.folder, target.name, [*stores, f"_{RECIPE_FILE}", f"_{TIMES_FILE}"])
     check_replaceable([*results, *sidecars], target.form)
@@ -136,7 +136,7 @@ def _prepare(
     run.recipe.update((place.recipe or {}) | place.changes)
     names = model.description.class_names
     # of a box, the results are cut out of the stores, and must not have their names
-    prefix = place.path / f"{target.name}{TILES if run.grid.box else ''}"
+    prefix = place.path / f"{target.name}{TILE_STORES if run.grid.box else ''}"
     return run, ZarrStore(run.results, prefix, run.stack, place.recipe or {}, target.depth, names)
 
 
