@@ -129,6 +129,15 @@ def test_an_unknown_voxel_size_is_said_with_the_flags_that_give_it(run, sections
     assert "trained at" not in done.err
 
 
+@pytest.mark.parametrize(("side", "more", "is_said"), [(1.2, (), True), (1.2, ("--rescale",), False), (3, (), False)])
+def test_pixels_far_from_the_training_are_said_with_the_flag_that_helps(run, sections, tmp_path, side, more, is_said):
+    size = ("--voxel-size", 50, side, side, "--unit", "nm")
+    done = run("segment", sections, tmp_path / "out", *SEGMENT, "--as-stack", *size, *more, "--plan")
+    assert done.code == 0
+    note = "has pixels of 1.2 nm, tiny was trained at 4: add --rescale"
+    assert (note in " ".join(done.err.split())) == is_said
+
+
 def test_a_unit_alone_is_refused_if_the_file_says_no_size(run, sections, tmp_path) -> None:
     tifffile.imwrite(tmp_path / "plain.tif", STACK, photometric="minisblack")
     tifffile.imwrite(tmp_path / "imagej.tif", STACK, imagej=True, metadata={"axes": "ZYX"})

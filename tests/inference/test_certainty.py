@@ -63,6 +63,13 @@ def test_an_unsure_network_that_is_surer_of_the_negative_doubts_the_contrast():
     assert judge_contrast([upright] * 4, [Certainty(0.45, 0.12)] * 4, 0.5) == "unsure"
 
 
+def test_a_negative_that_is_farther_from_the_training_is_no_offer():
+    far, upright = (lambda: False), Certainty(0.45, 0.11)
+    assert judge_contrast([FAINT] * 4, [CLEAR] * 4, 0.15, far) == ""
+    assert judge_contrast([FAINT] * 4, [CLEAR] * 4, 0.5, far) == "unsure"
+    assert judge_contrast([upright] * 4, [Certainty(0.25, 0.1)] * 4, 0.5, far) == "unsure"
+
+
 @pytest.mark.parametrize("verdict", ["inverted", "perhaps inverted"])
 def test_both_doubts_of_the_contrast_name_the_flag(verdict):
     description = make_model().description

@@ -340,6 +340,33 @@ def test_em_membrane_says_nothing_of_real_stacks_of_its_kind(data_folder: Path, 
         skipseg.segment(255 - values, "em-membrane", attention=False)
 
 
+class Negative(FindsDark):
+    """Is sure of what is bright, as a network for a rare dark class may be of a negative."""
+
+    def run(self, images: Values) -> TileOutput:
+        return super().run(-images)
+
+
+def test_more_in_a_negative_that_is_farther_from_the_training_is_no_offer() -> None:
+    def finds_bright(model: Model, device: Any, shape: tuple[int, ...]) -> Negative:
+        return Negative(model, shape)
+
+    model = signed(make_model(margin=4), cells())
+    unsigned = Model(replace(model.description, signatures=()), model.network)
+    slightly = ndimage.gaussian_filter(cells(), (0, 0.9, 0.9))  # so near to the training that the network is asked
+    assert examined(slightly, model).asks_network
+    assert [each.seems_inverted for each in run(slightly, unsigned, finds_bright)[1]] == [True]
+    assert not any(each.seems_inverted for each in run(slightly, model, finds_bright)[1])
+
+
+@pytest.mark.parametrize("seed", [6, 8])
+def test_em_mitochondria_does_not_ask_to_invert_the_sample(seed: int) -> None:
+    stack = Stack(make_sample((1, 512, 512), seed).stack.data, Space("ZYX", (50, 4, 4), "nm"), name="it")
+    options = SegmentOptions("cpu", rescale=True)
+    prediction = run_to_end(iter_predict(stack, load_model("em-mitochondria"), options))
+    assert "invert" not in " ".join(prediction.recipe["findings"])
+
+
 class TornAt:
     """A stack of which one slice cannot be read."""
 

@@ -144,6 +144,16 @@ def test_classes_are_scored_one_by_one(tmp_path):
     assert membrane.images["slice 1"]["dice"] == score_overlap(labels[1] == 1, truth[1] == 1).dice
 
 
+@pytest.mark.parametrize(("numbers", "is_said"), [(20, True), (1, False), (3, False)])
+def test_one_class_of_a_truth_of_numbered_objects_is_doubted(tmp_path, numbers, is_said):
+    truth = np.zeros((40, 40), np.uint16)
+    truth[::2, 1:] = 1 + (np.arange(20) % numbers)[:, None]
+    tifffile.imwrite(tmp_path / "p.tif", (truth > 0).astype(np.uint8))
+    tifffile.imwrite(tmp_path / "t.tif", truth)
+    (found,) = score_pair(tmp_path / "p.tif", tmp_path / "t.tif", ScoreOptions(classes={"mitochondrion": 1}))
+    assert any("has 20 values besides 0" in note and "leave out --class" in note for note in found.notes) == is_said
+
+
 def test_a_file_of_ours_knows_its_own_numbers_of_classes(tmp_path):
     truth = np.array([[0, 0, 9, 9], [0, 7, 7, 9]], np.uint8)
     ours = np.array([[1, 1, 0, 0], [1, 0, 2, 0]], np.uint8)

@@ -1,6 +1,7 @@
 """Suggest: which models are tried, how strokes and scale decide, and what is said."""
 
 from dataclasses import replace
+from shutil import rmtree
 
 import numpy as np
 import pytest
@@ -100,7 +101,24 @@ def test_without_a_voxel_size_nothing_is_rescaled_and_that_is_said(library, samp
     stack = Stack(sample.stack.data, Space("ZYX"), name="unknown")
     found = ranked(stack)
     assert not any(each.rescale for each in found.ranked)
-    assert any("not known" in reason for reason in found.ranked[0].reasons)
+    assert "the voxel size of the image is not known" in found.ranked[0].reasons
+
+
+def test_a_model_without_a_voxel_size_is_named_as_such(library, sample) -> None:
+    model = read_model(library / "membranes")
+    rmtree(library / "membranes")
+    write_model(library / "membranes", replace(model.description, unit="pixel"), model.network)
+    reasons = {each.model: each.reasons for each in ranked(sample.stack).ranked}
+    assert "the voxel size of the model is not known" in reasons["membranes"]
+    assert not any("not known" in reason for reason in reasons["organelles"])
+
+
+def test_copies_of_a_model_take_one_place(library, sample) -> None:
+    model = read_model(library / "membranes")
+    write_model(library / "my-membranes", replace(model.description, name="my-membranes"), model.network)
+    reasons = {each.model: each.reasons for each in ranked(sample.stack).ranked}
+    assert set(reasons) == {"membranes", "organelles"}
+    assert "and its copy my-membranes" in reasons["membranes"]
 
 
 def test_noise_suits_a_model_less_than_tissue(library, sample) -> None:

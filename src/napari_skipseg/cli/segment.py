@@ -53,11 +53,13 @@ def segment(
         stack = read_stack(each, axes, voxel_size, unit, image=image)
         # these take seconds to import, and a fault of the file is shown before
         from napari_skipseg.api import iter_segment_to_folder, load_model
-        from napari_skipseg.inference.scale import describe_unknown_size
+        from napari_skipseg.inference.scale import describe_far_off, describe_unknown_size
         from napari_skipseg.inference.trial import iter_plan
 
         loaded = load_model(model)
-        if note := describe_unknown_size(stack, loaded.description):
+        if note := (
+            describe_unknown_size(stack, loaded.description) or describe_far_off(stack, loaded.description, options)
+        ):
             print_line(f"Note: {note}", err=True)
         if not plan:
             work = iter_segment_to_folder(

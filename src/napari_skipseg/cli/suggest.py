@@ -41,8 +41,8 @@ def suggest(
     rows = [
         {
             "model": each.model,
-            "rescale": each.rescale,
-            "score": round(each.score, 3),
+            "rescale": each.rescale if as_json else "yes" if each.rescale else "no",
+            "score": round(each.score, 3) if as_json else f"{each.score:.2f}",
             "reasons": "; ".join(each.reasons),
         }
         for each in found.ranked

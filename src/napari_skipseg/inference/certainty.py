@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from napari_skipseg.devices import Device
 from napari_skipseg.images.intensity.normalize import Normalization
+from napari_skipseg.images.intensity.signature import sign_with_negative, signature_distance
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends.choose import BackendMaker
 from napari_skipseg.inference.backends.interface import Backend, Pixels
@@ -47,6 +48,8 @@ Measured on 60 images and their negatives: first patches of images that were cal
 at its scale 0.6-1.1. Four patches and their negatives cost as much as a fifth of an image of 1536 x 1536."""
 LEAST_FOUND = 0.01
 """Share of voxels that may be of a class, below which nothing can be said: a seldom class is not in every patch."""
+PLANES_APART = 8
+"""Distance of the planes of a patch of a volume that are compared with the training images."""
 
 Verdict = Literal["", "inverted", "perhaps inverted", "unsure"]
 
@@ -83,12 +86,18 @@ def join_certainties(patches: Sequence[Certainty]) -> Certainty:
     )
 
 
-def judge_contrast(image: Sequence[Certainty], negative: Sequence[Certainty], trained: float | None) -> Verdict:
+def judge_contrast(
+    image: Sequence[Certainty],
+    negative: Sequence[Certainty],
+    trained: float | None,
+    negative_is_nearer: Callable[[], bool] = lambda: True,
+) -> Verdict:
     """Return whether the contrast seems inverted or the network is unsure of the image; "" = neither.
 
     "perhaps inverted": it is unsure of the image, and surer of the negative, but by less than `INVERTED`.
 
     image, negative: of the same patches. trained: the certainty in training, None if it was not measured.
+    negative_is_nearer: asked before the contrast is doubted: whether the negative looks more like the training images.
     """
     upright, turned = join_certainties(image), join_certainties(negative)
     usual = trained or USUAL_CERTAINTY
@@ -97,12 +106,25 @@ def judge_contrast(image: Sequence[Certainty], negative: Sequence[Certainty], tr
     pairs = [(after.amount, before.amount) for before, after in zip(image, negative, strict=True)]
     gains = [after / max(before, 1e-6) for after, before in pairs if after or before]
     gain = min(float(np.median(gains)), turned.amount / max(upright.amount, 1e-6)) if gains else 0.0
-    if gain >= INVERTED and turned.ratio >= AS_SURE * usual:
+    if gain >= INVERTED and turned.ratio >= AS_SURE * usual and negative_is_nearer():
         return "inverted"
     if trained is None or upright.ratio >= UNSURE * trained:
         return ""
     clearer = turned.ratio >= max(AS_SURE * usual, CLEARER * upright.ratio)
-    return "perhaps inverted" if clearer and gain >= 1 else "unsure"
+    return "perhaps inverted" if clearer and gain >= 1 and negative_is_nearer() else "unsure"
+
+
+def _negative_is_nearer(probes: Pixels, description: ModelDescription) -> bool:
+    """Return whether the negatives of `probes` look more like the training images; True if these are not known.
+
+    A network for a rare class finds too much in negatives, and is sure of it, so its certainty alone proves nothing.
+    """
+    planes = probes if probes.ndim == 4 else np.concatenate(list(np.moveaxis(probes[:, :, ::PLANES_APART], 2, 0)))
+    signatures = sign_with_negative(planes)
+    if signatures is None or not description.signatures:
+        return True
+    upright, turned = (signature_distance(each, description.signatures)[0] for each in signatures)
+    return turned <= upright
 
 
 def measure_certainty(backend: Backend, probes: Pixels, margin: int) -> list[Certainty]:
@@ -125,7 +147,7 @@ def judge_probes(backend: Backend, probes: Pixels, description: ModelDescription
         return ""
     image += measure_certainty(backend, probes[1:], description.margin)
     negative = measure_certainty(backend, -probes, description.margin)
-    return judge_contrast(image, negative, description.certainty)
+    return judge_contrast(image, negative, description.certainty, lambda: _negative_is_nearer(probes, description))
 
 
 def describe_verdict(verdict: Verdict, description: ModelDescription, inverted: bool) -> str:

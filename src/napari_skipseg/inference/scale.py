@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.resample import SAME, network_lengths
@@ -13,6 +14,8 @@ from napari_skipseg.models.description import ModelDescription
 
 SMALLEST, LARGEST = 1 / 16, 16.0
 """Largest length of the network's grid along an axis, relative to the image."""
+FAR_OFF = 1.5
+"""Ratio of voxel sizes at which an image differs too much from what a model was trained on."""
 _UNLIKE = 1.5
 """Largest ratio of the sides of a voxel that counts as a cube."""
 
@@ -39,7 +42,30 @@ def describe_unknown_size(stack: Stack, description: ModelDescription) -> str:
         sizes = [f"{size:.4g}" for size in description.voxel_size[-description.spec.dimensions :]]
         size = sizes[0] if len(set(sizes)) == 1 else " × ".join(sizes)
         trained = f"; {description.name} was trained at {size} {description.unit}"
-    return f"The voxel size of '{stack.name}' {lacks}{trained}: give it with --voxel-size Z Y X --unit nm."
+    rescale = ", and --rescale if the two differ" if trained else ""
+    return f"The voxel size of '{stack.name}' {lacks}{trained}: give it with --voxel-size Z Y X --unit nm{rescale}."
+
+
+def is_far_off(factors: Mapping[str, float]) -> bool:
+    """Return whether an image's voxels differ too much from a model's. factors: as from `network_scale`."""
+    return not all(1 / FAR_OFF < factor < FAR_OFF for factor in factors.values())
+
+
+def describe_far_off(stack: Stack, description: ModelDescription, options: SegmentOptions) -> str:
+    """Return a sentence with a cure if the voxels are not rescaled and far from the model's, "" otherwise."""
+    seen = "ZYX" if options.planes == "xyz" else "ZYX"[-description.spec.dimensions :]
+    factors = network_scale(stack, description, seen)
+    trained = trained_voxel_size(description, stack.space.unit, seen)
+    if options.rescale or trained is None or not is_far_off(factors):
+        return ""
+    here, there = (
+        sizes[0] if len(set(sizes)) == 1 else " × ".join(sizes)
+        for sizes in ([f"{size['ZYX'.index(axis)]:.4g}" for axis in seen] for size in (stack.space.voxel_size, trained))
+    )
+    kind = "pixels" if seen == "YX" else "voxels"
+    can_rescale = all(SMALLEST <= factor <= LARGEST for factor in factors.values())
+    cure = "add --rescale" if can_rescale else "check the voxel size and the model"
+    return f"'{stack.name}' has {kind} of {here} {stack.space.unit}, {description.name} was trained at {there}: {cure}."
 
 
 def network_scale(stack: Stack, description: ModelDescription, seen: str) -> dict[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,6 +24,7 @@ from napari_skipseg.images.intensity.signature import LEAST_SIDE, limit_for, sig
 from napari_skipseg.images.resample import resample_axis
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.units import METRES
 from napari_skipseg.inference.scale import LARGEST, SMALLEST, network_scale, trained_voxel_size
 from napari_skipseg.models.catalog import find_models
 from napari_skipseg.models.description import ModelDescription
@@ -145,7 +146,7 @@ def iter_suggest(view: SuggestView, device: str = "auto") -> Generator[Progress,
     Raises:
         SkipsegError: there is no such device.
     """
-    candidates, left_out = _find_candidates(view)
+    candidates, copies, left_out = _find_candidates(view)
     found = []
     for done, (folder, description, rescale) in enumerate(candidates):
         yield Progress(done, len(candidates), f"trying {description.name}{', rescaled' if rescale else ''}")
@@ -157,6 +158,10 @@ def iter_suggest(view: SuggestView, device: str = "auto") -> Generator[Progress,
     for each in found:
         if each.model not in best or _rank(each) > _rank(best[each.model]):
             best[each.model] = each
+    for name, others in copies.items():
+        if name in best:
+            reasons = (*best[name].reasons, f"and its copy {', '.join(others)}")
+            best[name] = replace(best[name], reasons=reasons)
     return Suggestions(tuple(sorted(best.values(), key=_rank, reverse=True)), left_out)
 
 
@@ -167,10 +172,16 @@ def _rank(suggestion: Suggestion) -> tuple[int, float]:
     return (2 if suggestion.score >= POOR_AUC else 0), suggestion.score
 
 
-def _find_candidates(view: SuggestView) -> tuple[list[tuple[Path, ModelDescription, bool]], dict[str, str]]:
-    """Return models with and without rescaling, and why others cannot be used."""
+def _find_candidates(
+    view: SuggestView,
+) -> tuple[list[tuple[Path, ModelDescription, bool]], dict[str, list[str]], dict[str, str]]:
+    """Return models with and without rescaling, the copies of models, by the first's name, and why others cannot be
+    used.
+    """
     channels, depth, *sides = view.pixels.shape
     candidates, left_out = [], {}
+    first: dict[str, str] = {}
+    copies: dict[str, list[str]] = {}
     for name, folder in find_models().items():
         try:
             description = read_description(folder)
@@ -186,12 +197,19 @@ def _find_candidates(view: SuggestView) -> tuple[list[tuple[Path, ModelDescripti
             left_out[name] = "needs a volume, and this is a slice"
         elif min(sides) < LEAST_SIDE:
             left_out[name] = "the image is too small to tell"
+        elif (same := first.setdefault(_result_key(description), name)) != name:
+            copies.setdefault(same, []).append(name)
         else:
             factors = list(_factors(view, description).values())
             candidates.append((folder, description, False))
             if any(factor != 1 for factor in factors) and all(SMALLEST <= factor <= LARGEST for factor in factors):
                 candidates.append((folder, description, True))
-    return candidates, left_out
+    return candidates, copies, left_out
+
+
+def _result_key(description: ModelDescription) -> str:
+    """Return what two models have in common that find the same: their weights, classes and voxel size."""
+    return repr((description.weights_sha256, description.class_names, description.voxel_size, description.unit))
 
 
 def _factors(view: SuggestView, description: ModelDescription) -> dict[str, float]:
@@ -355,7 +373,10 @@ def _describe_scale(view: SuggestView, description: ModelDescription, factors: M
     """Return what the network sees: the image's own voxels, or voxels of another size."""
     trained = trained_voxel_size(description, view.space.unit, "ZYX"[-description.spec.dimensions :])
     if trained is None:
-        return "the voxel size of the image or of the model is not known"
+        unknown = [
+            owner for owner, unit in (("image", view.space.unit), ("model", description.unit)) if unit not in METRES
+        ]
+        return f"the voxel size of the {' and of the '.join(unknown)} is not known"
     if factors:
         size = math.sqrt(trained[1] * trained[2])
         return f"pixels of {size:.3g} {view.space.unit}, as in its training"

@@ -38,6 +38,7 @@ from napari_skipseg.scoring.values import (
     largest_label,
     marked_truth,
     note_empty,
+    note_one_of_many,
 )
 from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 from napari_skipseg.wording import percent
@@ -142,6 +143,7 @@ def _iter_overlap(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Pro
             notes += note_empty(true, pair.truth.name, "" if options.classes else "--class NAME=VALUE ")
         boundary = "membrane" if options.membrane else boundary_of(pair.prediction)
         if options.classes:
+            notes += note_one_of_many(true[counted], pair.truth.name, options.classes.values())
             values = _predicted_labels(pair.prediction, predicted, options.classes)
             masks = {name: (predicted == values[name], true == value) for name, value in options.classes.items()}
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from napari_skipseg.wording import counted
 
 MOST_LABELS = 31
 """Integer images up to this value hold labels; others hold probabilities scaled by their type."""
+MANY_VALUES = 8
+"""Values in a truth from which they may be numbers of objects rather than classes."""
 
 
 def marked_truth(true: NDArray[Any], name: str) -> tuple[NDArray[Any], list[str]]:
@@ -47,6 +49,22 @@ def note_empty(true: NDArray[Any], name: str, classes: str) -> list[str]:
     return [
         f"{counted(len(empty), 'slice')} of '{name}' ({numbers}) {hold} only 0, which counts as background. If nobody "
         f"labelled it, add {classes}--ignore 0."
+    ]
+
+
+def note_one_of_many(true: NDArray[Any], name: str, values: Collection[int]) -> list[str]:
+    """Return a note if the classes with these values are less than half of what is labelled in a truth of many values.
+
+    Such a truth numbers the objects of one class, so that each class would be one object.
+    """
+    if true.dtype.kind not in "ui" or len(values) != 1:
+        return []
+    found, counts = np.unique(true[true != 0], return_counts=True)
+    if len(found) < MANY_VALUES or 2 * counts[np.isin(found, list(values))].sum() >= counts.sum():
+        return []
+    return [
+        f"The truth '{name}' has {len(found)} values besides 0, and the class is only one of them: if they number the "
+        "objects of one class, leave out --class, and all of them count."
     ]
 
 

@@ -14,7 +14,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.units import METRES
 from napari_skipseg.inference.options import SegmentOptions, threshold_fields
-from napari_skipseg.inference.scale import lengths_seen_by_network, network_scale, trained_voxel_size
+from napari_skipseg.inference.scale import is_far_off, lengths_seen_by_network, network_scale, trained_voxel_size
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.widgets.forms.fields import Missing
 from napari_skipseg.widgets.layers.axes import check_layer_axes, is_rgb
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels
 
 SMALLEST_TILE = 32
-FAR_OFF = 1.5
-"""Ratio of voxel sizes at which an image differs too much from what a model was trained on."""
 
 
 @dataclass(frozen=True)
@@ -304,7 +302,7 @@ def find_warning(choices: SegmentFormValues) -> str:
         sizes = _in_words(model.voxel_size, model.unit, choices.seen)
         missing = ": choose the unit beside the numbers" if set(choices.voxel_size) != {1.0} else ""
         return f"The voxel size is not known; {model.name} was trained at {sizes}{missing}."
-    if choices.rescale or all(1 / FAR_OFF < factor < FAR_OFF for factor in _scale(choices).values()):
+    if choices.rescale or not is_far_off(_scale(choices)):
         return ""
     kind = "pixels" if choices.spanned == "YX" else "voxels"
     return f"{model.name} was not trained on such {kind}: rescale, or check the result carefully."
