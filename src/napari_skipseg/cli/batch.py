@@ -45,7 +45,7 @@ def batch(
         objects = _OBJECTS.given(flags)
         if objects and "method" not in objects:
             raise InputError("Choose how objects are found: --objects components, watershed or cells.")
-        if flags["planes"] in get_args(ObjectPlanes):
+        if flags.get("planes") in get_args(ObjectPlanes):
             raise InputError(
                 f"--planes {flags['planes']} is an option of objects: write --object-planes {flags['planes']} here."
             )
