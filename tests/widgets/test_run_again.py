@@ -176,7 +176,21 @@ def test_objects_that_a_recipe_asks_for_are_found_again_too(opened, qtbot, asked
     tab = panel.objects_tab
     for number, (options, depth) in enumerate(
         (
-            (ObjectOptions("cells", "membrane", 0.333, "probability", 7.5, 0.2, 5, 900, True, "remove"), "uint8"),
+            (
+                ObjectOptions(
+                    "cells",
+                    "membrane",
+                    threshold=0.333,
+                    seeds="probability",
+                    seed_distance=7.5,
+                    merge=0.2,
+                    smallest=5,
+                    largest=900,
+                    fill_holes=True,
+                    border="remove",
+                ),
+                "uint8",
+            ),
             (ObjectOptions("components", threshold=0.7, largest=3), "float32"),
         )
     ):
