@@ -413,6 +413,7 @@ def test_models_are_listed_and_described(run: Run, library: Path) -> None:
     described = json.loads(run("models", "show", "tiny", "--json").out)
     assert described["weights_sha256"] == read_description(library / "tiny").weights_sha256
     card = run("models", "show", "tiny").out
+    assert run("models", "tiny").out == card
     assert "2D unet, skip sat" in card
     assert "1 = membrane" in card
     fails(run("models", "show", "tinny"), "no model called 'tinny'", "Known models")

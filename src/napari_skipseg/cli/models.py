@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from napari_skipseg.cli.options import AsJson, flag
 from napari_skipseg.errors import ModelError
@@ -17,7 +18,20 @@ from napari_skipseg.wording import in_bytes
 if TYPE_CHECKING:
     from napari_skipseg.models.library import LibraryModel
 
-app = typer.Typer(help="List, show, export, import, rename, duplicate and delete models.", rich_markup_mode=None)
+
+class ModelsGroup(TyperGroup):
+    """The commands about models; `models NAME` is `models show NAME`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the arguments name."""
+        if self.get_command(ctx, args[0]) is None and (args[0] in find_models() or Path(args[0]).is_dir()):
+            args = ["show", *args]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=ModelsGroup, help="List, show, export, import, rename, duplicate and delete models.", rich_markup_mode=None
+)
 
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="A model of the list, or the path of a model folder.")]
 NewName = Annotated[str, typer.Argument(metavar="NEW_NAME", help="The name that it gets.")]
