@@ -105,11 +105,11 @@ def library(panel: QWidget, folder: Path) -> QWidget:
                 weights.mul_(1.001)
         parent = write_model(folder / name, described, start.network, sample_to_bytes(patches)).description
     panel.show_library()
-    wait(lambda: any(model.name == "cerebellum-2" for model in panel.library.models))
-    panel.library.choose("cerebellum-2")
-    wait(panel.library.pictures.isVisible)
+    wait(lambda: any(model.name == "cerebellum-2" for model in panel.model_library.models))
+    panel.model_library.choose("cerebellum-2")
+    wait(panel.model_library.pictures.isVisible)
     wait_for(lambda: False, 0.5)  # the patches take their place after the line above them
-    return panel.library
+    return panel.model_library
 
 
 def inspect(viewer: napari.Viewer, panel: QWidget) -> None:

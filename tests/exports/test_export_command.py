@@ -1,6 +1,7 @@
 """`napari-skipseg export`: what it writes is opened again by the programs' own libraries, and nothing is half there."""
 
 import errno
+import importlib
 import json
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from labels_to_export import SPACE, shapes
 
 import napari_skipseg as skipseg
 from napari_skipseg.csv_files import ENCODING
-from napari_skipseg.exports import labels as labels_module
 from napari_skipseg.exports import to_folder
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
@@ -194,7 +194,7 @@ def test_a_missing_package_is_named_with_the_line_to_install_it(run, labels_file
     def missing(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(labels_module.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     for flags, extra in (
         (("--meshes", "ply"), "meshes"),
         (("--skeletons",), "skeletons"),

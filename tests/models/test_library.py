@@ -14,10 +14,10 @@ from tiny_models import write_tiny
 
 from napari_skipseg.errors import ModelError
 from napari_skipseg.locks import FolderLock
-from napari_skipseg.models import library as library_module
+from napari_skipseg.models import model_library as library_module
 from napari_skipseg.models.description import Card, TrainingRecord
 from napari_skipseg.models.folder import STARTED_FROM_FILE, read_description
-from napari_skipseg.models.library import (
+from napari_skipseg.models.model_library import (
     LibraryModel,
     NoBinError,
     delete_model,

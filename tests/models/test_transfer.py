@@ -21,8 +21,8 @@ from napari_skipseg.errors import ModelError
 from napari_skipseg.models.catalog import BUILT_IN, find_models
 from napari_skipseg.models.description import Card, ModelScores
 from napari_skipseg.models.folder import read_description, write_scores
-from napari_skipseg.models.library import list_library, rename_model
 from napari_skipseg.models.model import read_model
+from napari_skipseg.models.model_library import list_library, rename_model
 from napari_skipseg.models.transfer import MODEL_ENDING, iter_duplicate, iter_export, iter_import
 from napari_skipseg.progress import run_to_end
 

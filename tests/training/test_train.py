@@ -23,8 +23,8 @@ from napari_skipseg.inference.guards import sign_stack
 from napari_skipseg.inference.memory import TileChoice
 from napari_skipseg.models.description import Card, ClassLabel
 from napari_skipseg.models.folder import is_scored, read_description
-from napari_skipseg.models.library import find_training_of
 from napari_skipseg.models.model import read_model
+from napari_skipseg.models.model_library import find_training_of
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.scores.overlap import score_overlap

@@ -19,9 +19,9 @@ from napari_skipseg.jobs.messages import CopyModel
 from napari_skipseg.jobs.operations import iter_perform
 from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.folder import read_description
-from napari_skipseg.models.library import LibraryModel
+from napari_skipseg.models.model_library import LibraryModel
 from napari_skipseg.training.finetune.rehearsal import RehearsalSamples, sample_to_bytes
-from napari_skipseg.widgets.library.compare import (
+from napari_skipseg.widgets.model_library.compare import (
     CLASSES,
     FIRST,
     SECOND,
@@ -29,8 +29,8 @@ from napari_skipseg.widgets.library.compare import (
     describe_comparison,
     differing,
 )
-from napari_skipseg.widgets.library.samples import sample_pictures
-from napari_skipseg.widgets.library.window import details_html
+from napari_skipseg.widgets.model_library.samples import sample_pictures
+from napari_skipseg.widgets.model_library.window import details_html
 from napari_skipseg.widgets.segment.preview import PreviewView
 
 
@@ -52,7 +52,7 @@ def test_a_model_is_renamed_copied_shared_compared_and_deleted(
     engine.answers[CopyModel] = lambda request: iter_perform(request, Path(), WarmModels())
     viewer, panel = open_panel()
     viewer.add_image(np.full((3, 64, 64), 200, np.uint8), name="em", scale=(50, 4, 4), units=("nm", "nm", "nm"))
-    window, form = panel.library, panel.segment_tab.form
+    window, form = panel.model_library, panel.segment_tab.form
 
     def rows() -> dict[str, str]:
         return {item.text(0): item.text(2) for item in window.items() if not item.isHidden()}
@@ -63,7 +63,7 @@ def test_a_model_is_renamed_copied_shared_compared_and_deleted(
         qtbot.mouseClick(window.buttons[name], Qt.MouseButton.LeftButton)
         qtbot.waitUntil(lambda: not window.is_running)
 
-    qtbot.mouseClick(form.library, Qt.MouseButton.LeftButton)
+    qtbot.mouseClick(form.library_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: set(rows()) == {"bad", "tiny-2d", "tiny-3d"})
     assert rows() == {"bad": "damaged", "tiny-2d": "MIT", "tiny-3d": "MIT"}
     window.choose("bad")

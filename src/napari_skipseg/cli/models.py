@@ -16,7 +16,7 @@ from napari_skipseg.terminal import confirm, echo_json, print_line, report_rows,
 from napari_skipseg.wording import in_bytes
 
 if TYPE_CHECKING:
-    from napari_skipseg.models.library import LibraryModel
+    from napari_skipseg.models.model_library import LibraryModel
 
 
 class ModelsGroup(TyperGroup):
@@ -47,7 +47,7 @@ def list_models_by_default(context: typer.Context) -> None:
 @app.command("list")
 def list_models(as_json: AsJson = False) -> None:
     """List all models, each below the one that it was trained from. Damaged ones say what is wrong."""
-    from napari_skipseg.models.library import list_library
+    from napari_skipseg.models.model_library import list_library
 
     found = list_library()
     report_rows([_row(each) if as_json else _short_row(each) for each in found], as_json)
@@ -173,7 +173,7 @@ def import_model(
 @app.command("rename")
 def rename_model_command(name: ModelName, new_name: NewName) -> None:
     """Give a model of your own a new name; models that were trained from it still know it."""
-    from napari_skipseg.models.library import rename_model
+    from napari_skipseg.models.model_library import rename_model
 
     print_line(rename_model(_own(name), new_name))
 
@@ -195,7 +195,7 @@ def delete_model_command(
     ] = False,
 ) -> None:
     """Move a model of your own to the bin. Built-in models cannot be deleted."""
-    from napari_skipseg.models.library import NoBinError, check_own, delete_model, put_into_deleted
+    from napari_skipseg.models.model_library import NoBinError, check_own, delete_model, put_into_deleted
 
     folder = _own(name)
     check_own(folder, "deleted")

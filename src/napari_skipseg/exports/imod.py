@@ -13,7 +13,8 @@ from scipy import ndimage
 from skimage.measure import find_contours
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.exports.labels import ObjectCounts, ObjectLabels, import_extra
+from napari_skipseg.exports.labels import ObjectCounts, ObjectLabels
+from napari_skipseg.extras import import_extra
 from napari_skipseg.images.units import convert_length
 from napari_skipseg.progress import Progress
 

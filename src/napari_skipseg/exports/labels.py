@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -240,17 +239,3 @@ def check_number_of_files(count: int) -> None:
             f"{count:,} objects would get a file each, more than {MOST_WITH_FILES:,}: choose some with --objects, or "
             "leave small ones out with --least-voxels."
         )
-
-
-def import_extra(module: str, extra: str, what: str) -> Any:
-    """Return the module of an optional package.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(
-            f"{what} need the package {module}: install it with pip install 'napari-skipseg[{extra}]'."
-        ) from error

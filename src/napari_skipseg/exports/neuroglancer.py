@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.exports.labels import ObjectCounts, ObjectLabels, import_extra
+from napari_skipseg.exports.labels import ObjectCounts, ObjectLabels
 from napari_skipseg.exports.surfaces import ObjectMesh
+from napari_skipseg.extras import import_extra
 from napari_skipseg.images.space import Space
 from napari_skipseg.progress import Progress
 

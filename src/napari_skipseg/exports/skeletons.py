@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.exports.labels import ObjectCounts, ObjectLabels, Triple, import_extra
+from napari_skipseg.exports.labels import ObjectCounts, ObjectLabels, Triple
 from napari_skipseg.exports.options import ExportOptions
+from napari_skipseg.extras import import_extra
 from napari_skipseg.images.space import Space
 from napari_skipseg.objects.table import ObjectTable
 from napari_skipseg.progress import Progress

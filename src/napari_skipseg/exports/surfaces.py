@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.exports.labels import BLOCK, ObjectLabels, Triple, import_extra
+from napari_skipseg.exports.labels import BLOCK, ObjectLabels, Triple
 from napari_skipseg.exports.options import ExportOptions, MeshFormat
+from napari_skipseg.extras import import_extra
 from napari_skipseg.images.space import Space
 from napari_skipseg.progress import Progress
 

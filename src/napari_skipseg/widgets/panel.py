@@ -26,7 +26,7 @@ from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
 from napari_skipseg.widgets.forms.progress_bar import ProgressLine
 from napari_skipseg.widgets.forms.worker import PacedSignal
 from napari_skipseg.widgets.inspect.tab import InspectTab
-from napari_skipseg.widgets.library.window import LibraryWindow
+from napari_skipseg.widgets.model_library.window import LibraryWindow
 from napari_skipseg.widgets.objects.tab import ObjectsTab
 from napari_skipseg.widgets.proofread.tab import ProofreadTab
 from napari_skipseg.widgets.remembered import RememberedChoices
@@ -58,7 +58,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.proofread_tab = ProofreadTab(viewer, queue, self.objects_tab.on_show)
         self.batch_tab = BatchTab(viewer, engine, queue, segment.read, self.objects_tab.form.read_for)
         self.inspect_tab = InspectTab(viewer, engine, queue, segment)
-        self.library = LibraryWindow(self, viewer, engine, queue, self.segment_tab.form.read)
+        self.model_library = LibraryWindow(self, viewer, engine, queue, self.segment_tab.form.read)
         self._connect_tabs()
         self._connect_library()
         self.segment_tab.form.may_follow = self._may_follow_selection
@@ -154,8 +154,8 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
 
     def _connect_library(self) -> None:
         """Let the boxes of all tabs follow the library, and the library what was trained."""
-        library, form = self.library, self.segment_tab.form
-        form.library.clicked.connect(self.show_library)
+        library, form = self.model_library, self.segment_tab.form
+        form.library_button.clicked.connect(self.show_library)
         library.model_wanted.connect(self._segment_with)
         for update in (form.update_models, self.finetune_tab.form.update_models, self.inspect_tab.update_models):
             library.models_changed.connect(update)
@@ -163,9 +163,9 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
 
     def show_library(self) -> None:
         """Open the window of all models, or bring it to the front."""
-        self.library.show()
-        self.library.raise_()
-        self.library.activateWindow()
+        self.model_library.show()
+        self.model_library.raise_()
+        self.model_library.activateWindow()
 
     def _segment_with(self, name: str) -> None:
         self.segment_tab.form.choose_model(name)

@@ -1,22 +1,11 @@
-"""The packages of the extra `bioimageio`, imported when they are needed."""
+"""The packages of the extra `bioimageio`."""
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from functools import partial
 
 from napari_skipseg.errors import ModelError
+from napari_skipseg.extras import import_extra
 
-
-def needed(package: str) -> Any:
-    """Return a package of the extra `bioimageio`.
-
-    Raises:
-        ModelError: it is not installed.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ModelError(
-            f"This needs the package {package}: install it with pip install 'napari-skipseg[bioimageio]'."
-        ) from error
+needed = partial(import_extra, extra="bioimageio", what="Models of other programs", error=ModelError)
+"""Returns a module of the extra by its name, or raises a ModelError that says how to install it."""

@@ -148,8 +148,10 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.rescale.setAccessibleName("Rescale to the model's voxel size while segmenting")
         self.card = QPushButton("Card")
         self.card.setToolTip("What this model is, what it was trained on, and how well it does")
-        self.library = QPushButton("Library…")
-        self.library.setToolTip("All models: import, export, rename, duplicate, delete, and compare two on the image")
+        self.library_button = QPushButton("Library…")
+        self.library_button.setToolTip(
+            "All models: import, export, rename, duplicate, delete, and compare two on the image"
+        )
         self.suggest, self.suggestions = QPushButton("Suggest"), SuggestionList()
         self.suggest.setToolTip(SUGGEST_HINT)
         self.device_note = WrappedLine()
@@ -175,7 +177,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         form.addRow("Voxel size", self.voxel_size)
         form.addRow("Model", self.model)
         # on a line of their own: beside the box they leave no room for the name and its licence
-        form.addRow("", _side_by_side(self.suggest, self.card, self.library))
+        form.addRow("", _side_by_side(self.suggest, self.card, self.library_button))
         form.addRow(self.suggestions)
         form.addRow(self.difference)
         form.addRow(self.rescale)

@@ -35,7 +35,7 @@ from napari_skipseg.errors import SkipsegError
 from napari_skipseg.foreign_text import without_bidi_marks
 from napari_skipseg.jobs.messages import CopyModel
 from napari_skipseg.models.catalog import free_name, user_folder
-from napari_skipseg.models.library import (
+from napari_skipseg.models.model_library import (
     LibraryModel,
     NoBinError,
     delete_model,
@@ -50,8 +50,8 @@ from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR, PlainLabel, RichLabel, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
-from napari_skipseg.widgets.library.compare import Compared, describe_comparison, iter_compare, show_comparison
-from napari_skipseg.widgets.library.samples import sample_pictures
+from napari_skipseg.widgets.model_library.compare import Compared, describe_comparison, iter_compare, show_comparison
+from napari_skipseg.widgets.model_library.samples import sample_pictures
 from napari_skipseg.widgets.segment.checks import SegmentFormValues
 from napari_skipseg.widgets.segment.model_card import card_html
 from napari_skipseg.wording import in_bytes
