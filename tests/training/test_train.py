@@ -25,6 +25,7 @@ from napari_skipseg.models.description import Card, ClassLabel
 from napari_skipseg.models.folder import is_scored, read_description
 from napari_skipseg.models.model import read_model
 from napari_skipseg.models.model_library import find_training_of
+from napari_skipseg.networks.network import class_probability
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.scores.overlap import score_overlap
@@ -130,6 +131,21 @@ def test_training_on_from_a_model_starts_with_its_weights_and_names_it(trained, 
         read_model(trained).network.named_parameters(), tuned.network.parameters(), strict=True
     ):
         assert torch.allclose(first, second, atol=1e-3), name
+
+
+def test_training_on_from_a_model_of_other_classes_keeps_what_both_know(trained, files):
+    classes = (*read_description(trained).classes, ClassLabel("other", 255))
+    settings = settings_of(files, "both", start_from=str(trained))
+    both = first_weights(replace(settings, classes=classes, spec=replace(SPEC, out_channels=3)))
+    before = read_model(trained).network
+    for name, weights in before.named_parameters():
+        if not name.startswith(before.head):
+            assert torch.equal(weights, dict(both.named_parameters())[name]), name
+    image = torch.rand(1, 1, 32, 32)
+    with torch.no_grad():
+        one, two = (class_probability(network.eval()(image).logits) for network in (before, both))
+    assert torch.allclose(one[:, 0], two[:, 0], atol=0.02)
+    assert two[:, 1].max() <= 0.02
 
 
 def test_training_on_from_another_network_is_refused(trained, files, tmp_path):

@@ -8,7 +8,7 @@ import math
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise, product
+from itertools import pairwise, product, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,18 @@ from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.margin import iter_measure_margin
 from napari_skipseg.locks import FolderLock
 from napari_skipseg.models.catalog import check_free, describe_model, locate_model
-from napari_skipseg.models.description import Card, ModelDescription, ModelScores, TrainingRecord, check_trainable
+from napari_skipseg.models.description import (
+    Card,
+    ClassLabel,
+    ModelDescription,
+    ModelScores,
+    TrainingRecord,
+    check_trainable,
+)
 from napari_skipseg.models.folder import STARTED_FROM_FILE, TRAINING, is_scored, read_description, write_scores
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.build import build
+from napari_skipseg.networks.head import grow_classes
 from napari_skipseg.networks.network import Network, class_probability
 from napari_skipseg.networks.pixel_head import TaughtNetwork
 from napari_skipseg.progress import ImageFindings, Progress
@@ -200,6 +208,9 @@ def checkpoint_folder(folder: Path, processes: Processes, started_from: Path | N
 def first_weights(settings: TrainSettings) -> Network:
     """Return the network of `settings`, newly initialised or with the weights of the model it starts from.
 
+    A model with other classes gives all layers but the last. Of the last layer it gives the first classes of `settings`
+    that it has too, up to the first that it has not.
+
     Raises:
         ModelError: there is no such model.
         SpecError: it has a different network.
@@ -211,12 +222,18 @@ def first_weights(settings: TrainSettings) -> Network:
         return network
     parent = read_model(locate_model(settings.start_from))
     check_trainable(parent.description)
-    if parent.description.spec != settings.spec:
+    network = parent.network.body if isinstance(parent.network, TaughtNetwork) else parent.network
+    if replace(network.spec, out_channels=settings.spec.out_channels) != settings.spec:
         raise SpecError(
             f"Model '{settings.start_from}' has a different network than the settings; start from a model with the "
             "same one, or leave start_from out."
         )
-    return parent.network.body if isinstance(parent.network, TaughtNetwork) else parent.network
+    wanted = [entry.name for entry in settings.classes]
+    had = [entry.name for entry in parent.description.classes]
+    if wanted == had:
+        return network
+    kept = [had.index(name) for name in takewhile(had.__contains__, wanted)]
+    return grow_classes(network, kept, channels=settings.spec.out_channels)
 
 
 def describe_training(
@@ -236,7 +253,7 @@ def describe_training(
         voxel_size=data.stack.space.voxel_size,
         unit=data.stack.space.unit,
         padding=settings.padding,
-        card=_card_of(settings.card, parent, bool(data.validation)),
+        card=_card_of(settings.card, settings.classes, parent, bool(data.validation)),
         training=TrainingRecord(
             settings=settings_to_dict(settings),
             curves={name: thin_curve(curve) for name, curve in state.curves.items()},
@@ -251,16 +268,16 @@ def describe_training(
     )
 
 
-def _card_of(card: Card, parent: ModelDescription | None, is_scored: bool) -> Card:
+def _card_of(card: Card, classes: tuple[ClassLabel, ...], parent: ModelDescription | None, is_scored: bool) -> Card:
     """Return the card of a model that started from `parent`, with the parent's terms if the card states none.
 
-    is_scored: whether the model gets scores of its own.
+    is_scored: whether the model gets scores of its own; without them it states its parent's, if the classes are alike.
     """
     if parent is None:
         return card
     if not (card.terms or card.license):
         card = replace(card, terms=parent.card.terms, license=parent.card.license)
-    return card if is_scored else inherit_scores(card, parent)
+    return card if is_scored or parent.classes != classes else inherit_scores(card, parent)
 
 
 def inherit_scores(card: Card, parent: ModelDescription) -> Card:
