@@ -38,6 +38,7 @@ MOVED = {
     "studies.md": "how-to/papers.md",
 }
 """Where a link from CHANGELOG.md or from a page of `docs` to a page of earlier versions leads now."""
+CURVE_COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2")
 LOG = logging.getLogger("mkdocs.plugins.docs_site")
 
 
@@ -172,7 +173,16 @@ def models_page() -> str:
         "A model that was fine-tuned keeps the licence of the model that it started from.",
     ]
     for name, model in models.items():
-        lines += ["", f"## {name}", "", model.card.summary, "", *card_table(model)]
+        lines += ["", f"## {name}", "", model.card.summary, "", *card_table(model), ""]
+        lines += [
+            f"![What {name} finds in a synthetic sample: as it is, out of focus and noisy, and inverted. Green: right; "
+            f"red: wrong; blue: missed](images/models/{name}.jpg)",
+            "",
+            "The same synthetic slice as it is, with a poor microscope, and inverted. Green is found and right, red is "
+            "wrong, blue is missed. (The sample is for looking; the scores above are from real images.)",
+            "",
+            curves_picture(model),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -180,6 +190,26 @@ def card_table(model: ModelDescription) -> list[str]:
     """Return the facts of a card as a table."""
     rows = [f"| {heading} | {cell(text)} |" for heading, text in card_facts(model).items()]
     return ["| | |", "|---|---|", *rows]
+
+
+def curves_picture(model: ModelDescription) -> str:
+    """Return the curves of the last training stage as SVG with a caption: each one over the steps, in its own range."""
+    curves = model.training.curves
+    last = max((points[-1][0] for points in curves.values()), default=0)
+    if not last:
+        return ""
+    drawn, legend = [], []
+    for (name, points), colour in zip(curves.items(), CURVE_COLOURS, strict=False):
+        values = [value for _, value in points]
+        low, high = min(values), max(values)
+        spread = (high - low) or 1.0
+        places = " ".join(f"{600 * step / last:.0f},{140 - 130 * (value - low) / spread:.0f}" for step, value in points)
+        drawn.append(f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        legend.append(f'<span style="color:{colour}">{name}, {low:.3f} to {high:.3f}</span>')
+    return (
+        f'<svg viewBox="0 0 600 150" role="img" aria-label="Training curves">{"".join(drawn)}</svg>'
+        f"<p>Last stage of the training, {last} steps: {'; '.join(legend)}.</p>"
+    )
 
 
 def unwrapped(text: str) -> str:

@@ -31,6 +31,7 @@ def test_a_built_in_model_is_complete(name):
     card = description.card
     assert description.name == name
     assert all((card.summary, card.data, card.terms, card.license, card.commands, card.scores, card.scores_on))
+    assert card.not_tried_on
     assert any("napari-skipseg train" in command for command in card.commands)
     assert all(0.5 < score <= 1 for score in card.scores.values())
     assert description.unit != ""
@@ -40,6 +41,13 @@ def test_a_built_in_model_is_complete(name):
     trained = description.training.settings["classes"]
     assert [each["name"] for each in trained] == [each.name for each in description.classes]
     assert card.terms in card_as_text(description).replace("\n              ", "\n")
+
+
+def test_the_page_of_the_models_shows_each_model_at_work():
+    pictures = Path(__file__).parents[2] / "docs" / "images" / "models"
+    if not pictures.parent.exists():
+        pytest.skip("the tests of an installed package have no docs")
+    assert sorted(file.stem for file in pictures.iterdir()) == sorted(MEBIBYTES)
 
 
 @pytest.mark.parametrize("name", MEBIBYTES)

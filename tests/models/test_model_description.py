@@ -31,6 +31,8 @@ FULL = ModelDescription(
         {"V_rand": 0.97912},
         "slices 20-24",
         "CC-BY-NC-4.0",
+        (4.0, 10.0),
+        "other animals",
     ),
     training=TrainingRecord({}, {"training loss": ((10, 1.5), (500, -0.25))}, {}, "em-membrane"),
 )
@@ -44,8 +46,8 @@ def test_a_description_survives_json(description):
 def test_the_card_says_what_a_user_must_know():
     lines = card_as_text(FULL).splitlines()
     assert [line.split("  ")[0] for line in lines if not line.startswith(" ")] == [
-        "Model", "Summary", "Network", "Classes", "Thresholds", "Input", "Voxel size", "Trained on", "Licence", "Terms",
-        "Scores", "Scores on", "Commands", "Started from", "Margin", "SHA-256", "Curves",
+        "Model", "Summary", "Network", "Classes", "Thresholds", "Input", "Voxel size", "Pixel sizes tried", "Trained on",
+        "Licence", "Terms", "Scores", "Scores on", "Not tried on", "Commands", "Started from", "Margin", "SHA-256", "Curves",
     ]  # fmt: skip
     text = "\n".join(lines)
     assert "3D unet, skip st" in text
@@ -53,6 +55,7 @@ def test_the_card_says_what_a_user_must_know():
     assert "CC-BY-NC-4.0 (non-commercial)" in text
     assert "8 × 4.5 × 4.5 nm (z, y, x)" in text
     assert "V_rand 0.9791" in text
+    assert "4 to 10 nm" in text
     assert "training loss 1.500 → -0.250 (step 500)" in text
 
 

@@ -46,6 +46,8 @@ class Card:
     """What a user must know before trusting a model.
 
     terms: under which the weights may be used, in words. license: the same as an SPDX expression; "" if none is stated.
+    pixel_sizes: the smallest and largest pixel, in the model's unit, of the images that its scores are from; images far
+    from the model's own size were rescaled. not_tried_on: what nobody has looked at yet, in words.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -57,6 +59,8 @@ class Card:
     scores: dict[str, float] = field(default_factory=dict)
     scores_on: str = ""
     license: str = ""
+    pixel_sizes: tuple[float, float] | None = None
+    not_tried_on: str = ""
 
 
 @dataclass(frozen=True)
@@ -273,17 +277,25 @@ def card_facts(description: ModelDescription) -> dict[str, str]:
         "Thresholds": ", ".join(f"{name} {value:.2f}" for name, value in description.class_thresholds.items()),
         "Input": f"{channels}; {_grey_values(description)}",
         "Voxel size": f"{sizes} {description.unit} ({', '.join('zyx'[-spec.dimensions :])})",
+        "Pixel sizes tried": _sizes_tried(card, description.unit),
         "Trained on": card.data,
         "Licence": f"{card.license or 'none stated'} ({mark})" if mark else card.license,
         "Terms": card.terms,
         "Scores": ", ".join(f"{name} {value:.4f}" for name, value in card.scores.items()),
         "Scores on": card.scores_on,
+        "Not tried on": card.not_tried_on,
         "Commands": "\n".join(card.commands),
         "Started from": f"{training.parent or ''}{parent_weights}",
         "Margin": f"{description.margin} pixels",
         "SHA-256": description.weights_sha256,
     }
     return {heading: text for heading, text in facts.items() if text}
+
+
+def _sizes_tried(card: Card, unit: str) -> str:
+    if card.pixel_sizes is None:
+        return ""
+    return f"{' to '.join(f'{size:g}' for size in sorted(set(card.pixel_sizes)))} {unit}"
 
 
 def _network_title(spec: NetworkSpec) -> str:
