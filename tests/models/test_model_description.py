@@ -46,8 +46,9 @@ def test_a_description_survives_json(description):
 def test_the_card_says_what_a_user_must_know():
     lines = card_as_text(FULL).splitlines()
     assert [line.split("  ")[0] for line in lines if not line.startswith(" ")] == [
-        "Model", "Summary", "Network", "Classes", "Thresholds", "Input", "Voxel size", "Pixel sizes tried", "Trained on",
-        "Licence", "Terms", "Scores", "Scores on", "Not tried on", "Commands", "Started from", "Margin", "SHA-256", "Curves",
+        "Model", "Summary", "Network", "Classes", "Thresholds", "Input", "Voxel size", "Tried at",
+        "Trained on", "Licence", "Terms", "Scores", "Scores on", "Not tried on", "Commands", "Started from", "Margin",
+        "SHA-256", "Curves",
     ]  # fmt: skip
     text = "\n".join(lines)
     assert "3D unet, skip st" in text

@@ -277,7 +277,7 @@ def card_facts(description: ModelDescription) -> dict[str, str]:
         "Thresholds": ", ".join(f"{name} {value:.2f}" for name, value in description.class_thresholds.items()),
         "Input": f"{channels}; {_grey_values(description)}",
         "Voxel size": f"{sizes} {description.unit} ({', '.join('zyx'[-spec.dimensions :])})",
-        "Pixel sizes tried": _sizes_tried(card, description.unit),
+        "Tried at": _sizes_tried(card, description.unit),
         "Trained on": card.data,
         "Licence": f"{card.license or 'none stated'} ({mark})" if mark else card.license,
         "Terms": card.terms,
