@@ -17,10 +17,16 @@ from napari_skipseg.networks.build import count_parameters
 from napari_skipseg.networks.specs import ResidualFCNSpec, UNetSpec
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 
-MEBIBYTES = {"em-membrane": 16, "em-membrane-residual": 25, "em-boundary-3d": 8, "em-mitochondria": 10}
+MEBIBYTES = {
+    "em-membrane": 16,
+    "em-membrane-residual": 25,
+    "em-boundary-3d": 8,
+    "em-mitochondria": 10,
+    "em-membrane-mitochondria": 10,
+}
 
 
-def test_four_models_ship_with_the_package():
+def test_five_models_ship_with_the_package():
     assert sorted(folder.parent.name for folder in BUILT_IN.glob("*/model.json")) == sorted(MEBIBYTES)
     assert next(iter(find_models())) == DEFAULT_MODEL == "em-membrane"
 

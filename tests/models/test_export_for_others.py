@@ -46,7 +46,7 @@ from napari_skipseg.progress import run_to_end
 pytest.importorskip("onnxruntime")
 pytest.importorskip("bioimageio.spec")
 
-BUILT_IN = ("em-membrane", "em-membrane-residual", "em-boundary-3d", "em-mitochondria")
+BUILT_IN = ("em-membrane", "em-membrane-residual", "em-boundary-3d", "em-mitochondria", "em-membrane-mitochondria")
 SMALL = UNetSpec(widths=(4, 8))
 NETWORKS: dict[str, tuple[NetworkSpec, PixelHeadSpec | None]] = {
     "two classes, two channels": (UNetSpec(widths=(4, 8), in_channels=2, out_channels=3), None),
@@ -204,7 +204,8 @@ def test_bioimageio_passes_a_package_and_computes_our_probabilities(exported: tu
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["em-membrane", "em-membrane-residual", "em-boundary-3d", "em-mitochondria", *NETWORKS]
+    "name",
+    ["em-membrane", "em-membrane-residual", "em-boundary-3d", "em-mitochondria", "em-membrane-mitochondria", *NETWORKS],
 )
 def test_bioimageio_passes_all_kinds_of_models_and_computes_our_probabilities(name: str, tmp_path: Path) -> None:
     from napari_skipseg.models.model import write_model
