@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import tifffile
+from chosen_cases import pairs_first
 from scipy import ndimage
 
 from napari_skipseg.images.slice_checks.checks import SliceFault, iter_slice_faults
@@ -88,8 +89,11 @@ def test_an_undisturbed_stack_has_no_faults(stack):
     assert found(stack) == ()
 
 
-@pytest.mark.parametrize("number", [0, 5, 11])
-@pytest.mark.parametrize("value", ["lowest", "mean", "highest", "dark noise"])
+@pytest.mark.parametrize(
+    ("stack", "value", "number"),
+    pairs_first(STACKS, ["lowest", "mean", "highest", "dark noise"], [0, 5, 11]),
+    indirect=["stack"],
+)
 def test_an_empty_slice_is_named_wherever_it_is(stack, value, number):
     new = {
         "lowest": np.full(stack.shape[1:], stack.min(), float),
@@ -100,16 +104,20 @@ def test_an_empty_slice_is_named_wherever_it_is(stack, value, number):
     assert kinds(with_slice(stack, number, new)) == [("empty", number)]
 
 
-@pytest.mark.parametrize("number", [1, 6, 11])
-@pytest.mark.parametrize("change", ["exact", "noise", "gain"])
+@pytest.mark.parametrize(
+    ("stack", "change", "number"), pairs_first(STACKS, ["exact", "noise", "gain"], [1, 6, 11]), indirect=["stack"]
+)
 def test_a_slice_that_is_the_one_before_is_named(stack, change, number):
     before = stack[number - 1].astype(float)
     new = {"exact": before, "noise": before + noise(stack, 0.03), "gain": before * 1.1}[change]
     assert kinds(with_slice(stack, number, new)) == [("doubled", number)]
 
 
-@pytest.mark.parametrize("way", [(36, 0), (0, -40), (32, 24)])
-@pytest.mark.parametrize("fill", ["wrapped", "black"])
+@pytest.mark.parametrize(
+    ("stack", "way", "fill"),
+    pairs_first(STACKS, [(36, 0), (0, -40), (32, 24)], ["wrapped", "black"]),
+    indirect=["stack"],
+)
 def test_a_shifted_slice_is_named_with_how_far(stack, way, fill):
     new = np.roll(stack[6], way, (0, 1)) if fill == "wrapped" else ndimage.shift(stack[6] * 1.0, way, order=0)
     (fault,) = found(with_slice(stack, 6, new))
@@ -146,9 +154,11 @@ def test_a_stack_that_drifts_steadily_has_no_faults():
     assert found(values) == ()
 
 
-@pytest.mark.parametrize("number", [0, 5, 11])
-@pytest.mark.parametrize("factor", [0.1, 0.2])
-@pytest.mark.parametrize("around", ["mean", "zero"])
+@pytest.mark.parametrize(
+    ("stack", "number", "factor", "around"),
+    pairs_first(STACKS, [0, 5, 11], [0.1, 0.2], ["mean", "zero"]),
+    indirect=["stack"],
+)
 def test_a_slice_of_little_contrast_is_named_with_how_little(stack, number, factor, around):
     middle = stack.mean() if around == "mean" else 0.0
     (fault,) = found(with_slice(stack, number, (stack[number] - middle) * factor + middle))

@@ -8,6 +8,7 @@ from typing import Any
 import dask.array
 import numpy as np
 import pytest
+from chosen_cases import pairs_first
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images import npy
@@ -33,17 +34,17 @@ class Counting(LazyArray):
         return part
 
 
+SHAPES = {"YX": (9, 7), "YXC": (9, 7, 3), "ZYX": (4, 9, 7), "TCZYX": (2, 3, 4, 9, 7), "YXT": (9, 7, 5)}
+
+
 @pytest.mark.parametrize(
-    ("shape", "axes"),
-    [((9, 7), "YX"), ((9, 7, 3), "YXC"), ((4, 9, 7), "ZYX"), ((2, 3, 4, 9, 7), "TCZYX"), ((9, 7, 5), "YXT")],
+    ("axes", "dtype", "largest"), pairs_first(SHAPES, ["uint8", ">u2", "float32", "bool"], [2**28, 50, 1])
 )
-@pytest.mark.parametrize("dtype", ["uint8", ">u2", "float32", "bool"])
-@pytest.mark.parametrize("largest", [2**28, 50, 1])
 def test_copy_is_the_image(
-    shape: tuple[int, ...], axes: str, dtype: str, largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    axes: str, dtype: str, largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(npy, "LARGEST_PART", largest)
-    stack = make_stack(shape, axes, dtype)
+    stack = make_stack(SHAPES[axes], axes, dtype)
     run_to_end(iter_write_npy(stack, tmp_path / "input.npy"))
     copied = np.load(tmp_path / "input.npy")
     assert copied.dtype == stack.data.dtype

@@ -88,17 +88,25 @@ OPTIONS = {
     "tiramisu-3d-no-dense-gates": replace(TIRAMISU, dimensions=3, dense_gates=False),
 }
 SPECS = EVERY_SKIP | OPTIONS
-FOLDING = {name: spec for name, spec in SPECS.items() if any(skip in MAPPING for skip in spec.skips)}
-WITH_WEIGHTS = {name: spec for name, spec in EVERY_SKIP.items() if spec.dimensions == 2} | OPTIONS
+QUICK = {
+    f"{network}-{2 + (row + column) % 2}d-{skip}"
+    for row, network in enumerate(NETWORK_NAMES)
+    for column, skip in enumerate(SKIPS)
+} | OPTIONS.keys()
+"""Every network with every skip in one dimension, every network and every skip in both: like a chessboard."""
+
+
+def cases(quick, chosen=lambda spec: True):
+    """Return the chosen specifications as parameters, all but the quick ones marked as slow."""
+    marks = {name: [] if name in quick else [pytest.mark.slow] for name in SPECS}
+    return [pytest.param(spec, id=name, marks=marks[name]) for name, spec in SPECS.items() if chosen(spec)]
+
+
 QUICK_IN_OPENVINO = {
     *(f"{name}-{2 + number % 2}d-{('org', 'sum')[number % 2]}" for number, name in enumerate(NETWORK_NAMES)),
     *(f"{name}-{3 - number % 2}d-sat" for number, name in enumerate(NETWORK_NAMES)),
     *(f"{name}-{2 + number}d-additive" for number, name in enumerate(NETWORK_NAMES[:2])),
 }
-IN_OPENVINO = [
-    pytest.param(spec, id=name, marks=[] if name in QUICK_IN_OPENVINO else pytest.mark.slow)
-    for name, spec in SPECS.items()
-]
 
 
 def odd_size(spec):
@@ -109,7 +117,7 @@ def image_for(spec, size, batch=1):
     return torch.randn(batch, spec.in_channels, *size)
 
 
-@pytest.fixture(params=SPECS.values(), ids=SPECS.keys())
+@pytest.fixture(params=cases(QUICK))
 def spec(request):
     torch.manual_seed(0)
     return request.param
@@ -123,7 +131,11 @@ def network(spec):
 def test_every_network_is_here_with_every_skip_in_both_dimensions():
     assert tuple(small.network for small in SMALL) == NETWORK_NAMES
     assert len(EVERY_SKIP) == 5 * 8 * 2
-    assert {name for name in SPECS if name in QUICK_IN_OPENVINO} == QUICK_IN_OPENVINO
+    assert SPECS.keys() > QUICK_IN_OPENVINO | QUICK
+    quick = [spec for name, spec in EVERY_SKIP.items() if name in QUICK]
+    assert len({(spec.network, spec.skip) for spec in quick}) == len(quick) == 5 * 8
+    assert len({(spec.network, spec.dimensions) for spec in quick}) == 5 * 2
+    assert len({(spec.skip, spec.dimensions) for spec in quick}) == 8 * 2
 
 
 def test_any_odd_size_comes_out_as_it_went_in(spec, network):
@@ -205,11 +217,11 @@ def parameters_of(network, part):
     return [name for name, _ in network.get_submodule(part).named_parameters()]
 
 
-def test_the_specification_survives_json(spec):
-    assert spec_from_dict(json.loads(json.dumps(spec_to_dict(spec)))) == spec
+def test_every_specification_survives_json():
+    for name, spec in SPECS.items():
+        assert spec_from_dict(json.loads(json.dumps(spec_to_dict(spec)))) == spec, name
 
 
-@pytest.mark.parametrize("spec", WITH_WEIGHTS.values(), ids=WITH_WEIGHTS.keys(), indirect=True)
 def test_weights_survive_the_folder(spec, network, awaken, tmp_path):
     before = {name: tensor.clone() for name, tensor in awaken(network).state_dict().items()}
     classes = tuple(ClassLabel(f"class {n}", n) for n in range(1, max(2, spec.out_channels)))
@@ -227,7 +239,7 @@ def test_weights_survive_the_folder(spec, network, awaken, tmp_path):
             assert torch.allclose(after[name], tensor, rtol=2**-10, atol=1e-7), name
 
 
-@pytest.mark.parametrize("spec", FOLDING.values(), ids=FOLDING.keys(), indirect=True)
+@pytest.mark.parametrize("spec", cases(QUICK, lambda spec: set(MAPPING) & set(spec.skips)), indirect=True)
 def test_folded_gates_are_one_convolution_and_change_nothing(spec, network, awaken):
     image = image_for(spec, odd_size(spec), batch=2)
     folded = copy.deepcopy(awaken(network))
@@ -248,7 +260,7 @@ def test_folded_gates_are_one_convolution_and_change_nothing(spec, network, awak
 
 
 @pytest.mark.skipif(not has_openvino(), reason="OpenVINO is not installed")
-@pytest.mark.parametrize("spec", IN_OPENVINO, indirect=True)
+@pytest.mark.parametrize("spec", cases(QUICK_IN_OPENVINO), indirect=True)
 def test_openvino_and_torch_agree(spec, network, awaken):
     classes = tuple(ClassLabel(f"class {n}", n) for n in range(1, max(2, spec.out_channels)))
     model = Model(ModelDescription("m", spec, classes, 0, ""), awaken(network))
