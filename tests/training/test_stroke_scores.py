@@ -5,8 +5,15 @@ import re
 import numpy as np
 import pytest
 
-from napari_skipseg.training.finetune.report import GOOD, compare_on_strokes, describe_strokes
-from napari_skipseg.training.finetune.stroke_scores import Interval, score_strokes, scores_in_image
+from napari_skipseg.training.finetune.report import compare_on_strokes
+from napari_skipseg.training.finetune.stroke_scores import (
+    CalledPixels,
+    Interval,
+    chance_of_gain,
+    score_strokes,
+    scores_in_image,
+)
+from napari_skipseg.training.finetune.stroke_verdict import GOOD, describe_strokes
 
 
 def strokes(found, wrong, pixels=10):
