@@ -24,7 +24,7 @@ from napari_skipseg.training.finetune.labels import ClassPlan
 from napari_skipseg.training.finetune.patches import iter_held_out_patches, iter_whole_patches
 from napari_skipseg.training.finetune.pixel_classifier import STROKE_SIDE, number_strokes
 from napari_skipseg.training.finetune.rehearsal import RehearsalSamples
-from napari_skipseg.training.finetune.stroke_scores import CalledPixels, StrokeScores, chance_of_gain
+from napari_skipseg.training.finetune.stroke_scores import CalledPixels, StrokeScores, gain_in_image
 from napari_skipseg.training.finetune.stroke_verdict import (
     BETTER_REACH,
     GIVEN_UP,
@@ -338,8 +338,8 @@ def _judge_strokes(
     if after is None or before is None:
         verdict = judge_on_strokes(name, after, None, reach)
     else:
-        chance = chance_of_gain(old.called[name], new.called[name], new.shares[name])
-        verdict = judge_known_class(name, after, before, chance)
+        gain = gain_in_image(old.called[name], new.called[name], new.shares[name])
+        verdict = judge_known_class(name, after, before, gain)
     of_all = {row.on: row for row in rows if row.class_name == name and row.score == "Dice"}
     accepted = of_all.get(CORRECTIONS)
     if (
@@ -358,16 +358,17 @@ def _judge_strokes(
 
 
 def _with_stroke_rows(rows: Sequence[ScoreRow], old: MeasuredScores, new: MeasuredScores) -> list[ScoreRow]:
-    """Return the rows in which classes that strokes judge have the scores of the image, with their limits."""
-    apart = {row.class_name for row in rows if row.on == STROKES}
+    """Return the rows in which new classes that strokes show have the scores of the image, with their limits.
+
+    A known class keeps those of the strokes: corrections lie on errors, which say nothing of how often there are some.
+    """
     found: list[ScoreRow] = []
     for row in rows:
-        on = STROKES if row.class_name in apart else CORRECTIONS
-        after = new.on_strokes(row.class_name)
-        if row.on != on or row.score == "V_rand" or after is None:
+        after = None if row.class_name in old.called else new.on_strokes(row.class_name)
+        if after is None or row.on == OWN_SAMPLE or row.score == "V_rand":
             found.append(row)
-        elif row.score == "Dice":
-            found += rows_of_strokes(on, row.class_name, after, old.on_strokes(row.class_name))
+        elif row.on == CORRECTIONS and row.score == "Dice":
+            found += rows_of_strokes(CORRECTIONS, row.class_name, after, None)
     return found
 
 

@@ -101,24 +101,32 @@ class CalledPixels:
         return self.positive, ~self.positive
 
 
-def chance_of_gain(old: CalledPixels, new: CalledPixels, marked: float, seed: int = 0) -> float:
-    """Return how likely it is that Dice of the image is higher with the new model than with the old one.
+class Gain(NamedTuple):
+    """Whether Dice of the image is higher by the rates as measured, and the chance at least that it really is."""
 
-    old, new: the same pixels. marked: share of the image that the new model calls the class. Both are drawn together
-    (a bootstrap over strokes), with one more stroke of each side on which the old model is right and the new one wrong.
+    is_seen: bool
+    chance: float
+
+
+def gain_in_image(old: CalledPixels, new: CalledPixels, marked: float, seed: int = 0) -> Gain:
+    """Return whether Dice of the image is higher with the new model than with the old one.
+
+    old, new: the same pixels. marked: share of the image that the new model calls the class. For the chance, both are
+    drawn together (a bootstrap over strokes), with one more stroke of each side on which the old model is right and the
+    new one wrong.
     """
     generator = np.random.default_rng(seed)
-    rates = []
+    draws = []
     for side, is_class in zip(new.sides(), (True, False), strict=True):
         before, after = (_stroke_rates(each.called, each.strokes, side) for each in (old, new))
-        weights = generator.dirichlet(np.ones(len(after) + 1), DRAWS)
-        for each, worst in ((before, is_class), (after, not is_class)):
-            rates.append(weights @ np.append(each, float(worst)))
-    found_before, found, wrong_before, wrong = rates
-    apart = np.maximum(found - wrong, 1e-6)
-    there = np.clip((marked - wrong) / apart, LEAST_THERE, 1 - LEAST_THERE)
-    gains = _dice_at(found, wrong, there) > _dice_at(found_before, wrong_before, there)
-    return float(gains.mean())
+        count = len(after)
+        drawn = generator.dirichlet(np.ones(count + 1), DRAWS)
+        weights = np.concatenate([[[1 / count] * count + [0.0]], drawn])  # first the rates as measured
+        draws += [weights @ np.append(before, float(is_class)), weights @ np.append(after, float(not is_class))]
+    found_before, found, wrong_before, wrong = draws
+    there = np.clip((marked - wrong) / np.maximum(found - wrong, 1e-6), LEAST_THERE, 1 - LEAST_THERE)
+    gains = _dice_at(found, wrong, there) - _dice_at(found_before, wrong_before, there) > 1e-9
+    return Gain(bool(gains[0]), float(gains[1:].mean()))
 
 
 def _dice_at(found: NDArray[np.float64], wrong: NDArray[np.float64], there: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from napari_skipseg.training.finetune.stroke_scores import Interval, StrokeScores
+from napari_skipseg.training.finetune.stroke_scores import Gain, Interval, StrokeScores
 from napari_skipseg.training.progress import ScoreRow
 from napari_skipseg.training.settings import Reach
 from napari_skipseg.wording import counted, percent
@@ -78,16 +78,16 @@ def judge_on_strokes(name: str, new: StrokeScores | None, old: StrokeScores | No
     )
 
 
-def judge_known_class(name: str, new: StrokeScores, old: StrokeScores, chance: float) -> Verdict:
-    """Return whether a class that the old model finds too is found better. chance: that Dice in the image rose."""
+def judge_known_class(name: str, new: StrokeScores, old: StrokeScores, gain: Gain) -> Verdict:
+    """Return whether a class that the old model finds too is found better."""
     moved = (
         f"of {_count_strokes(new)} that were held out it finds {percent(new.found.value)} of {name} (the old model "
         f"{percent(old.found.value)}) and wrongly marks {percent(new.wrong.value)} (the old model "
         f"{percent(old.wrong.value)})"
     )
-    if chance >= SURE:
+    if gain.chance >= SURE:
         return Verdict(True, False, f"The new model is better: {moved}.")
-    if chance <= 1 / 2:
+    if not gain.is_seen:
         return Verdict(False, True, f"The new model is no better: {moved}.")
     return Verdict(
         False,
