@@ -160,7 +160,8 @@ def estimate_seconds(
 def _voxels_after(table: BlockTable, parent: Model, folder: Path, has_heads: bool) -> int:
     """Return the voxels that are predicted after the fit: for the margin, and for the scores of both models.
 
-    has_heads: the training is compared with its start besides, on what is held out.
+    has_heads: the training is compared with its start besides, on what is held out; the margin is among the seconds of
+    pixel heads.
     """
     description = parent.description
     held_out = _voxels_of(table.held_out[:MOST_SCORED], description.margin)
@@ -169,11 +170,12 @@ def _voxels_after(table: BlockTable, parent: Model, folder: Path, has_heads: boo
     if sample is not None and len(sample):
         scored = int(sample.held_out.sum()) or len(sample)
         own = scored * math.prod(sample.images.shape[2:])
-    return MARGIN_VOXELS[description.spec.dimensions] + (4 if has_heads else 2) * held_out + 2 * own
+    margin = 0 if has_heads else MARGIN_VOXELS[description.spec.dimensions]
+    return margin + (4 if has_heads else 2) * held_out + 2 * own
 
 
 def _seconds_of_pixel_heads(network: Network, plan: ClassPlan, table: BlockTable, compute: Compute) -> float:
-    """Return about how many seconds pixel heads take: features of the tiles, and a fit for each class."""
+    """Return about how many seconds pixel heads take: features of the tiles, a fit for each class, and the margin."""
     dimensions = network.spec.dimensions
     side = FEATURE_TILE[dimensions] + 2 * FEATURE_BORDER[dimensions]
     network = add_pixel_heads(network, plan.kept, [number - 1 for number in plan.learnt], classes=len(plan.classes))
@@ -184,8 +186,8 @@ def _seconds_of_pixel_heads(network: Network, plan: ClassPlan, table: BlockTable
         with torch.inference_mode():
             return compute.logits(network, tile)
 
-    seconds = time_of(forward)
-    return START + seconds * min(MOST_TILES, len(table.blocks)) + FIT_SECONDS * len(plan.learnt)
+    tiles = min(MOST_TILES, len(table.blocks)) + MARGIN_VOXELS[dimensions] / tile[0, 0].numel()
+    return START + time_of(forward) * tiles + FIT_SECONDS * len(plan.learnt)
 
 
 def _labelled_share(table: BlockTable) -> float:
