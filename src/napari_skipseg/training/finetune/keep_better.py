@@ -54,7 +54,9 @@ def iter_is_first_better(
     first_levels = {number: float(logit(fitted.threshold)) for number, fitted in fits.items()}
     levels = dict.fromkeys(fits, float(logit(DEFAULT_THRESHOLD)))
     count = 0
-    networks = [(compute.place(first).eval(), first_levels), (compute.place(trained).eval(), levels)]
+    networks = ((first, first_levels), (trained, levels))
+    for network, _ in networks:
+        compute.place(network).eval()
     for done, (image, target) in enumerate(iter_held_out_patches(corrections, blocks, margin, stride)):
         yield Progress(done, len(blocks), f"comparing with Quick: place {done + 1} of {len(blocks)}")
         numbers = number_strokes(target, STROKE_SIDE[target.ndim])
