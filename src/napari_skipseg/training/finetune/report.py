@@ -28,7 +28,7 @@ from napari_skipseg.training.finetune.stroke_scores import CalledPixels, StrokeS
 from napari_skipseg.training.finetune.stroke_verdict import (
     BETTER_REACH,
     GIVEN_UP,
-    Verdict,
+    StrokeVerdict,
     judge_known_class,
     judge_on_strokes,
     rows_of_strokes,
@@ -332,7 +332,7 @@ def compare(
 
 def _judge_strokes(
     name: str, old: MeasuredScores, new: MeasuredScores, rows: Sequence[ScoreRow], reach: Reach
-) -> Verdict:
+) -> StrokeVerdict:
     """Return the verdict on a class that was taught by strokes. rows: of voxels."""
     after, before = new.on_strokes(name), old.on_strokes(name)
     if after is None or before is None:
@@ -348,7 +348,7 @@ def _judge_strokes(
         and accepted is not None
         and (accepted.old or 0) - accepted.new > GIVEN_UP
     ):
-        return Verdict(
+        return StrokeVerdict(
             False,
             True,
             f"On the strokes the new model is better, but away from them it gives up what you accepted: on all "
@@ -372,7 +372,7 @@ def _with_stroke_rows(rows: Sequence[ScoreRow], old: MeasuredScores, new: Measur
     return found
 
 
-def _join_verdicts(rows: Sequence[ScoreRow], verdicts: Sequence[Verdict]) -> ComparisonReport:
+def _join_verdicts(rows: Sequence[ScoreRow], verdicts: Sequence[StrokeVerdict]) -> ComparisonReport:
     """Return the report that says all verdicts: it is better if each class is."""
     is_better = all(verdict.is_better for verdict in verdicts)
     is_worse = any(verdict.is_worse for verdict in verdicts)

@@ -18,7 +18,7 @@ GOOD = 0.5
 """Dice in the image that a new class must surely have to be called found: its lower limit must be as high."""
 GIVEN_UP = 0.05
 """Dice that a class may lose on all corrections together while it gains on the strokes."""
-SURE = 0.95
+SURE_CHANCE = 0.95
 """Chance from which a model is called better than another one on the same strokes."""
 TOO_FEW_STROKES = (
     "Only one stroke of {0}, or of anything else: not enough to tell how well it is found. Paint it in more places."
@@ -42,7 +42,7 @@ def rows_of_strokes(on: str, name: str, new: StrokeScores, old: StrokeScores | N
     return rows
 
 
-class Verdict(NamedTuple):
+class StrokeVerdict(NamedTuple):
     """Whether a class is found well, or surely not, and what to say of it."""
 
     is_better: bool
@@ -50,27 +50,27 @@ class Verdict(NamedTuple):
     reason: str
 
 
-def judge_on_strokes(name: str, new: StrokeScores | None, old: StrokeScores | None, reach: Reach) -> Verdict:
+def judge_on_strokes(name: str, new: StrokeScores | None, old: StrokeScores | None, reach: Reach) -> StrokeVerdict:
     """Return whether a new class is found well enough to be used: surely at least half right."""
     if new is None:
-        return Verdict(False, False, TOO_FEW_STROKES.format(name))
+        return StrokeVerdict(False, False, TOO_FEW_STROKES.format(name))
     finds = f"The new model finds {percent(new.found.value)} ({_limits(new.found)}) of the held-out {name}"
     strokes = _count_strokes(new)
     right = f"{_limits(new.right)} of what it marks is right"
     if old is not None and old.dice.value - new.dice.value > GIVEN_UP:
-        return Verdict(
+        return StrokeVerdict(
             False,
             False,
             f"{finds}. The old model scores higher on these strokes, but it may have learnt from them: not enough to "
             "tell which one is better. Compare them in the view.",
         )
     if new.found.high < GOOD or new.dice.high < GOOD:
-        return Verdict(False, True, f"{finds}: not enough yet. To find it better, {BETTER_REACH[reach]}.")
+        return StrokeVerdict(False, True, f"{finds}: not enough yet. To find it better, {BETTER_REACH[reach]}.")
     where = f"around the strokes it marks {percent(new.marked)} of the image"
     if new.dice.low >= GOOD:
         against = "the old model finds none" if old is None else f"the old model's Dice is {old.dice.value:.2f}"
-        return Verdict(True, False, f"{finds}, and {right}: {where} (estimated from {strokes}; {against}).")
-    return Verdict(
+        return StrokeVerdict(True, False, f"{finds}, and {right}: {where} (estimated from {strokes}; {against}).")
+    return StrokeVerdict(
         False,
         False,
         f"{finds}, but {strokes} are not enough to tell how good it is: {where}, and {right}. "
@@ -78,18 +78,18 @@ def judge_on_strokes(name: str, new: StrokeScores | None, old: StrokeScores | No
     )
 
 
-def judge_known_class(name: str, new: StrokeScores, old: StrokeScores, gain: Gain) -> Verdict:
+def judge_known_class(name: str, new: StrokeScores, old: StrokeScores, gain: Gain) -> StrokeVerdict:
     """Return whether a class that the old model finds too is found better."""
     moved = (
         f"of {_count_strokes(new)} that were held out it finds {percent(new.found.value)} of {name} (the old model "
         f"{percent(old.found.value)}) and wrongly marks {percent(new.wrong.value)} (the old model "
         f"{percent(old.wrong.value)})"
     )
-    if gain.chance >= SURE:
-        return Verdict(True, False, f"The new model is better: {moved}.")
+    if gain.chance >= SURE_CHANCE:
+        return StrokeVerdict(True, False, f"The new model is better: {moved}.")
     if not gain.is_seen:
-        return Verdict(False, True, f"The new model is no better: {moved}.")
-    return Verdict(
+        return StrokeVerdict(False, True, f"The new model is no better: {moved}.")
+    return StrokeVerdict(
         False,
         False,
         f"Not enough to tell whether the new model is better: {moved}. More strokes in other places, of {name} and of "
