@@ -1,7 +1,7 @@
 """The same strokes for quick fine-tuning and for a random forest on classical filters: which learns more, in how long?
 
     python benchmarks/forest.py DATA [--sets vnc cdeep ...] [--strokes 10 40] [--seeds 0 1 2] [--model em-membrane]
-        [--reach quick] [--side 512] [--clear 3] [--choosing]
+        [--reach quick] [--steps N] [--side 512] [--clear 3] [--choosing]
     python benchmarks/forest.py --image IMAGE.tif --truth TRUTH.tif --train 0 2 4 --test 6 8 9 [--at 1] [...]
 
 DATA contains the folders that `SETS` names. Strokes are drawn from the truth by the rule in `strokes.py`, half of them
@@ -163,18 +163,28 @@ def run_forest(read: Labelled, labels: NDArray[np.uint8], seed: int) -> Outcome:
     return judge(np.stack(found), read, time.perf_counter() - began)
 
 
-def run_ours(read: Labelled, labels: NDArray[np.uint8], seed: int, model: str, reach: str) -> Outcome:
-    """Return the outcome of fine-tuning with the strokes."""
+def run_ours(
+    read: Labelled, labels: NDArray[np.uint8], seed: int, model: str, reach: str, steps: int
+) -> tuple[Outcome, str]:
+    """Return the outcome of fine-tuning with the strokes, and what is said of it. steps: 0 = as many as the reach."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         made = skipseg.finetune(
-            read.image[list(read.train)], labels, model, "taught", {"class": 2}, folder, reach=reach, seed=seed
+            read.image[list(read.train)],
+            labels,
+            model,
+            "taught",
+            {"class": 2},
+            folder,
+            reach=reach,
+            seed=seed,
+            steps=steps,
         )
         prediction = skipseg.segment(read.image[list(read.test)], made.folder, attention=False)
         column = prediction.class_names.index("class")
         probability = prediction.probability[column] if len(prediction.class_names) > 1 else prediction.probability
         found = np.asarray(probability) > prediction.thresholds_at()[column]
-        return judge(found, read, time.perf_counter() - began)
+        return judge(found, read, time.perf_counter() - began), made.report.reason
 
 
 def columns_of(outcomes: list[Outcome]) -> list[str]:
@@ -199,6 +209,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--model", default="em-membrane")
     parser.add_argument("--reach", default="quick")
+    parser.add_argument("--steps", type=int, default=0, help="of normal and full, so that the load does not matter")
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--clear", type=int, default=strokes.CLEAR, help="pixels from the edge at which strokes begin")
     parser.add_argument("--choosing", action="store_true", help="score the slices for choosing, not those for reports")
@@ -220,8 +231,9 @@ def main() -> None:
             for seed in args.seeds:
                 labels = draw_strokes(read, count, seed)
                 forest.append(run_forest(read, labels, seed))
-                ours.append(run_ours(read, labels, seed, args.model, args.reach))
-                print(f"{name}, {count} strokes, seed {seed}: forest {forest[-1]}, ours {ours[-1]}", flush=True)
+                outcome, said = run_ours(read, labels, seed, args.model, args.reach, args.steps)
+                ours.append(outcome)
+                print(f"{name}, {count} strokes, seed {seed}: forest {forest[-1]}, ours {outcome}: {said}", flush=True)
             rows.append([name, str(count), *columns_of(forest), *columns_of(ours)])
     print_place()
     heads = ["Dice", "found", "s"]

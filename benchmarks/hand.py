@@ -1,18 +1,19 @@
 """A simulated hand draws strokes where the present result is wrong: how many, and how many minutes, until it is good?
 
     python benchmarks/hand.py DATA [--set VNC] [--methods quick normal forest monai] [--counts 2 5 10 20 40]
-        [--seeds 0 1 2] [--model em-membrane] [--minutes 2] [--side 512] [--goal 0.85]
+        [--seeds 0 1 2] [--model em-membrane] [--steps 60] [--minutes 4] [--side 512] [--goal 0.85] [--work DIR]
 
 The sets and slices are those of `forest.py`. The first two strokes lie anywhere in the class and outside. Then each
 method has a hand of its own: in turn, it puts a stroke (`strokes.py`, begun anywhere) into the largest connected piece
 that the method's present result misses or wrongly marks on the slices for strokes, as many of them as the next count
 asks for, and the method learns anew from all. Other slices are scored. A stroke takes 10.9 s: the median
 time of a squiggle over one class in Bearman et al., What's the point, ECCV 2016. Minutes are those of the hand alone
-and with all that the method computed. *quick* and *normal* start from MODEL; *live* is not a method of its own, as it
-fits what *quick* fits (`live.py` has its seconds). *forest* is the random forest of `forest.py`; *monai* is a
-`BasicUNet` from scratch on the labelled pixels, for as many minutes as *normal* has. *none* is MODEL without a stroke,
-if it knows the class under the name of `--class-name`, rescaled where the voxel size of VNC or Kasthuri is known.
-Prints a dated Markdown table.
+and with the processor's that the method computed, which other programs do not change. *quick* and *normal* start from
+MODEL, *normal* with so many steps; *live* is not a method of its own, as it fits what *quick* fits (`live.py` has its
+seconds). *forest* is the random forest of `forest.py`; *monai* is a `BasicUNet` from scratch on the labelled pixels,
+for so many minutes of the processor. *none* is MODEL without a stroke, if it knows the class under the name of
+`--class-name`, rescaled where the voxel size of VNC or Kasthuri is known. Each moment is kept in DIR, and the same
+command goes on from there. Prints a dated Markdown table.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ class Moment(NamedTuple):
     computed: float
 
 
-def learn_ours(read: Labelled, model: str, reach: str, seed: int, minutes: float, labels: NDArray[np.uint8]) -> Mask:
+def learn_ours(read: Labelled, model: str, reach: str, seed: int, steps: int, labels: NDArray[np.uint8]) -> Mask:
     """Return what a fine-tuned model finds."""
-    limit = {"minutes": minutes} if reach != "quick" else {}
+    limit = {"steps": steps} if reach != "quick" else {}
     with tempfile.TemporaryDirectory() as folder:
         train, test = (np.ascontiguousarray(read.image[list(part)]) for part in (read.train, read.test))
         made = skipseg.finetune(train, labels, model, "taught", {"class": 2}, folder, reach=reach, seed=seed, **limit)
@@ -101,9 +102,9 @@ def learn_monai(read: Labelled, seed: int, minutes: float, labels: NDArray[np.ui
     network = BasicUNet(spatial_dims=2, in_channels=1, out_channels=1, features=(32, 32, 64, 128, 256, 32))
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     places = [np.argwhere(labels == value) for value in (1, 2)]
-    ends = time.perf_counter() + 60 * minutes
+    ends = time.process_time() + 60 * minutes
     network.train()
-    while time.perf_counter() < ends:
+    while time.process_time() < ends:
         pixels, targets = [], []
         for number in range(BATCH):
             z, *middle = places[number % 2][generator.integers(len(places[number % 2]))]
@@ -151,27 +152,54 @@ def draw_where_wrong(
             strokes.paint_stroke(painted[z], inside, value, generator)
 
 
-def run_hand(read: Labelled, learn: Learn, counts: list[int], seed: int) -> list[Moment]:
-    """Return how good a method is after each number of strokes, with a hand of its own."""
-    generator = np.random.default_rng(seed)
-    painted = np.zeros((len(read.train), *read.truth.shape[1:]), np.uint8)
-    for value in (2, 1):
-        inside = (read.truth[read.train[0]] == (value == 2)) & read.known[read.train[0]]
-        strokes.paint_stroke(painted[0], inside, value, generator)
-    done, computed = 2, 0.0
-    moments: list[Moment] = []
-    found = np.zeros(0, bool)
-    for count in counts:
+class Kept(NamedTuple):
+    """A run as far as it came: labels of the slices for strokes, what was found last, and its moments."""
+
+    painted: NDArray[np.uint8]
+    found: Mask
+    moments: list[Moment]
+
+    @classmethod
+    def read(cls, file: Path, read: Labelled) -> Kept:
+        """Return the run in a file, or one that begins."""
+        if not file.exists():
+            return cls(np.zeros((len(read.train), *read.truth.shape[1:]), np.uint8), np.zeros(0, bool), [])
+        with np.load(file) as kept:
+            moments = [Moment(int(n), float(dice), float(seconds)) for n, dice, seconds in kept["moments"]]
+            return cls(kept["painted"], kept["found"], moments)
+
+    def write(self, file: Path) -> None:
+        """Write the run so that a kill leaves this file or the one before."""
+        new = file.with_suffix(".new.npz")
+        np.savez_compressed(new, painted=self.painted, found=self.found, moments=np.array(self.moments, np.float64))
+        new.replace(file)
+
+
+def run_hand(read: Labelled, learn: Callable[[], Learn], counts: list[int], seed: int, file: Path) -> list[Moment]:
+    """Return how good a method is after each number of strokes, with a hand of its own.
+
+    learn: makes the method. file: keeps each moment; those that it has are not computed again.
+    """
+    painted, found, moments = Kept.read(file, read)
+    method: Learn | None = None
+    for count in counts[len(moments) :]:
+        generator = np.random.default_rng((seed, count))
+        done = moments[-1].strokes if moments else 2
+        if not moments:
+            for value in (2, 1):
+                inside = (read.truth[read.train[0]] == (value == 2)) & read.known[read.train[0]]
+                strokes.paint_stroke(painted[0], inside, value, generator)
         if count > done:
             draw_where_wrong(painted, found[: len(read.train)], read, count - done, generator)
-            done = count
-        began = time.perf_counter()
-        found = learn(painted)
-        computed += time.perf_counter() - began
+        began = time.process_time()
+        method = method or learn()
+        found = method(painted)
+        computed = time.process_time() - began + (moments[-1].computed if moments else 0.0)
         truth, known = read.truth[list(read.test)], read.known[list(read.test)]
         moments.append(Moment(count, score_overlap(found[len(read.train) :], truth, known).dice, computed))
+        Kept(painted, found, moments).write(file)
         print(moments[-1], flush=True)
-    return moments
+    return moments[: len(counts)]
 
 
 def dice_without_strokes(read: Labelled, name: str, model: str, class_name: str) -> float | None:
@@ -218,11 +246,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--model", default="em-membrane")
     parser.add_argument("--class-name", default="mitochondrion")
-    parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--work", type=Path)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--goal", type=float, default=0.85)
     args = parser.parse_args()
     strokes.CLEAR = 0
+    work = args.work or Path(tempfile.mkdtemp())
+    work.mkdir(parents=True, exist_ok=True)
     name = next(each for each in SETS if each.startswith(args.set))
     read = cut_middle(SETS[name][1](args.data / SETS[name][0]), args.side)
     rows: list[list[str]] = []
@@ -235,13 +267,16 @@ def main() -> None:
         runs = []
         for seed in args.seeds:
             learn: dict[str, Callable[[], Learn]] = {
-                "quick": lambda seed=seed: partial(learn_ours, read, args.model, "quick", seed, 0.0),
-                "normal": lambda seed=seed: partial(learn_ours, read, args.model, "normal", seed, args.minutes),
+                "quick": lambda seed=seed: partial(learn_ours, read, args.model, "quick", seed, 0),
+                "normal": lambda seed=seed: partial(learn_ours, read, args.model, "normal", seed, args.steps),
                 "forest": lambda seed=seed: Forest(read, seed),
                 "monai": lambda seed=seed: partial(learn_monai, read, seed, args.minutes),
             }
             print(method, "seed", seed, flush=True)
-            runs.append(run_hand(read, learn[method](), args.counts, seed))
+            start = args.model if method in ("quick", "normal") else "scratch"
+            length = {"normal": f" {args.steps} steps", "monai": f" {args.minutes:g} minutes"}.get(method, "")
+            file = work / f"{name.split(',')[0]} {args.side} {method}{length} {start} {seed}.npz"
+            runs.append(run_hand(read, learn[method], args.counts, seed, file))
         rows += rows_of(method, runs, args.goal)
     print_place(f"{name}, from {args.model}")
     print_table(

@@ -5,6 +5,7 @@ from shutil import rmtree
 
 import numpy as np
 import pytest
+import torch
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.intensity.normalize import measure
@@ -12,7 +13,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference import suggest
-from napari_skipseg.inference.suggest import is_same_class, iter_suggest, view_of_stack
+from napari_skipseg.inference.suggest import Suggestion, is_same_class, iter_suggest, view_of_stack
 from napari_skipseg.models import catalog
 from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.description import ClassLabel
@@ -111,6 +112,45 @@ def test_a_model_without_a_voxel_size_is_named_as_such(library, sample) -> None:
     reasons = {each.model: each.reasons for each in ranked(sample.stack).ranked}
     assert "the voxel size of the model is not known" in reasons["membranes"]
     assert not any("not known" in reason for reason in reasons["organelles"])
+
+
+def test_without_strokes_it_is_said_that_models_of_other_classes_suit_the_image_as_well(library, sample) -> None:
+    found = ranked(sample.stack)
+    assert found.note.startswith("Which model it is cannot be decided without strokes: ")
+    for part in ("membranes finds membrane", "organelles finds mitochondria", "Paint five strokes"):
+        assert part in found.note
+    assert ranked(sample.stack, strokes_of(sample, sample.membrane), ("membrane",)).note == ""
+    rmtree(library / "organelles")
+    assert ranked(sample.stack).note == ""
+
+
+@pytest.mark.parametrize(("other", "is_told"), [(0.9, True), (0.6, False)])
+def test_a_model_of_other_classes_that_suits_the_image_much_less_leaves_no_doubt(other, is_told) -> None:
+    of = [("one", 0.9, ("membrane",)), ("two", 0.85, ("membranes",)), ("three", 0.9 * other, ("mitochondrion",))]
+    suggestions = tuple(Suggestion(name, False, score, (), classes=classes) for name, score, classes in of)
+    assert ("three finds mitochondrion" in suggest._describe_doubt(suggestions)) is is_told
+
+
+def test_a_model_that_finds_nearly_everything_suits_no_image(library, sample) -> None:
+    model = read_model(library / "membranes")
+    rmtree(library / "organelles")
+    everything = replace(model.description, name="everything")
+    with torch.no_grad():
+        for name, value in model.network.state_dict().items():
+            if name == "classifier.bias" or (name.endswith(".bias") and value.shape == (1,)):
+                value += 30
+    write_model(library / "everything", everything, model.network)
+    last = ranked(sample.stack).ranked[-1]
+    assert (last.model, last.score) == ("everything", 0)
+    assert "finds nearly everything" in last.reasons
+
+
+def test_of_models_that_sort_the_strokes_alike_the_one_that_suits_the_image_comes_first() -> None:
+    far, near = (Suggestion(str(suits), False, 0.99, (), True, suits) for suits in (0.2, 0.9))
+    assert suggest._rank(near) > suggest._rank(far)
+    assert suggest._rank(replace(far, score=1.0)) < suggest._rank(near)
+    assert suggest._rank(replace(near, score=0.8)) < suggest._rank(far)
+    assert suggest._rank(replace(near, score=0.6)) < suggest._rank(replace(far, by_strokes=False))
 
 
 def test_copies_of_a_model_take_one_place(library, sample) -> None:

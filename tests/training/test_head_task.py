@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from napari_skipseg.errors import ModelError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.catalog import MODELS_VARIABLE
@@ -22,6 +24,7 @@ from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.distributed import ONE_PROCESS
 from napari_skipseg.training.finetune import priors, run
 from napari_skipseg.training.finetune.head_task import HeadTask, balanced_loss, classes_with_heads
+from napari_skipseg.training.finetune.keep_better import QUICK_IS_BETTER, has_body_of, iter_is_first_better
 from napari_skipseg.training.finetune.labels import Corrected
 from napari_skipseg.training.finetune.run import iter_finetune
 from napari_skipseg.training.settings import AUGMENTATIONS, FinetuneSettings
@@ -171,3 +174,41 @@ def test_a_head_that_calls_its_class_too_often_is_shifted_back(parent, monkeypat
         with torch.inference_mode():
             called.append(float((network(image).logits[0, -1] > 0).float().mean()))
     assert np.mean(called) == pytest.approx(0.1, abs=0.002)
+
+
+@pytest.mark.parametrize("side", ["found", "wrong"])
+def test_on_the_held_out_strokes_the_better_of_first_fit_and_training_is_known(parent, side):
+    data, network, _, fits = begin(parent / "two", settings_of())
+    worse = copy.deepcopy(network)
+    with torch.no_grad():  # the class is called nowhere, or everywhere
+        worse.head_of(2).bias.add_(-50.0 if side == "found" else 50.0)
+    read, margin = data.patches.corrections, 8
+    assert run_to_end(iter_is_first_better(network, worse, fits, read, margin, CPU))
+    assert not run_to_end(iter_is_first_better(worse, network, fits, read, margin, CPU))
+    assert not run_to_end(iter_is_first_better(network, copy.deepcopy(network), fits, read, margin, CPU))  # a tie
+
+
+def test_a_training_that_quick_beats_gives_what_quick_learns_and_says_so_after_a_break_too(
+    parent, tmp_path, monkeypatch
+):
+    def quick_is_better(*_):
+        yield from ()
+        return True
+
+    monkeypatch.setattr(run, "iter_is_first_better", quick_is_better)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "compare_on_strokes", lambda *_: 1 / 0)
+        with pytest.raises(ModelError, match="only scores it"):
+            run_to_end(iter_finetune(settings_of(steps=2), (strokes(),), tmp_path, "cpu"))
+    made = run_to_end(iter_finetune(settings_of(steps=2), (strokes(),), tmp_path, "cpu"))
+    quick = replace(settings_of(reach="quick", steps=0, learning_rate=None), name="quick")
+    other = run_to_end(iter_finetune(quick, (strokes(),), tmp_path, "cpu"))
+    assert made.report.reason == f"{QUICK_IS_BETTER} {other.report.reason}".replace(
+        "train with Normal or Full (in a shell --reach normal or full), or paint more places",
+        "paint more places, let it train longer, or train with Full (in a shell --reach full)",
+    )
+    assert made.report.rows == other.report.rows
+    models = [read_model(each.folder).network for each in (made, other)]
+    states = [model.state_dict() for model in models]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert has_body_of(models[0], read_model(parent / "two").network)

@@ -5,8 +5,15 @@ import re
 import numpy as np
 import pytest
 
-from napari_skipseg.training.finetune.report import GOOD, compare_on_strokes, describe_strokes
-from napari_skipseg.training.finetune.stroke_scores import Interval, score_strokes, scores_in_image
+from napari_skipseg.training.finetune.report import compare_on_strokes
+from napari_skipseg.training.finetune.stroke_scores import (
+    CalledPixels,
+    Interval,
+    gain_in_image,
+    score_strokes,
+    scores_in_image,
+)
+from napari_skipseg.training.finetune.stroke_verdict import GOOD, describe_strokes
 
 
 def strokes(found, wrong, pixels=10):
@@ -156,3 +163,34 @@ def test_all_classes_must_be_found_to_be_better():
     report = compare_on_strokes({"one": good, "two": bad}, {})
     assert (report.is_better, report.is_unsure) == (False, False)
     assert {row.class_name for row in report.rows} == {"one", "two"}
+
+
+def called_pixels(found, wrong):
+    return CalledPixels(*strokes(found, wrong))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_seen", "low", "high"),
+    [
+        (([0.2] * 20, [0.1] * 20), ([0.9] * 20, [0.0] * 20), True, 0.99, 1),
+        (([0.9] * 20, [0.0] * 20), ([0.2] * 20, [0.1] * 20), False, 0, 0.01),
+        (([0.8] * 20, [0.1] * 20), ([0.8] * 20, [0.1] * 20), False, 0, 0.05),
+        (([0.0], [0.0]), ([1.0], [0.0]), True, 0, 0.5),  # a single stroke is no proof
+        (([0.8, 0.2] * 10, [0.1] * 20), ([0.2, 0.9] * 10, [0.1] * 20), True, 0.05, 0.95),
+    ],
+)
+def test_the_chance_of_a_gain_is_that_of_the_strokes_together(before, after, is_seen, low, high):
+    gain = gain_in_image(called_pixels(*before), called_pixels(*after), 0.1)
+    assert gain.is_seen is is_seen
+    assert low <= gain.chance <= high
+
+
+def test_more_of_a_rare_class_is_no_gain_if_much_more_of_the_background_is_marked():
+    old, new = called_pixels([0.5] * 30, [0.0] * 60), called_pixels([0.8] * 30, [0.3] * 60)
+    assert not gain_in_image(old, new, 0.31).is_seen
+    common = called_pixels([0.5] * 30, [0.0] * 60), called_pixels([0.9] * 30, [0.1] * 60)
+    assert gain_in_image(*common, 0.5).chance > 0.95
+
+
+def test_rates_weigh_each_stroke_the_same():
+    assert called_pixels([1, 0], [0.5, 0.1]).rates() == pytest.approx((0.5, 0.3))

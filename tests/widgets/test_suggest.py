@@ -1,12 +1,16 @@
 """The button Suggest: what is asked of the engine, and what a click on a suggestion sets."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hand import LEFT, choose, correct
+from qtpy.QtWidgets import QLabel
 
 from napari_skipseg.inference.suggest import Suggestion, Suggestions
 from napari_skipseg.jobs.messages import Suggest
 from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.segment.suggest import SuggestionList
 
 pytestmark = pytest.mark.gui
 FOUND = Suggestions(
@@ -50,6 +54,16 @@ def test_a_click_on_a_suggestion_sets_model_and_scale(open_panel, qtbot, asked) 
     assert form.model.currentData() == "tiny-3d"
     assert form.rescale.isChecked()
     assert form.suggestions.isHidden()
+
+
+def test_that_strokes_are_needed_stands_above_the_models(qtbot) -> None:
+    shown = SuggestionList()
+    qtbot.addWidget(shown)
+    shown.show_suggestions(replace(FOUND, note="Paint five strokes."))
+    lines = [shown.layout().itemAt(number).widget() for number in range(shown.layout().count())]
+    assert isinstance(lines[0], QLabel)
+    assert lines[0].text() == "Paint five strokes."
+    assert lines[1] is shown.buttons[0]
 
 
 def test_strokes_in_view_are_sent_with_the_names_of_their_classes(open_panel, qtbot, asked) -> None:

@@ -49,5 +49,7 @@ def suggest(
     ]
     report_rows(rows, as_json)
     if not as_json:
+        if found.note:
+            print_line(found.note)
         for name, reason in found.left_out.items():
             print_line(f"{name}: {reason}.")

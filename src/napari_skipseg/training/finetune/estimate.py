@@ -16,7 +16,7 @@ from napari_skipseg.durable import write_durably
 from napari_skipseg.errors import FileError
 from napari_skipseg.models.catalog import describe_model, locate_model
 from napari_skipseg.models.description import check_trainable
-from napari_skipseg.models.model import read_model
+from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.networks.head import add_pixel_heads, grow_classes
 from napari_skipseg.networks.network import Deep, Network
 from napari_skipseg.networks.pixel_head import TaughtNetwork
@@ -36,6 +36,7 @@ from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, check_
 from napari_skipseg.training.finetune.patches import REHEARSED_EVERY
 from napari_skipseg.training.finetune.pixel_classifier import FEATURE_BORDER, FEATURE_TILE, MOST_TILES, has_pixel_heads
 from napari_skipseg.training.finetune.priors import PRIOR_PATCHES
+from napari_skipseg.training.finetune.rehearsal import rehearsal_samples_of
 from napari_skipseg.training.finetune.task import (
     KEPT_FEATURES,
     STEPS_FACTOR,
@@ -57,7 +58,9 @@ SECONDS_PER_PATCH = 0.01
 FIT_SECONDS = 2.0
 """Time to fit a pixel head."""
 START = 2.0
-"""Seconds to read the images, to measure the margin and to write the model."""
+"""Seconds to read the images and to write the model."""
+MARGIN_VOXELS = {2: 512 * 512 * 3 // 2, 3: 96**3 * 3 // 2}
+"""Voxels that are predicted to measure the margin: a part of the image, and half of it or less as a tile."""
 
 
 def time_of(work: Callable[[], object]) -> float:
@@ -131,7 +134,7 @@ def estimate_seconds(
     batch = batch_of(settings, network.spec.dimensions)
     times = _time_batch(network, settings, batch, compute)
     voxels = batch * math.prod(patch_of(settings, network))
-    extra = START + 2 * times.forward * _voxels_of(table.held_out[:MOST_SCORED], parent.description.margin) / voxels
+    extra = START + times.forward * _voxels_after(table, parent, locate_model(settings.model), bool(heads)) / voxels
     steps = steps_of(settings, 1.0)
     if settings.time_limit and not settings.steps:
         fit = settings.time_limit * 60
@@ -154,8 +157,25 @@ def estimate_seconds(
     return extra + (min(fit, settings.time_limit * 60) if settings.time_limit else fit), False
 
 
+def _voxels_after(table: BlockTable, parent: Model, folder: Path, has_heads: bool) -> int:
+    """Return the voxels that are predicted after the fit: for the margin, and for the scores of both models.
+
+    has_heads: the training is compared with its start besides, on what is held out; the margin is among the seconds of
+    pixel heads.
+    """
+    description = parent.description
+    held_out = _voxels_of(table.held_out[:MOST_SCORED], description.margin)
+    sample = rehearsal_samples_of(folder, description)
+    own = 0
+    if sample is not None and len(sample):
+        scored = int(sample.held_out.sum()) or len(sample)
+        own = scored * math.prod(sample.images.shape[2:])
+    margin = 0 if has_heads else MARGIN_VOXELS[description.spec.dimensions]
+    return margin + (4 if has_heads else 2) * held_out + 2 * own
+
+
 def _seconds_of_pixel_heads(network: Network, plan: ClassPlan, table: BlockTable, compute: Compute) -> float:
-    """Return about how many seconds pixel heads take: features of the tiles, and a fit for each class."""
+    """Return about how many seconds pixel heads take: features of the tiles, a fit for each class, and the margin."""
     dimensions = network.spec.dimensions
     side = FEATURE_TILE[dimensions] + 2 * FEATURE_BORDER[dimensions]
     network = add_pixel_heads(network, plan.kept, [number - 1 for number in plan.learnt], classes=len(plan.classes))
@@ -166,8 +186,8 @@ def _seconds_of_pixel_heads(network: Network, plan: ClassPlan, table: BlockTable
         with torch.inference_mode():
             return compute.logits(network, tile)
 
-    seconds = time_of(forward)
-    return START + seconds * min(MOST_TILES, len(table.blocks)) + FIT_SECONDS * len(plan.learnt)
+    tiles = min(MOST_TILES, len(table.blocks)) + MARGIN_VOXELS[dimensions] / tile[0, 0].numel()
+    return START + time_of(forward) * tiles + FIT_SECONDS * len(plan.learnt)
 
 
 def _labelled_share(table: BlockTable) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +22,18 @@ from napari_skipseg.training.finetune.blocks import BlockTable
 from napari_skipseg.training.finetune.crops import CorrectionCrops
 from napari_skipseg.training.finetune.labels import ClassPlan
 from napari_skipseg.training.finetune.patches import iter_held_out_patches, iter_whole_patches
+from napari_skipseg.training.finetune.pixel_classifier import STROKE_SIDE, number_strokes
 from napari_skipseg.training.finetune.rehearsal import RehearsalSamples
-from napari_skipseg.training.finetune.stroke_scores import Interval, StrokeScores
+from napari_skipseg.training.finetune.stroke_scores import CalledPixels, StrokeScores, gain_in_image
+from napari_skipseg.training.finetune.stroke_verdict import (
+    BETTER_REACH,
+    GIVEN_UP,
+    StrokeVerdict,
+    judge_known_class,
+    judge_on_strokes,
+    rows_of_strokes,
+)
+from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.progress import EVEN, ComparisonReport, ScoreRow
 from napari_skipseg.training.settings import Reach
 from napari_skipseg.wording import counted, percent
@@ -33,8 +44,6 @@ STROKES = "held-out strokes"
 OWN_SAMPLE = "its own sample"
 FORGOTTEN = {"V_rand": 0.02, "Dice": 0.05}
 """The most that a class may lose on the model's own sample, by score."""
-GIVEN_UP = 0.05
-"""Dice that a class may lose on all corrections together while it gains on the strokes."""
 _FOUND = 0.3
 """Least Dice of a new class that counts as found."""
 ENOUGH_BLOCKS = 20
@@ -42,20 +51,9 @@ ENOUGH_BLOCKS = 20
 of 0.967, the whole truth one of 0.31."""
 ENOUGH_OF_CLASS = 2
 """Held-out blocks that must show each class that is learnt."""
-GOOD = 0.5
-"""Dice in the image that a new class must surely have to be called found: its lower limit must be as high."""
-TOO_FEW_STROKES = (
-    "Only one stroke of {0}, or of anything else: not enough to tell how well it is found. Paint it in more places."
-)
 LABELLED_ALL_OVER = 0.8
 """With at least this share of its voxels labelled, a block counts once for each `SQUARE` of its voxels."""
 SQUARE = 32 * 32
-BETTER_REACH: Mapping[Reach, str] = {
-    "quick": "train with Normal or Full (in a shell --reach normal or full), or paint more places",
-    "normal": "paint more places, let it train longer, or train with Full (in a shell --reach full)",
-    "full": "paint more places, or let it train longer",
-}
-"""What helps a class that is not found yet, by the reach that was tried."""
 
 Scores = dict[tuple[str, str, str], float]
 """Scores by what was scored, the class's name, and the score's name."""
@@ -65,13 +63,16 @@ class Comparison(NamedTuple):
     """A target that a model's answer is compared with.
 
     target: (*space), -1 where it does not count. classes: the value of each class in it, by name. is_whole: every voxel
-    is labelled, and cells are compared (V_rand), not voxels.
+    is labelled, and cells are compared (V_rand), not voxels. strokes: (*space), the number of each voxel's stroke, 0 =
+    none; None if the labels are all over and show the image itself. painted: where labels were painted, not accepted.
     """
 
     on: str
     target: NDArray[np.int8]
     classes: Mapping[str, int]
     is_whole: bool = False
+    strokes: NDArray[np.int64] | None = None
+    painted: NDArray[np.bool_] | None = None
 
 
 class ScoredPatch(NamedTuple):
@@ -82,10 +83,18 @@ class ScoredPatch(NamedTuple):
 
 
 class MeasuredScores(NamedTuple):
-    """The scores of a model, and the share of the patches around held-out blocks in which it finds each class."""
+    """The scores of a model, and the share of the patches around held-out blocks in which it finds each class.
+
+    called: what it calls the held-out strokes, by class; nothing where the labels are all over.
+    """
 
     scores: Scores
     shares: dict[str, float]
+    called: Mapping[str, CalledPixels] = MappingProxyType({})
+
+    def on_strokes(self, name: str) -> StrokeScores | None:
+        """Return the scores of a class for the image, from held-out strokes; None if there are too few."""
+        return self.called[name].score(self.shares[name]) if name in self.called else None
 
 
 @dataclass(frozen=True)
@@ -114,9 +123,7 @@ class ScoringData:
         """
         columns = {name: number for number, name in enumerate(model.description.class_names)}
         network = WholeImages(model, compute.device, compute.precision)
-        overlaps: dict[tuple[str, str], list[OverlapScores]] = {}
-        cells: dict[tuple[str, str], list[SliceScores | None]] = {}
-        thresholds = model.description.class_thresholds
+        thresholds, tally = model.description.class_thresholds, _Tally()
         found, seen, total = dict.fromkeys(columns, 0), 0, len(self.patches)
         for number, patch in enumerate(self.patches):
             message = f"{title}: place {number + 1} of {total}"
@@ -132,17 +139,56 @@ class ScoringData:
                 seen += probability[0].size
                 for name, column in columns.items():
                     found[name] += int(np.count_nonzero(probability[column] > thresholds[name]))
-            for on, target, classes, is_whole in patch.comparisons:
-                for name in (name for name in columns if name in classes):
-                    predicted = probability[columns[name]]
-                    if is_whole:
-                        truth = (target != classes[name]).astype(np.uint8)
-                        cells.setdefault((on, name), []).extend(run_to_end(iter_score_slices(1 - predicted, truth)))
-                    elif (target >= 0).any():
-                        overlap = score_overlap(predicted > thresholds[name], target == classes[name], target >= 0)
-                        overlaps.setdefault((on, name), []).append(overlap)
+            for each in patch.comparisons:
+                for name in (name for name in columns if name in each.classes):
+                    tally.add(each, name, probability[columns[name]], thresholds[name])
         shares = {name: count / seen for name, count in found.items()} if seen else {}
-        return MeasuredScores(_pool_in_order(overlaps, cells), shares)
+        called = {name: _join_called(pieces) for name, pieces in tally.called.items()}
+        return MeasuredScores(_pool_in_order(tally.overlaps, tally.cells), shares, called)
+
+
+class _Called(NamedTuple):
+    """Labelled voxels of a place: whether they are called a class, are it, their stroke, whether they were painted."""
+
+    called: NDArray[np.bool_]
+    positive: NDArray[np.bool_]
+    strokes: NDArray[np.int64]
+    painted: NDArray[np.bool_]
+
+
+@dataclass
+class _Tally:
+    """What a model's answers were so far: overlaps and cells by what was scored and class, labelled voxels by class."""
+
+    overlaps: dict[tuple[str, str], list[OverlapScores]] = field(default_factory=dict)
+    cells: dict[tuple[str, str], list[SliceScores | None]] = field(default_factory=dict)
+    called: dict[str, list[_Called]] = field(default_factory=dict)
+
+    def add(self, each: Comparison, name: str, predicted: NDArray[np.float32], threshold: float) -> None:
+        """Add what is predicted of a class."""
+        positive = each.target == each.classes[name]
+        if each.is_whole:
+            slices = run_to_end(iter_score_slices(1 - predicted, (~positive).astype(np.uint8)))
+            self.cells.setdefault((each.on, name), []).extend(slices)
+            return
+        if not (each.target >= 0).any():
+            return
+        called = predicted > threshold
+        self.overlaps.setdefault((each.on, name), []).append(score_overlap(called, positive, each.target >= 0))
+        if each.strokes is not None:
+            there = each.strokes > 0
+            painted = np.ones_like(there) if each.painted is None else each.painted
+            piece = _Called(called[there], positive[there], each.strokes[there], painted[there])
+            self.called.setdefault(name, []).append(piece)
+
+
+def _join_called(pieces: Sequence[_Called]) -> CalledPixels:
+    """Return the voxels of all places: of the class and of all else the painted ones, if there are some."""
+    called, positive, strokes, painted = (np.concatenate(each) for each in zip(*pieces, strict=True))
+    chosen = np.zeros_like(positive)
+    for side in (positive, ~positive):
+        chosen |= side & painted if (side & painted).any() else side
+    return CalledPixels(called[chosen], positive[chosen], strokes[chosen])
 
 
 def count_held_out(table: BlockTable, plan: ClassPlan) -> HeldOut:
@@ -168,6 +214,18 @@ def count_held_out(table: BlockTable, plan: ClassPlan) -> HeldOut:
     return HeldOut(len(table.held_out), shown, is_enough)
 
 
+def is_labelled_all_over(table: BlockTable) -> bool:
+    """Return whether what is held out is labelled nearly all over, so that it shows the image itself.
+
+    If something was accepted, what was painted of it counts.
+    """
+    painted = [column for column, counted in enumerate(table.columns) if counted.is_painted]
+    columns = painted or range(len(table.columns))
+    voxels = sum(math.prod(stop - start for start, stop in block.box) for block in table.held_out)
+    labelled = sum(block.counts[column] for block in table.held_out for column in columns)
+    return labelled >= LABELLED_ALL_OVER * max(1, voxels)
+
+
 def collect_scoring_data(
     corrections: CorrectionCrops, plan: ClassPlan, rehearsal: RehearsalSamples | None, margin: int, stride: int
 ) -> ScoringData:
@@ -180,12 +238,21 @@ def collect_scoring_data(
     shown = {int(label) for target in strokes for label in np.unique(target)}
     drawn = {name: number for name, number in judged.items() if number in shown}
     strokes_of = dict(zip(painted, strokes, strict=True))
-    scored = []
+    scored, count, are_strokes = [], 0, not is_labelled_all_over(table)
     patches = iter_held_out_patches(corrections, table.held_out, margin, stride)
     for block, (image, target) in zip(table.held_out, patches, strict=True):
-        comparisons = [Comparison(CORRECTIONS, target, judged)]
-        if block in strokes_of:
-            comparisons.append(Comparison(STROKES, strokes_of[block], drawn))
+        numbers: NDArray[np.int64] | None = None
+        if are_strokes:
+            numbers = number_strokes(target, STROKE_SIDE[target.ndim])
+            numbers[numbers > 0] += count
+            count = max(count, int(numbers.max(initial=0)))
+        drawn_here = strokes_of.get(block)
+        is_drawn = (
+            None if not painted else np.zeros(target.shape, bool) if drawn_here is None else drawn_here != IGNORED
+        )
+        comparisons = [Comparison(CORRECTIONS, target, judged, strokes=numbers, painted=is_drawn)]
+        if drawn_here is not None:
+            comparisons.append(Comparison(STROKES, drawn_here, drawn))
         scored.append(ScoredPatch(image, tuple(comparisons)))
     if boundary:
         for image, target in iter_whole_patches(corrections, stride):
@@ -229,7 +296,7 @@ def _pool_in_order(
 
 
 def compare(
-    old: Scores,
+    old: MeasuredScores,
     new: MeasuredScores,
     plan: ClassPlan,
     held_out: HeldOut,
@@ -238,24 +305,79 @@ def compare(
 ) -> ComparisonReport:
     """Return both models' scores beside each other, and whether the new model is better.
 
-    parent_report: the stored report of the old model's own fine-tuning; None or empty if it was not fine-tuned. The
-    scores of the first model of the line on its own sample are taken from it.
+    Strokes are judged for the image, labels all over by their voxels. parent_report: the stored report of the old
+    model's own fine-tuning; None or empty if it was not fine-tuned. The scores of the first model of the line on its
+    own sample are taken from it.
     """
     first: dict[tuple[str, str, str], float] = {}
     for row in (parent_report or {}).get("rows", ()):
         value = row.get("old") if row.get("first") is None else row["first"]
         if row.get("on") == OWN_SAMPLE and value is not None:
             first[OWN_SAMPLE, row["class_name"], row["score"]] = float(value)
-    rows = tuple(
-        ScoreRow(*key, None if key not in old else round(old[key], 5), round(value, 5), first.get(key))
+    rows = [
+        ScoreRow(*key, None if key not in old.scores else round(old.scores[key], 5), round(value, 5), first.get(key))
         for key, value in new.scores.items()
-    )
+    ]
+    verdicts = [_judge_strokes(name, old, new, rows, reach) for name in new.called]
+    rows = _with_stroke_rows(rows, old, new)
     if forgotten := _describe_forgotten(rows):
-        return ComparisonReport(rows, False, forgotten)
+        return ComparisonReport(tuple(rows), False, forgotten)
+    if verdicts:
+        return _join_verdicts(rows, verdicts)
     is_better, reason = _judge(rows, reach)
     if not is_better or held_out.is_enough:
-        return ComparisonReport(rows, is_better, reason)
-    return ComparisonReport(rows, False, _describe_doubt(rows, new.shares, plan, held_out), is_unsure=True)
+        return ComparisonReport(tuple(rows), is_better, reason)
+    return ComparisonReport(tuple(rows), False, _describe_doubt(rows, new.shares, plan, held_out), is_unsure=True)
+
+
+def _judge_strokes(
+    name: str, old: MeasuredScores, new: MeasuredScores, rows: Sequence[ScoreRow], reach: Reach
+) -> StrokeVerdict:
+    """Return the verdict on a class that was taught by strokes. rows: of voxels."""
+    after, before = new.on_strokes(name), old.on_strokes(name)
+    if after is None or before is None:
+        verdict = judge_on_strokes(name, after, None, reach)
+    else:
+        gain = gain_in_image(old.called[name], new.called[name], new.shares[name])
+        verdict = judge_known_class(name, after, before, gain)
+    of_all = {row.on: row for row in rows if row.class_name == name and row.score == "Dice"}
+    accepted = of_all.get(CORRECTIONS)
+    if (
+        verdict.is_better
+        and STROKES in of_all
+        and accepted is not None
+        and (accepted.old or 0) - accepted.new > GIVEN_UP
+    ):
+        return StrokeVerdict(
+            False,
+            True,
+            f"On the strokes the new model is better, but away from them it gives up what you accepted: on all "
+            f"corrections together Dice of {name} fell from {accepted.old:.3f} to {accepted.new:.3f}.",
+        )
+    return verdict
+
+
+def _with_stroke_rows(rows: Sequence[ScoreRow], old: MeasuredScores, new: MeasuredScores) -> list[ScoreRow]:
+    """Return the rows in which new classes that strokes show have the scores of the image, with their limits.
+
+    A known class keeps those of the strokes: corrections lie on errors, which say nothing of how often there are some.
+    """
+    found: list[ScoreRow] = []
+    for row in rows:
+        after = None if row.class_name in old.called else new.on_strokes(row.class_name)
+        if after is None or row.on == OWN_SAMPLE or row.score == "V_rand":
+            found.append(row)
+        elif row.on == CORRECTIONS and row.score == "Dice":
+            found += rows_of_strokes(CORRECTIONS, row.class_name, after, None)
+    return found
+
+
+def _join_verdicts(rows: Sequence[ScoreRow], verdicts: Sequence[StrokeVerdict]) -> ComparisonReport:
+    """Return the report that says all verdicts: it is better if each class is."""
+    is_better = all(verdict.is_better for verdict in verdicts)
+    is_worse = any(verdict.is_worse for verdict in verdicts)
+    reason = " ".join(verdict.reason for verdict in verdicts)
+    return ComparisonReport(tuple(rows), is_better, reason, is_unsure=not is_better and not is_worse)
 
 
 def _describe_forgotten(rows: Sequence[ScoreRow]) -> str:
@@ -288,87 +410,9 @@ def compare_on_strokes(
     """
     rows: list[ScoreRow] = []
     for name, new in found.items():
-        before = old.get(name)
-        if new is None:
-            continue
-        pairs = (("Dice", "dice"), ("precision", "right"), ("FPR", "wrong"), ("FNR", "missed"))
-        for score, field in pairs:
-            value: Interval = getattr(new, field)
-            was = None if before is None else round(getattr(before, field).value, 5)
-            limits = round(value.low, 5), round(value.high, 5)
-            rows.append(ScoreRow(CORRECTIONS, name, score, was, round(value.value, 5), limits=limits))
-    verdicts = [_judge_on_strokes(name, new, old.get(name), reach) for name, new in found.items()]
-    is_better = all(verdict.is_better for verdict in verdicts)
-    is_worse = any(verdict.is_worse for verdict in verdicts)
-    reason = " ".join(verdict.reason for verdict in verdicts)
-    return ComparisonReport(tuple(rows), is_better, reason, is_unsure=not is_better and not is_worse)
-
-
-class _Verdict(NamedTuple):
-    """Whether a class is found well, or surely not, and what to say of it."""
-
-    is_better: bool
-    is_worse: bool
-    reason: str
-
-
-def _judge_on_strokes(name: str, new: StrokeScores | None, old: StrokeScores | None, reach: Reach) -> _Verdict:
-    """Return whether a new class is found well enough to be used: surely at least half right."""
-    if new is None:
-        return _Verdict(False, False, TOO_FEW_STROKES.format(name))
-    finds = f"The new model finds {percent(new.found.value)} ({_limits(new.found)}) of the held-out {name}"
-    strokes = _count_strokes(new)
-    right = f"{_limits(new.right)} of what it marks is right"
-    if old is not None and old.dice.value - new.dice.value > GIVEN_UP:
-        return _Verdict(
-            False,
-            False,
-            f"{finds}. The old model scores higher on these strokes, but it may have learnt from them: not enough to "
-            "tell which one is better. Compare them in the view.",
-        )
-    if new.found.high < GOOD or new.dice.high < GOOD:
-        return _Verdict(False, True, f"{finds}: not enough yet. To find it better, {BETTER_REACH[reach]}.")
-    where = f"around the strokes it marks {percent(new.marked)} of the image"
-    if new.dice.low >= GOOD:
-        against = "the old model finds none" if old is None else f"the old model's Dice is {old.dice.value:.2f}"
-        return _Verdict(True, False, f"{finds}, and {right}: {where} (estimated from {strokes}; {against}).")
-    return _Verdict(
-        False,
-        False,
-        f"{finds}, but {strokes} are not enough to tell how good it is: {where}, and {right}. "
-        f"{_what_to_paint(name, new)}",
-    )
-
-
-def describe_strokes(found: Mapping[str, StrokeScores | None]) -> str:
-    """Return for a card what the scores rest on: how many strokes of each class, and the limits that these leave."""
-    parts = [
-        f"{name}: {_count_strokes(scores)}, Dice {scores.dice.low:.2f} to {scores.dice.high:.2f}, "
-        f"precision {scores.right.low:.2f} to {scores.right.high:.2f}"
-        for name, scores in found.items()
-        if scores is not None
-    ]
-    limits = f" ({'; '.join(parts)})" if parts else ""
-    return f"strokes that a fit for these scores left out{limits}; the model itself learnt from them too"
-
-
-def _count_strokes(scores: StrokeScores) -> str:
-    return f"{counted(scores.strokes, 'stroke')} of it and {scores.others} of the background"
-
-
-def _limits(share: Interval) -> str:
-    return f"{percent(share.low)} to {percent(share.high)}"
-
-
-def _what_to_paint(name: str, scores: StrokeScores) -> str:
-    """Return which strokes would make it sure that a class is found well."""
-    where = f"where nothing is {name}, spread over the image"
-    if not scores.marked:
-        return f"Nothing is marked there, so paint {name} in more places."
-    more = scores.missing_background(GOOD)
-    if more is not None:
-        return f"Paint {counted(more, 'more background stroke')} {where}."
-    return f"Paint more of {name}, and more background strokes {where}."
+        if new is not None:
+            rows += rows_of_strokes(CORRECTIONS, name, new, old.get(name))
+    return _join_verdicts(rows, [judge_on_strokes(name, new, old.get(name), reach) for name, new in found.items()])
 
 
 def _judge(rows: Sequence[ScoreRow], reach: Reach) -> tuple[bool, str]:
@@ -379,25 +423,9 @@ def _judge(rows: Sequence[ScoreRow], reach: Reach) -> tuple[bool, str]:
                 f"The new model does not find {row.class_name} yet: its Dice on the held-out corrections is "
                 f"{row.new:.3f}. To find it better, {BETTER_REACH[reach]}."
             )
-    decisive = _select_decisive(rows)
-    painted = {row.class_name for row in rows if row.on == STROKES}
-    gain = float(np.mean([row.new - (row.old or 0.0) for row in decisive])) if decisive else 0.0
-    if gain < EVEN:
-        return False, f"The new model is no better on the {_describe_dice(decisive)}."
-    for row in learnt:
-        if row.class_name in painted and (row.old or 0.0) - row.new > GIVEN_UP:
-            return False, (
-                f"The new model is better on the {_describe_dice(decisive)}, but away from them it gives up what you "
-                f"accepted: on all corrections together Dice of {row.class_name} fell from {row.old:.3f} to "
-                f"{row.new:.3f}."
-            )
-    return True, f"The new model is better on the {_describe_dice(decisive)}."
-
-
-def _select_decisive(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
-    """Return the rows that decide: Dice of each class, on the strokes if they are scored apart."""
-    painted = {row.class_name: row for row in rows if row.on == STROKES and row.score == "Dice"}
-    return [painted.get(row.class_name, row) for row in rows if row.on == CORRECTIONS and row.score == "Dice"]
+    gain = float(np.mean([row.new - (row.old or 0.0) for row in learnt])) if learnt else 0.0
+    better = "better" if gain >= EVEN else "no better"
+    return gain >= EVEN, f"The new model is {better} on the {_describe_dice(learnt)}."
 
 
 def _describe_doubt(rows: Sequence[ScoreRow], shares: Mapping[str, float], plan: ClassPlan, held_out: HeldOut) -> str:
@@ -409,7 +437,7 @@ def _describe_doubt(rows: Sequence[ScoreRow], shares: Mapping[str, float], plan:
         where = f"Only {counted(count, 'held-out place')} with {rare[0]}" if count else f"No held-out {rare[0]}"
     sentences = [
         f"{where}: not enough to tell whether the new model is better.",
-        f"On the {_describe_dice(_select_decisive(rows))}.",
+        f"On the {_describe_dice([row for row in rows if row.on == CORRECTIONS and row.score == 'Dice'])}.",
     ]
     new = [name for name in plan.names[len(plan.kept) :] if name in shares]
     if new:
@@ -423,11 +451,10 @@ def _describe_doubt(rows: Sequence[ScoreRow], shares: Mapping[str, float], plan:
 
 def _describe_dice(rows: Sequence[ScoreRow]) -> str:
     """Return the Dice of both models and what it was measured on, as a part of a sentence."""
-    on = STROKES if any(row.on == STROKES for row in rows) else CORRECTIONS
     moves = (
         f"{row.class_name} {row.new:.3f} (the old model finds none: 0)"
         if row.old is None
         else f"{row.class_name} {row.old:.3f} → {row.new:.3f}"
         for row in rows
     )
-    return f"{on}: Dice {', '.join(moves)}"
+    return f"{CORRECTIONS}: Dice {', '.join(moves)}"

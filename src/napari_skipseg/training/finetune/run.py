@@ -38,6 +38,7 @@ from napari_skipseg.training.finetune.head_task import (
     classes_with_heads,
     iter_fit_first_heads,
 )
+from napari_skipseg.training.finetune.keep_better import QUICK_IS_BETTER, has_body_of, iter_is_first_better
 from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, check_images, plan_classes
 from napari_skipseg.training.finetune.patches import (
     PatchSampler,
@@ -63,12 +64,13 @@ from napari_skipseg.training.finetune.rehearsal import (
 )
 from napari_skipseg.training.finetune.report import (
     CORRECTIONS,
+    STROKES,
     collect_scoring_data,
     compare,
     compare_on_strokes,
-    describe_strokes,
 )
 from napari_skipseg.training.finetune.stroke_scores import StrokeScores, score_strokes
+from napari_skipseg.training.finetune.stroke_verdict import describe_strokes
 from napari_skipseg.training.finetune.task import (
     VALIDATED_BLOCKS,
     FinetuneData,
@@ -117,6 +119,11 @@ class _Setup:
     def teaches_pixel_heads(self) -> bool:
         """Whether the network stays as it is and the classes get pixel heads."""
         return has_pixel_heads(self.settings, self.plan, self.parent.network)
+
+    @property
+    def can_be_quick(self) -> bool:
+        """Whether *quick* could teach the same classes by pixel heads alone."""
+        return has_pixel_heads(replace(self.settings, reach="quick"), self.plan, self.parent.network)
 
 
 def iter_finetune(
@@ -167,7 +174,8 @@ def iter_finetune(
         if not processes.is_first:
             return Finetuned(target, ComparisonReport((), False, "Another process writes the model."))
         with keep_model_on_error(target):
-            if setup.teaches_pixel_heads:
+            is_quick = heads is not None or setup.teaches_pixel_heads
+            if is_quick or (setup.can_be_quick and has_body_of(read_model(target).network, parent.network)):
                 report = yield from _iter_score_heads(setup, compute, target, heads)
             else:
                 report = yield from _iter_score(setup, compute, target)
@@ -236,15 +244,21 @@ def _iter_fit_and_write(
         heads = yield from _iter_refusing_keep(_iter_fit_heads(setup, compute))
         network = heads.network
     else:
-        data, network, task, first = yield from _iter_refusing_keep(_iter_begin(setup, compute, scratch))
+        data, network, task, fits = yield from _iter_refusing_keep(_iter_begin(setup, compute, scratch))
+        first = copy.deepcopy(network) if fits else None
         state = yield from iter_learn(task, network, scratch / CHECKPOINT, compute, setup.processes)
         curves = state.curves
     if not setup.processes.is_first:
         return heads
     thresholds = {} if heads is None else heads.thresholds
     if heads is None and isinstance(network, TaughtNetwork):
-        yield from iter_keep_shares(network, first, data, compute)
-        thresholds = dict.fromkeys(first, DEFAULT_THRESHOLD)
+        yield from iter_keep_shares(network, fits, data, compute)
+        thresholds = dict.fromkeys(fits, DEFAULT_THRESHOLD)
+        if isinstance(first, TaughtNetwork) and setup.can_be_quick:
+            margin = setup.parent.description.margin
+            if (yield from iter_is_first_better(first, network, fits, corrections, margin, compute)):
+                heads = yield from _iter_fit_heads(setup, compute)
+                network, thresholds = heads.network, heads.thresholds
     network = as_stored(network).to("cpu")
     description = _describe(setup, network, curves, compute, thresholds)
     backend = TorchBackend(Model(description, network), Device("cpu", cpu_title(), ""), "f32")
@@ -379,7 +393,10 @@ def _iter_score_heads(
             old[name] = score_strokes(called, sides, strokes, marked)
     yield from _iter_picture(setup, read_model(target), compute)
     report = compare_on_strokes(found, old, setup.settings.reach)
-    _write_report(target, report, describe_strokes(found))
+    if not setup.teaches_pixel_heads:
+        report = replace(report, reason=f"{QUICK_IS_BETTER} {report.reason}")
+    left_out = f"strokes that a fit for these scores left out{describe_strokes(found)}"
+    _write_report(target, report, f"{left_out}; the model itself learnt from them too")
     return report
 
 
@@ -406,11 +423,12 @@ def _iter_picture(setup: _Setup, model: Model, compute: Compute) -> Generator[Pr
 
 
 def _write_report(target: Path, report: ComparisonReport, scores_on: str) -> None:
-    """Write the scores of a model beside it."""
+    """Write the scores of a model beside it: those on strokes where these were scored apart."""
     scores = {
         f"{row.score} {row.class_name}": row.new
+        for on in (CORRECTIONS, STROKES)
         for row in report.rows
-        if row.on == CORRECTIONS and row.score in ("Dice", "precision", "V_rand")
+        if row.on == on and row.score in ("Dice", "precision", "V_rand")
     }
     values = TypeAdapter(ComparisonReport).dump_python(report, mode="json")
     write_scores(target, ModelScores(scores, scores_on, values))
@@ -428,8 +446,11 @@ def _iter_score(
     new = yield from scoring.iter_score(model, compute, f"scoring {settings.name}")
     yield from _iter_picture(setup, model, compute)
     stored = parent.description.training.report
-    report = compare(old.scores, new, setup.plan, scoring.held_out, settings.reach, stored)
-    _write_report(target, report, "corrections held out of training but used to choose the weights")
+    report = compare(old, new, setup.plan, scoring.held_out, settings.reach, stored)
+    strokes = {name: new.on_strokes(name) for name in new.called}
+    _write_report(
+        target, report, f"corrections held out of training but used to choose the weights{describe_strokes(strokes)}"
+    )
     return report
 
 

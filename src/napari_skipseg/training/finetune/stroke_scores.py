@@ -24,6 +24,8 @@ from scipy.special import betaincinv
 DRAWS = 4000
 OUTSIDE_LIMIT = 0.05
 """Chance that a rate lies below its lower limit, and that it lies above the upper one."""
+LEAST_THERE = 0.005
+"""Share of an image that a class is taken to have at least, where two models are compared."""
 MOST_STROKES = 1000
 """Strokes of the background, at most, that somebody can be asked for."""
 
@@ -70,6 +72,74 @@ class StrokeScores:
             if scores_in_image(self.found, lower, self.marked)[1].low >= dice:
                 return more
         return None
+
+
+@dataclass(frozen=True)
+class CalledPixels:
+    """Labelled pixels of one class and of all else, each (pixels,).
+
+    called: whether a model calls them the class. positive: whether they are. strokes: the numbers of their strokes.
+    """
+
+    called: NDArray[np.bool_]
+    positive: NDArray[np.bool_]
+    strokes: NDArray[np.int64]
+
+    def score(self, marked: float) -> StrokeScores | None:
+        """Return the scores of a model that calls the share `marked` of the image; None without a stroke of a side."""
+        if self.positive.all() or not self.positive.any():
+            return None
+        return score_strokes(self.called, self.positive, self.strokes, marked)
+
+    def rates(self) -> tuple[float, float]:
+        """Return the shares of the class and of all else that are called the class, each stroke weighing the same."""
+        found, wrong = (float(_stroke_rates(self.called, self.strokes, side).mean()) for side in self.sides())
+        return found, wrong
+
+    def sides(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return the pixels of the class, and all others."""
+        return self.positive, ~self.positive
+
+
+class Gain(NamedTuple):
+    """Whether Dice of the image is higher by the rates as measured, and the chance at least that it really is."""
+
+    is_seen: bool
+    chance: float
+
+
+def gain_in_image(old: CalledPixels, new: CalledPixels, marked: float, seed: int = 0) -> Gain:
+    """Return whether Dice of the image is higher with the new model than with the old one.
+
+    old, new: the same pixels. marked: share of the image that the new model calls the class. For the chance, both are
+    drawn together (a bootstrap over strokes), with one more stroke of each side on which the old model is right and the
+    new one wrong.
+    """
+    generator = np.random.default_rng(seed)
+    draws = []
+    for side, is_class in zip(new.sides(), (True, False), strict=True):
+        before, after = (_stroke_rates(each.called, each.strokes, side) for each in (old, new))
+        count = len(after)
+        drawn = generator.dirichlet(np.ones(count + 1), DRAWS)
+        weights = np.concatenate([[[1 / count] * count + [0.0]], drawn])  # first the rates as measured
+        draws += [weights @ np.append(before, float(is_class)), weights @ np.append(after, float(not is_class))]
+    found_before, found, wrong_before, wrong = draws
+    there = np.clip((marked - wrong) / np.maximum(found - wrong, 1e-6), LEAST_THERE, 1 - LEAST_THERE)
+    gains = _dice_at(found, wrong, there) - _dice_at(found_before, wrong_before, there) > 1e-9
+    return Gain(bool(gains[0]), float(gains[1:].mean()))
+
+
+def _dice_at(found: NDArray[np.float64], wrong: NDArray[np.float64], there: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Dice in an image of which the share `there` is the class."""
+    return 2 * found * there / (there + found * there + wrong * (1 - there))
+
+
+def _stroke_rates(
+    called: NDArray[np.bool_], strokes: NDArray[np.int64], side: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return the share that is called in each stroke of a side."""
+    _, places = np.unique(strokes[side], return_inverse=True)
+    return np.asarray(np.bincount(places.ravel(), weights=called[side]) / np.bincount(places.ravel()))
 
 
 def score_strokes(
@@ -120,9 +190,8 @@ def _rate(
     called: NDArray[np.bool_], strokes: NDArray[np.int64], side: NDArray[np.bool_], generator: np.random.Generator
 ) -> tuple[Interval, int]:
     """Return the share that is called in the strokes of one side, and how many strokes it has."""
-    names, places = np.unique(strokes[side], return_inverse=True)
-    sizes, count = np.bincount(places.ravel()), len(names)
-    rates = np.bincount(places.ravel(), weights=called[side]) / sizes
+    rates = _stroke_rates(called, strokes, side)
+    count = len(rates)
     weights = generator.dirichlet(np.ones(count + 1), DRAWS)
     without = weights[:, :-1] @ rates
     # without one error so many strokes leave this open; the draws say it only about

@@ -58,6 +58,8 @@ class SuggestionList(QWidget):  # type: ignore[misc]
     def show_suggestions(self, found: Suggestions) -> None:
         """Show the best suggestions in place of earlier ones."""
         self.clear()
+        if found.note:
+            self._add(None, found.note)
         for each in found.ranked[:MOST_SHOWN]:
             button = QPushButton(f"Use {each.model}{', rescaled' if each.rescale else ''}")
             button.setStyleSheet(_CHOICE)
