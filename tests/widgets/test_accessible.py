@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QLineEdit, QPushBu
 
 from napari_skipseg.widgets.finetune.training_images import TrainingSourceList
 from napari_skipseg.widgets.forms.accessible import find_controls, name_controls, name_of
-from napari_skipseg.widgets.layers.files import SaveDialog
+from napari_skipseg.widgets.segment.outcome import SaveDialog
 
 pytestmark = pytest.mark.gui
 

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import QApplication, QComboBox, QDockWidget, QWidget
 
-from napari_skipseg.widgets.forms.help import open_page
 from napari_skipseg.widgets.forms.job_tab import pop_up, pop_up_fault
 from napari_skipseg.widgets.layers.results import KEY, image_of
 from napari_skipseg.widgets.objects.sources import result_layer, without_wrapper
-from napari_skipseg.widgets.panel import SkipSegPanel
+from napari_skipseg.widgets.panel import SkipSegPanel, open_page
 from napari_skipseg.widgets.segment.checks import find_faults
 from napari_skipseg.widgets.settings import open_settings
 

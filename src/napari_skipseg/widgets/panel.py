@@ -1,4 +1,4 @@
-"""The SkipSeg dock with its tabs and their engine, and the demonstration."""
+"""The SkipSeg dock with its tabs and their engine, its pages of help, and the demonstration."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QEvent, QObject, Qt, QTimer
-from qtpy.QtGui import QShowEvent
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer, QUrl
+from qtpy.QtGui import QDesktopServices, QShowEvent
 from qtpy.QtWidgets import QApplication, QFrame, QScrollArea, QTabWidget, QToolButton, QVBoxLayout, QWidget
 
 from napari_skipseg.errors import EngineError, FileError
@@ -20,19 +20,39 @@ from napari_skipseg.widgets.correct.tab import CorrectTab
 from napari_skipseg.widgets.finetune.tab import FinetuneTab
 from napari_skipseg.widgets.finetune.training_images import OpenCorrections
 from napari_skipseg.widgets.forms.accessible import name_controls
-from napari_skipseg.widgets.forms.engine_queue import EngineQueue
-from napari_skipseg.widgets.forms.help import open_page
-from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
-from napari_skipseg.widgets.forms.progress_bar import ProgressLine
-from napari_skipseg.widgets.forms.worker import PacedSignal
+from napari_skipseg.widgets.forms.job_tab import JobTab, ProgressLine, pop_up
+from napari_skipseg.widgets.forms.worker import EngineQueue, PacedSignal
 from napari_skipseg.widgets.inspect.tab import InspectTab
 from napari_skipseg.widgets.model_library.window import LibraryWindow
 from napari_skipseg.widgets.objects.tab import ObjectsTab
 from napari_skipseg.widgets.proofread.tab import ProofreadTab
 from napari_skipseg.widgets.remembered import RememberedChoices
-from napari_skipseg.widgets.segment.state import SegmentState
+from napari_skipseg.widgets.segment.checks import SegmentState
 from napari_skipseg.widgets.segment.tab import SegmentTab
 from napari_skipseg.widgets.settings import SETTINGS_VARIABLE, open_settings
+
+SITE = "https://napari-skipseg.github.io/napari-skipseg/"
+PAGES = {
+    "Segment": "how-to/segment",
+    "Correct": "correct-and-fine-tune",
+    "Fine-tune": "correct-and-fine-tune",
+    "Objects": "how-to/objects",
+    "Proofread": "proofread",
+    "Batch": "how-to/batch",
+    "Inspect": "how-to/look-into-a-model",
+}
+"""The page for each tab, by the tab's name."""
+
+
+def page_of(tab: str) -> str:
+    """Return the address of the page that explains a tab; of a tab without a page, the first page."""
+    return f"{SITE}{PAGES[tab]}/" if tab in PAGES else SITE
+
+
+def open_page(tab: str) -> None:
+    """Open the page that explains a tab in the browser."""
+    QDesktopServices.openUrl(QUrl(page_of(tab)))
+
 
 NARROW_TABS = "QTabBar::tab { padding: 3px 1px; margin: 0px; }"
 """With napari's own padding the last tabs hide behind arrows at the panel's usual width."""

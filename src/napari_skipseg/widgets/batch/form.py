@@ -24,8 +24,8 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.forms.estimate_line import SettledLine
 from napari_skipseg.widgets.forms.fields import Collapsible, FolderField, Missing, WrappedLine
 from napari_skipseg.widgets.forms.option_rows import OptionEditor, OptionRows
-from napari_skipseg.widgets.layers.files import DEPTHS, FORMATS
 from napari_skipseg.widgets.segment.checks import SegmentFormValues, find_faults
+from napari_skipseg.widgets.segment.outcome import DEPTHS, FORMATS
 from napari_skipseg.widgets.settings import open_settings
 from napari_skipseg.wording import counted
 

@@ -40,6 +40,7 @@ from napari_skipseg.widgets.correct.classes import (
     recolor_class,
     rename_class,
 )
+from napari_skipseg.widgets.correct.layers import EditKind
 from napari_skipseg.widgets.correct.sessions import CorrectionSession
 from napari_skipseg.widgets.correct.uncertain_regions import (
     UncertainRegionList,
@@ -48,7 +49,6 @@ from napari_skipseg.widgets.correct.uncertain_regions import (
     is_region_done,
     iter_find_uncertain_regions,
 )
-from napari_skipseg.widgets.correct.undo import EditKind
 from napari_skipseg.widgets.forms import dialogs
 from napari_skipseg.widgets.forms.worker import Work
 from napari_skipseg.widgets.layers.live import Results

@@ -21,21 +21,23 @@ from napari_skipseg.widgets.correct.actions import AskedLabels, CorrectActions, 
 from napari_skipseg.widgets.correct.classes import ClassList
 from napari_skipseg.widgets.correct.layers import ACTIONS, CorrectionLayers, hint_of
 from napari_skipseg.widgets.correct.live_view import LiveSwitch
-from napari_skipseg.widgets.correct.recovery import RecoveryPrompt, SessionReopener, call_action, describe_session
 from napari_skipseg.widgets.correct.sessions import (
     CorrectionSession,
     CorrectionSessions,
     ImageHashes,
+    RecoveryPrompt,
+    SessionReopener,
+    call_action,
     corrected_stack,
+    describe_session,
     find_correcting_fault,
     iter_close,
     iter_open,
 )
 from napari_skipseg.widgets.correct.uncertain_regions import UncertainRegionList, describe_voxel, go_to_voxel
-from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR, ConnectionGroup, PlainLabel, PrimaryButton, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
-from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
+from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, WorkOutcome, start_work
 from napari_skipseg.widgets.layers.live import Results
 from napari_skipseg.widgets.segment.form import SegmentForm, choose_value
 

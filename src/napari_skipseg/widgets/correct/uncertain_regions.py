@@ -16,12 +16,13 @@ from napari_skipseg.corrections.uncertain_regions import UncertainRegion, iter_r
 from napari_skipseg.images.views import CutArray
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.forms.fields import ConnectionGroup, set_hint
-from napari_skipseg.widgets.layers.kept_view import move_camera, move_sliders
 from napari_skipseg.widgets.layers.placement import (
     PLACING,
     camera_of,
     canvas_size,
     current_position,
+    move_camera,
+    move_sliders,
     pixel_of,
     world_at,
 )

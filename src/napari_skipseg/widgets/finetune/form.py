@@ -19,7 +19,6 @@ from napari_skipseg.training.progress import TrainingSummary
 from napari_skipseg.training.settings import AUGMENTATIONS, AUTO, FinetuneSettings, Reach, slices_to_hold_out
 from napari_skipseg.training.unfinished import Unfinished
 from napari_skipseg.widgets.correct.classes import short_count
-from napari_skipseg.widgets.forms.engine_queue import EngineQueue
 from napari_skipseg.widgets.forms.estimate_line import SettledLine
 from napari_skipseg.widgets.forms.fields import (
     WARNING_COLOR,
@@ -30,8 +29,9 @@ from napari_skipseg.widgets.forms.fields import (
     mark_field,
     set_hint,
 )
-from napari_skipseg.widgets.forms.model_choices import model_choices
+from napari_skipseg.widgets.forms.models import model_choices
 from napari_skipseg.widgets.forms.option_rows import OptionRows
+from napari_skipseg.widgets.forms.worker import EngineQueue
 from napari_skipseg.widgets.segment.form import describe_or_fault
 from napari_skipseg.wording import counted, in_words
 

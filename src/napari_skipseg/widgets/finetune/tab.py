@@ -28,13 +28,16 @@ from napari_skipseg.training.progress import (
 from napari_skipseg.training.settings import FinetuneSettings, Reach
 from napari_skipseg.training.taught_scale import SCALE
 from napari_skipseg.training.unfinished import find_unfinished
-from napari_skipseg.widgets.finetune.changes import NOTHING_TO_COMPARE, ChangesLayer
-from napari_skipseg.widgets.finetune.comparison import BeforeAfter, ReportTable, find_before
+from napari_skipseg.widgets.finetune.comparison import (
+    NOTHING_TO_COMPARE,
+    BeforeAfter,
+    ChangesLayer,
+    ReportTable,
+    find_before,
+)
 from napari_skipseg.widgets.finetune.form import FinetuneForm, TrainingSummaryLine, UnfinishedNote
-from napari_skipseg.widgets.finetune.phases import OverallProgress
 from napari_skipseg.widgets.finetune.train_form import TrainForm, describe_trained
 from napari_skipseg.widgets.finetune.training_images import OpenCorrections, TrainingImages, TrainingSourceList
-from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
 from napari_skipseg.widgets.forms.fields import (
     BUTTON_HEIGHT,
     WARNING_COLOR,
@@ -44,16 +47,52 @@ from napari_skipseg.widgets.forms.fields import (
     set_hint,
 )
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
-from napari_skipseg.widgets.forms.worker import Work
+from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, Work
 from napari_skipseg.widgets.layers.results import ShownResult
-from napari_skipseg.widgets.segment.checks import find_faults
-from napari_skipseg.widgets.segment.state import SegmentState
+from napari_skipseg.widgets.segment.checks import SegmentState, find_faults
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
     from napari_skipseg.widgets.finetune.curves import TrainingPlots
+
+
+PHASES: tuple[tuple[tuple[str, ...], float], ...] = (
+    (("reading", "opening", "saving"), 0.04),
+    (("preparing patches", "computing features"), 0.16),
+    (("warming up",), 0.15),
+    (("step", "fitting"), 0.5),
+    (("measuring", "writing"), 0.05),
+    (("scoring",), 0.1),
+)
+"""The first words of each phase's messages, and its share of the bar, in the order of the work."""
+_PARTS = 1000
+"""Steps of the whole bar."""
+
+
+class OverallProgress:
+    """Turns the progress of a phase into that of the whole, which never goes back.
+
+    new: the name of the new model, which is scored after the old one.
+    """
+
+    def __init__(self, new: str) -> None:
+        self._new, self._reached = new, 0.0
+
+    def of(self, progress: Progress) -> Progress:
+        """Return the progress of the whole at `progress`, with the same message."""
+        start = 0.0
+        for beginnings, share in PHASES:
+            if progress.message.startswith(beginnings):
+                done = progress.fraction if progress.total > 1 else 0.0
+                if progress.message.startswith("scoring"):  # the old model, then the new one
+                    done = (done + progress.message.startswith(f"scoring {self._new}:")) / 2
+                self._reached = max(self._reached, start + share * done)
+                break
+            start += share
+        return Progress(round(_PARTS * self._reached), _PARTS, progress.message)
+
 
 _POLLED = 1000
 """Milliseconds between two checks for new strokes."""

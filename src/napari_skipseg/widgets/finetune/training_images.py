@@ -25,11 +25,11 @@ from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.settings import FinetuneSettings
 from napari_skipseg.widgets.correct.classes import is_unnamed, short_count
-from napari_skipseg.widgets.correct.recovery import day_of
+from napari_skipseg.widgets.correct.sessions import day_of
 from napari_skipseg.widgets.finetune.form import FinetuneForm
 from napari_skipseg.widgets.forms.fields import Missing, set_hint
 from napari_skipseg.widgets.layers.axes import axes_of
-from napari_skipseg.widgets.layers.result_looks import choose_colors
+from napari_skipseg.widgets.layers.files import choose_colors
 from napari_skipseg.widgets.layers.results import stack_of_layer
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.forms.engine_queue import EngineQueue, QueueEntry
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine, set_hint
-from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
+from napari_skipseg.widgets.forms.worker import EngineQueue, QueueEntry, WorkOutcome, start_work
 
 _SETTLED = 800
 """Milliseconds without a change of the choices before the request is sent to the engine."""

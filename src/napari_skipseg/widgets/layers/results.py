@@ -15,9 +15,15 @@ from napari_skipseg.images.views import CutArray
 from napari_skipseg.inference.prediction import Binary, Prediction, Threshold
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers.axes import is_rgb, origin_of, voxel_size_of
-from napari_skipseg.widgets.layers.files import file_of, notes_of_stack
+from napari_skipseg.widgets.layers.files import (
+    HIDDEN_MAP,
+    PROBABILITY_LOOKS,
+    choose_colors,
+    file_of,
+    label_colors,
+    notes_of_stack,
+)
 from napari_skipseg.widgets.layers.placement import Placement, RepeatedSlices, place_at, place_over
-from napari_skipseg.widgets.layers.result_looks import HIDDEN_MAP, PROBABILITY_LOOKS, choose_colors, label_colors
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

@@ -46,14 +46,12 @@ from napari_skipseg.models.model_library import (
 )
 from napari_skipseg.models.transfer import MODEL_ENDING, CopiedModel
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR, PlainLabel, RichLabel, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
-from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
+from napari_skipseg.widgets.forms.models import card_html, sample_pictures
+from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, WorkOutcome, start_work
 from napari_skipseg.widgets.model_library.compare import Compared, describe_comparison, iter_compare, show_comparison
-from napari_skipseg.widgets.model_library.samples import sample_pictures
 from napari_skipseg.widgets.segment.checks import SegmentFormValues
-from napari_skipseg.widgets.segment.model_card import card_html
 from napari_skipseg.wording import in_bytes
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,11 +18,13 @@ from napari_skipseg.inference.scale import is_far_off, lengths_seen_by_network, 
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.widgets.forms.fields import Missing
 from napari_skipseg.widgets.layers.axes import check_layer_axes, is_rgb
+from napari_skipseg.widgets.layers.live import Results
 from napari_skipseg.widgets.layers.results import data_of
 from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
+
 
 SMALLEST_TILE = 32
 
@@ -306,3 +308,18 @@ def find_warning(choices: SegmentFormValues) -> str:
         return ""
     kind = "pixels" if choices.spanned == "YX" else "voxels"
     return f"{model.name} was not trained on such {kind}: rescale, or check the result carefully."
+
+
+@dataclass(frozen=True)
+class SegmentState:
+    """The Segment tab as it is at the time of each call.
+
+    read: the choices in its form. model: the name of the chosen model. is_running: it segments now. results: the
+    results on show. known_colors: the colours that the user chose for the classes of an image.
+    """
+
+    read: Callable[[], SegmentFormValues]
+    model: Callable[[], str | None]
+    is_running: Callable[[], bool]
+    results: Results
+    known_colors: Callable[[Image], Mapping[str, str]]

@@ -11,24 +11,19 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QHBoxLayout, QPush
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.space import Space
-from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.catalog import describe_model, locate_model
 from napari_skipseg.models.description import ModelDescription
-from napari_skipseg.option_fields import option_fields
 from napari_skipseg.widgets.forms.fields import (
     AxesField,
-    Collapsible,
     ConnectionGroup,
     FreshCombo,
     VoxelSizeField,
     WrappedLine,
     mark_field,
 )
-from napari_skipseg.widgets.forms.model_choices import model_choices
-from napari_skipseg.widgets.forms.option_rows import OptionRows
+from napari_skipseg.widgets.forms.models import CardDialog, model_choices
 from napari_skipseg.widgets.layers.axes import axes_of, set_calibration, voxel_size_of
-from napari_skipseg.widgets.layers.kept_view import slice_again, view_kept
-from napari_skipseg.widgets.layers.placement import PLACING
+from napari_skipseg.widgets.layers.placement import PLACING, slice_again, view_kept
 from napari_skipseg.widgets.layers.results import data_of, is_ours, show_alone
 from napari_skipseg.widgets.segment.checks import (
     SegmentFormValues,
@@ -39,7 +34,13 @@ from napari_skipseg.widgets.segment.checks import (
     needs_channel,
     offers_planes,
 )
-from napari_skipseg.widgets.segment.model_card import CardDialog
+from napari_skipseg.widgets.segment.fields import (
+    SUGGEST_HINT,
+    SegmentOptionsBox,
+    SelectedLayers,
+    SuggestionList,
+    ThresholdSliders,
+)
 from napari_skipseg.widgets.segment.part import (
     box_of_shapes,
     box_on_screen,
@@ -47,9 +48,6 @@ from napari_skipseg.widgets.segment.part import (
     mask_of_layer,
     shapes_with_boxes,
 )
-from napari_skipseg.widgets.segment.selection import SelectedLayers
-from napari_skipseg.widgets.segment.suggest import SUGGEST_HINT, SuggestionList
-from napari_skipseg.widgets.segment.thresholds import ThresholdSliders
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -58,36 +56,6 @@ if TYPE_CHECKING:
     from napari_skipseg.devices import DeviceReport
     from napari_skipseg.inference.recipes.recipe import Recipe
     from napari_skipseg.inference.suggest import Suggestion
-
-
-ELSEWHERE = ("device", "threshold", "class_threshold", "channel", "rescale", "attention", "seed", "box", "mask")
-"""Options that have a place of their own in the form, or none."""
-
-
-class SegmentOptionsBox(Collapsible):
-    """Rarely changed options: a row for each option without a place of its own. edited: the user changed one."""
-
-    edited = Signal()
-
-    def __init__(self, options: type = SegmentOptions) -> None:
-        super().__init__("Options")
-        self.rows = OptionRows(each for name, each in option_fields(options).items() if name not in ELSEWHERE)
-        self.tile, self.average, self.planes = (self.rows.field(name) for name in ("tile", "average", "planes"))
-        self.samples, self.dropout = self.rows.field("samples"), self.rows.field("dropout")
-        self.padding, self.invert = self.rows.field("padding"), self.rows.field("invert")
-        self.dropout.setEnabled(False)
-        self.samples.valueChanged.connect(lambda samples: self.dropout.setEnabled(samples > 0))
-        self.rows.edited.connect(self._on_edited)
-        self.fill(self.rows)
-
-    def _on_edited(self) -> None:
-        self.note_changes(len(self.rows.changed_values()))
-        self.edited.emit()
-
-    def offer_planes(self, offered: bool) -> None:
-        """Show the choice of planes, or hide it."""
-        self.rows.show_row("planes", offered)
-        self.fit()
 
 
 NO_MODEL = "There is no model: train one with napari-skipseg train, or copy a model folder into your models."

@@ -22,21 +22,12 @@ from napari_skipseg.jobs.messages import EstimateRun, ListDevices, Segment
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import STARTING, Progress
-from napari_skipseg.widgets.forms.dialogs import last_folder
-from napari_skipseg.widgets.forms.done_line import WHOLE_IS_KEPT, DoneRun, describe_done, name_part, with_shares
-from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
+from napari_skipseg.widgets.forms.dialogs import SystemReportDialog, last_folder
 from napari_skipseg.widgets.forms.estimate_line import PlanLine
 from napari_skipseg.widgets.forms.fields import BUTTON_HEIGHT, WARNING_COLOR, MessageLine, PrimaryButton
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
-from napari_skipseg.widgets.forms.worker import Work, WorkOutcome, start_work
-from napari_skipseg.widgets.layers.files import (
-    SAVED_RESULTS,
-    SaveChoices,
-    ask_what_to_save,
-    iter_save_results,
-    opened_from,
-    results_to_save,
-)
+from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, Work, WorkOutcome, start_work
+from napari_skipseg.widgets.layers.files import opened_from
 from napari_skipseg.widgets.layers.live import FilledPart, ResultFiller, Results, with_first_view
 from napari_skipseg.widgets.layers.placement import current_position
 from napari_skipseg.widgets.layers.results import (
@@ -52,11 +43,29 @@ from napari_skipseg.widgets.layers.results import (
 )
 from napari_skipseg.widgets.segment.checks import SegmentFormValues, find_faults, find_warning
 from napari_skipseg.widgets.segment.form import SegmentForm
-from napari_skipseg.widgets.segment.part import mask_of_layer, mask_of_recipe, start_of
-from napari_skipseg.widgets.segment.preview import PREVIEW_HINT, GreyValues, cut_to_view, remove_preview
-from napari_skipseg.widgets.segment.run_again import AgainButton, RepeatRequest, describe_repetition
-from napari_skipseg.widgets.segment.suggest import StrokesIn, iter_suggest_for
-from napari_skipseg.widgets.system_report import SystemReportDialog
+from napari_skipseg.widgets.segment.outcome import (
+    SAVED_RESULTS,
+    WHOLE_IS_KEPT,
+    DoneRun,
+    SaveChoices,
+    ask_what_to_save,
+    describe_done,
+    iter_save_results,
+    name_part,
+    results_to_save,
+    with_shares,
+)
+from napari_skipseg.widgets.segment.part import (
+    PREVIEW_HINT,
+    GreyValues,
+    StrokesIn,
+    cut_to_view,
+    iter_suggest_for,
+    mask_of_layer,
+    remove_preview,
+    start_of,
+)
+from napari_skipseg.widgets.segment.run_again import AgainButton, RepeatRequest, describe_repetition, mask_of_recipe
 from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:

@@ -1,15 +1,45 @@
-"""The card of a model: what it is, what it was trained on, its licence, and its scores."""
+"""Models in forms: the choice of one, its card, and pictures of the patches that are stored with it."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from html import escape
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QDialog, QFrame, QGridLayout, QPushButton, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
+from napari_skipseg.errors import ModelError, SkipsegError
+from napari_skipseg.models.catalog import find_models
 from napari_skipseg.models.description import ModelDescription, card_facts
+from napari_skipseg.models.folder import DESCRIPTION_FILE, read_description, read_sample
+from napari_skipseg.models.licenses import license_mark
 from napari_skipseg.widgets.forms.fields import RichLabel, set_hint
+
+
+def model_choices() -> list[tuple[str, object]]:
+    """Return (text, name) of each model: the text is the name with the mark of its licence, if it has one."""
+    choices: list[tuple[str, object]] = []
+    for name, folder in find_models().items():
+        mark = _mark_of(folder, (folder / DESCRIPTION_FILE).stat().st_mtime_ns)
+        choices.append((f"{name} ({mark})" if mark else name, name))
+    return choices
+
+
+@lru_cache(maxsize=256)
+def _mark_of(folder: Path, changed_at: int) -> str:
+    """Return the mark of a model; "" if it is damaged, as the form says what is wrong once it is chosen."""
+    try:
+        card = read_description(folder).card
+    except SkipsegError:
+        return ""
+    return license_mark(card.license, card.terms)
+
 
 LINE = QColor("#5aa9ff")
 _COLUMNS = 2
@@ -111,3 +141,48 @@ class CurvePlot(QWidget):  # type: ignore[misc]
             ]
         )
         painter.end()
+
+
+PICTURES = 3
+"""Patches that are shown."""
+SIDE = 128
+"""Pixels of a picture's side."""
+_TINT = np.array([63, 140, 255], np.float32)
+
+
+def sample_pictures(folder: Path, description: ModelDescription) -> list[NDArray[np.uint8]]:
+    """Return pictures (Y, X, 3) of some patches, what is labelled in them in blue; none if the model has no patches.
+
+    Of a volume its middle slice is shown.
+
+    Raises:
+        ModelError: the patches are damaged.
+    """
+    if description.sample_sha256 is None:
+        return []
+    try:
+        arrays = load(read_sample(folder, description))
+        images, targets = arrays["images"], arrays["targets"]
+        dimensions = description.spec.dimensions
+        if images.ndim != dimensions + 2 or targets.shape != (len(images), *images.shape[2:]):
+            raise ValueError("the shapes do not fit")
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ModelError(
+            f"The sample of model '{description.name}' is damaged: copy the whole folder again."
+        ) from error
+    middle = (images.shape[2] // 2,) if dimensions == 3 else ()
+    # those with most labels say most
+    counts = (targets > 0).reshape(len(targets), -1).sum(axis=1)
+    chosen = np.argsort(-counts, kind="stable")[:PICTURES]
+    return [_picture(images[(number, 0, *middle)], targets[(number, *middle)]) for number in chosen]
+
+
+def _picture(image: NDArray[np.float16], target: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Return one patch (Y, X) in grey, with its labels."""
+    step = max(1, -(-max(image.shape) // SIDE))
+    values, labels = image[::step, ::step].astype(np.float32), target[::step, ::step]
+    low, high = np.percentile(values, (1, 99))
+    grey = np.clip((values - low) / max(high - low, 1e-6), 0, 1)[..., None] * np.full(3, 255, np.float32)
+    mixed = np.where((labels > 0)[..., None], 0.6 * grey + 0.4 * _TINT, grey)
+    found: NDArray[np.uint8] = np.ascontiguousarray(mixed.astype(np.uint8))
+    return found
