@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QHBoxLayout, QPushButton
+from qtpy.QtWidgets import QPushButton
 
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.batch.settings import BatchSettings
@@ -36,6 +36,7 @@ from napari_skipseg.widgets.forms.fields import (
     PrimaryButton,
     RichLabel,
     color_of,
+    make_row,
     set_hint,
 )
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up, pop_up_fault
@@ -166,11 +167,8 @@ class BatchTab(JobTab):
         self.inputs.changed.connect(self.check)
 
     def _lay_out(self) -> None:
-        buttons, below = QHBoxLayout(), QHBoxLayout()
-        buttons.addWidget(self.start_button, 2)
-        buttons.addWidget(self.cancel_button, 1)
-        below.addWidget(self.retry_button)
-        below.addWidget(self.links)
+        buttons = make_row(self.start_button, self.cancel_button, stretches=(2, 1))
+        below = make_row(self.retry_button, self.links, stretches=(0, 0))
         below.addStretch(1)
         lines = self.progress, self.progress_text, self.message
         self.add_column(self.form, self.inputs, buttons, *lines, self.table, self.row_line, below, stretched=self.table)
@@ -283,7 +281,13 @@ class BatchTab(JobTab):
         self.paced_progress.flush()
         self._open_table(result.rows)
         links = (("Report", result.report), ("Folder", result.folder))
-        self.links.setText(" · ".join(_link_to_file(text, file) for text, file in links))
+        addresses = (bytes(QUrl.fromLocalFile(str(file)).toEncoded()).decode() for _, file in links)
+        self.links.setText(
+            " · ".join(
+                f"<a href='{escape(address, quote=True)}' style='color: {LINK_COLOR}'>{text}</a>"
+                for (text, _), address in zip(links, addresses, strict=True)
+            )
+        )
         self.links.show()
         self.show_message(result.describe(), WARNING_COLOR if result.count("failed") else "transparent")
         pop_up(result.describe(), f"Batch: {count_states(result.rows)}")
@@ -315,7 +319,7 @@ class BatchTab(JobTab):
             self._opening = None
 
         read, name = partial(iter_read_results, row, not is_open), f"Opening {Path(row.file).name}"
-        self._opening = start_work(self, read, name, lambda _: None, on_outcome, on_end)
+        self._opening = start_work(self, read, name, on_outcome=on_outcome, on_end=on_end)
 
     def check(self) -> None:
         """Enable Start if all is right and nothing runs; otherwise the line below says why."""
@@ -342,8 +346,3 @@ class BatchTab(JobTab):
         self._show_table()
         keeps_message = running or not fault or (self._last_message[0] and not self.inputs.fault)
         self.message.say(*(self._last_message if keeps_message else (fault, color_of(fault))))
-
-
-def _link_to_file(text: str, file: Path) -> str:
-    address = escape(bytes(QUrl.fromLocalFile(str(file)).toEncoded()).decode(), quote=True)
-    return f"<a href='{address}' style='color: {LINK_COLOR}'>{text}</a>"

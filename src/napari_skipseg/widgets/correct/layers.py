@@ -296,23 +296,18 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
                 self.strokes.mode = "paint"
 
     def _add(self, name: str, data: Any, looks: dict[str, Any]) -> Labels:
-        placement = place_over(self.image, (1.0,) * self.image.ndim, (0.0,) * self.image.ndim, self._dropped())
         return self._viewer.add_labels(
             data,
             name=name.format(self.image.name),
             metadata={KEY: {"corrections": self.corrections.subject.key}},
             **looks,
-            **placement.arguments(),
+            **place_over(self.image, dropped=int(self._axes.startswith("C"))).arguments(),
         )
 
-    def _dropped(self) -> int:
-        return int(self._axes.startswith("C"))
-
     def _place(self, event: Any = None) -> None:
-        image = self.image
-        if image.ndim != len(self._axes):
+        if self.image.ndim != len(self._axes):
             return
-        placement = place_over(image, (1.0,) * image.ndim, (0.0,) * image.ndim, self._dropped())
+        placement = place_over(self.image, dropped=int(self._axes.startswith("C")))
         for layer in (*self._mine(), *self.highlight.layers()):
             place_at(layer, placement)
 

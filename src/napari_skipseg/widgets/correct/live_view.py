@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QCheckBox, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QSizePolicy, QWidget
 
 from napari_skipseg.corrections.saved import ChunkTarget, SavedCorrections
-from napari_skipseg.corrections.subject import BACKGROUND, CorrectionClass
+from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.intensity.normalize import Normalization, iter_measure_greys
 from napari_skipseg.images.stack import Stack
@@ -22,12 +22,13 @@ from napari_skipseg.jobs.messages import LiveView
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.progress import LIVE_TILE, LivePart, LiveResult
+from napari_skipseg.widgets.correct.classes import number_judged
 from napari_skipseg.widgets.correct.sessions import CorrectionSession
-from napari_skipseg.widgets.forms.fields import FAULT_COLOR, MessageLine, set_hint
-from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, QueueEntry, WorkOutcome, start_work
+from napari_skipseg.widgets.forms.fields import FAULT_COLOR, MessageLine, fill_column, set_hint
+from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, EngineTask, WorkOutcome
 from napari_skipseg.widgets.layers.files import PROBABILITY_LOOKS
-from napari_skipseg.widgets.layers.placement import place_at, place_over, visible_box
-from napari_skipseg.widgets.layers.results import KEY, results_in, stack_of_layer
+from napari_skipseg.widgets.layers.placement import place_at, place_over, selection_kept, visible_box
+from napari_skipseg.widgets.layers.results import KEY, read_as_czyx, remove_results, results_in, stack_of_layer
 from napari_skipseg.widgets.segment.checks import find_faults, needs_channel
 from napari_skipseg.widgets.segment.form import SegmentForm
 
@@ -89,17 +90,13 @@ def find_view(
             for axis, (a, b), (start, stop) in zip("YX", before.box, spans, strict=True)
         )
         near = last is None or all(a <= last[axis] < b for axis, (a, b) in zip("YX", before.box, strict=True))
-        if inside or (is_part and before.is_part and near and _overlaps(before.box, visible)):
+        middle_is_visible = all(
+            visible[axis][0] <= a + (b - a) // 4 and b - (b - a) // 4 <= visible[axis][1] + 1
+            for axis, (a, b) in zip("YX", before.box, strict=True)
+        )
+        if inside or (is_part and before.is_part and near and middle_is_visible):
             return before
     return ViewPlace(time, z, (spans[0], spans[1]), is_part)
-
-
-def _overlaps(box: _Box, visible: dict[str, tuple[int, int]]) -> bool:
-    """Return whether a view still lies on screen with its whole middle half."""
-    return all(
-        visible[axis][0] <= a + (b - a) // 4 and b - (b - a) // 4 <= visible[axis][1] + 1
-        for axis, (a, b) in zip("YX", box, strict=True)
-    )
 
 
 def _span(low: int, stop: int, around: int, length: int) -> tuple[int, int]:
@@ -130,10 +127,7 @@ class PartReader:
         classes: all that can be painted. judged: those that are learnt, in the order of their numbers; others count as
         background.
         """
-        numbers = np.zeros(256, np.uint8)
-        numbers[BACKGROUND] = BACKGROUND
-        for each in classes:
-            numbers[each.value] = judged.index(each) + 2 if each in judged else BACKGROUND
+        numbers = number_judged(classes, judged)
         index = {"T": view.time, "Z": view.z, "Y": slice(*view.box[0]), "X": slice(*view.box[1])}
         labels = numbers[np.asarray(self._target[tuple(index[axis] for axis in self._axes)])]
         parts = [self._part(view.time, view.z, view.box, labels)]
@@ -161,30 +155,23 @@ class PartReader:
                 for x in range(0, width, LIVE_TILE):
                     tile = values[y : y + LIVE_TILE, x : x + LIVE_TILE]
                     place = time, z, top + y, left + x
-                    if tile.any() and not _is_in_view(place, view):
+                    is_in_view = place[:2] == (view.time, view.z) and all(
+                        start <= first < stop for first, (start, stop) in zip(place[2:], view.box, strict=True)
+                    )
+                    if tile.any() and not is_in_view:
                         yield place, tile
 
     def _part(self, time: int, z: int, box: _Box, labels: NDArray[np.uint8]) -> LivePart:
         """Return a part with its pixels and a border of them."""
-        sides = {axis: self._stack.length(axis) for axis in "YX"}
         corner = max(0, box[0][0] - self._border), max(0, box[1][0] - self._border)
         if (time, z, box) not in self._pixels:
             wide = {
-                axis: slice(start, min(stop + self._border, sides[axis]))
+                axis: slice(start, min(stop + self._border, self._stack.length(axis)))
                 for axis, start, (_, stop) in zip("YX", corner, box, strict=True)
             }
-            parts = {"T": slice(time, time + 1), "C": slice(None), "Z": slice(z, z + 1), **wide}
-            axes = self._stack.space.axes
-            values = self._stack.read(tuple(parts[axis] for axis in axes))
-            order = [axes.index(axis) for axis in "TCZYX" if axis in axes]
-            missing = tuple(number for number, axis in enumerate("TCZYX") if axis not in axes)
-            self._pixels[time, z, box] = np.expand_dims(values.transpose(order), missing)[0, :, 0]
+            index = {"T": slice(time, time + 1), "Z": slice(z, z + 1), **wide}
+            self._pixels[time, z, box] = read_as_czyx(self._stack, index)[:, 0]
         return LivePart(time, z, box, corner, self._pixels[time, z, box], labels)
-
-
-def _is_in_view(place: TilePlace, view: ViewPlace) -> bool:
-    inside = zip(place[2:], view.box, strict=True)
-    return place[:2] == (view.time, view.z) and all(a <= first < b for first, (a, b) in inside)
 
 
 def _choose(tiles: dict[TilePlace, NDArray[np.uint8]]) -> list[TilePlace]:
@@ -253,23 +240,18 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
         self._shown: LiveState | None = None
         self._last_view: ViewPlace | None = None
         self._at_work: LiveState | None = None
-        self._worker: Any = None
-        self._entry: QueueEntry | None = None
+        self._task: EngineTask | None = None
         self._reader: tuple[object, PartReader, Normalization] | None = None
         self._is_kept = False
         self.switch, self.message = QCheckBox("Live"), MessageLine()
         set_hint(self.switch, LIVE_HINT)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(2)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
-        column.addWidget(self.switch)
-        column.addWidget(self.message)
+        fill_column(self, self.switch, self.message, spacing=2)
         self._timer = QTimer(self)
         self._timer.setInterval(_TICK)
         self._timer.timeout.connect(self._look)
         self.switch.toggled.connect(self._on_toggled)
-        queue.job_added.connect(self._give_way)
+        queue.job_added.connect(self._on_job_added)
 
     @property
     def is_on(self) -> bool:
@@ -289,55 +271,46 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
         else:
             self._timer.stop()
             self._stop()
-            self._release_engine()
+            if self._is_kept and getattr(self._engine, "pid", 1) is not None:
+                # an empty request: the engine drops the features that it keeps
+                drop = partial(self._engine.run, LiveView("", ""))
+                EngineTask(self, drop, "Live", queue=self._queue, waiting_text=_WAITING)
+            self._is_kept = False
 
     def _stop(self) -> None:
-        """Cancel what is at work, and remove the layers."""
-        if self._worker is not None:
-            self._worker.quit()
+        """Cancel the request at work, and remove the layers."""
+        if self._task is not None:
+            self._task.cancel()
         if self._session is not None:
-            for layer in self._layers(self._session.layers.image):
-                self._viewer.layers.remove(layer)
+            remove_results(self._viewer, _live_source(self._session.layers.image))
         self._seen = self._shown = self._last_view = None
         self._reader = None
-        self._say("")
-
-    def _release_engine(self) -> None:
-        """Let the engine drop the features that it keeps."""
-        if not self._is_kept or getattr(self._engine, "pid", 1) is None:
-            return
-        self._is_kept = False
-        entry = self._queue.add(_WAITING, is_job=False)
-
-        def begin() -> None:
-            work = self._queue.after_last_run(partial(self._engine.run, LiveView("", "")))
-            start_work(self, work, "Live", lambda _: None, lambda _: None, entry.release, is_quiet=True)
-
-        entry.start_when_first(begin)
+        self.message.say("")
 
     def _look(self) -> None:
         """See whether strokes or view have changed, and request a new result if they have settled."""
         session = self._session
         if session is None or not session.layers.is_shown:
-            self._say("")
+            self.message.say("")
             return
         state = self._read_state(session)
         if isinstance(state, str):
-            self._say(state, FAULT_COLOR)
-            self._hide(session)
-            if self._worker is not None:
-                self._worker.quit()
+            self.message.say(state, FAULT_COLOR)
+            self._shown = None
+            remove_results(self._viewer, _live_source(session.layers.image))
+            if self._task is not None:
+                self._task.cancel()
             return
         has_settled, self._seen = state == self._seen, state
-        if self._worker is not None or self._entry is not None:
-            if self._at_work is not None and state.place != self._at_work.place and self._worker is not None:
-                self._worker.quit()
+        if self._task is not None:
+            if self._at_work is not None and state.place != self._at_work.place:
+                self._task.cancel()
             return
         if not has_settled or state == self._shown:
             return
         if not self._queue.is_empty:
             waiting = self._queue.describe_wait()
-            self._say(f"Live {waiting}." if waiting.startswith("waits") else "Live waits for the engine.")
+            self.message.say(f"Live {waiting}." if waiting.startswith("waits") else "Live waits for the engine.")
             return
         self._request(session, state)
 
@@ -371,7 +344,6 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
 
     def _request(self, session: CorrectionSession, state: LiveState) -> None:
         self._at_work, self._is_kept = state, True
-        entry = self._entry = self._queue.add(_WAITING, is_job=False)
         choices = self._form.read()
         model, image, axes = choices.model, session.layers.image, choices.axes
 
@@ -382,27 +354,30 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
 
         def on_progress(progress: Progress) -> None:
             if self.is_on and progress.message.startswith(("computing", "reading", "starting")):
-                self._say(f"Live is {progress.message}…")
+                self.message.say(f"Live is {progress.message}…")
 
         def on_outcome(outcome: WorkOutcome) -> None:
             if self._session is not session or not self.is_on:
                 return
             self._shown = state
             if outcome.fault:
-                self._say(outcome.fault, FAULT_COLOR)
+                self.message.say(outcome.fault, FAULT_COLOR)
             elif self._seen is None or self._seen.place == state.place:
                 self._show(session, state, outcome.value)
 
         def on_end() -> None:
-            self._worker = self._entry = self._at_work = None
-            entry.release()
+            self._task = self._at_work = None
 
-        def begin() -> None:
-            self._worker = start_work(
-                self, self._queue.after_last_run(work), "Live", on_progress, on_outcome, on_end, is_quiet=True
-            )
-
-        entry.start_when_first(begin)
+        self._task = EngineTask(
+            self,
+            work,
+            "Live",
+            queue=self._queue,
+            waiting_text=_WAITING,
+            on_progress=on_progress,
+            on_outcome=on_outcome,
+            on_end=on_end,
+        )
 
     def _iter_update(
         self,
@@ -428,64 +403,50 @@ class LiveSwitch(QWidget):  # type: ignore[misc]
         request = LiveView(state.key, state.model, names, found, reader[2], state.device)
         return (yield from self._engine.run(request))
 
-    def _give_way(self) -> None:
-        """Cancel the request at work, because a job wants the engine; it is sent again afterwards."""
-        if self._worker is not None:
+    def _on_job_added(self) -> None:
+        """Cancel the request at work, because a job needs the engine; it is sent again afterwards."""
+        if self._task is not None:
             self._shown = None
-            self._worker.quit()
-
-    def _say(self, text: str, color: str = "transparent") -> None:
-        self.message.say(text, color)
-
-    def _layers(self, image: Image) -> list[Layer]:
-        return results_in(self._viewer, LIVE_SOURCE.format(image.unique_id))
-
-    def _hide(self, session: CorrectionSession) -> None:
-        """Remove the layers while nothing can be shown."""
-        self._shown = None
-        for layer in self._layers(session.layers.image):
-            self._viewer.layers.remove(layer)
+            self._task.cancel()
 
     def _show(self, session: CorrectionSession, state: LiveState, result: LiveResult) -> None:
         """Show the probability of each class in its layer; one that is shown no more is removed."""
         image, axes = session.layers.image, self._form.read().axes
         colors = {each.name: each.color for each in session.corrections.classes}
-        for layer in self._layers(image):
-            if layer.metadata[KEY]["role"] not in {f"live {name}" for name in result.names}:
-                self._viewer.layers.remove(layer)
+        remove_results(self._viewer, _live_source(image), but={f"live {name}" for name in result.names})
         if result.probability is not None:
             for name, values in zip(result.names, result.probability, strict=True):
                 self._show_class(image, axes, name, colors[name], state.view, values)
         (top, bottom), (left, right) = state.view.box
         part = PART.format(bottom - top, right - left) if state.view.is_part else ""
-        self._say(" ".join(text for text in (result.note, part) if text))
+        self.message.say(" ".join(text for text in (result.note, part) if text))
 
     def _show_class(
         self, image: Image, axes: str, name: str, color: str, view: ViewPlace, values: NDArray[Any]
     ) -> None:
         starts = {"T": view.time, "Z": view.z, "Y": view.box[0][0], "X": view.box[1][0]}
         dropped = int(axes.startswith("C"))
-        place = place_over(image, (1.0,) * image.ndim, tuple(float(starts.get(axis, 0)) for axis in axes), dropped)
+        place = place_over(image, offset=[float(starts.get(axis, 0)) for axis in axes], dropped=dropped)
         shape = [values.shape["YX".index(axis)] if axis in "YX" else 1 for axis in axes if axis != "C"]
         data = np.asarray(values).reshape(shape)
-        source, role = LIVE_SOURCE.format(image.unique_id), f"live {name}"
-        old = next((layer for layer in self._layers(image) if layer.metadata[KEY]["role"] == role), None)
+        source, role = _live_source(image), f"live {name}"
+        there = results_in(self._viewer, source)
+        old = next((layer for layer in there if layer.metadata[KEY]["role"] == role), None)
         if old is not None:
             old.data = data
             place_at(old, place)
             old.colormap = color
             return
-        selected = set(self._viewer.layers.selection)
-        active = self._viewer.layers.selection.active
-        self._viewer.add_image(
-            data,
-            name=f"{name} live",
-            metadata={KEY: {"role": role, "source": source, "threshold": 0.5, "recipe": {}}},
-            rgb=False,
-            **{**PROBABILITY_LOOKS, "colormap": color},
-            **place.arguments(),
-        )
-        # napari selects what is added, and then the brush would be gone
-        self._viewer.layers.selection = {layer for layer in selected if layer in self._viewer.layers}
-        if active is not None and active in self._viewer.layers:
-            self._viewer.layers.selection.active = active
+        with selection_kept(self._viewer):  # else the brush would be gone
+            self._viewer.add_image(
+                data,
+                name=f"{name} live",
+                metadata={KEY: {"role": role, "source": source, "threshold": 0.5, "recipe": {}}},
+                rgb=False,
+                **{**PROBABILITY_LOOKS, "colormap": color},
+                **place.arguments(),
+            )
+
+
+def _live_source(image: Image) -> str:
+    return LIVE_SOURCE.format(image.unique_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,13 +16,14 @@ from qtpy.QtWidgets import QFrame, QHBoxLayout, QPushButton, QToolButton, QVBoxL
 from napari_skipseg.corrections.catalog import StoredCorrections, find_by_file, find_corrections, find_for
 from napari_skipseg.corrections.saved import CorrectionSummary, LabelCounts, load_saved
 from napari_skipseg.corrections.store import Corrections, open_corrections
+from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.files import is_there
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.correct.layers import CorrectionLayers
-from napari_skipseg.widgets.forms.fields import WARNING_COLOR, ConnectionGroup, PlainLabel
+from napari_skipseg.widgets.forms.fields import WARNING_COLOR, ConnectionGroup, PlainLabel, fill_column
 from napari_skipseg.widgets.forms.job_tab import pop_up
 from napari_skipseg.widgets.forms.worker import WorkOutcome, first_line_of, start_work
 from napari_skipseg.widgets.layers.axes import axes_of
@@ -34,6 +35,8 @@ from napari_skipseg.wording import counted
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
+
+    from napari_skipseg.widgets.segment.checks import SegmentFormValues
 
 
 _BETWEEN = (
@@ -187,15 +190,8 @@ class ImageHashes(QObject):  # type: ignore[misc]
             self._at_work.discard(place)
             self.known.emit()
 
-        start_work(
-            self,
-            partial(_iter_look, stack),
-            "Looking for corrections",
-            lambda _: None,
-            on_outcome,
-            on_end,
-            is_quiet=True,
-        )
+        work = partial(_iter_look, stack)
+        start_work(self, work, "Looking for corrections", on_outcome=on_outcome, on_end=on_end, is_quiet=True)
 
     def _forget_soon(self, layer: Image) -> None:
         self.forget(layer)
@@ -276,9 +272,7 @@ class RecoveryPrompt(QWidget):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self._column = QVBoxLayout(self)
-        self._column.setContentsMargins(0, 0, 0, 0)
-        self._column.setSpacing(6)
+        self._column = fill_column(self, spacing=6)
         self._put_aside: set[str] = set()
         self.of_image: RecoveryOffer | None = None
         self.interrupted: dict[str, RecoveryOffer] = {}
@@ -293,7 +287,7 @@ class RecoveryPrompt(QWidget):  # type: ignore[misc]
             return
         offer = self.of_image = RecoveryOffer(text, button, action, WARNING_COLOR if action is None else CALM_COLOR)
         offer.setProperty("key", key + text)
-        offer.cross.clicked.connect(partial(self._put, key))
+        offer.cross.clicked.connect(partial(self._put_aside_offer, key))
         self._column.insertWidget(0, offer)
         self.show()
 
@@ -318,7 +312,7 @@ class RecoveryPrompt(QWidget):  # type: ignore[misc]
             self._column.addWidget(offer)
             self.show()
 
-    def _put(self, key: str, checked: bool = False) -> None:
+    def _put_aside_offer(self, key: str, checked: bool = False) -> None:
         self._put_aside.add(key)
         self.changed.emit()
 
@@ -424,8 +418,7 @@ class SessionReopener(QObject):  # type: ignore[misc]
             if lost:
                 pop_up(lost_text(lost))
 
-        name = "Looking for corrections"
-        start_work(self, iter_find_interrupted, name, lambda _: None, on_outcome, lambda: None, is_quiet=True)
+        start_work(self, iter_find_interrupted, "Looking for corrections", on_outcome=on_outcome, is_quiet=True)
 
     def open(self, found: StoredCorrections) -> None:
         """Open the image of an interrupted session."""
@@ -461,3 +454,17 @@ def iter_find_interrupted() -> Generator[Progress, None, tuple[StoredCorrections
     """Return the corrections of interrupted sessions."""
     yield Progress(0, 1, "looking for corrections")
     return tuple(each for each in find_corrections() if each.was_interrupted and not each.is_open and not each.is_empty)
+
+
+@dataclass(frozen=True)
+class OpenCorrections:
+    """The corrections that are open in the window, at the time of each call.
+
+    chosen: those of the image in the Segment tab. judged_classes: the classes that these judge. all: images with their
+    corrections. can_restore: the Correct tab offers earlier corrections of the image in the Segment tab.
+    """
+
+    chosen: Callable[[], Corrections | None]
+    judged_classes: Callable[[], tuple[CorrectionClass, ...]]
+    all: Callable[[], Iterable[tuple[Image, Corrections]]]
+    can_restore: Callable[[], bool]

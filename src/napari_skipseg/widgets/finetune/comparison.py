@@ -7,22 +7,23 @@ from dataclasses import replace
 from html import escape
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QPushButton, QSizePolicy, QWidget
 
 from napari_skipseg.images.stack import ArrayLike, LazyArray
 from napari_skipseg.images.views import CutArray
-from napari_skipseg.inference.prediction import Binary, Threshold
+from napari_skipseg.inference.prediction import Threshold
 from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 from napari_skipseg.training.progress import EVEN, ComparisonReport, ScoreRow
-from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine, RichLabel, set_hint
+from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine, RichLabel, fill_column, make_row, set_hint
 from napari_skipseg.widgets.layers.placement import visible_box
 from napari_skipseg.widgets.layers.results import (
     ShownResult,
+    common_box,
     remove_results,
     results_in,
     segmented_in,
@@ -76,37 +77,23 @@ def compare_results(
 
     None if they have no part in common. was, now: the thresholds of both. classes: names of those that were taught.
     """
-    if before.axes != after.axes:
+    common = common_box(before.box, after.box)
+    if before.axes != after.axes or common is None:
         return None
+    labels = []
+    for shown, threshold in ((before, was), (after, now)):
+        sides = enumerate(zip(common, shown.box, strict=True))
+        part = {number: slice(side.start - own.start, side.stop - own.start) for number, (side, own) in sides}
+        labels.append(CutArray(shown.labels(threshold), part))
     axes = [axis for axis, letter in enumerate(after.axes) if letter != "C"]
-    parts: tuple[dict[int, slice], dict[int, slice]] = ({}, {})
-    starts: dict[int, int] = {}
-    shapes = [shown.prediction.probability.shape[-len(axes) :] for shown in (before, after)]
-    for number, axis in enumerate(axes):
-        begins = [shown.positions.get(axis, 0) for shown in (before, after)]
-        low = max(begins)
-        high = min(begin + shape[number] for begin, shape in zip(begins, shapes, strict=True))
-        if high <= low:
-            return None
-        starts[axis] = low
-        for part, begin in zip(parts, begins, strict=True):
-            part[number] = slice(low - begin, high - begin)
-    old, new = (
-        CutArray(_labels_of(*each), part) for each, part in zip(((before, was), (after, now)), parts, strict=True)
-    )
     pairs = [(_value_of(before, name), _value_of(after, name)) for name in classes]
-    return ChangedLabels(old, new, pairs), starts
+    return ChangedLabels(labels[0], labels[1], pairs), dict(zip(axes, (side.start for side in common), strict=True))
 
 
 def _value_of(shown: ShownResult, name: str) -> int:
     """Return the value of a class in the labels of a result, 0 if it is not known there."""
     names = shown.prediction.class_names
     return 1 + names.index(name) if name in names else 0
-
-
-def _labels_of(shown: ShownResult, threshold: Threshold) -> Binary:
-    prediction = shown.prediction
-    return Binary(prediction.probability, prediction.thresholds_at(threshold), len(prediction.class_names) > 1)
 
 
 class ChangesTick(QWidget):  # type: ignore[misc]
@@ -119,11 +106,7 @@ class ChangesTick(QWidget):  # type: ignore[misc]
         self.tick, self.legend = QCheckBox("Show what changed"), MessageLine()
         set_hint(self.tick, "Show in a layer which pixels the taught classes gained and lost")
         self.tick.toggled.connect(self.toggled)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(4)
-        column.addWidget(self.tick)
-        column.addWidget(self.legend)
+        fill_column(self, self.tick, self.legend)
         self.offer(False)
 
     def offer(self, is_there: bool) -> None:
@@ -163,22 +146,19 @@ class ChangesLayer:
         self._source = CHANGED_OF.format(layer.unique_id)
         place = replace(after, positions=starts, source=self._source, prefix="")
         show_derived_labels(self._viewer, layer, place, changed, role="changed", colors=tuple(CHANGE_COLORS.values()))
-        gained, lost = (percent(share) for share in self._shares(layer, changed, starts))
+        # the shares of what is on screen: of a large image nothing else is read
+        box = visible_box(self._viewer, layer)
+        inside = tuple(
+            slice(max(0, box[axis][0] - start), max(0, box[axis][1] + 1 - start)) for axis, start in starts.items()
+        )
+        values = np.asarray(changed[inside])
+        shares = np.bincount(values.ravel(), minlength=3) / max(1, values.size)
+        gained, lost = percent(float(shares[GAINED])), percent(float(shares[LOST]))
         blue, orange = CHANGE_COLORS
         return (
             f"{blue.capitalize()}: gained, {gained} of this view. {orange.capitalize()}: lost, {lost} "
             f"({', '.join(classes)})."
         )
-
-    def _shares(self, layer: Image, changed: ChangedLabels, starts: dict[int, int]) -> tuple[float, float]:
-        """Return the shares of what is on screen that were gained and lost; of a large image nothing else is read."""
-        box: Any = visible_box(self._viewer, layer)
-        inside = tuple(
-            slice(max(0, box[axis][0] - start), max(0, box[axis][1] + 1 - start)) for axis, start in starts.items()
-        )
-        values = np.asarray(changed[inside])
-        counts = np.bincount(values.ravel(), minlength=3) / max(1, values.size)
-        return float(counts[GAINED]), float(counts[LOST])
 
     def drop(self) -> None:
         """Remove the layer."""
@@ -229,17 +209,8 @@ class ReportTable(QWidget):  # type: ignore[misc]
         self.before_button.toggled.connect(self._name_button)
         self.before_button.toggled.connect(self.compared)
         self.changes = ChangesTick()
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.use_button)
-        buttons.addWidget(self.before_button)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(6)
-        column.addWidget(self.verdict)
-        column.addWidget(self.shares)
-        column.addWidget(self.table)
-        column.addLayout(buttons)
-        column.addWidget(self.changes)
+        buttons = make_row(self.use_button, self.before_button, stretches=(0, 0))
+        fill_column(self, self.verdict, self.shares, self.table, buttons, self.changes, spacing=6)
         self.hide()
 
     def show_report(self, report: ComparisonReport, old: str, new: str) -> None:
@@ -315,19 +286,15 @@ def report_html(report: ComparisonReport, old: str, new: str) -> str:
             name = "" if row.class_name == last_class else escape(row.class_name)
             last_class = row.class_name
             before = "none" if row.old is None else f"{row.old:.3f}"
+            limits = "" if row.limits is None else f" ({row.limits[0]:.2f}–{row.limits[1]:.2f})"
             color, arrow = _mark_of_change(row)
             rows.append(
                 f"<tr><td>{name}</td><td style='padding-left: 6px'>{escape(row.score)}</td>"
                 f"<td align='right' style='padding: 1px 8px'>{before}</td>"
-                f"<td align='right' style='padding: 1px 4px'><b>{row.new:.3f}</b>{_limits(row)}</td>"
+                f"<td align='right' style='padding: 1px 4px'><b>{row.new:.3f}</b>{limits}</td>"
                 f"<td style='color: {color}'>{arrow}</td></tr>"
             )
     return f"<table cellspacing='0' width='100%'>{''.join(rows)}</table>"
-
-
-def _limits(row: ScoreRow) -> str:
-    """Return between which values a score lies, "" if that is not known."""
-    return "" if row.limits is None else f" ({row.limits[0]:.2f}–{row.limits[1]:.2f})"
 
 
 def _mark_of_change(row: ScoreRow) -> tuple[str, str]:
@@ -358,12 +325,10 @@ def _model_of(shown: ShownResult) -> str:
 
 
 def _covers(shown: ShownResult, place: Sequence[int]) -> bool:
-    axes = [axis for axis, letter in enumerate(shown.axes) if letter != "C"]
-    lengths = shown.prediction.probability.shape[-len(axes) :]
-    starts = [shown.positions.get(axis, 0) for axis in axes]
-    return len(shown.axes) == len(place) and all(
-        start <= place[axis] < start + length for axis, start, length in zip(axes, starts, lengths, strict=True)
-    )
+    if len(shown.axes) != len(place):
+        return False
+    inside = [at for at, letter in zip(place, shown.axes, strict=True) if letter != "C"]
+    return all(side.start <= at < side.stop for at, side in zip(inside, shown.box, strict=True))
 
 
 class BeforeAfter:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QPushButton
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.jobs.messages import Finetune, PlanFinetuning, Train
@@ -25,9 +25,10 @@ from napari_skipseg.training.progress import (
     ValidationPicture,
     without_losses,
 )
-from napari_skipseg.training.settings import FinetuneSettings, Reach
+from napari_skipseg.training.settings import Reach
 from napari_skipseg.training.taught_scale import SCALE
 from napari_skipseg.training.unfinished import find_unfinished
+from napari_skipseg.widgets.correct.sessions import OpenCorrections
 from napari_skipseg.widgets.finetune.comparison import (
     NOTHING_TO_COMPARE,
     BeforeAfter,
@@ -37,13 +38,14 @@ from napari_skipseg.widgets.finetune.comparison import (
 )
 from napari_skipseg.widgets.finetune.form import FinetuneForm, TrainingSummaryLine, UnfinishedNote
 from napari_skipseg.widgets.finetune.train_form import TrainForm, describe_trained
-from napari_skipseg.widgets.finetune.training_images import OpenCorrections, TrainingImages, TrainingSourceList
+from napari_skipseg.widgets.finetune.training_images import TrainingImages, TrainingSourceList
 from napari_skipseg.widgets.forms.fields import (
     BUTTON_HEIGHT,
     WARNING_COLOR,
     Collapsible,
     ConnectionGroup,
     PrimaryButton,
+    make_row,
     set_hint,
 )
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
@@ -147,30 +149,18 @@ class FinetuneTab(JobTab):
         self.unfinished = UnfinishedNote()
         self._polling = QTimer(self)
         self._polling.setInterval(_POLLED)
-        self._lay_out()
+        above = self.unfinished, self.form, self.form.fold, self.summary_line
+        buttons = make_row(self.tune_button, self.keep_button, self.cancel_button, stretches=(2, 2, 1))
+        lines = self.progress, self.progress_text, self.message
+        self._column = self.add_column(*above, buttons, *lines, self.report, self.scratch_fold)
         self._connect()
-
-    def _lay_out(self) -> None:
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.tune_button, 2)
-        buttons.addWidget(self.keep_button, 2)
-        buttons.addWidget(self.cancel_button, 1)
-        column = self._column = QVBoxLayout(self)
-        column.setContentsMargins(10, 10, 10, 10)
-        column.setSpacing(8)
-        for widget in (self.unfinished, self.form, self.form.fold, self.summary_line):
-            column.addWidget(widget)
-        column.addLayout(buttons)
-        for widget in (self.progress, self.progress_text, self.message, self.report, self.scratch_fold):
-            column.addWidget(widget)
-        column.addStretch(1)
 
     def _connect(self) -> None:
         self.form.changed.connect(self.forget_and_check)
         self.sources.ticked.connect(self.forget_and_check)
         self.tune_button.clicked.connect(self.finetune)
         self.keep_button.clicked.connect(self.keep_best)
-        self.unfinished.wanted.connect(self._on_settings_wanted)
+        self.unfinished.wanted.connect(self.form.show_settings)
         self.report.used.connect(lambda: self.use(self._made))
         self.report.compared.connect(self._comparison.compare)
         self.report.changes.toggled.connect(self.show_changes)
@@ -217,10 +207,6 @@ class FinetuneTab(JobTab):
         self.unfinished.offer(found[0] if found else None)
         return bool(found)
 
-    def _on_settings_wanted(self, settings: FinetuneSettings) -> None:
-        self.form.show_settings(settings)
-        self.forget_and_check()
-
     def on_segment_form(self) -> None:
         """Start from the model of the Segment tab and learn from its image, if this tab is on screen."""
         if not self.isVisible():
@@ -264,7 +250,7 @@ class FinetuneTab(JobTab):
         if self.plots is not None:
             self.plots.use_classes(*images.colors(self._segment.known_colors(place.layer) if place.layer else {}))
         finish = partial(self._on_finetuned, place.layer, self._parent)
-        self._begin(work, f"Fine-tuning {settings.name}", finish, "waits for the fine-tuning", settings.name)
+        self._begin(work, settings.name, "fine-tuning", finish)
 
     def _find_before(self, layer: Image | None) -> ShownResult | None:
         """Return the result of the old model in the view, None if it is not on show."""
@@ -285,19 +271,23 @@ class FinetuneTab(JobTab):
         restart, self._unfinished = settings != self._unfinished, settings
         work = partial(self._engine.run, Train(settings, user_folder(), device, scratch.written, restart))
         self.summary_line.clear()
-        self._begin(work, f"Training {settings.name}", self._on_trained, "waits for the training", settings.name)
+        self._begin(work, settings.name, "training", self._on_trained)
 
-    def _begin(self, work: Work, description: str, finish: Callable[[Any], None], waiting: str, name: str) -> None:
+    def _begin(self, work: Work, name: str, what: str, finish: Callable[[Any], None]) -> None:
+        """Start a training of the model `name`. what: "training" or "fine-tuning"."""
         self.report.hide()
         self._overall, self._first_step = OverallProgress(name), 0
         self._step = ""
         if self.plots is not None:
             self.plots.start()
-        self.start(work, description, finish, on_stop=self._on_stopped, waiting_text=waiting)
-
-    def _on_stopped(self) -> str:
-        """Return that the Segment tab still runs, such as the preview that this tab asked for."""
-        return STILL_SEGMENTING if self._segment.is_running() else ""
+        # the preview that this tab has requested runs in the Segment tab, and goes on when the training is stopped
+        self.start(
+            work,
+            f"{what.capitalize()} {name}",
+            finish,
+            on_stop=lambda: STILL_SEGMENTING if self._segment.is_running() else "",
+            waiting_text=f"waits for the {what}",
+        )
 
     def keep_best(self) -> None:
         """Stop the training, and keep the best weights so far."""

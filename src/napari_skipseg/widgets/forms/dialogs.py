@@ -76,7 +76,7 @@ class SystemReportDialog(QDialog):  # type: ignore[misc]
         column.addWidget(self.text)
         column.addWidget(buttons)
         work = partial(engine.run, ReportSystem())
-        start_work(self, work, "Reporting", lambda _: None, self._show, lambda: None, is_quiet=True)
+        start_work(self, work, "Reporting", on_outcome=self._show, is_quiet=True)
 
     def _show(self, outcome: WorkOutcome) -> None:
         self.text.setPlainText(outcome.fault or report_text(outcome.value.facts))

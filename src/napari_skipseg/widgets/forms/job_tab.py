@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from napari.utils.notifications import show_error, show_info
@@ -15,8 +14,15 @@ from qtpy.QtWidgets import QLayout, QProgressBar, QPushButton, QSizePolicy, QVBo
 
 from napari_skipseg.foreign_text import without_bidi_marks
 from napari_skipseg.progress import ImageFindings, Progress, TimeLeft
-from napari_skipseg.widgets.forms.fields import BUTTON_HEIGHT, FAULT_COLOR, WARNING_COLOR, MessageLine, color_of
-from napari_skipseg.widgets.forms.worker import EngineQueue, PacedSignal, QueueEntry, Work, WorkOutcome, start_work
+from napari_skipseg.widgets.forms.fields import (
+    BUTTON_HEIGHT,
+    FAULT_COLOR,
+    WARNING_COLOR,
+    MessageLine,
+    color_of,
+    fill_column,
+)
+from napari_skipseg.widgets.forms.worker import EngineQueue, EngineTask, PacedSignal, Work, WorkOutcome
 from napari_skipseg.wording import in_words
 
 _HEIGHT = 8
@@ -164,12 +170,11 @@ class JobTab(QWidget):  # type: ignore[misc]
     def __init__(self, queue: EngineQueue) -> None:
         super().__init__()
         self._queue = queue
-        self._queue.entry_removed.connect(self._show_waiting)
-        self._worker: Any = None
-        self._entry: QueueEntry | None = None
+        self._queue.task_removed.connect(self._show_waiting)
+        self._task: EngineTask | None = None
         self._has_begun = False
         self._last_message = ("", "")
-        self._progress_words, self._phase, self._start_time = "", ("", 0.0), 0.0
+        self._progress_words, self._phase = "", ("", 0.0)
         self.cancel_button = QPushButton("Cancel")
         self.cancel_button.setMinimumHeight(BUTTON_HEIGHT)
         self.cancel_button.hide()
@@ -179,26 +184,22 @@ class JobTab(QWidget):  # type: ignore[misc]
 
     def add_column(self, *items: QWidget | QLayout, stretched: QWidget | None = None) -> QVBoxLayout:
         """Put widgets and layouts below each other; `stretched` takes the space that is left, else it stays empty."""
-        column = QVBoxLayout(self)
-        column.setContentsMargins(10, 10, 10, 10)
-        column.setSpacing(8)
-        for item in items:
-            if isinstance(item, QLayout):
-                column.addLayout(item)
-            else:
-                column.addWidget(item, 1 if item is stretched else 0)
+        column = fill_column(self, *items, spacing=8, margin=10)
+        if stretched is not None:
+            column.setStretchFactor(stretched, 1)
         column.addStretch(0 if stretched is not None else 1)
         return column
 
     @property
     def is_running(self) -> bool:
         """Whether a job runs, or waits for the engine."""
-        return self._worker is not None or self._entry is not None
+        return self._task is not None and not self._task.is_over
 
     @property
     def seconds(self) -> float:
         """The time since the job got the engine."""
-        return time.monotonic() - self._start_time
+        started = None if self._task is None else self._task.start_time
+        return 0.0 if started is None else time.monotonic() - started
 
     def check(self) -> None:
         """Enable what the job and the choices allow, and say why the rest is off."""
@@ -221,46 +222,49 @@ class JobTab(QWidget):  # type: ignore[misc]
         if there is none. waiting_text: shown by tabs that wait for this job to release the engine, such as "waits for
         the fine-tuning"; "" = the job needs no engine and starts at once.
         """
-        self._succeeded = self._is_over = self._has_begun = False
+        self._succeeded = self._has_outcome = self._has_begun = False
         self._time_left = TimeLeft()
         self._on_value, self._on_progress, self._on_stop = on_value, on_progress, on_stop
         self._last_message = ("", "")
-        if waiting_text:
-            entry = self._entry = self._queue.add(waiting_text)
-            entry.start_when_first(partial(self._launch, self._queue.after_last_run(work), description))
-        else:
-            self._launch(work, description)
+        self._task = EngineTask(
+            self,
+            work,
+            description,
+            queue=self._queue if waiting_text else None,
+            waiting_text=waiting_text,
+            is_job=True,
+            is_quiet=False,
+            on_progress=self._on_job_progress,
+            on_outcome=self._on_outcome,
+            on_end=self._on_end,
+        )
         self.check()
         self._show_waiting()
 
-    def _launch(self, work: Work, description: str) -> None:
-        self._start_time = time.monotonic()
-        self._worker = start_work(self, work, description, self._on_job_progress, self._on_outcome, self._release)
-
     def _show_waiting(self) -> None:
         """Show at once which job this one waits for, or that it starts."""
-        if self.is_running and not self._has_begun:
-            awaited = "" if self._entry is None else self._entry.describe_wait()
+        if self._task is not None and self.is_running and not self._has_begun:
+            awaited = self._queue.describe_wait(self._task) if not self._task.has_worker else ""
             self._take_progress(Progress(0, 1, awaited or "starting"))
             self.paced_progress.flush()
 
     def send(self, value: object) -> None:
         """Send `value` to the job that runs, once it has begun."""
-        if self._worker is not None and self._has_begun:
-            self._worker.send(value)
+        if self._task is not None and self._has_begun:
+            self._task.send(value)
 
     def cancel(self) -> None:
         """Cancel the job that runs or waits."""
-        if self._worker is None and self._entry is not None:
-            self._release()
-        elif self._worker is not None:
-            self._worker.quit()
+        if self._task is None or self._task.is_over:
+            return
+        if self._task.has_worker:
             self.cancel_button.setEnabled(False)
             self._show_progress_text("cancelling…")
+        self._task.cancel()
 
     def _on_job_progress(self, progress: Progress) -> None:
         self._has_begun = True
-        if self._worker is None or not self.cancel_button.isEnabled():
+        if not self.cancel_button.isEnabled():
             return
         self._take_progress(progress)
         if isinstance(progress, ImageFindings):
@@ -297,20 +301,17 @@ class JobTab(QWidget):  # type: ignore[misc]
         self.progress_changed.emit()
 
     def _on_outcome(self, outcome: WorkOutcome) -> None:
-        self._is_over = True
+        self._has_outcome = True
         if outcome.fault:
             self.fail(f"{outcome.fault} {self._on_stop()}".strip())
         else:
             self._on_value(outcome.value)
             self._succeeded = True
 
-    def _release(self) -> None:
-        entry, self._worker, self._entry = self._entry, None, None
-        if entry is not None:
-            entry.release()
+    def _on_end(self) -> None:
         self.paced_progress.flush()
         self._show_progress_text("")
-        if not self._is_over:
+        if not self._has_outcome:
             stopped = self._on_stop()
             self.show_message(f"Stopped: {stopped}" if stopped else UNCHANGED)
         self.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from html import escape
 from pathlib import Path
@@ -10,25 +11,64 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPen
-from qtpy.QtWidgets import QDialog, QFrame, QGridLayout, QPushButton, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDialog, QGridLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from napari_skipseg.errors import ModelError, SkipsegError
-from napari_skipseg.models.catalog import find_models
+from napari_skipseg.models.catalog import describe_model, find_models
 from napari_skipseg.models.description import ModelDescription, card_facts
 from napari_skipseg.models.folder import DESCRIPTION_FILE, read_description, read_sample
 from napari_skipseg.models.licenses import license_mark
-from napari_skipseg.widgets.forms.fields import RichLabel, set_hint
+from napari_skipseg.widgets.forms.fields import FreshCombo, RichLabel, ScrolledDown, fill_column, set_hint
+
+NO_MODEL = "There is no model: train one with napari-skipseg train, or copy a model folder into your models."
 
 
-def model_choices() -> list[tuple[str, object]]:
-    """Return (text, name) of each model: the text is the name with the mark of its licence, if it has one."""
-    choices: list[tuple[str, object]] = []
-    for name, folder in find_models().items():
-        mark = _mark_of(folder, (folder / DESCRIPTION_FILE).stat().st_mtime_ns)
-        choices.append((f"{name} ({mark})" if mark else name, name))
-    return choices
+class ModelCombo(FreshCombo):
+    """A combo box of all models by name; one that does not allow every use is marked. Its list is always up to date.
+
+    missing: the fault if there is no model.
+    """
+
+    def __init__(self, missing: str = NO_MODEL) -> None:
+        super().__init__()
+        self._missing = missing
+        self._read: tuple[str | None, ModelDescription | None, str] = None, None, missing
+        self.opening.connect(self.update_choices)
+
+    def update_choices(self, chosen: str | None = None) -> None:
+        """Offer the models that there are now, and choose one, by default the same as before; emit nothing."""
+        choices: list[tuple[str, object]] = []
+        for name, folder in find_models().items():
+            mark = _mark_of(folder, (folder / DESCRIPTION_FILE).stat().st_mtime_ns)
+            choices.append((f"{name} ({mark})" if mark else name, name))
+        self.offer(choices, chosen or self.currentData())
+        self._read = None, None, self._missing
+
+    def follow_renamed(self, renamed: Mapping[str, str]) -> None:
+        """Offer the models that there are now. renamed: new names by old ones, so that the same one stays chosen."""
+        chosen = str(self.currentData())
+        self.update_choices(renamed.get(chosen, chosen))
+
+    @property
+    def description(self) -> ModelDescription | None:
+        """The description of the chosen model, None if there is none or it cannot be read."""
+        return self._read_chosen()[0]
+
+    @property
+    def fault(self) -> str:
+        """Why there is no description, "" if there is one."""
+        return self._read_chosen()[1]
+
+    def _read_chosen(self) -> tuple[ModelDescription | None, str]:
+        name = self.currentData()
+        if name != self._read[0]:
+            try:
+                self._read = name, describe_model(name), ""
+            except SkipsegError as error:
+                self._read = name, None, str(error)
+        return self._read[1:]
 
 
 @lru_cache(maxsize=256)
@@ -42,7 +82,6 @@ def _mark_of(folder: Path, changed_at: int) -> str:
 
 
 LINE = QColor("#5aa9ff")
-_COLUMNS = 2
 LONGEST_WORD = 40
 
 
@@ -60,40 +99,32 @@ class CardDialog(QDialog):  # type: ignore[misc]
         self.text.setOpenExternalLinks(True)
         self.curves = [CurvePlot(name, points) for name, points in description.training.curves.items() if points]
         inner = QWidget()
-        column = QVBoxLayout(inner)
-        column.addWidget(self.text)
         grid = QGridLayout()
         for number, curve in enumerate(self.curves):
-            grid.addWidget(curve, number // _COLUMNS, number % _COLUMNS)
-        column.addLayout(grid)
-        column.addStretch(1)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(inner)
+            grid.addWidget(curve, number // 2, number % 2)
+        fill_column(inner, self.text, grid, margin=9).addStretch(1)
         close = QPushButton("Close")
         close.clicked.connect(self.close)
         layout = QVBoxLayout(self)
-        layout.addWidget(scroll)
+        layout.addWidget(ScrolledDown(inner))
         layout.addWidget(close, 0, Qt.AlignmentFlag.AlignRight)
         self.resize(660, 680)
 
 
 def card_html(description: ModelDescription) -> str:
     """Return the card as HTML: a heading, the summary, and a table of facts."""
+
+    def breakable(text: str) -> str:
+        """Return `text` with its long words shortened, and with break points at slashes."""
+        parts = (word[:LONGEST_WORD] + "…" if len(word) > LONGEST_WORD else word for word in text.split(" "))
+        return " ".join(parts).replace("/", "/\u200b")
+
     cells = "".join(
         f"<tr><td style='padding: 3px 14px 3px 0'><b>{name}</b></td><td style='padding: 3px 0'>"
-        f"{escape(_breakable(text)).replace(chr(10), '<br>')}</td></tr>"
+        f"{escape(breakable(text)).replace(chr(10), '<br>')}</td></tr>"
         for name, text in card_facts(description).items()
     )
     return f"<h2>{escape(description.name)}</h2><p>{escape(description.card.summary)}</p><table>{cells}</table>"
-
-
-def _breakable(text: str) -> str:
-    """Return `text` with its long words shortened, and with break points at slashes."""
-    parts = (word[:LONGEST_WORD] + "…" if len(word) > LONGEST_WORD else word for word in text.split(" "))
-    return " ".join(parts).replace("/", "/\u200b")
 
 
 class CurvePlot(QWidget):  # type: ignore[misc]

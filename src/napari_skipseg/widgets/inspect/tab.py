@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QPushButton
+from qtpy.QtWidgets import QCheckBox, QPushButton
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.jobs.messages import Inspect
-from napari_skipseg.models.catalog import describe_model, locate_model
+from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.selection import GateSelection, read_selection
 from napari_skipseg.networks.specs import SELECTING
@@ -22,23 +21,30 @@ from napari_skipseg.studies.inspection import InspectedPart, Inspection, choose_
 from napari_skipseg.widgets.forms.fields import (
     BUTTON_HEIGHT,
     ConnectionGroup,
-    FreshCombo,
     PlainLabel,
+    fill_form,
+    make_row,
     mark_field,
     set_hint,
 )
 from napari_skipseg.widgets.forms.job_tab import JobTab
-from napari_skipseg.widgets.forms.models import model_choices
+from napari_skipseg.widgets.forms.models import ModelCombo
 from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue
 from napari_skipseg.widgets.layers.files import HIDDEN_MAP
-from napari_skipseg.widgets.layers.placement import Placement, current_position, place_at, place_over
-from napari_skipseg.widgets.layers.results import KEY, data_of, is_result, stack_of_layer
+from napari_skipseg.widgets.layers.placement import (
+    Placement,
+    middle_of_view,
+    nearest_voxel,
+    place_at,
+    place_over,
+    selection_kept,
+)
+from napari_skipseg.widgets.layers.results import KEY, data_of, results_in, stack_of_layer
 from napari_skipseg.widgets.segment.checks import SegmentFormValues, SegmentState, find_faults, needs_channel
-from napari_skipseg.widgets.segment.form import NO_MODEL
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Image, Layer
+    from napari.layers import Image
 
     from napari_skipseg.widgets.inspect.plots import ModelPlots
 
@@ -66,24 +72,24 @@ class _GateLayer:
 
 def show_gates(viewer: ViewerModel, layer: Image, seen: InspectedImage) -> None:
     """Show an inspection over its image, in place of an earlier one."""
-    selected = set(viewer.layers.selection)
-    first_time = not any(other.ndim > layer.ndim for other in _gate_layers(viewer, layer))
-    wanted = list(_iter_layers(layer, seen))
-    old = {other.metadata[KEY]["role"]: other for other in _gate_layers(viewer, layer)}
-    for role in old.keys() - {each.role for each in wanted}:
-        viewer.layers.remove(old.pop(role))
-    for each in wanted:
-        known = old.get(each.role)
-        if known is not None and known.ndim == each.data.ndim:
-            known.data = each.data
-            known.metadata = _metadata(layer, seen, each.role)
-            place_at(known, each.placement)
-            continue
-        if known is not None:
-            viewer.layers.remove(known)
-        arguments = {**each.placement.arguments(), **each.looks}
-        viewer.add_image(each.data, name=each.role, metadata=_metadata(layer, seen, each.role), rgb=False, **arguments)
-    viewer.layers.selection = {each for each in selected if each in viewer.layers}
+    source = ROLES_OF.format(layer.unique_id)
+    wanted, there = list(_iter_layers(layer, seen)), results_in(viewer, source)
+    first_time = not any(other.ndim > layer.ndim for other in there)
+    old = {other.metadata[KEY]["role"]: other for other in there}
+    with selection_kept(viewer):
+        for role in old.keys() - {each.role for each in wanted}:
+            viewer.layers.remove(old.pop(role))
+        for each in wanted:
+            metadata = {KEY: {"role": each.role, "source": source, "recipe": seen.inspection.recipe}}
+            known = old.get(each.role)
+            if known is not None and known.ndim == each.data.ndim:
+                known.data, known.metadata = each.data, metadata
+                place_at(known, each.placement)
+                continue
+            if known is not None:
+                viewer.layers.remove(known)
+            arguments = {**each.placement.arguments(), **each.looks}
+            viewer.add_image(each.data, name=each.role, metadata=metadata, rgb=False, **arguments)
     if first_time:
         show_channel(viewer, layer, seen.inspection.clearest)
 
@@ -91,29 +97,18 @@ def show_gates(viewer: ViewerModel, layer: Image, seen: InspectedImage) -> None:
 def place_gates(viewer: ViewerModel, layer: Image, seen: InspectedImage) -> None:
     """Move the layers of an inspection to where their image lies now."""
     placed = {each.role: each.placement for each in _iter_layers(layer, seen)}
-    for old in _gate_layers(viewer, layer):
+    for old in results_in(viewer, ROLES_OF.format(layer.unique_id)):
         if old.metadata[KEY]["role"] in placed:
             place_at(old, placed[old.metadata[KEY]["role"]])
 
 
 def show_channel(viewer: ViewerModel, layer: Image, channel: int) -> None:
     """Move the slider of the features to `channel`, if an inspection of the image is shown."""
-    for old in _gate_layers(viewer, layer):
+    for old in results_in(viewer, ROLES_OF.format(layer.unique_id)):
         if old.ndim > layer.ndim:
             axis = viewer.dims.ndim - old.ndim
             viewer.dims.set_point(axis, channel)
             return
-
-
-def middle_of_view(viewer: ViewerModel, layer: Image) -> tuple[int, ...]:
-    """Return the voxel of `layer` in the middle of the view, at the position of the sliders."""
-    point = list(viewer.dims.point)
-    displayed = viewer.dims.displayed
-    camera = getattr(viewer, "scene", viewer).camera  # napari 0.9 moved it
-    for axis, place in zip(displayed, camera.center[-len(displayed) :], strict=True):
-        point[axis] = place
-    eye = SimpleNamespace(dims=SimpleNamespace(point=point), layers=viewer.layers)
-    return current_position(eye, layer)
 
 
 def describe_part(part: InspectedPart, lengths: Mapping[str, int], seen: str) -> str:
@@ -125,15 +120,6 @@ def describe_part(part: InspectedPart, lengths: Mapping[str, int], seen: str) ->
     else:
         what = "the block " + ", ".join(f"{axis.lower()} {each.start}-{each.stop - 1}" for axis, each in spans)
     return " ".join([what, *([f"at {', '.join(places)}"] if places else [])])
-
-
-def _gate_layers(viewer: ViewerModel, layer: Layer) -> list[Layer]:
-    source = ROLES_OF.format(layer.unique_id)
-    return [other for other in viewer.layers if is_result(other) and other.metadata[KEY]["source"] == source]
-
-
-def _metadata(layer: Layer, seen: InspectedImage, role: str) -> dict[str, Any]:
-    return {KEY: {"role": role, "source": ROLES_OF.format(layer.unique_id), "recipe": seen.inspection.recipe}}
 
 
 def _iter_layers(layer: Image, seen: InspectedImage) -> Iterator[_GateLayer]:
@@ -208,22 +194,18 @@ class InspectTab(JobTab):
         self._model_fault = ""
         self.plots: ModelPlots | None = None
         self.links = ConnectionGroup()
-        self.model, self.network = FreshCombo(), PlainLabel()
+        self.model, self.network = ModelCombo(), PlainLabel()
         self.network.setWordWrap(True)
         self.all_maps = QCheckBox("attention of all gates")
         self.all_maps.setToolTip("Add the attention maps of all gates, not only of the one chosen above")
         self.show_button = QPushButton("Show gates on this slice")
         self.show_button.setMinimumHeight(BUTTON_HEIGHT)
-        form = QFormLayout()
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form = fill_form()
         form.addRow("Model", self.model)
         form.addRow("", self.network)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.show_button, 2)
-        buttons.addWidget(self.cancel_button, 1)
+        buttons = make_row(self.show_button, self.cancel_button, stretches=(2, 1))
         lines = self.progress, self.progress_text, self.message
         self._column = self.add_column(form, buttons, self.all_maps, *lines)
-        self.model.opening.connect(self._offer_models)
         self.model.activated.connect(self._read_model)
         self.show_button.clicked.connect(self.show_gates)
 
@@ -242,36 +224,26 @@ class InspectTab(JobTab):
         plots.use_theme(self._viewer.theme)
         self._column.insertWidget(1, plots)
         plots.gate_changed.connect(self.forget_and_check)
-        plots.channel_chosen.connect(self._on_channel_chosen)
+        plots.channel_chosen.connect(self.show_channel)
         self.links.tie(self._viewer.events.theme, lambda event: plots.use_theme(self._viewer.theme))
-        self._offer_models()
-        chosen = self.model.findData(self._segment.model())
-        self.model.setCurrentIndex(max(chosen, 0))
+        self.model.update_choices(self._segment.model())
         self._read_model()
-
-    def _offer_models(self) -> None:
-        self.model.offer(model_choices(), self.model.currentData())
 
     def update_models(self, renamed: Mapping[str, str]) -> None:
         """Offer the models that there are now. renamed: new names by old ones."""
         if self.plots is not None:
-            chosen = str(self.model.currentData())
-            self.model.offer(model_choices(), renamed.get(chosen, chosen))
+            self.model.follow_renamed(renamed)
             self._read_model()
 
     def _read_model(self) -> None:
-        """Read the chosen model and show it."""
-        name = self.model.currentData()
-        description: ModelDescription | None
-        selection: tuple[GateSelection, ...]
-        description, selection, self._model_fault = None, (), "" if name is not None else NO_MODEL
-        try:
-            if name is not None:
-                description = describe_model(name)
-                selects = any(skip in SELECTING for skip in description.spec.skips)
-                selection = read_selection(locate_model(name)) if selects else ()
-        except SkipsegError as error:
-            description, self._model_fault = None, str(error)
+        """Show the chosen model, with the select weights of its gates."""
+        description, self._model_fault = self.model.description, self.model.fault
+        selection: tuple[GateSelection, ...] = ()
+        if description is not None and any(skip in SELECTING for skip in description.spec.skips):
+            try:
+                selection = read_selection(locate_model(self.model.currentData()))
+            except SkipsegError as error:
+                description, self._model_fault = None, str(error)
         self._description = description
         if self.plots is not None:
             self.plots.setVisible(description is not None)
@@ -304,7 +276,8 @@ class InspectTab(JobTab):
         layer = choices.layer
         if self.is_running or self._fault() or layer is None or self.plots is None:
             return
-        place = dict(zip(choices.axes, middle_of_view(self._viewer, layer), strict=True))
+        middle = nearest_voxel(layer, middle_of_view(self._viewer, layer))
+        place = dict(zip(choices.axes, middle, strict=True))
         lengths = dict(zip(choices.axes, data_of(layer).shape, strict=False))
         part = choose_part(lengths, choices.seen, place)
         channel = choices.channel if needs_channel(choices) else None
@@ -340,9 +313,9 @@ class InspectTab(JobTab):
         if layer is not None and seen is not None and len(seen.axes) == layer.ndim:
             place_gates(self._viewer, layer, seen)
 
-    def _on_channel_chosen(self, channel: int) -> None:
-        layer = self._segment.read().layer
-        if layer is not None:
+    def show_channel(self, channel: int) -> None:
+        """Move the slider of the features to a channel that was clicked."""
+        if (layer := self._segment.read().layer) is not None:
             show_channel(self._viewer, layer, channel)
 
     def check(self) -> None:

@@ -39,18 +39,21 @@ class Placement:
         return dict(vars(self))
 
 
-def place_over(layer: Layer, stride: tuple[float, ...], offset: tuple[float, ...], dropped: int = 0) -> Placement:
+def place_over(layer: Layer, stride: Sequence[float] = (), offset: Sequence[float] = (), dropped: int = 0) -> Placement:
     """Return the placement of a result whose pixel i has its centre at voxel `i * stride + offset` of `layer`.
 
-    stride, offset: one number per dimension of the layer. dropped: number of first dimensions that the result does not
-    have; napari shows it at all their positions.
+    stride, offset: one number per dimension of the layer; by default the result has the voxels of the layer. dropped:
+    number of first dimensions that the result does not have; napari shows it at all their positions.
     """
-    linear = _linear(layer)
     kept = slice(dropped, None)
-    translate = np.asarray(layer.translate) + linear @ np.asarray(offset, float)
     affine = np.asarray(layer.affine.affine_matrix)
+    # the matrix from steps in voxels to steps in the layer's own space, before its affine
+    zero = np.asarray(layer.data_to_world(np.zeros(layer.ndim)))
+    steps = [np.asarray(layer.data_to_world(unit)) - zero for unit in np.eye(layer.ndim)]
+    linear = np.linalg.solve(affine[:-1, :-1], np.stack(steps, axis=1))
+    translate = np.asarray(layer.translate) + linear @ np.asarray(offset or np.zeros(layer.ndim), float)
     return Placement(
-        scale=(np.asarray(layer.scale) * stride)[kept],
+        scale=(np.asarray(layer.scale) * (stride or 1.0))[kept],
         translate=translate[kept],
         rotate=np.asarray(layer.rotate)[kept, kept],
         shear=_shear_matrix(layer)[kept, kept],
@@ -71,15 +74,6 @@ def place_at(layer: Layer, placement: Placement) -> None:
         is_same = np.array_equal(now[name], value) if isinstance(value, np.ndarray) else tuple(now[name]) == value
         if not is_same:
             setattr(layer, name, value)
-
-
-def _linear(layer: Layer) -> NDArray[Any]:
-    """Return the matrix from steps in voxels to steps in the layer's own space, before its affine."""
-    zero = np.asarray(layer.data_to_world(np.zeros(layer.ndim)))
-    steps = [np.asarray(layer.data_to_world(unit)) - zero for unit in np.eye(layer.ndim)]
-    affine = np.asarray(layer.affine.affine_matrix)[:-1, :-1]
-    linear: NDArray[Any] = np.linalg.solve(affine, np.stack(steps, axis=1))
-    return linear
 
 
 def _shear_matrix(layer: Layer) -> NDArray[Any]:
@@ -104,8 +98,12 @@ def canvas_size(viewer: ViewerModel) -> tuple[int, int]:
 
 def current_position(viewer: ViewerModel, layer: Layer) -> tuple[int, ...]:
     """Return the voxel of `layer` at the viewer's sliders."""
-    place = np.round(voxel_at(viewer, layer, viewer.dims.point)).astype(int)
-    return tuple(int(p) for p in np.clip(place, 0, layer_lengths(layer) - 1))
+    return nearest_voxel(layer, voxel_at(viewer, layer, viewer.dims.point))
+
+
+def nearest_voxel(layer: Layer, place: Sequence[float]) -> tuple[int, ...]:
+    """Return the voxel of `layer` that is nearest to a place, which is given in its voxels."""
+    return tuple(int(at) for at in np.clip(np.round(place).astype(int), 0, layer_lengths(layer) - 1))
 
 
 def visible_box(viewer: ViewerModel, layer: Layer) -> tuple[tuple[int, int], ...]:
@@ -117,7 +115,13 @@ def visible_box(viewer: ViewerModel, layer: Layer) -> tuple[tuple[int, int], ...
     shown = [axis - viewer.dims.ndim + layer.ndim for axis in viewer.dims.displayed]
     last = layer_lengths(layer) - 1
     if viewer.dims.ndisplay == 2:
-        corners = [voxel_at(viewer, layer, corner) for corner in _view_corners(viewer)]
+        # the corners are taken from the camera, as `layer.corner_pixels` of a multiscale image lags behind it
+        camera, size, corners = camera_of(viewer), canvas_size(viewer), []
+        for signs in product((-0.5, 0.5), repeat=2):
+            corner = list(viewer.dims.point)
+            for axis, centre, length, sign in zip(viewer.dims.displayed, camera.center[-2:], size, signs, strict=True):
+                corner[axis] = centre + sign * length / camera.zoom
+            corners.append(voxel_at(viewer, layer, corner))
         low, high = np.floor(np.min(corners, axis=0)), np.ceil(np.max(corners, axis=0))
     else:
         low, high = np.zeros(layer.ndim), last
@@ -126,19 +130,6 @@ def visible_box(viewer: ViewerModel, layer: Layer) -> tuple[tuple[int, int], ...
     return tuple(
         (int(first), int(end)) if axis in shown else (at[axis], at[axis]) for axis, (first, end) in enumerate(spans)
     )
-
-
-def _view_corners(viewer: ViewerModel) -> list[list[float]]:
-    """Return the corners of the canvas in the viewer's space."""
-    # taken from the camera, as `layer.corner_pixels` of a multiscale image lags behind it
-    camera, size, axes = camera_of(viewer), canvas_size(viewer), viewer.dims.displayed
-    corners = []
-    for signs in product((-0.5, 0.5), repeat=2):
-        corner = list(viewer.dims.point)
-        for axis, centre, length, sign in zip(axes, camera.center[-2:], size, signs, strict=True):
-            corner[axis] = centre + sign * length / camera.zoom
-        corners.append(corner)
-    return corners
 
 
 def voxel_at(viewer: ViewerModel, layer: Layer, place: Sequence[float]) -> NDArray[Any]:
@@ -213,13 +204,18 @@ class CameraView:
     pixel: float
 
 
-def view_of(viewer: ViewerModel, layer: Layer) -> CameraView:
-    """Return the present view of a layer."""
+def middle_of_view(viewer: ViewerModel, layer: Layer) -> tuple[float, ...]:
+    """Return the voxel of a layer in the middle of the screen, at the sliders; it may lie outside the layer."""
     middle, displayed = list(viewer.dims.point), viewer.dims.displayed
     for axis, place in zip(displayed, camera_of(viewer).center[-len(displayed) :], strict=True):
         middle[axis] = place
+    return tuple(map(float, voxel_at(viewer, layer, middle)))
+
+
+def view_of(viewer: ViewerModel, layer: Layer) -> CameraView:
+    """Return the present view of a layer."""
     sliders = tuple(map(float, voxel_at(viewer, layer, viewer.dims.point)))
-    return CameraView(sliders, tuple(map(float, voxel_at(viewer, layer, middle))), pixel_of(viewer, layer))
+    return CameraView(sliders, middle_of_view(viewer, layer), pixel_of(viewer, layer))
 
 
 def show_view(viewer: ViewerModel, layer: Layer, view: CameraView) -> None:
@@ -256,6 +252,16 @@ def frame(viewer: ViewerModel, layer: Layer) -> None:
     sides = [abs(float(high[axis] - low[axis])) for axis in shown[-2:] if axis >= 0]
     size = canvas_size(viewer)[-len(sides) :]
     camera_of(viewer).zoom = _FILLED * min(n / side for n, side in zip(size, sides, strict=True) if side > 0)
+
+
+@contextmanager
+def selection_kept(viewer: ViewerModel) -> Generator[None, None, None]:
+    """Keep the selected layers while others are added, which napari would select."""
+    selected, active = set(viewer.layers.selection), viewer.layers.selection.active
+    yield
+    viewer.layers.selection = {layer for layer in selected if layer in viewer.layers}
+    if active is not None and active in viewer.layers:
+        viewer.layers.selection.active = active
 
 
 @contextmanager

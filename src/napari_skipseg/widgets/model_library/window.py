@@ -15,7 +15,6 @@ from qtpy.QtCore import Qt, QUrl, Signal
 from qtpy.QtGui import QDesktopServices, QImage, QPixmap, QShowEvent
 from qtpy.QtWidgets import (
     QFileDialog,
-    QFrame,
     QGridLayout,
     QHBoxLayout,
     QHeaderView,
@@ -23,11 +22,9 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QMessageBox,
     QPushButton,
-    QScrollArea,
     QSplitter,
     QTreeWidget,
     QTreeWidgetItem,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -46,7 +43,7 @@ from napari_skipseg.models.model_library import (
 )
 from napari_skipseg.models.transfer import MODEL_ENDING, CopiedModel
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.forms.fields import FAULT_COLOR, PlainLabel, RichLabel, set_hint
+from napari_skipseg.widgets.forms.fields import FAULT_COLOR, PlainLabel, RichLabel, ScrolledDown, fill_column, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.models import card_html, sample_pictures
 from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, WorkOutcome, start_work
@@ -127,25 +124,12 @@ class LibraryWindow(JobTab):
         self.buttons = {name: QPushButton(title) for name, title in _TITLES.items()}
         for name, button in self.buttons.items():
             button.setToolTip(_HINTS[name])
-        inner = QWidget()
-        column = QVBoxLayout(inner)
-        column.addWidget(self.pictures)
-        column.addLayout(self._picture_row)
-        column.addWidget(self.card)
-        column.addStretch(1)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(inner)
-        left = QWidget()
-        list_column = QVBoxLayout(left)
-        list_column.setContentsMargins(0, 0, 0, 0)
-        list_column.addWidget(self.search)
-        list_column.addWidget(self.tree, 1)
+        left, right = QWidget(), QWidget()
+        fill_column(left, self.search, self.tree)
+        fill_column(right, self.pictures, self._picture_row, self.card, margin=9).addStretch(1)
         self.splitter = QSplitter()
         self.splitter.addWidget(left)
-        self.splitter.addWidget(scroll)
+        self.splitter.addWidget(ScrolledDown(right))
         self.splitter.setSizes([_SIZE[0] // 2, _SIZE[0] // 2])
         grid = QGridLayout()
         for number, button in enumerate(self.buttons.values()):
@@ -175,8 +159,6 @@ class LibraryWindow(JobTab):
         super().showEvent(event)
         self.update_list()
 
-    # ------------------------------------------------------------------------------------------------------- the list
-
     def update_list(self, choose: str = "") -> None:
         """Read the library again, beside the window as hashes are checked; then choose the model called `choose`."""
 
@@ -186,7 +168,7 @@ class LibraryWindow(JobTab):
 
         if self.isVisible():
             shown = partial(self._show, choose)
-            start_work(self, read, "Listing the models", lambda _: None, shown, lambda: None, is_quiet=True)
+            start_work(self, read, "Listing the models", on_outcome=shown, is_quiet=True)
 
     def _show(self, choose: str, outcome: WorkOutcome) -> None:
         if outcome.fault:
@@ -252,16 +234,16 @@ class LibraryWindow(JobTab):
         if len(chosen) == 1 and (model := chosen[0]).description is not None:
             description = model.description
 
-            def read() -> Generator[Progress, None, Any]:
+            def read() -> Generator[Progress, None, list[NDArray[np.uint8]]]:
                 yield Progress(0, 1, "reading the patches")
-                return model.name, sample_pictures(model.folder, description)
+                return sample_pictures(model.folder, description)
 
-            start_work(self, read, "Reading patches", lambda _: None, self._on_pictures, lambda: None, is_quiet=True)
+            def on_outcome(outcome: WorkOutcome) -> None:
+                # the card says if a file is damaged
+                if not outcome.fault and [each.name for each in self.chosen()] == [model.name]:
+                    self._show_pictures(outcome.value)
 
-    def _on_pictures(self, outcome: WorkOutcome) -> None:
-        """Show the patches, if their model is still the one that is chosen; the card says if a file is damaged."""
-        if not outcome.fault and [each.name for each in self.chosen()] == [outcome.value[0]]:
-            self._show_pictures(outcome.value[1])
+            start_work(self, read, "Reading patches", on_outcome=on_outcome, is_quiet=True)
 
     def _show_pictures(self, pictures: list[NDArray[np.uint8]]) -> None:
         while self._picture_row.count() > 1:
@@ -299,8 +281,6 @@ class LibraryWindow(JobTab):
             set_hint(self.buttons[name], why or _HINTS[name])
         self.explain("")
 
-    # ---------------------------------------------------------------------------------------------------- what is done
-
     def _ask_what_to_import(self) -> None:
         kinds = f"Models (*{MODEL_ENDING} *.zip);;All files (*)"
         file, _ = QFileDialog.getOpenFileName(self, "Import a model", "", kinds)
@@ -323,7 +303,11 @@ class LibraryWindow(JobTab):
         name = self._ask_name("Rename a model", model.name)
         if name and name != model.name:
             work = partial(_iter_once, "renaming", partial(rename_model, model.folder, name))
-            self.start(work, f"Renaming {model.name}", partial(self._on_renamed, model.name))
+
+            def finish(folder: Path) -> None:
+                self._on_changed({model.name: folder.name}, folder.name)
+
+            self.start(work, f"Renaming {model.name}", finish)
 
     def _ask_name_of_copy(self) -> None:
         (model,) = self.chosen()
@@ -346,9 +330,6 @@ class LibraryWindow(JobTab):
 
         work = partial(self._engine.run, request)
         self.start(work, description, finish, waiting_text="waits for the model library")
-
-    def _on_renamed(self, old: str, folder: Path) -> None:
-        self._on_changed({old: folder.name}, folder.name)
 
     def _on_changed(self, renamed: dict[str, str], choose: str = "") -> None:
         self.models_changed.emit(renamed)

@@ -7,13 +7,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
-from qtpy.QtWidgets import QGridLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QGridLayout, QPushButton, QSizePolicy, QWidget
 
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.suggest import Suggestion, Suggestions
 from napari_skipseg.option_fields import option_fields
 from napari_skipseg.thresholds import DEFAULT_THRESHOLD
-from napari_skipseg.widgets.forms.fields import Collapsible, ConnectionGroup, KeyedSlider, PlainLabel, WrappedLine
+from napari_skipseg.widgets.forms.fields import (
+    NOTE_STYLE,
+    Collapsible,
+    ConnectionGroup,
+    KeyedSlider,
+    PlainLabel,
+    WrappedLine,
+    fill_column,
+)
 from napari_skipseg.widgets.forms.option_rows import OptionRows
 
 if TYPE_CHECKING:
@@ -134,7 +142,6 @@ SUGGEST_HINT = (
 
 MOST_SHOWN = 3
 
-_NOTE = "QLabel { font-size: 8pt; }"
 
 _CHOICE = "QPushButton { text-align: left; padding: 3px; }"
 
@@ -149,9 +156,7 @@ class SuggestionList(QWidget):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self._column = QVBoxLayout(self)
-        self._column.setContentsMargins(0, 0, 0, 0)
-        self._column.setSpacing(2)
+        self._column = fill_column(self, spacing=2)
         self.buttons: list[QPushButton] = []
         self.hide()
 
@@ -174,8 +179,7 @@ class SuggestionList(QWidget):  # type: ignore[misc]
         self.chosen.emit(suggestion)
 
     def _add(self, button: QPushButton | None, text: str) -> None:
-        line = WrappedLine()
-        line.setStyleSheet(_NOTE)
+        line = WrappedLine(NOTE_STYLE)
         line.setText(text)
         for widget in (button, line):
             if widget is not None:

@@ -180,13 +180,13 @@ class SaveDialog(QDialog):  # type: ignore[misc]
 
     def _check(self) -> None:
         """Enable Save if something is ticked and a folder is given."""
-        is_right = any(tick.isChecked() for tick in self.ticks.values()) and bool(self.folder.text.text().strip())
+        is_right = any(tick.isChecked() for tick in self.ticks.values()) and bool(self.folder.typed())
         self.buttons.button(QDialogButtonBox.StandardButton.Save).setEnabled(is_right)
 
     def read(self) -> SaveChoices:
         """Return the choices as they stand."""
         results = tuple(name for name, tick in self.ticks.items() if tick.isChecked())
-        folder = Path(self.folder.text.text().strip()).expanduser()
+        folder = Path(self.folder.typed()).expanduser()
         return SaveChoices(folder, results, self.form.currentData(), self.depth.currentData())
 
 

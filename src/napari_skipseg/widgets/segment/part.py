@@ -23,7 +23,15 @@ from napari_skipseg.widgets.forms.fields import ConnectionGroup
 from napari_skipseg.widgets.forms.worker import EngineLike
 from napari_skipseg.widgets.layers.axes import origin_of, voxel_size_of
 from napari_skipseg.widgets.layers.placement import layer_lengths, visible_box, voxel_at, world_at
-from napari_skipseg.widgets.layers.results import KEY, RESULT_SOURCE, data_of, is_result, remove_results, stack_of_layer
+from napari_skipseg.widgets.layers.results import (
+    KEY,
+    RESULT_SOURCE,
+    data_of,
+    is_result,
+    read_as_czyx,
+    remove_results,
+    stack_of_layer,
+)
 from napari_skipseg.widgets.segment.checks import SegmentFormValues, needs_channel
 
 if TYPE_CHECKING:
@@ -122,7 +130,7 @@ def box_of_shapes(viewer: ViewerModel, shapes: Shapes, layer: Layer, axes: str) 
     return box_to_text(box), "" if is_upright else NOT_STRAIGHT.format(shapes.name)
 
 
-def _is_upright(corners: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> bool:
+def _is_upright(corners: NDArray[np.float64]) -> bool:
     """Return whether four corners are a rectangle along the axes of the image."""
     low, high = corners.min(axis=0), corners.max(axis=0)
     near = np.minimum(np.abs(corners - low), np.abs(corners - high)) <= 0.01 * np.maximum(high - low, 1e-9)
@@ -277,20 +285,10 @@ def iter_suggest_for(
     def work() -> Generator[Progress, Any, Suggestions]:
         greys = yield from iter_measure_greys(stack)
         labels, names = (None, ()) if strokes is None else strokes
-        pixels = _read(stack, spans)
+        pixels = read_as_czyx(stack, spans)
         slice_at = at - spans["Z"].start if "Z" in spans else 0
         space = stack.space.with_axes("CZYX")
         view = SuggestView(pixels, space, greys.normalization, slice_at, labels, names)
         return (yield from engine.run(Suggest(view, choices.device)))
 
     return work
-
-
-def _read(stack: Stack, spans: Spans) -> NDArray[Any]:
-    """Return a part of a stack as (C, Z, Y, X)."""
-    axes = stack.space.axes
-    values = stack.read(tuple(spans.get(axis, slice(None)) for axis in axes))
-    order = [axes.index(axis) for axis in "TCZYX" if axis in axes]
-    missing = tuple(number for number, axis in enumerate("TCZYX") if axis not in axes)
-    found: NDArray[Any] = np.expand_dims(values.transpose(order), missing)[0]
-    return found

@@ -26,7 +26,7 @@ from napari_skipseg.widgets.forms.dialogs import SystemReportDialog, last_folder
 from napari_skipseg.widgets.forms.estimate_line import PlanLine
 from napari_skipseg.widgets.forms.fields import BUTTON_HEIGHT, WARNING_COLOR, MessageLine, PrimaryButton
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
-from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, Work, WorkOutcome, start_work
+from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, EngineTask, Work, WorkOutcome, start_work
 from napari_skipseg.widgets.layers.files import opened_from
 from napari_skipseg.widgets.layers.live import FilledPart, ResultFiller, Results, with_first_view
 from napari_skipseg.widgets.layers.placement import current_position
@@ -41,7 +41,7 @@ from napari_skipseg.widgets.layers.results import (
     show_alone,
     stack_of_layer,
 )
-from napari_skipseg.widgets.segment.checks import SegmentFormValues, find_faults, find_warning
+from napari_skipseg.widgets.segment.checks import SegmentFormValues, SegmentState, find_faults, find_warning
 from napari_skipseg.widgets.segment.form import SegmentForm
 from napari_skipseg.widgets.segment.outcome import (
     SAVED_RESULTS,
@@ -107,7 +107,7 @@ class SegmentTab(JobTab):
         self.check()
         self.form.report.clicked.connect(self.show_report)
         self._ask_devices()
-        start_work(self, iter_prepare_colors, "Preparing", lambda _: None, lambda _: None, lambda: None, is_quiet=True)
+        start_work(self, iter_prepare_colors, "Preparing", is_quiet=True)
 
     def _lay_out(self) -> None:
         self.form = SegmentForm(self._viewer)
@@ -328,6 +328,16 @@ class SegmentTab(JobTab):
         """Say what was found about the image, under the plan, and offer to invert its contrast if that seems right."""
         self.plan.show_findings(findings, seems_inverted)
 
+    def state(self) -> SegmentState:
+        """Return what other tabs may read of this tab."""
+        return SegmentState(
+            read=self.form.read,
+            model=self.form.model.currentData,
+            is_running=lambda: self.is_running,
+            results=self.results,
+            known_colors=self.known_colors,
+        )
+
     def result(self) -> ShownResult | None:
         """Return the result of the image in the form, None if it was not segmented."""
         return self.results.find(self.form.read().layer)
@@ -421,18 +431,21 @@ class SegmentTab(JobTab):
         self.report.open()
 
     def _ask_devices(self) -> None:
-        def answer(outcome: WorkOutcome) -> None:
+        def on_outcome(outcome: WorkOutcome) -> None:
             if outcome.fault:
                 self.form.device_note.setText(outcome.fault)
             else:
                 self.form.show_devices(outcome.value)
 
-        def start() -> None:
-            ask = partial(self._engine.run, ListDevices())
-            start_work(self, ask, "Looking for devices", lambda _: None, answer, entry.release)
-
-        entry = self._queue.add(STARTING, is_job=False)
-        entry.start_when_first(start)
+        EngineTask(
+            self,
+            partial(self._engine.run, ListDevices()),
+            "Looking for devices",
+            queue=self._queue,
+            waiting_text=STARTING,
+            is_quiet=False,
+            on_outcome=on_outcome,
+        )
 
 
 def part_at(layer: Image, axes: str, positions: dict[int, int], box: str = "", mask: str = "") -> FilledPart:
