@@ -60,7 +60,8 @@ def find_objects_in_layer() -> None:
     if layer is None:
         tab.fail(NOTHING_SELECTED.format(A_RESULT))
         return
-    is_chosen = any(_choose(tab.form.layer, each) for each in (_result_of(panel, layer), layer) if each is not None)
+    probability = result_layer(panel.viewer, panel.segment_tab.results, without_wrapper(layer))
+    is_chosen = any(_choose(tab.form.layer, each) for each in (probability, layer) if each is not None)
     if is_chosen:
         _press(tab.find_button, tab)
     else:
@@ -174,11 +175,6 @@ def _image_behind(panel: SkipSegPanel, layer: Layer) -> Layer:
         if key is not None and session.key == key:
             source = str(session.layers.image.unique_id)
     return next((each for each in panel.viewer.layers if str(each.unique_id) == source), layer)
-
-
-def _result_of(panel: SkipSegPanel, layer: Layer) -> Layer | None:
-    """Return the probability of an image that was segmented, None of any other layer."""
-    return result_layer(panel.viewer, panel.segment_tab.results, without_wrapper(layer))
 
 
 def _choose(combo: QComboBox, layer: Layer) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -274,7 +275,7 @@ class ClassList(QWidget):  # type: ignore[misc]
         row.chosen.connect(self.chosen)
         row.renamed.connect(self.renamed)
         row.recolored.connect(self.recolored)
-        row.ticked.connect(self._on_ticked)
+        row.ticked.connect(partial(self._on_ticked, row))
         # a single class needs no tick: the corrections are made for it
         row.judged.setVisible(row.value != BACKGROUND and len(self._classes) > 1)
         row.setStyleSheet(_PLAIN)
@@ -302,11 +303,9 @@ class ClassList(QWidget):  # type: ignore[misc]
             return self._classes
         return tuple(each for each in self._classes if self.rows[each.value].judged.isChecked())
 
-    def _on_ticked(self) -> None:
-        row = self.sender()
-        if isinstance(row, ClassRow):
-            self._ticks[row.value] = bool(row.judged.isChecked())
-            self.judged_changed.emit()
+    def _on_ticked(self, row: ClassRow) -> None:
+        self._ticks[row.value] = bool(row.judged.isChecked())
+        self.judged_changed.emit()
 
 
 def short_count(count: int) -> str:

@@ -64,7 +64,7 @@ class EditHistory:
         self._strokes = strokes
         self._done = [edit for edit in self._done if edit is not STROKE]
         self._undone = [edit for edit in self._undone if edit is not STROKE]
-        self._links.tie(strokes.events.paint, self._on_paint)
+        self._links.tie(strokes.events.paint, lambda event: self._record(STROKE))
         control_z = KeyMod.CtrlCmd | KeyCode.KeyZ
         strokes.bind_key(control_z, lambda layer: self.undo_stroke(), overwrite=True)
         strokes.bind_key(KeyMod.Shift | control_z, lambda layer: self.redo_stroke(), overwrite=True)
@@ -73,15 +73,14 @@ class EditHistory:
         """Disconnect from the layer."""
         self._links.cut()
 
-    def _on_paint(self, event: Any) -> None:
-        self._done.append(STROKE)
+    def _record(self, edit: _Edit) -> None:
+        self._done.append(edit)
         self._undone.clear()
 
     def accept(self, box: EditBox, accepted: NDArray[np.uint8]) -> None:
         """Accept the values in a box, as `Corrections.review` does, so that it can be undone."""
         self._corrections.review(box, accepted)
-        self._done.append(_Edit(box))
-        self._undone.clear()
+        self._record(_Edit(box))
 
     def undo(self) -> EditKind | None:
         """Undo the last edit and return its kind, None if there is none."""

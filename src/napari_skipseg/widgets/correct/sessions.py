@@ -15,17 +15,16 @@ from qtpy.QtWidgets import QFrame, QHBoxLayout, QPushButton, QToolButton, QVBoxL
 
 from napari_skipseg.corrections.catalog import StoredCorrections, find_by_file, find_corrections, find_for
 from napari_skipseg.corrections.saved import CorrectionSummary, LabelCounts, load_saved
-from napari_skipseg.corrections.store import Corrections, open_corrections
+from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.files import is_there
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.correct.layers import CorrectionLayers
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR, ConnectionGroup, PlainLabel, fill_column
 from napari_skipseg.widgets.forms.job_tab import pop_up
-from napari_skipseg.widgets.forms.worker import WorkOutcome, first_line_of, start_work
+from napari_skipseg.widgets.forms.worker import WorkOutcome, first_line_of, in_one_step, start_work
 from napari_skipseg.widgets.layers.axes import axes_of
 from napari_skipseg.widgets.layers.files import open_image, opened_from
 from napari_skipseg.widgets.layers.results import stack_of_layer
@@ -105,22 +104,6 @@ def find_correcting_fault(choices: SegmentFormValues) -> str:
     return wrong[0] if wrong else ""
 
 
-def iter_open(stack: Stack, key: str) -> Generator[Progress, None, Corrections]:
-    """Open the corrections of an image and return them.
-
-    Raises:
-        SkipsegError: they are open in another window, or cannot be written.
-    """
-    yield Progress(0, 1, "opening the corrections")
-    return open_corrections(stack, key)
-
-
-def iter_close(session: CorrectionSession) -> Generator[Progress, None, None]:
-    """Write the corrections into their chunks and close them."""
-    yield Progress(0, 1, "storing the corrections")
-    session.corrections.close()
-
-
 @dataclass(frozen=True)
 class KnownImage:
     """The key of an image's content, and its corrections.
@@ -170,7 +153,8 @@ class ImageHashes(QObject):  # type: ignore[misc]
     def _ask(self, layer: Image, axes: str, place: tuple[str, str]) -> None:
         if place[0] not in self._watched:
             self._watched.add(place[0])
-            self.links.tie(layer.events.data, lambda event: self._forget_soon(layer))
+            self.links.tie(layer.events.data, lambda event: self.forget(layer))
+            self.links.tie(layer.events.data, lambda event: self.known.emit())
         try:
             stack = corrected_stack(layer, axes)
         except SkipsegError as error:
@@ -190,12 +174,8 @@ class ImageHashes(QObject):  # type: ignore[misc]
             self._at_work.discard(place)
             self.known.emit()
 
-        work = partial(_iter_look, stack)
+        work = in_one_step("looking for corrections", partial(_look_for_corrections, stack))
         start_work(self, work, "Looking for corrections", on_outcome=on_outcome, on_end=on_end, is_quiet=True)
-
-    def _forget_soon(self, layer: Image) -> None:
-        self.forget(layer)
-        self.known.emit()
 
 
 def corrected_stack(layer: Image, axes: str) -> Stack:
@@ -210,8 +190,7 @@ def corrected_stack(layer: Image, axes: str) -> Stack:
     return replace(stack, file=os.path.abspath(path)) if there else stack  # noqa: PTH100  # as `find_by_file` asks
 
 
-def _iter_look(stack: Stack) -> Generator[Progress, None, KnownImage]:
-    yield Progress(0, 1, "looking for corrections")
+def _look_for_corrections(stack: Stack) -> KnownImage:
     key = identify(stack)
     found = find_for(key)
     before = find_by_file(stack.file) if stack.file and found is None else None
@@ -411,14 +390,20 @@ class SessionReopener(QObject):  # type: ignore[misc]
     def find_interrupted(self) -> None:
         """Search for corrections that an interrupted napari left behind, and offer them."""
 
+        def find() -> list[StoredCorrections]:
+            return [
+                each for each in find_corrections() if each.was_interrupted and not each.is_open and not each.is_empty
+            ]
+
         def on_outcome(outcome: WorkOutcome) -> None:
-            lost: tuple[StoredCorrections, ...] = outcome.value or ()
+            lost: list[StoredCorrections] = outcome.value or []
             for found in lost:
                 self._offers.offer_interrupted(found, partial(self.open, found))
             if lost:
                 pop_up(lost_text(lost))
 
-        start_work(self, iter_find_interrupted, "Looking for corrections", on_outcome=on_outcome, is_quiet=True)
+        work = in_one_step("looking for corrections", find)
+        start_work(self, work, "Looking for corrections", on_outcome=on_outcome, is_quiet=True)
 
     def open(self, found: StoredCorrections) -> None:
         """Open the image of an interrupted session."""
@@ -448,12 +433,6 @@ class SessionReopener(QObject):  # type: ignore[misc]
         elif all(each is not None for _, each in known):
             self._key = ""
             self.failed.emit("This file now holds a different image. The corrections are kept, and can be exported.")
-
-
-def iter_find_interrupted() -> Generator[Progress, None, tuple[StoredCorrections, ...]]:
-    """Return the corrections of interrupted sessions."""
-    yield Progress(0, 1, "looking for corrections")
-    return tuple(each for each in find_corrections() if each.was_interrupted and not each.is_open and not each.is_empty)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import QMenu, QPushButton, QWidget
 
 from napari_skipseg.corrections.saved import CorrectionSummary
-from napari_skipseg.corrections.store import Corrections
+from napari_skipseg.corrections.store import Corrections, open_corrections
 from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.prediction import file_name
@@ -32,8 +32,6 @@ from napari_skipseg.widgets.correct.sessions import (
     corrected_stack,
     describe_session,
     find_correcting_fault,
-    iter_close,
-    iter_open,
 )
 from napari_skipseg.widgets.correct.uncertain_regions import UncertainRegionList, describe_voxel, go_to_voxel
 from napari_skipseg.widgets.forms.fields import (
@@ -49,7 +47,7 @@ from napari_skipseg.widgets.forms.fields import (
     set_hint,
 )
 from napari_skipseg.widgets.forms.job_tab import JobTab
-from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, WorkOutcome, start_work
+from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, WorkOutcome, in_one_step, start_work
 from napari_skipseg.widgets.layers.live import Results
 from napari_skipseg.widgets.segment.form import SegmentForm
 
@@ -323,7 +321,7 @@ class CorrectTab(JobTab):
 
         self._is_opening = True
         self.check()
-        work = partial(iter_open, stack, key)
+        work = in_one_step("opening the corrections", partial(open_corrections, stack, key))
         start_work(self, work, "Opening the corrections", on_outcome=on_outcome, on_end=on_end, is_quiet=True)
 
     def _go_to_last_label(self, session: CorrectionSession) -> None:
@@ -426,7 +424,7 @@ class CorrectTab(JobTab):
         self.sessions.take_out(session)
         self._closing.add(session.key)
         session.layers.remove()
-        work = partial(iter_close, session)
+        work = in_one_step("storing the corrections", session.corrections.close)
         start_work(self, work, "Storing corrections", on_outcome=on_outcome, on_end=on_end, is_quiet=True)
         self.check()
 

@@ -87,11 +87,9 @@ class TrainForm(OptionRows):
         from napari.layers import Image, Labels
 
         for combo, kind in ((self.image, Image), (self.labels, Labels)):
-            layers = [layer for layer in self._viewer.layers if isinstance(layer, kind)]
-            # a result or corrections do not label every voxel
-            layers = [
-                each for each in layers if not is_result(each) and "corrections" not in each.metadata.get(KEY, {})
-            ]
+            layers = [layer for layer in self._viewer.layers if isinstance(layer, kind) and not is_result(layer)]
+            # corrections do not label every voxel, as results do not
+            layers = [layer for layer in layers if "corrections" not in layer.metadata.get(KEY, {})]
             combo.offer([(layer.name, layer) for layer in layers], combo.currentData())
 
     def _show_kind(self) -> None:

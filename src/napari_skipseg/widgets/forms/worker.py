@@ -20,6 +20,16 @@ from napari_skipseg.progress import Progress
 Work = Callable[[], Generator[Progress, Any, Any]]
 
 
+def in_one_step(message: str, act: Callable[[], Any]) -> Work:
+    """Return work without steps to count: it shows a message, and returns what `act` returns."""
+
+    def work() -> Generator[Progress, Any, Any]:
+        yield Progress(0, 1, message)
+        return act()
+
+    return work
+
+
 @dataclass(frozen=True)
 class WorkOutcome:
     """The value of finished work, or its fault in one sentence."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +14,6 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.views import CutArray
 from napari_skipseg.inference.prediction import Binary, Prediction, Threshold
-from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers.axes import is_rgb, origin_of, voxel_size_of
 from napari_skipseg.widgets.layers.files import (
     HIDDEN_MAP,
@@ -422,7 +421,6 @@ def _class_colors(shown: ShownResult) -> DirectLabelColormap:
     return label_colors([shown.color(number) for number in range(len(shown.prediction.class_names))])
 
 
-def iter_prepare_colors() -> Generator[Progress, None, None]:
+def prepare_colors() -> None:
     """Colour one label, so that napari compiles its colouring (seconds) before the first result."""
-    yield Progress(0, 1, "preparing the colours")
     label_colors(CLASS_COLORS).map(np.zeros(1, np.uint8))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +42,10 @@ from napari_skipseg.models.model_library import (
     twins_of,
 )
 from napari_skipseg.models.transfer import MODEL_ENDING, CopiedModel
-from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR, PlainLabel, RichLabel, ScrolledDown, fill_column, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.models import card_html, sample_pictures
-from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, WorkOutcome, start_work
+from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, WorkOutcome, in_one_step, start_work
 from napari_skipseg.widgets.model_library.compare import Compared, describe_comparison, iter_compare, show_comparison
 from napari_skipseg.widgets.segment.checks import SegmentFormValues
 from napari_skipseg.wording import in_bytes
@@ -148,7 +147,7 @@ class LibraryWindow(JobTab):
             ("rename", self._ask_new_name),
             ("duplicate", self._ask_name_of_copy),
             ("delete", self._ask_to_delete),
-            ("folder", self._open_folder),
+            ("folder", lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.chosen()[0].folder)))),
             ("use", self._use),
             ("compare", self.compare),
         ):
@@ -161,14 +160,9 @@ class LibraryWindow(JobTab):
 
     def update_list(self, choose: str = "") -> None:
         """Read the library again, beside the window as hashes are checked; then choose the model called `choose`."""
-
-        def read() -> Generator[Progress, None, list[LibraryModel]]:
-            yield Progress(0, 1, "checking the models")
-            return list_library()
-
         if self.isVisible():
-            shown = partial(self._show, choose)
-            start_work(self, read, "Listing the models", on_outcome=shown, is_quiet=True)
+            work = in_one_step("checking the models", list_library)
+            start_work(self, work, "Listing the models", on_outcome=partial(self._show, choose), is_quiet=True)
 
     def _show(self, choose: str, outcome: WorkOutcome) -> None:
         if outcome.fault:
@@ -232,18 +226,15 @@ class LibraryWindow(JobTab):
         self.card.setText("" if not chosen else details_html(chosen[0], self.models))
         self._show_pictures([])
         if len(chosen) == 1 and (model := chosen[0]).description is not None:
-            description = model.description
-
-            def read() -> Generator[Progress, None, list[NDArray[np.uint8]]]:
-                yield Progress(0, 1, "reading the patches")
-                return sample_pictures(model.folder, description)
+            read = partial(sample_pictures, model.folder, model.description)
 
             def on_outcome(outcome: WorkOutcome) -> None:
                 # the card says if a file is damaged
                 if not outcome.fault and [each.name for each in self.chosen()] == [model.name]:
                     self._show_pictures(outcome.value)
 
-            start_work(self, read, "Reading patches", on_outcome=on_outcome, is_quiet=True)
+            work = in_one_step("reading the patches", read)
+            start_work(self, work, "Reading patches", on_outcome=on_outcome, is_quiet=True)
 
     def _show_pictures(self, pictures: list[NDArray[np.uint8]]) -> None:
         while self._picture_row.count() > 1:
@@ -302,7 +293,7 @@ class LibraryWindow(JobTab):
         (model,) = self.chosen()
         name = self._ask_name("Rename a model", model.name)
         if name and name != model.name:
-            work = partial(_iter_once, "renaming", partial(rename_model, model.folder, name))
+            work = in_one_step("renaming", partial(rename_model, model.folder, name))
 
             def finish(folder: Path) -> None:
                 self._on_changed({model.name: folder.name}, folder.name)
@@ -338,7 +329,16 @@ class LibraryWindow(JobTab):
     def _ask_to_delete(self) -> None:
         (model,) = self.chosen()
         if self._is_confirmed("Delete a model", f"Move the model '{model.name}' to the bin?"):
-            work = partial(_iter_once, "moving to the bin", partial(_delete, model.folder))
+
+            def delete() -> str:
+                """Return why the model cannot be moved to the bin, "" if it was."""
+                try:
+                    delete_model(model.folder)
+                except NoBinError as error:
+                    return str(error)
+                return ""
+
+            work = in_one_step("moving to the bin", delete)
             self.start(work, f"Deleting {model.name}", partial(self._on_deleted, model))
 
     def _on_deleted(self, model: LibraryModel, fault: str) -> None:
@@ -359,10 +359,6 @@ class LibraryWindow(JobTab):
     def _is_confirmed(self, title: str, question: str) -> bool:
         answer = QMessageBox.question(self, title, without_bidi_marks(question))
         return bool(answer == QMessageBox.StandardButton.Yes)
-
-    def _open_folder(self) -> None:
-        (model,) = self.chosen()
-        QDesktopServices.openUrl(QUrl.fromLocalFile(str(model.folder)))
 
     def _use(self) -> None:
         chosen = self.chosen()
@@ -389,20 +385,6 @@ class LibraryWindow(JobTab):
             self.show_message(describe_comparison(compared))
 
         self.start(work, "Comparing two models", finish, waiting_text="waits for the comparison")
-
-
-def _iter_once(message: str, act: Callable[[], Any]) -> Generator[Progress, None, Any]:
-    yield Progress(0, 1, message)
-    return act()
-
-
-def _delete(folder: Path) -> str:
-    """Move a model to the bin; return why that is not possible, "" if it was."""
-    try:
-        delete_model(folder)
-    except NoBinError as error:
-        return str(error)
-    return ""
 
 
 def _item_of(model: LibraryModel) -> QTreeWidgetItem:

@@ -32,7 +32,7 @@ from napari_skipseg.widgets.layers.placement import PLACING, slice_again, view_k
 from napari_skipseg.widgets.layers.results import data_of, is_ours, show_alone
 from napari_skipseg.widgets.segment.checks import (
     SegmentFormValues,
-    channel_names,
+    count_channels,
     find_faults,
     find_rescaling,
     image_fault,
@@ -301,7 +301,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
     def _offer_channels(self, choices: SegmentFormValues) -> None:
         is_needed = needs_channel(choices)
         self._form.setRowVisible(self.channel, is_needed)
-        count = channel_names(choices) if is_needed else 0
+        count = count_channels(choices) if is_needed else 0
         names = RGB if getattr(choices.layer, "rgb", False) else [str(number) for number in range(count)]
         self.channel.offer(
             [("choose…", None), *((names[number], number) for number in range(count))], self.channel.currentData()

@@ -219,9 +219,7 @@ def results_to_save(prediction: Prediction) -> list[str]:
     return ["probability", "binary", *uncertainty, *(f"attention_{each.level}" for each in prediction.attentions)]
 
 
-def iter_save_results(
-    prediction: Prediction, choices: SaveChoices, name: str, threshold: Threshold
-) -> Generator[Progress, None, list[Path]]:
+def save_results(prediction: Prediction, choices: SaveChoices, name: str, threshold: Threshold) -> list[Path]:
     """Write a prediction and return its files, the recipe last.
 
     Raises:
@@ -229,7 +227,6 @@ def iter_save_results(
     """
     from napari_skipseg.inference.saving import save_prediction
 
-    yield Progress(0, 1, "writing the results")
     save_prediction(
         prediction, choices.folder, name, threshold, choices.depth, form=choices.form, results=choices.results
     )

@@ -26,7 +26,15 @@ from napari_skipseg.widgets.forms.dialogs import SystemReportDialog, last_folder
 from napari_skipseg.widgets.forms.estimate_line import PlanLine
 from napari_skipseg.widgets.forms.fields import BUTTON_HEIGHT, WARNING_COLOR, MessageLine, PrimaryButton
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
-from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, EngineTask, Work, WorkOutcome, start_work
+from napari_skipseg.widgets.forms.worker import (
+    EngineLike,
+    EngineQueue,
+    EngineTask,
+    Work,
+    WorkOutcome,
+    in_one_step,
+    start_work,
+)
 from napari_skipseg.widgets.layers.files import opened_from
 from napari_skipseg.widgets.layers.live import FilledPart, ResultFiller, Results, with_first_view
 from napari_skipseg.widgets.layers.placement import current_position
@@ -37,7 +45,7 @@ from napari_skipseg.widgets.layers.results import (
     ShownResult,
     bring_results_back,
     data_of,
-    iter_prepare_colors,
+    prepare_colors,
     show_alone,
     stack_of_layer,
 )
@@ -50,9 +58,9 @@ from napari_skipseg.widgets.segment.outcome import (
     SaveChoices,
     ask_what_to_save,
     describe_done,
-    iter_save_results,
     name_part,
     results_to_save,
+    save_results,
     with_shares,
 )
 from napari_skipseg.widgets.segment.part import (
@@ -107,7 +115,7 @@ class SegmentTab(JobTab):
         self.check()
         self.form.report.clicked.connect(self.show_report)
         self._ask_devices()
-        start_work(self, iter_prepare_colors, "Preparing", is_quiet=True)
+        start_work(self, in_one_step("preparing the colours", prepare_colors), "Preparing", is_quiet=True)
 
     def _lay_out(self) -> None:
         self.form = SegmentForm(self._viewer)
@@ -130,7 +138,9 @@ class SegmentTab(JobTab):
     def _connect(self) -> None:
         self.form.changed.connect(self._on_form_changed)
         self.form.placed.connect(lambda: self.results.move(self.form.read().layer))
-        self.form.threshold_moved.connect(self._on_threshold_moved)
+        self.form.threshold_moved.connect(
+            lambda: self.results.set_threshold(self.form.read().layer, self.form.threshold.values())
+        )
         self.segment_button.clicked.connect(self.segment)
         self.plan.invert_requested.connect(self.form.options.invert.toggle)
         self.preview_button.clicked.connect(self.preview)
@@ -313,9 +323,6 @@ class SegmentTab(JobTab):
             waiting_text=f"waits for the {'preview' if is_preview else 'segmentation'}",
         )
 
-    def _on_threshold_moved(self) -> None:
-        self.results.set_threshold(self.form.read().layer, self.form.threshold.values())
-
     def _on_view_moved(self, event: Any = None) -> None:
         if self.is_running:
             self._view_timer.start()
@@ -423,7 +430,8 @@ class SegmentTab(JobTab):
             self.show_message(f"{said} in {chosen.folder}.")
             pop_up(f"SkipSeg saved {', '.join(file.name for file in files)} in {chosen.folder}.", said)
 
-        self.start(partial(iter_save_results, shown.prediction, chosen, name, threshold), "Saving results", on_saved)
+        write = partial(save_results, shown.prediction, chosen, name, threshold)
+        self.start(in_one_step("writing the results", write), "Saving results", on_saved)
 
     def show_report(self) -> None:
         """Show what this machine computes on, and what a bug report needs."""
