@@ -203,7 +203,7 @@ def _can_run(panel: SkipSegPanel) -> bool:
 
 
 def _press(button: Any, tab: Any) -> None:
-    """Press a button; if it is off, the line of its tab says why, and a notification too."""
+    """Press a button; if it is disabled, show the reason in a notification too."""
     if tab.is_running:
         pop_up(tab.progress_text.text() or "This tab is at work.")
     elif button.isEnabled():

@@ -321,7 +321,7 @@ class CorrectActions(QObject):  # type: ignore[misc]
             self._session.layers.choose_class(value)
 
     def add_class(self) -> None:
-        """Add a class, and let the user write its name."""
+        """Add a class, and make its name editable."""
         if (session := self._session) is not None:
             classes = session.corrections.classes
             name = new_class_name(classes, next_value(classes))

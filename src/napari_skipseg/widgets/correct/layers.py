@@ -33,7 +33,7 @@ _CODEC: Any = Zstd(level=1)
 
 @dataclass(frozen=True)
 class _Edit:
-    """A stroke, whose pixels napari knows; or an acceptance: its box and, once it is undone, its packed values."""
+    """A stroke, whose pixels are in napari's history; or an acceptance: its box and, once undone, its packed values."""
 
     box: EditBox | None = None
     accepted: bytes = b""

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 LARGEST_SIDE, LEAST_SIDE = 512, 256
 """Sides of a view in pixels. A larger one would take seconds to compute, a smaller one would change with each step."""
 BORDER = 64
-"""Pixels that are read around a view or a tile: the network sees its surroundings."""
+"""Pixels that are read around a view or a tile, as the network needs its surroundings."""
 PADDED_BORDER = 128
 """The same in images with padding, which is recognised and filled in a wider area."""
 MOST_TILES_ELSEWHERE = 128

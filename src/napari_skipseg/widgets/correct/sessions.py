@@ -187,7 +187,7 @@ def corrected_stack(layer: Image, axes: str) -> Stack:
     stack = stack_of_layer(layer, axes)
     path = "" if stack.file else opened_from(layer)
     there = bool(path) and is_there(path)
-    return replace(stack, file=os.path.abspath(path)) if there else stack  # noqa: PTH100  # as `find_by_file` asks
+    return replace(stack, file=os.path.abspath(path)) if there else stack  # noqa: PTH100  # as `find_by_file` does
 
 
 def _look_for_corrections(stack: Stack) -> KnownImage:

@@ -205,13 +205,13 @@ class CorrectTab(JobTab):
         body.export_target.triggered.connect(lambda: self._ask_export("target"))
         body.export_strokes.triggered.connect(lambda: self._ask_export("strokes"))
         actions.reported.connect(self.show_message)
-        actions.failed.connect(self.complain)
+        actions.failed.connect(self.show_fault)
         actions.edited.connect(self.show_amounts)
         actions.classes_changed.connect(self._on_classes_changed)
         actions.job_requested.connect(lambda job: self.start(job.work, job.description, job.on_value))
         reopening.restore_requested.connect(lambda: self.correct(is_restoring=True))
         reopening.image_opened.connect(self._on_image_opened)
-        reopening.failed.connect(self.complain)
+        reopening.failed.connect(self.show_fault)
         self._form.changed.connect(self.forget_and_check)
         self.identities.known.connect(self._on_image_known)
         self.offers.changed.connect(self.check)
@@ -281,7 +281,9 @@ class CorrectTab(JobTab):
         elsewhere = self.sessions.find(known.key)
         if elsewhere is not None and elsewhere.layers.image in self._viewer.layers:
             name = elsewhere.layers.image.name
-            self.complain(f"'{layer.name}' has the same voxels as '{name}', which is being corrected: choose that one.")
+            self.show_fault(
+                f"'{layer.name}' has the same voxels as '{name}', which is being corrected: choose that one."
+            )
         elif elsewhere is not None:
             elsewhere.layers.attach(layer)
             self.check()
@@ -293,16 +295,16 @@ class CorrectTab(JobTab):
         try:
             stack = corrected_stack(layer, axes)
         except SkipsegError as error:
-            self.complain(str(error))
+            self.show_fault(str(error))
             return
 
         def on_outcome(outcome: WorkOutcome) -> None:
             if outcome.fault:
-                self.complain(outcome.fault)
+                self.show_fault(outcome.fault)
                 return
             layers = CorrectionLayers(self._viewer, layer, axes, outcome.value, self.actions.by_name())
             layers.class_chosen.connect(self.body.classes.mark_chosen)
-            layers.failed.connect(self.complain)
+            layers.failed.connect(self.show_fault)
             session = CorrectionSession(outcome.value, layers)
             self.sessions.keep(session)
             self._fault_said = ""
@@ -329,7 +331,7 @@ class CorrectTab(JobTab):
         try:
             voxel = session.corrections.last_label()
         except SkipsegError as error:
-            self.complain(str(error))
+            self.show_fault(str(error))
             return
         if voxel is not None and (strokes := session.layers.strokes) is not None:
             go_to_voxel(self._viewer, strokes, voxel)
@@ -402,7 +404,7 @@ class CorrectTab(JobTab):
             self.correct(self._is_restoring)
         elif self._is_wanted and (fault := self.identities.fault(choices.layer)):
             self._is_wanted = False
-            self.complain(fault)
+            self.show_fault(fault)
 
     def _on_layer_removed(self, event: Any = None) -> None:
         for session in self.sessions.abandoned(self._viewer):
@@ -449,8 +451,8 @@ class CorrectTab(JobTab):
                 self.body.classes.mark_chosen(int(strokes.selected_label))
             self.show_amounts()
 
-    def complain(self, fault: str) -> None:
-        """Say in the line what cannot be done."""
+    def show_fault(self, fault: str) -> None:
+        """Show in the line what cannot be done."""
         self.show_message(fault, FAULT_COLOR)
 
     def _on_classes_changed(self) -> None:

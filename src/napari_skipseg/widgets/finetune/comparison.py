@@ -254,7 +254,7 @@ class ReportTable(QWidget):  # type: ignore[misc]
             self.offer_before("", "")
 
     def show_after(self) -> None:
-        """Show after, until the user asks for before again."""
+        """Show after, until the user presses the button again."""
         self.before_button.setChecked(False)
 
     def _name_button(self, before: bool) -> None:

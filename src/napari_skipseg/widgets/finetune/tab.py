@@ -299,7 +299,7 @@ class FinetuneTab(JobTab):
     def _on_finetuned(self, layer: Image | None, parent: str, done: Finetuned) -> None:
         self._made = done.folder.name
         if self.summary_line.estimated and not self._is_keeping and self._first_step <= 1:
-            # a run from the first step to the last tells how far the next estimate is off
+            # only a run from the first step to the last shows how far the next estimate is off
             self._pace[self.form.read().reach] = self.seconds / self.summary_line.estimated
             self.summary_line.clear()
         self.report.show_report(done.report, parent, self._made)

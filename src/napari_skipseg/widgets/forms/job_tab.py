@@ -111,7 +111,7 @@ class ProgressLine(QWidget):  # type: ignore[misc]
         return QSize(200, self.heightForWidth(200))
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802
-        """Return the size of one line; the layout asks `heightForWidth` for more."""
+        """Return the size of one line; the layout calls `heightForWidth` for more."""
         return QSize(50, self.fontMetrics().height() + 2 * _PADDING)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
@@ -202,7 +202,7 @@ class JobTab(QWidget):  # type: ignore[misc]
         return 0.0 if started is None else time.monotonic() - started
 
     def check(self) -> None:
-        """Enable what the job and the choices allow, and say why the rest is off."""
+        """Enable what the job and the choices allow, and show why the rest is disabled."""
         self.cancel_button.setVisible(self.is_running)
         self.cancel_button.setEnabled(self.is_running)
         self.progress.setVisible(self.is_running)

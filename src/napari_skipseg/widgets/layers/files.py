@@ -186,7 +186,7 @@ def read_layers(path: str | Sequence[str]) -> list[LayerData]:
 
 
 def open_image(viewer: ViewerModel, file: str) -> list[Layer]:
-    """Add the layers of a file, in any format that `read_layers` knows, and return them.
+    """Add the layers of a file, in any format that `read_layers` reads, and return them.
 
     Raises:
         FileError: the file cannot be read.
