@@ -170,7 +170,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         segment.opening.connect(finetune.report.show_after)
         finetune.model_wanted.connect(form.choose_model)
         finetune.view_wanted.connect(segment.preview)
-        finetune.view_with_wanted.connect(segment.preview_with)
+        finetune.view_with_wanted.connect(segment.preview)
 
     def _connect_library(self) -> None:
         """Update the models of all tabs after a change in the library, and the library after a training."""

@@ -22,7 +22,7 @@ from napari_skipseg.images.files import is_there
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.widgets.correct.layers import CorrectionLayers
-from napari_skipseg.widgets.forms.fields import WARNING_COLOR, ConnectionGroup, PlainLabel, fill_column
+from napari_skipseg.widgets.forms.fields import WARNING_COLOR, ConnectionGroup, PlainLabel, call_action, fill_column
 from napari_skipseg.widgets.forms.job_tab import pop_up
 from napari_skipseg.widgets.forms.worker import WorkOutcome, first_line_of, in_one_step, start_work
 from napari_skipseg.widgets.layers.axes import axes_of
@@ -236,11 +236,6 @@ class RecoveryOffer(QFrame):  # type: ignore[misc]
     def _put_aside(self, checked: bool = False) -> None:
         self.is_aside = True
         self.hide()
-
-
-def call_action(action: Callable[[], None], checked: bool = False) -> None:
-    """Call an action that takes no argument; Qt passes `checked`."""
-    action()
 
 
 class RecoveryPrompt(QWidget):  # type: ignore[misc]

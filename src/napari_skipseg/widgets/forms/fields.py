@@ -453,3 +453,8 @@ class FolderField(QWidget):  # type: ignore[misc]
         if not self.typed() or not path.exists():
             raise FileError(f"{self._what} are missing: '{self.text.text()}' is no file or folder. Choose one.")
         return path
+
+
+def call_action(action: Callable[[], object], checked: bool = False) -> None:
+    """Call an action that takes no argument; Qt passes `checked`."""
+    action()

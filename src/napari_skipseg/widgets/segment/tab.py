@@ -24,7 +24,7 @@ from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import STARTING, Progress
 from napari_skipseg.widgets.forms.dialogs import SystemReportDialog, last_folder
 from napari_skipseg.widgets.forms.estimate_line import PlanLine
-from napari_skipseg.widgets.forms.fields import BUTTON_HEIGHT, WARNING_COLOR, MessageLine, PrimaryButton
+from napari_skipseg.widgets.forms.fields import BUTTON_HEIGHT, WARNING_COLOR, MessageLine, PrimaryButton, call_action
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
 from napari_skipseg.widgets.forms.worker import (
     EngineLike,
@@ -141,9 +141,9 @@ class SegmentTab(JobTab):
         self.form.threshold_moved.connect(
             lambda: self.results.set_threshold(self.form.read().layer, self.form.threshold.values())
         )
-        self.segment_button.clicked.connect(self.segment)
+        self.segment_button.clicked.connect(partial(call_action, self.segment))
         self.plan.invert_requested.connect(self.form.options.invert.toggle)
-        self.preview_button.clicked.connect(self.preview)
+        self.preview_button.clicked.connect(partial(call_action, self.preview))
         self.form.suggest.clicked.connect(self.suggest)
         self.save_button.clicked.connect(self._ask_what_to_save)
         self.again_button.requested.connect(self._segment_again)
@@ -162,10 +162,6 @@ class SegmentTab(JobTab):
         super().showEvent(event)
         self.check()
 
-    def segment(self) -> None:
-        """Segment what the form says; the layers appear at once and fill."""
-        self._segment()
-
     def _segment_again(self, request: RepeatRequest) -> None:
         """Fill the form from a recipe and segment with the recipe's own options, which may have no field in the form.
 
@@ -181,10 +177,13 @@ class SegmentTab(JobTab):
             self.form.choose_extent(labels)
         is_here = self.form.device.findData(request.recipe.device) >= 0
         pinned = choices_of_recipe(request.recipe) if is_here else None
-        self._repeated = request.recipe if self._segment(request.recipe.request.options, pinned) else None
+        self._repeated = request.recipe if self.segment(request.recipe.request.options, pinned) else None
 
-    def _segment(self, options: SegmentOptions | None = None, pinned: dict[str, int | str] | None = None) -> bool:
-        """Return whether the run was started. options: None for those of the form. pinned: as in `iter_prepare`."""
+    def segment(self, options: SegmentOptions | None = None, pinned: dict[str, int | str] | None = None) -> bool:
+        """Segment what the form says, into layers that appear at once and fill; return whether the run was started.
+
+        options: None for those of the form. pinned: as in `iter_prepare`.
+        """
         choices = self.form.read()
         layer = choices.layer
         if layer is None or not self._may_start(choices):
@@ -225,30 +224,22 @@ class SegmentTab(JobTab):
         if recipe.request.objects is not None:
             self.objects_requested.emit(recipe.request)
 
-    def preview(self) -> None:
-        """Segment what is on screen."""
-        self._preview(self.form.read(), str(self.form.model.currentData()))
-
-    def preview_with(self, model: str) -> None:
-        """Segment what is on screen with a different model than the form's, which stays as it is."""
-        try:
-            described = read_description(locate_model(model))
-        except SkipsegError as error:
-            self.fail(str(error))
-            return
-        self._preview(replace(self.form.read(), model=described), model)
-
-    def _preview(self, choices: SegmentFormValues, name: str) -> None:
+    def preview(self, model: str | None = None) -> None:
+        """Segment what is on screen. model: the name of a different model than the form's, which stays as it is."""
+        choices = self.form.read()
         layer = choices.layer
-        if layer is None or not self._may_start(choices):
-            return
         try:
-            view, model = cut_to_view(self._viewer, choices), locate_model(name)
+            if model is not None:
+                choices = replace(choices, model=read_description(locate_model(model)))
+            if layer is None or not self._may_start(choices):
+                return
+            folder = self.form.model_folder() if model is None else locate_model(model)
+            view = cut_to_view(self._viewer, choices)
         except SkipsegError as error:
             self.fail(str(error))
             return
         known = self._grey_values.find(layer, view.options)
-        request = Segment(view.stack, str(model), view.options, view.whole, known, preview=True)
+        request = Segment(view.stack, str(folder), view.options, view.whole, known, preview=True)
         part = FilledPart(choices.axes, view.start, RESULT_SOURCE.format(layer.unique_id), LAYER_NAMES)
         self._fill(partial(self._engine.run, request), choices, ResultFiller(self, self._viewer, layer, part, None))
 
