@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -275,7 +274,12 @@ class ClassList(QWidget):  # type: ignore[misc]
         row.chosen.connect(self.chosen)
         row.renamed.connect(self.renamed)
         row.recolored.connect(self.recolored)
-        row.ticked.connect(partial(self._on_ticked, row))
+
+        def on_ticked() -> None:
+            self._ticks[row.value] = bool(row.judged.isChecked())
+            self.judged_changed.emit()
+
+        row.ticked.connect(on_ticked)
         # a single class needs no tick: the corrections are made for it
         row.judged.setVisible(row.value != BACKGROUND and len(self._classes) > 1)
         row.setStyleSheet(_PLAIN)
@@ -302,10 +306,6 @@ class ClassList(QWidget):  # type: ignore[misc]
         if len(self._classes) == 1:
             return self._classes
         return tuple(each for each in self._classes if self.rows[each.value].judged.isChecked())
-
-    def _on_ticked(self, row: ClassRow) -> None:
-        self._ticks[row.value] = bool(row.judged.isChecked())
-        self.judged_changed.emit()
 
 
 def short_count(count: int) -> str:

@@ -128,7 +128,8 @@ class PartReader:
         background.
         """
         numbers = number_judged(classes, judged)
-        index = {"T": view.time, "Z": view.z, "Y": slice(*view.box[0]), "X": slice(*view.box[1])}
+        (top, bottom), (left, right) = view.box
+        index = {"T": view.time, "Z": view.z, "Y": slice(top, bottom), "X": slice(left, right)}
         labels = numbers[np.asarray(self._target[tuple(index[axis] for axis in self._axes)])]
         parts = [self._part(view.time, view.z, view.box, labels)]
         tiles = dict(self._iter_tiles(view, numbers))

@@ -261,7 +261,8 @@ class RecoveryPrompt(QWidget):  # type: ignore[misc]
             return
         offer = self.of_image = RecoveryOffer(text, button, action, WARNING_COLOR if action is None else CALM_COLOR)
         offer.setProperty("key", key + text)
-        offer.cross.clicked.connect(partial(self._put_aside_offer, key))
+        offer.cross.clicked.connect(lambda: self._put_aside.add(key))
+        offer.cross.clicked.connect(self.changed)
         self._column.insertWidget(0, offer)
         self.show()
 
@@ -285,10 +286,6 @@ class RecoveryPrompt(QWidget):  # type: ignore[misc]
             self.interrupted[found.subject.key] = offer
             self._column.addWidget(offer)
             self.show()
-
-    def _put_aside_offer(self, key: str, checked: bool = False) -> None:
-        self._put_aside.add(key)
-        self.changed.emit()
 
     def settle(self, key: str) -> None:
         """Remove the offer of corrections that are restored now."""

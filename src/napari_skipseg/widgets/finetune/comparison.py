@@ -131,6 +131,7 @@ class ChangesLayer:
     def show(
         self,
         layer: Image,
+        *,
         before: ShownResult,
         was: Threshold,
         after: ShownResult,
@@ -317,18 +318,18 @@ def find_before(
     if layer is None or layer not in viewer.layers:
         return None
     middle = [(low + high) // 2 for low, high in visible_box(viewer, layer)]
-    return next((shown for shown in offers if _model_of(shown) == model and _covers(shown, middle)), None)
+
+    def covers_middle(shown: ShownResult) -> bool:
+        if len(shown.axes) != len(middle):
+            return False
+        inside = [at for at, letter in zip(middle, shown.axes, strict=True) if letter != "C"]
+        return all(side.start <= at < side.stop for at, side in zip(inside, shown.box, strict=True))
+
+    return next((shown for shown in offers if _model_of(shown) == model and covers_middle(shown)), None)
 
 
 def _model_of(shown: ShownResult) -> str:
     return Path(str(shown.prediction.recipe.get("model", ""))).name
-
-
-def _covers(shown: ShownResult, place: Sequence[int]) -> bool:
-    if len(shown.axes) != len(place):
-        return False
-    inside = [at for at, letter in zip(place, shown.axes, strict=True) if letter != "C"]
-    return all(side.start <= at < side.stop for at, side in zip(inside, shown.box, strict=True))
 
 
 class BeforeAfter:

@@ -248,7 +248,9 @@ class FinetuneTab(JobTab):
         if self._find_before(place.layer) is None:
             self.view_with_wanted.emit(settings.model)
         if self.plots is not None:
-            self.plots.use_classes(*images.colors(self._segment.known_colors(place.layer) if place.layer else {}))
+            known = self._segment.known_colors(place.layer) if place.layer else {}
+            colors, pictured = images.colors(known)
+            self.plots.use_classes(colors, pictured)
         finish = partial(self._on_finetuned, place.layer, self._parent)
         self._begin(work, settings.name, "fine-tuning", finish)
 
@@ -360,8 +362,15 @@ class FinetuneTab(JobTab):
         if after is None:
             changes.legend.say(NOTHING_TO_COMPARE)
             return
-        now = self._segment.read().thresholds
-        changes.legend.say(self._changes.show(layer, *kept, after, now, self.report.classes))
+        legend = self._changes.show(
+            layer,
+            before=kept[0],
+            was=kept[1],
+            after=after,
+            now=self._segment.read().thresholds,
+            classes=self.report.classes,
+        )
+        changes.legend.say(legend)
 
     def show_findings(self, findings: Sequence[str], seems_inverted: bool = False) -> None:
         """Show the findings about the images that the training summary does not name."""

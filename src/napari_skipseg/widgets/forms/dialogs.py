@@ -54,7 +54,6 @@ def _taken(chosen: str, purpose: str, is_place: bool = False) -> Path | None:
 
 
 _ASKING = "Trying a small network and asking for versions…"
-_SIZE = (680, 520)
 
 
 class SystemReportDialog(QDialog):  # type: ignore[misc]
@@ -63,7 +62,7 @@ class SystemReportDialog(QDialog):  # type: ignore[misc]
     def __init__(self, parent: QWidget, engine: EngineLike) -> None:
         super().__init__(parent)
         self.setWindowTitle("System report")
-        self.resize(*_SIZE)
+        self.resize(680, 520)
         self.text = QPlainTextEdit(_ASKING)
         self.text.setReadOnly(True)
         self.text.setLineWrapMode(QPlainTextEdit.LineWrapMode.WidgetWidth)
