@@ -101,7 +101,7 @@ def current_position(viewer: ViewerModel, layer: Layer) -> tuple[int, ...]:
     return nearest_voxel(layer, voxel_at(viewer, layer, viewer.dims.point))
 
 
-def nearest_voxel(layer: Layer, place: Sequence[float]) -> tuple[int, ...]:
+def nearest_voxel(layer: Layer, place: Sequence[float] | NDArray[Any]) -> tuple[int, ...]:
     """Return the voxel of `layer` that is nearest to a place, which is given in its voxels."""
     return tuple(int(at) for at in np.clip(np.round(place).astype(int), 0, layer_lengths(layer) - 1))
 

@@ -232,7 +232,8 @@ def image_fault(layer: Image | None) -> str:
 
 def _fit_faults(choices: SegmentFormValues, layer: Image) -> dict[str, str]:
     """Return why image and model do not fit, by the names "channel" and "model"."""
-    found, count, model = {}, count_channels(choices), choices.model
+    found: dict[str, str] = {}
+    count, model = count_channels(choices), choices.model
     if needs_channel(choices) and choices.channel is None:
         found["channel"] = Missing("Choose the channel to segment.")
     elif model is not None and model.spec.in_channels not in (1, count):
@@ -246,7 +247,8 @@ def _fit_faults(choices: SegmentFormValues, layer: Image) -> dict[str, str]:
 
 def _averaging_faults(choices: SegmentFormValues) -> dict[str, str]:
     """Return why results cannot be averaged so, by the names "planes", "samples" and "dropout"."""
-    found, model, together = {}, choices.model, "{} and {} cannot be averaged together: switch one of them off."
+    found: dict[str, str] = {}
+    model, together = choices.model, "{} and {} cannot be averaged together: switch one of them off."
     if choices.in_three_planes and not choices.samples:
         if choices.average > 1:
             found["planes"] = together.format("Three axes", "mirrored copies")
