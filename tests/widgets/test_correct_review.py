@@ -22,7 +22,12 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.widgets.correct.accept import count_pixels, rectangle_box
-from napari_skipseg.widgets.correct.uncertain_regions import describe_search, go_to_voxel, is_region_done, weigh_classes
+from napari_skipseg.widgets.correct.uncertain_regions import (
+    describe_search,
+    go_to_voxel,
+    is_region_done,
+    weigh_classes,
+)
 from napari_skipseg.widgets.layers.placement import camera_of, visible_box
 from napari_skipseg.widgets.layers.results import ShownResult
 from napari_skipseg.widgets.panel import wait_for

@@ -54,7 +54,13 @@ from napari_skipseg.widgets.objects.layers import (
 )
 from napari_skipseg.widgets.objects.preview import ObjectsPreview, iter_warm_up
 from napari_skipseg.widgets.objects.run_again import ObjectsAgainButton, RepeatedObjectSearch
-from napari_skipseg.widgets.objects.shapes import ExportButton, ObjectShape, iter_shape, request_of, show_shape
+from napari_skipseg.widgets.objects.shapes import (
+    ExportButton,
+    ObjectShape,
+    iter_shape,
+    request_of,
+    show_shape,
+)
 from napari_skipseg.widgets.objects.sources import (
     ProbabilitySource,
     describe_source,
