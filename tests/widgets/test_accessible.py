@@ -8,10 +8,24 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
 from napari_skipseg.widgets.finetune.training_images import TrainingSourceList
-from napari_skipseg.widgets.forms.accessible import find_controls, name_controls, name_of
-from napari_skipseg.widgets.layers.files import SaveDialog
+from napari_skipseg.widgets.forms.accessible import CONTROLS, name_controls, name_of
+from napari_skipseg.widgets.segment.outcome import SaveDialog
 
 pytestmark = pytest.mark.gui
+
+
+def find_controls(root: QWidget) -> list[QWidget]:
+    """Return the controls in a widget that take the keyboard focus, without the parts of other controls."""
+
+    def is_part(control: QWidget) -> bool:
+        """Whether a control is inside another one, such as the line of a spin box or the heads of a table."""
+        above = control.parentWidget()
+        while above is not None and above is not root and not isinstance(above, CONTROLS):
+            above = above.parentWidget()
+        return isinstance(above, CONTROLS) and above is not root
+
+    found = [each for each in root.findChildren(QWidget) if isinstance(each, CONTROLS)]
+    return [each for each in found if each.focusPolicy() != Qt.FocusPolicy.NoFocus and not is_part(each)]
 
 
 def test_a_control_takes_the_name_of_its_label_or_of_its_tooltip(qtbot):

@@ -35,8 +35,7 @@ from napari_skipseg.widgets.batch.table import (
     mark_stopped,
 )
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR
-from napari_skipseg.widgets.layers.kept_view import view_of
-from napari_skipseg.widgets.layers.placement import visible_box
+from napari_skipseg.widgets.layers.placement import view_of, visible_box
 from napari_skipseg.widgets.panel import wait_for
 from napari_skipseg.widgets.settings import open_settings
 

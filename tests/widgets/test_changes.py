@@ -6,7 +6,7 @@ import numpy as np
 
 from napari_skipseg.images.space import Space
 from napari_skipseg.inference.prediction import Prediction
-from napari_skipseg.widgets.finetune.changes import GAINED, LOST, ChangedLabels, compare_results
+from napari_skipseg.widgets.finetune.comparison import GAINED, LOST, ChangedLabels, compare_results
 from napari_skipseg.widgets.layers.results import ShownResult
 
 

@@ -14,7 +14,7 @@ from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.widgets.correct.actions import ImportedLabels, describe_imported
+from napari_skipseg.widgets.correct.actions import describe_imported
 from napari_skipseg.widgets.correct.classes import (
     add_classes,
     is_unnamed,
@@ -51,12 +51,12 @@ def test_a_class_of_the_model_without_pixels_makes_way_for_imported_labels():
 
 def test_an_import_says_which_class_each_value_became():
     classes = name_values((MEMBRANE,), [3])
-    said = describe_imported(ImportedLabels(Path("a.tif"), {1: 4, 2: 9, 3: 1}), classes)
+    said = describe_imported(Path("a.tif"), {1: 4, 2: 9, 3: 1}, classes)
     assert said == (
         "The labels of a.tif were imported as strokes: 1 = background, 2 = membrane, 3 = class 3. Double-click a class "
         "in the list to name it."
     )
-    assert describe_imported(ImportedLabels(Path("a.tif"), {2: 9}), classes).endswith("2 = membrane.")
+    assert describe_imported(Path("a.tif"), {2: 9}, classes).endswith("2 = membrane.")
 
 
 @pytest.mark.gui

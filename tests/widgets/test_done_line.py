@@ -7,7 +7,7 @@ import pytest
 
 from napari_skipseg.images.space import Space
 from napari_skipseg.inference.prediction import Prediction
-from napari_skipseg.widgets.forms.done_line import DoneRun, class_shares, describe_done, has_padding
+from napari_skipseg.widgets.segment.outcome import DoneRun, class_shares, describe_done, has_padding
 
 
 def framed(classes: tuple[str, ...], padding: tuple[float | None, ...]) -> Prediction:

@@ -30,7 +30,7 @@ from napari_skipseg.training.progress import (
 )
 from napari_skipseg.widgets.finetune.comparison import GOOD_COLOR, report_html
 from napari_skipseg.widgets.finetune.form import new_model_name
-from napari_skipseg.widgets.finetune.phases import OverallProgress
+from napari_skipseg.widgets.finetune.tab import OverallProgress
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR
 from napari_skipseg.widgets.layers.placement import camera_of
 

@@ -8,7 +8,7 @@ import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QDesktopServices
 
-from napari_skipseg.widgets.forms.help import SITE, page_of
+from napari_skipseg.widgets.panel import SITE, page_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 

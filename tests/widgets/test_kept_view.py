@@ -12,8 +12,7 @@ from searching import with_search
 
 from napari_skipseg.images.space import Space
 from napari_skipseg.widgets.layers.axes import set_calibration
-from napari_skipseg.widgets.layers.kept_view import frame, view_kept, view_of
-from napari_skipseg.widgets.layers.placement import camera_of
+from napari_skipseg.widgets.layers.placement import camera_of, frame, view_kept, view_of
 
 pytestmark = pytest.mark.gui
 

@@ -21,6 +21,7 @@ from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.models.model_library import LibraryModel
 from napari_skipseg.training.finetune.rehearsal import RehearsalSamples, sample_to_bytes
+from napari_skipseg.widgets.forms.models import sample_pictures
 from napari_skipseg.widgets.model_library.compare import (
     CLASSES,
     FIRST,
@@ -29,9 +30,8 @@ from napari_skipseg.widgets.model_library.compare import (
     describe_comparison,
     differing,
 )
-from napari_skipseg.widgets.model_library.samples import sample_pictures
 from napari_skipseg.widgets.model_library.window import details_html
-from napari_skipseg.widgets.segment.preview import PreviewView
+from napari_skipseg.widgets.segment.part import PreviewView
 
 
 @pytest.fixture

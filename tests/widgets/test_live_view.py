@@ -12,7 +12,7 @@ from napari_skipseg.errors import EngineError
 from napari_skipseg.jobs.messages import LiveView
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.progress import LiveResult
-from napari_skipseg.widgets.correct.live_parts import LARGEST_SIDE, MOST_TILES_ELSEWHERE
+from napari_skipseg.widgets.correct.live_view import LARGEST_SIDE, MOST_TILES_ELSEWHERE
 from napari_skipseg.widgets.layers.results import KEY
 
 pytestmark = pytest.mark.gui

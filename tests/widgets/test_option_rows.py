@@ -17,7 +17,7 @@ from napari_skipseg.widgets.finetune.form import FinetuneDetails, FinetuneForm
 from napari_skipseg.widgets.forms.fields import FreshCombo, KeyedSlider
 from napari_skipseg.widgets.forms.option_rows import OptionRows
 from napari_skipseg.widgets.objects.form import ObjectsForm
-from napari_skipseg.widgets.segment.form import SegmentOptionsBox
+from napari_skipseg.widgets.segment.fields import SegmentOptionsBox
 
 pytestmark = pytest.mark.gui
 

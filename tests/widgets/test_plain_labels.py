@@ -10,7 +10,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QListWidgetItem
 
 from napari_skipseg import widgets
-from napari_skipseg.widgets.correct.recovery import RecoveryOffer
+from napari_skipseg.widgets.correct.sessions import RecoveryOffer
 from napari_skipseg.widgets.forms.fields import MessageLine, PlainLabel, RichLabel, WrappedLine, mark_field, set_hint
 
 pytestmark = pytest.mark.gui

@@ -10,7 +10,7 @@ from qtpy.QtGui import QFontMetrics
 
 from napari_skipseg.corrections.catalog import StoredCorrections
 from napari_skipseg.corrections.subject import Subject
-from napari_skipseg.widgets.correct.recovery import day_of, lost_text
+from napari_skipseg.widgets.correct.sessions import day_of, lost_text
 from napari_skipseg.widgets.forms import job_tab
 from napari_skipseg.widgets.forms.job_tab import FITS, head_of, headed
 

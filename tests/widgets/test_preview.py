@@ -8,7 +8,7 @@ from qtpy.QtCore import Qt
 
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.widgets.segment.preview import cut_stack, find_part
+from napari_skipseg.widgets.segment.part import cut_stack, find_part
 
 FLAT, DEEP = {"Y": 1024, "X": 1024}, {"Z": 64, "Y": 96, "X": 96}
 

@@ -17,10 +17,10 @@ from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.widgets.correct.sessions import corrected_stack
+from napari_skipseg.widgets.forms.fields import choose_value
 from napari_skipseg.widgets.layers import files
 from napari_skipseg.widgets.layers.files import get_reader, open_image, opened_from, read_layers
 from napari_skipseg.widgets.layers.results import stack_of_layer
-from napari_skipseg.widgets.segment.form import choose_value
 
 STACK = np.random.default_rng(0).integers(0, 256, (5, 30, 40), np.uint8)
 

@@ -14,7 +14,7 @@ from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.scores.isbi import score_isbi
-from napari_skipseg.widgets.layers.files import SaveChoices
+from napari_skipseg.widgets.segment.outcome import SaveChoices
 
 pytestmark = [pytest.mark.gui, pytest.mark.data]
 SLICES = range(21, 23)

@@ -29,7 +29,7 @@ def press(qtbot, panel, wait: bool = True) -> None:
 
 def save_as(qtbot, tab, monkeypatch, folder, results=None, form="tiff", depth="uint8") -> None:
     """Press Save results, choose in its dialog, and wait until all is written."""
-    from napari_skipseg.widgets.layers.files import SaveDialog
+    from napari_skipseg.widgets.segment.outcome import SaveDialog
 
     def choose_and_accept(dialog):
         dialog.folder.text.setText(str(folder))
@@ -384,7 +384,7 @@ def test_results_are_saved_as_what_is_chosen(open_panel, qtbot, tmp_path, monkey
 
 
 def test_nothing_is_saved_without_a_folder_or_a_result(qapp):
-    from napari_skipseg.widgets.layers.files import SaveDialog
+    from napari_skipseg.widgets.segment.outcome import SaveDialog
 
     dialog = SaveDialog(None, "'em'", ["probability", "binary"], "")
     save = dialog.buttons.button(dialog.buttons.StandardButton.Save)

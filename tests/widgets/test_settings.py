@@ -14,7 +14,7 @@ from napari_skipseg.option_fields import option_fields
 from napari_skipseg.training.settings import FinetuneSettings
 from napari_skipseg.widgets import settings as settings_module
 from napari_skipseg.widgets.forms.dialogs import ask_new_file, last_folder
-from napari_skipseg.widgets.segment.form import choose_value
+from napari_skipseg.widgets.forms.fields import choose_value
 from napari_skipseg.widgets.settings import SETTINGS_VARIABLE, PanelSettings, open_settings, preference
 
 

@@ -1,6 +1,6 @@
 """Sliders of the thresholds of a model's classes."""
 
-from napari_skipseg.widgets.segment.thresholds import ThresholdSliders
+from napari_skipseg.widgets.segment.fields import ThresholdSliders
 
 
 def test_each_class_has_a_slider_with_the_models_threshold(qtbot):

@@ -9,7 +9,7 @@ from napari.layers import Labels
 from napari_skipseg.corrections.store import open_corrections
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.widgets.correct.undo import EditHistory
+from napari_skipseg.widgets.correct.layers import EditHistory
 
 BOX = (slice(0, 4), slice(2, 6))
 ALL_RIGHT = np.full((4, 4), 2, np.uint8)

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import QApplication, QComboBox, QDockWidget, QWidget
 
-from napari_skipseg.widgets.forms.help import open_page
 from napari_skipseg.widgets.forms.job_tab import pop_up, pop_up_fault
 from napari_skipseg.widgets.layers.results import KEY, image_of
 from napari_skipseg.widgets.objects.sources import result_layer, without_wrapper
-from napari_skipseg.widgets.panel import SkipSegPanel
+from napari_skipseg.widgets.panel import SkipSegPanel, open_page
 from napari_skipseg.widgets.segment.checks import find_faults
 from napari_skipseg.widgets.settings import open_settings
 
@@ -61,7 +60,8 @@ def find_objects_in_layer() -> None:
     if layer is None:
         tab.fail(NOTHING_SELECTED.format(A_RESULT))
         return
-    is_chosen = any(_choose(tab.form.layer, each) for each in (_result_of(panel, layer), layer) if each is not None)
+    probability = result_layer(panel.viewer, panel.segment_tab.results, without_wrapper(layer))
+    is_chosen = any(_choose(tab.form.layer, each) for each in (probability, layer) if each is not None)
     if is_chosen:
         _press(tab.find_button, tab)
     else:
@@ -177,11 +177,6 @@ def _image_behind(panel: SkipSegPanel, layer: Layer) -> Layer:
     return next((each for each in panel.viewer.layers if str(each.unique_id) == source), layer)
 
 
-def _result_of(panel: SkipSegPanel, layer: Layer) -> Layer | None:
-    """Return the probability of an image that was segmented, None of any other layer."""
-    return result_layer(panel.viewer, panel.segment_tab.results, without_wrapper(layer))
-
-
 def _choose(combo: QComboBox, layer: Layer) -> bool:
     """Choose a layer as a user would; return whether it is offered."""
     opening = getattr(combo, "opening", None)
@@ -208,7 +203,7 @@ def _can_run(panel: SkipSegPanel) -> bool:
 
 
 def _press(button: Any, tab: Any) -> None:
-    """Press a button; if it is off, the line of its tab says why, and a notification too."""
+    """Press a button; if it is disabled, show the reason in a notification too."""
     if tab.is_running:
         pop_up(tab.progress_text.text() or "This tab is at work.")
     elif button.isEnabled():

@@ -1,4 +1,4 @@
-"""The SkipSeg dock with its tabs and their engine, and the demonstration."""
+"""The SkipSeg dock with its tabs and their engine, its pages of help, and the demonstration."""
 
 from __future__ import annotations
 
@@ -9,30 +9,49 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QEvent, QObject, Qt, QTimer
-from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QApplication, QFrame, QScrollArea, QTabWidget, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtCore import QEvent, QObject, QTimer, QUrl
+from qtpy.QtGui import QDesktopServices, QShowEvent
+from qtpy.QtWidgets import QApplication, QTabWidget, QToolButton, QWidget
 
 from napari_skipseg.errors import EngineError, FileError
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.widgets.batch.tab import BatchTab
 from napari_skipseg.widgets.correct.tab import CorrectTab
 from napari_skipseg.widgets.finetune.tab import FinetuneTab
-from napari_skipseg.widgets.finetune.training_images import OpenCorrections
 from napari_skipseg.widgets.forms.accessible import name_controls
-from napari_skipseg.widgets.forms.engine_queue import EngineQueue
-from napari_skipseg.widgets.forms.help import open_page
-from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
-from napari_skipseg.widgets.forms.progress_bar import ProgressLine
-from napari_skipseg.widgets.forms.worker import PacedSignal
+from napari_skipseg.widgets.forms.fields import ScrolledDown, fill_column
+from napari_skipseg.widgets.forms.job_tab import JobTab, ProgressLine, pop_up
+from napari_skipseg.widgets.forms.worker import EngineQueue, PacedSignal
 from napari_skipseg.widgets.inspect.tab import InspectTab
 from napari_skipseg.widgets.model_library.window import LibraryWindow
 from napari_skipseg.widgets.objects.tab import ObjectsTab
 from napari_skipseg.widgets.proofread.tab import ProofreadTab
 from napari_skipseg.widgets.remembered import RememberedChoices
-from napari_skipseg.widgets.segment.state import SegmentState
 from napari_skipseg.widgets.segment.tab import SegmentTab
 from napari_skipseg.widgets.settings import SETTINGS_VARIABLE, open_settings
+
+SITE = "https://napari-skipseg.github.io/napari-skipseg/"
+PAGES = {
+    "Segment": "how-to/segment",
+    "Correct": "correct-and-fine-tune",
+    "Fine-tune": "correct-and-fine-tune",
+    "Objects": "how-to/objects",
+    "Proofread": "proofread",
+    "Batch": "how-to/batch",
+    "Inspect": "how-to/look-into-a-model",
+}
+"""The page for each tab, by the tab's name."""
+
+
+def page_of(tab: str) -> str:
+    """Return the address of the page that explains a tab; of a tab without a page, the first page."""
+    return f"{SITE}{PAGES[tab]}/" if tab in PAGES else SITE
+
+
+def open_page(tab: str) -> None:
+    """Open the page that explains a tab in the browser."""
+    QDesktopServices.openUrl(QUrl(page_of(tab)))
+
 
 NARROW_TABS = "QTabBar::tab { padding: 3px 1px; margin: 0px; }"
 """With napari's own padding the last tabs hide behind arrows at the panel's usual width."""
@@ -50,9 +69,9 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         engine, queue = self.engine, EngineQueue(self.engine)
         self.segment_tab = SegmentTab(viewer, engine, queue)
         self.correct_tab = CorrectTab(viewer, engine, queue, self.segment_tab.form, self.segment_tab.results)
-        self.segment_tab.known_colors = self.correct_tab.colors_of
+        self.segment_tab.known_colors = self.correct_tab.colors_of  # before `state`, which holds it
         self.segment_tab.strokes_in = self.correct_tab.strokes_in
-        segment, correct = _state_of(self.segment_tab), _corrections_of(self.correct_tab)
+        segment, correct = self.segment_tab.state(), self.correct_tab.open_corrections()
         self.finetune_tab = FinetuneTab(viewer, engine, queue, segment, correct)
         self.objects_tab = ObjectsTab(viewer, engine, queue, segment)
         self.proofread_tab = ProofreadTab(viewer, queue, self.objects_tab.on_show)
@@ -61,11 +80,15 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.model_library = LibraryWindow(self, viewer, engine, queue, self.segment_tab.form.read)
         self._connect_tabs()
         self._connect_library()
-        self.segment_tab.form.may_follow = self._may_follow_selection
+        # selecting a layer may choose its image, but not while a job runs or corrections are open
+        self.segment_tab.form.may_follow = lambda: (
+            self.correct_tab.session is None and not any(tab.is_running for tab in self._job_tabs().values())
+        )
         self._lay_out()
         self.batch_tab.form.wanted.connect(self.show_tab)
         self.segment_tab.objects_requested.connect(self.objects_tab.find_again)
-        self.segment_tab.again_button.search_requested.connect(self._search_again)
+        self.segment_tab.again_button.search_requested.connect(partial(self.show_tab, "Objects"))
+        self.segment_tab.again_button.search_requested.connect(self.objects_tab.again_button.run)
         self._elsewhere_soon = PacedSignal(self, self._show_elsewhere)
         for tab in self._job_tabs().values():
             tab.progress_changed.connect(partial(self._elsewhere_soon.put, None))
@@ -118,7 +141,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
             ("Inspect", self.inspect_tab),
         ):
             name_controls(tab)
-            self.tabs.addTab(Scrolled(tab), title)
+            self.tabs.addTab(ScrolledTab(tab), title)
         self.tabs.tabBar().setStyleSheet(NARROW_TABS)
         self.help_button = QToolButton()
         self.help_button.setText("?")
@@ -127,10 +150,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.help_button.clicked.connect(lambda: open_page(self.tabs.tabText(self.tabs.currentIndex())))
         self.tabs.setCornerWidget(self.help_button)
         self.elsewhere = ProgressLine()
-        column = QVBoxLayout(self)
-        column.setContentsMargins(4, 4, 4, 4)
-        column.addWidget(self.tabs)
-        column.addWidget(self.elsewhere)
+        fill_column(self, self.tabs, self.elsewhere, margin=4)
 
     def _connect_tabs(self) -> None:
         """Connect the Segment tab with the tabs that use its image, model and results."""
@@ -150,13 +170,14 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         segment.opening.connect(finetune.report.show_after)
         finetune.model_wanted.connect(form.choose_model)
         finetune.view_wanted.connect(segment.preview)
-        finetune.view_with_wanted.connect(segment.preview_with)
+        finetune.view_with_wanted.connect(segment.preview)
 
     def _connect_library(self) -> None:
-        """Let the boxes of all tabs follow the library, and the library what was trained."""
+        """Update the models of all tabs after a change in the library, and the library after a training."""
         library, form = self.model_library, self.segment_tab.form
         form.library_button.clicked.connect(self.show_library)
-        library.model_wanted.connect(self._segment_with)
+        library.model_wanted.connect(form.choose_model)
+        library.model_wanted.connect(lambda name: self.show_tab("Segment"))
         for update in (form.update_models, self.finetune_tab.form.update_models, self.inspect_tab.update_models):
             library.models_changed.connect(update)
         self.finetune_tab.finished.connect(lambda succeeded: library.update_list())
@@ -166,10 +187,6 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.model_library.show()
         self.model_library.raise_()
         self.model_library.activateWindow()
-
-    def _segment_with(self, name: str) -> None:
-        self.segment_tab.form.choose_model(name)
-        self.show_tab("Segment")
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
         """Watch the window that the panel is in now."""
@@ -184,7 +201,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         return bool(super().eventFilter(watched, event))
 
     def _on_window_still_open(self) -> None:
-        """Let cancelled work leave no checkpoint again, if the user answered napari's question with no."""
+        """Cancel work without a checkpoint again, if the user answered napari's question with no."""
         if QApplication.activeModalWidget() is None:
             self._closing.stop()
             self.engine.leave(False)
@@ -193,19 +210,11 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         """Return the tabs by their names."""
         return {self.tabs.tabText(number): self.tabs.widget(number).widget() for number in range(self.tabs.count())}
 
-    def _may_follow_selection(self) -> bool:
-        """Return whether selecting a layer may choose its image: not while a job runs or corrections are open."""
-        return self.correct_tab.session is None and not any(tab.is_running for tab in self._job_tabs().values())
-
     def _show_elsewhere(self, *_: object) -> None:
         """Show the progress of the tabs that are not in front."""
         front = self.tabs.tabText(self.tabs.currentIndex())
         others = {name: tab for name, tab in self._job_tabs().items() if name != front and tab.is_running}
         self.elsewhere.say("\n".join(f"{name}: {tab.progress_text.text()}" for name, tab in others.items()))
-
-    def _search_again(self) -> None:
-        self.show_tab("Objects")
-        self.objects_tab.again_button.run()
 
     def show_tab(self, name: str) -> None:
         """Bring a tab to the front by its name."""
@@ -213,34 +222,8 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.tabs.setCurrentIndex(names.index(name))
 
 
-def _state_of(tab: SegmentTab) -> SegmentState:
-    return SegmentState(
-        read=tab.form.read,
-        model=tab.form.model.currentData,
-        is_running=lambda: tab.is_running,
-        results=tab.results,
-        known_colors=tab.known_colors,
-    )
-
-
-def _corrections_of(tab: CorrectTab) -> OpenCorrections:
-    return OpenCorrections(
-        chosen=tab.corrections,
-        judged_classes=tab.judged_classes,
-        all=lambda: [(session.layers.image, session.corrections) for session in tab.sessions],
-        can_restore=lambda: tab.offers.restores,
-    )
-
-
-class Scrolled(QScrollArea):  # type: ignore[misc]
+class ScrolledTab(ScrolledDown):
     """A tab that scrolls down when it is too high, and is never narrower than its text."""
-
-    def __init__(self, tab: QWidget) -> None:
-        super().__init__()
-        self.setWidgetResizable(True)
-        self.setFrameShape(QFrame.Shape.NoFrame)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setWidget(tab)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
         """Take the width that the tab needs whenever its layout changes."""

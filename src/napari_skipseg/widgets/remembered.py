@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QCheckBox, QComboBox
 
 from napari_skipseg.widgets.finetune.form import FinetuneForm
 from napari_skipseg.widgets.finetune.train_form import TrainForm
-from napari_skipseg.widgets.forms.fields import Collapsible, FolderField
+from napari_skipseg.widgets.forms.fields import Collapsible, choose_value
 from napari_skipseg.widgets.forms.option_rows import OptionRows
 from napari_skipseg.widgets.objects.form import ObjectsForm
 from napari_skipseg.widgets.segment.form import SegmentForm
@@ -103,7 +103,8 @@ class RememberedChoices(QObject):  # type: ignore[misc]
         for name, combo in (("kind", scratch.kind), ("network", scratch.network), ("dimensions", scratch.dimensions)):
             self._keep_choice(f"scratch/{name}", combo)
         for name, folder in (("images", scratch.image_folder), ("labels", scratch.label_folder)):
-            self._keep_folder(f"scratch/{name}", folder)
+            show, changed = _if_text(folder.text.setText), folder.text.textChanged
+            self.keep(f"scratch/{name}", folder.text.text, show, changed)
         self._keep_options("scratch/options", scratch, ("steps",))
 
     def keep_others(self, objects: ObjectsForm, all_maps: QCheckBox) -> None:
@@ -129,14 +130,10 @@ class RememberedChoices(QObject):  # type: ignore[misc]
 
     def _keep_choice(self, key: str, combo: QComboBox) -> None:
         def show(value: Any) -> None:
-            if isinstance(value, str | int) and (number := combo.findData(value)) >= 0:
-                combo.setCurrentIndex(number)
-                combo.activated.emit(number)
+            if isinstance(value, str | int):
+                choose_value(combo, value)
 
         self.keep(key, combo.currentData, show, combo.activated)
-
-    def _keep_folder(self, key: str, folder: FolderField) -> None:
-        self.keep(key, folder.text.text, _if_text(folder.text.setText), folder.text.textChanged)
 
     def _keep_fold(self, key: str, fold: Collapsible) -> None:
         """Remember whether a fold is open."""
@@ -166,7 +163,8 @@ class _ThresholdsByModel:
         self._model = name
         found = self._settings.get(_THRESHOLDS.format(name))
         if isinstance(found, dict):
-            self._form.threshold.show_values({key: value for key, value in found.items() if _is_share(value)})
+            shares = {key: each for key, each in found.items() if isinstance(each, int | float) and 0 <= each <= 1}
+            self._form.threshold.show_values(shares)
 
     def _on_moved(self) -> None:
         choices = self._form.read()
@@ -178,10 +176,6 @@ class _ThresholdsByModel:
 
 
 _THRESHOLDS = "thresholds/{}"
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= 1
 
 
 def _if_text(show: Callable[[str], object]) -> Callable[[Any], None]:

@@ -24,8 +24,8 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.forms.estimate_line import SettledLine
 from napari_skipseg.widgets.forms.fields import Collapsible, FolderField, Missing, WrappedLine
 from napari_skipseg.widgets.forms.option_rows import OptionEditor, OptionRows
-from napari_skipseg.widgets.layers.files import DEPTHS, FORMATS
 from napari_skipseg.widgets.segment.checks import SegmentFormValues, find_faults
+from napari_skipseg.widgets.segment.outcome import DEPTHS, FORMATS
 from napari_skipseg.widgets.settings import open_settings
 from napari_skipseg.wording import counted
 
@@ -192,7 +192,11 @@ class BatchForm(OptionRows):
         folders = {name: FolderField(options[name].option.title) for name in ("inputs", "output", "truth")}
         lines = {"model": ("Model", WrappedLine()), "way": ("", WrappedLine())}
         rows = (options[name] if name in options else lines[name] for name in _IN_SIGHT)
-        super().__init__(rows, {name: _edit(folder) for name, folder in folders.items()}, indent=0)
+        editors = {
+            name: OptionEditor(each, each.typed, each.text.setText, each.text.textChanged)
+            for name, each in folders.items()
+        }
+        super().__init__(rows, editors, indent=0)
         self._kind = values
         self.model, self.way = lines["model"][1], lines["way"][1]
         self.inputs, self.output, self.truth = folders.values()
@@ -226,10 +230,6 @@ class BatchForm(OptionRows):
         self.model.setText(f"{escape(model)}, {_link('Segment')}")
         self.way.setText(f"{escape(objects)}, {_link('Objects')}")
         self.show_row(self.way, bool(self.field("objects").isChecked()))
-
-
-def _edit(folder: FolderField) -> OptionEditor:
-    return OptionEditor(folder, lambda: folder.text.text().strip(), folder.text.setText, folder.text.textChanged)
 
 
 def _link(tab: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QHBoxLayout, QPushButton
+from qtpy.QtWidgets import QPushButton
 
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.batch.settings import BatchSettings
@@ -28,9 +28,7 @@ from napari_skipseg.widgets.batch.form import (
     recall_choices,
     remember_choices,
 )
-from napari_skipseg.widgets.batch.opening import OpenedRows, iter_read_results
 from napari_skipseg.widgets.batch.table import BatchTable, count_states, describe_end, mark_stopped
-from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
 from napari_skipseg.widgets.forms.fields import (
     FAULT_COLOR,
     WARNING_COLOR,
@@ -38,15 +36,88 @@ from napari_skipseg.widgets.forms.fields import (
     PrimaryButton,
     RichLabel,
     color_of,
+    make_row,
     set_hint,
 )
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up, pop_up_fault
-from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
+from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, WorkOutcome, start_work
+from napari_skipseg.widgets.layers.files import LOOKS, LayerData, add_layers, opened_from, read_layers, result_kind
+from napari_skipseg.widgets.layers.placement import frame
 from napari_skipseg.widgets.segment.checks import SegmentFormValues
 from napari_skipseg.wording import about_left
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+    from napari.layers import Layer
+
+
+OpenedResults = list[tuple[str, list[LayerData]]]
+"""Files, and the layers in each, from the bottom up."""
+
+
+def iter_read_results(row: BatchRow, with_image: bool = True) -> Generator[Progress, None, OpenedResults]:
+    """Yield file by file; return the layers of a row's results, and of its image unless that is open already.
+
+    Raises:
+        FileError: a file cannot be read.
+        InputError: a file contains no image.
+    """
+    kinds = {file: result_kind(file) for file in row.outputs}
+    shown = sorted((file for file in row.outputs if kinds[file]), key=lambda file: list(LOOKS).index(kinds[file]))
+    read: OpenedResults = []
+    for number, file in enumerate([row.file, *shown] if with_image else shown):
+        yield Progress(number, len(shown) + 1, f"reading {Path(file).name}")
+        layers: list[LayerData] = []
+        for data, arguments, kind in read_layers(file):
+            # maps are shown on demand, and objects show what the binary layer shows
+            hidden = {"attention", "uncertainty", *(["binary"] if "objects" in kinds.values() else [])}
+            is_hidden = file != row.file and kinds[file] in hidden
+            layers.append((data, {**arguments, "visible": False} if is_hidden else arguments, kind))
+        read.append((file, layers))
+    return read
+
+
+class OpenedRows:
+    """The rows that are in the viewer. Layers of other rows are hidden, not removed: they may hold new strokes."""
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self._viewer = viewer
+        self._shown: dict[str, tuple[BatchRow, dict[Layer, bool]]] = {}
+
+    def show_again(self, row: BatchRow) -> bool:
+        """Show a row that was opened before; return False if its results changed or a layer was removed."""
+        known, layers = self._shown.get(row.relative, (None, {}))
+        if known is None or known.outputs != row.outputs or not all(layer in self._viewer.layers for layer in layers):
+            return False
+        self._put_in_front(layers)
+        return True
+
+    def images(self, row: BatchRow) -> list[Layer]:
+        """Return the layers that show a row's image already, no matter how they were opened."""
+        opened = [(layer, opened_from(layer)) for layer in self._viewer.layers]
+        return [layer for layer, file in opened if file and Path(file) == Path(row.file)]
+
+    def show(self, row: BatchRow, read: OpenedResults) -> None:
+        """Add the layers of a row, above its image if that is open already."""
+        for layer in self._shown.pop(row.relative, (row, {}))[1]:
+            layer.visible = False
+        layers = dict.fromkeys(self.images(row), True)
+        for file, found in read:
+            layers |= {layer: bool(layer.visible) for layer in add_layers(self._viewer, found, file)}
+        self._shown[row.relative] = (row, layers)
+        self._put_in_front(layers)
+
+    def _put_in_front(self, layers: dict[Layer, bool]) -> None:
+        """Show these layers as they were when they were added, fit the view to them, and hide all others."""
+        for layer in self._viewer.layers:
+            layer.visible = layers.get(layer, False)
+        stack = self._viewer.layers
+        for layer in layers:
+            stack.move(stack.index(layer), len(stack))
+        first = next(iter(layers))
+        self._viewer.layers.selection.active = first
+        frame(self._viewer, first)
+
 
 START_HINT = "Segment every image. Files that are done with the same recipe are skipped; one that was stopped continues"
 STOP_HINT = "Stop within a tile. What is done stays, and Start continues from there"
@@ -96,11 +167,8 @@ class BatchTab(JobTab):
         self.inputs.changed.connect(self.check)
 
     def _lay_out(self) -> None:
-        buttons, below = QHBoxLayout(), QHBoxLayout()
-        buttons.addWidget(self.start_button, 2)
-        buttons.addWidget(self.cancel_button, 1)
-        below.addWidget(self.retry_button)
-        below.addWidget(self.links)
+        buttons = make_row(self.start_button, self.cancel_button, stretches=(2, 1))
+        below = make_row(self.retry_button, self.links, stretches=(0, 0))
         below.addStretch(1)
         lines = self.progress, self.progress_text, self.message
         self.add_column(self.form, self.inputs, buttons, *lines, self.table, self.row_line, below, stretched=self.table)
@@ -213,7 +281,13 @@ class BatchTab(JobTab):
         self.paced_progress.flush()
         self._open_table(result.rows)
         links = (("Report", result.report), ("Folder", result.folder))
-        self.links.setText(" · ".join(_link_to_file(text, file) for text, file in links))
+        addresses = (bytes(QUrl.fromLocalFile(str(file)).toEncoded()).decode() for _, file in links)
+        self.links.setText(
+            " · ".join(
+                f"<a href='{escape(address, quote=True)}' style='color: {LINK_COLOR}'>{text}</a>"
+                for (text, _), address in zip(links, addresses, strict=True)
+            )
+        )
         self.links.show()
         self.show_message(result.describe(), WARNING_COLOR if result.count("failed") else "transparent")
         pop_up(result.describe(), f"Batch: {count_states(result.rows)}")
@@ -245,7 +319,7 @@ class BatchTab(JobTab):
             self._opening = None
 
         read, name = partial(iter_read_results, row, not is_open), f"Opening {Path(row.file).name}"
-        self._opening = start_work(self, read, name, lambda _: None, on_outcome, on_end)
+        self._opening = start_work(self, read, name, on_outcome=on_outcome, on_end=on_end)
 
     def check(self) -> None:
         """Enable Start if all is right and nothing runs; otherwise the line below says why."""
@@ -272,8 +346,3 @@ class BatchTab(JobTab):
         self._show_table()
         keeps_message = running or not fault or (self._last_message[0] and not self.inputs.fault)
         self.message.say(*(self._last_message if keeps_message else (fault, color_of(fault))))
-
-
-def _link_to_file(text: str, file: Path) -> str:
-    address = escape(bytes(QUrl.fromLocalFile(str(file)).toEncoded()).decode(), quote=True)
-    return f"<a href='{address}' style='color: {LINK_COLOR}'>{text}</a>"

@@ -194,7 +194,7 @@ NARROWEST, NARROW = 90, 140
 """Least width of the column of names, in pixels, beside picture, state and first score, and beside more columns."""
 _LOWEST = 198
 """Least height of the table in pixels: three rows, so that a small screen shows the line below it too."""
-TELLING = ("average_precision", "dice")
+MAIN_SCORES = ("average_precision", "dice")
 """Scores, the first of which stands beside the state."""
 _SHORT = {"adapted_rand_error": "Rand error", "average_precision": "precision (AP)"}
 MOST_PICTURES = 400
@@ -262,8 +262,8 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
         return f"{class_name or 'objects'}\n{_SHORT.get(name, name)}"
 
     def first_score(self) -> int | None:
-        """Return the column of the score that tells most, None without scores."""
-        for name in TELLING:
+        """Return the column of the main score, None without scores."""
+        for name in MAIN_SCORES:
             for place, score in enumerate(self.scores):
                 if score.rpartition(" ")[2] == name:
                     return len(HEADS) + place
@@ -368,7 +368,7 @@ class BatchTable(QTableView):  # type: ignore[misc]
         return rows[0].data(ROW_ROLE) if rows else None
 
     def _fit(self, *_: object) -> None:
-        """Put the most telling score beside the state, and give the names the width that whole columns leave."""
+        """Put the main score beside the state, and give the names the width that whole columns leave."""
         score = self.rows.first_score()
         first = [PICTURE, FILE, STATE] if score is None else [PICTURE, FILE, STATE, score]
         order = first + [column for column in range(self.rows.columnCount()) if column not in first]

@@ -11,11 +11,11 @@ from qtpy.QtCore import QObject, QTimer
 
 from napari_skipseg.corrections.subject import BACKGROUND, NOT_LOOKED_AT
 from napari_skipseg.errors import InputError
-from napari_skipseg.inference.prediction import Binary, Threshold
+from napari_skipseg.inference.prediction import Threshold
 from napari_skipseg.objects.classes import records_padding
 from napari_skipseg.widgets.forms.fields import ConnectionGroup
 from napari_skipseg.widgets.layers.placement import PLACING, current_position, pixel_of, visible_box
-from napari_skipseg.widgets.layers.results import KEY, ShownResult
+from napari_skipseg.widgets.layers.results import KEY, ShownResult, common_box
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -109,8 +109,7 @@ def read_accepted_mask(
     Raises:
         InputError: there is no prediction or no tissue in the box, it covers only a part, or it is not finished.
     """
-    overlaps = [(shown, _overlap(box, shown)) for shown in offers]
-    there = [(shown, part) for shown, part in overlaps if part is not None]
+    there = [(shown, part) for shown in offers if (part := common_box(box, shown.box)) is not None]
     if whole:
         complete = [(shown, part) for shown, part in there if part == box]
         if there and not complete:
@@ -121,11 +120,13 @@ def read_accepted_mask(
     shown, part = there[0]
     if np.prod([side.stop - side.start for side in part], dtype=float) > _MOST:
         raise InputError("This part is too large to accept at once: zoom in, and accept the view (S).")
-    starts, names = _starts(shown), shown.prediction.class_names
-    place = tuple(slice(side.start - first, side.stop - first) for side, first in zip(part, starts, strict=True))
-    probability, several = shown.prediction.probability, len(names) > 1
+    probability, names = shown.prediction.probability, shown.prediction.class_names
+    place = tuple(
+        slice(side.start - own.start, side.stop - own.start) for side, own in zip(part, shown.box, strict=True)
+    )
+    several = len(names) > 1
     coded = np.array([BACKGROUND, *(values[name] for name in names)], np.uint8)
-    accepted = coded[Binary(probability, shown.prediction.thresholds_at(threshold), several)[place]]
+    accepted = coded[shown.labels(threshold)[place]]
     has_padding = records_padding(shown.prediction.recipe)
     if shown.is_whole and not has_padding:
         return part, accepted
@@ -139,31 +140,13 @@ def read_accepted_mask(
     return part, accepted
 
 
-def _starts(shown: ShownResult) -> list[int]:
-    """Return the first voxel of a prediction along the axes of the image without channels."""
-    return [shown.positions.get(axis, 0) for axis, letter in enumerate(shown.axes) if letter != "C"]
-
-
-def _overlap(box: AcceptedBox, shown: ShownResult) -> AcceptedBox | None:
-    """Return the part of a box that a prediction covers, None if there is none."""
-    starts = _starts(shown)
-    lengths = shown.prediction.probability.shape[-len(starts) :]
-    if len(starts) != len(box):
-        return None
-    part = tuple(
-        slice(max(side.start, start), min(side.stop, start + int(length)))
-        for side, start, length in zip(box, starts, lengths, strict=True)
-    )
-    return part if all(side.stop > side.start for side in part) else None
-
-
 _NAME = "draw what is right"
 _WIDTH = 2.0
 """Pixels of the screen."""
 
 
 class BoxDrawing(QObject):  # type: ignore[misc]
-    """Lets the user draw one rectangle over a layer; `on_drawn` is called with its corners in voxels of that layer.
+    """A rectangle that the user draws over a layer; `on_drawn` is called with its corners in voxels of that layer.
 
     The drawing ends after one rectangle, with Escape, or when a different layer becomes active.
     """
@@ -207,7 +190,7 @@ class BoxDrawing(QObject):  # type: ignore[misc]
         QTimer.singleShot(0, self.end)
 
     def end(self) -> None:
-        """Remove the layer and pass on the rectangle, if there is one."""
+        """Remove the layer, and call `on_drawn` if there is a rectangle."""
         if self._is_over:
             return
         self._is_over = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,9 @@ from qtpy.QtWidgets import QWidget
 
 from napari_skipseg.corrections.carried_strokes import CarriedStrokes
 from napari_skipseg.corrections.exchange import export_corrections, import_labels
-from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.subject import BACKGROUND, CorrectionClass
 from napari_skipseg.corrections.uncertain_regions import UncertainRegion
 from napari_skipseg.errors import SkipsegError
-from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.correct.accept import (
     AcceptedBox,
     BoxDrawing,
@@ -40,6 +38,7 @@ from napari_skipseg.widgets.correct.classes import (
     recolor_class,
     rename_class,
 )
+from napari_skipseg.widgets.correct.layers import EditKind
 from napari_skipseg.widgets.correct.sessions import CorrectionSession
 from napari_skipseg.widgets.correct.uncertain_regions import (
     UncertainRegionList,
@@ -48,9 +47,8 @@ from napari_skipseg.widgets.correct.uncertain_regions import (
     is_region_done,
     iter_find_uncertain_regions,
 )
-from napari_skipseg.widgets.correct.undo import EditKind
 from napari_skipseg.widgets.forms import dialogs
-from napari_skipseg.widgets.forms.worker import Work
+from napari_skipseg.widgets.forms.worker import Work, in_one_step
 from napari_skipseg.widgets.layers.live import Results
 from napari_skipseg.widgets.segment.form import SegmentForm
 from napari_skipseg.wording import counted
@@ -81,42 +79,13 @@ def ask_import(parent: QWidget, folder: bool) -> Path | None:
     return dialogs.ask_file(parent, "Labels to import", "Labels (*.tif *.tiff *.mrc);;All files (*)", "corrections")
 
 
-def _iter_export(corrections: Corrections, path: Path, what: AskedLabels) -> Generator[Progress, None, Path]:
-    """Write the corrections into a file and return it.
-
-    Raises:
-        SkipsegError: the file cannot be written.
-    """
-    yield Progress(0, 1, "writing the corrections")
-    export_corrections(corrections, path, what=what)
-    return path
-
-
-@dataclass(frozen=True)
-class ImportedLabels:
-    """A file of labels, and the number of pixels of each value in it."""
-
-    file: Path
-    pixels: Mapping[int, int]
-
-
-def describe_imported(imported: ImportedLabels, classes: Sequence[CorrectionClass]) -> str:
-    """Return which class each value of imported labels became."""
+def describe_imported(file: Path, pixels: Mapping[int, int], classes: Sequence[CorrectionClass]) -> str:
+    """Return which class each value of imported labels became. pixels: how many pixels of the file have each value."""
     names = {BACKGROUND: "background"} | {each.value: each.name for each in classes}
-    became = ", ".join(f"{value} = {names.get(value, 'no class')}" for value in imported.pixels)
-    text = f"The labels of {imported.file.name} were imported as strokes: {became or 'all of them are 0'}."
-    is_asked = any(is_unnamed(names.get(value, "")) for value in imported.pixels)
+    became = ", ".join(f"{value} = {names.get(value, 'no class')}" for value in pixels)
+    text = f"The labels of {file.name} were imported as strokes: {became or 'all of them are 0'}."
+    is_asked = any(is_unnamed(names.get(value, "")) for value in pixels)
     return f"{text} Double-click a class in the list to name it." if is_asked else text
-
-
-def _iter_import(corrections: Corrections, path: Path) -> Generator[Progress, None, ImportedLabels]:
-    """Add the labels in a file to the strokes and return what was in it.
-
-    Raises:
-        SkipsegError: the file cannot be read, or its labels do not fit; then nothing was changed.
-    """
-    yield Progress(0, 1, "reading the labels")
-    return ImportedLabels(path, import_labels(corrections, path))
 
 
 NO_PLACES = "Nothing is left to look at: you painted or accepted every place where the model was unsure."
@@ -352,7 +321,7 @@ class CorrectActions(QObject):  # type: ignore[misc]
             self._session.layers.choose_class(value)
 
     def add_class(self) -> None:
-        """Add a class, and let the user write its name."""
+        """Add a class, and make its name editable."""
         if (session := self._session) is not None:
             classes = session.corrections.classes
             name = new_class_name(classes, next_value(classes))
@@ -406,8 +375,9 @@ class CorrectActions(QObject):  # type: ignore[misc]
     def export_to(self, path: Path, what: AskedLabels) -> None:
         """Write the corrections into a file, beside the window."""
         if (session := self._session) is not None:
-            work = partial(_iter_export, session.corrections, path, what)
-            job = CorrectJob(work, "Exporting corrections", lambda file: self.reported.emit(f"Written to {file}."))
+            write = partial(export_corrections, session.corrections, path, what=what)
+            work = in_one_step("writing the corrections", write)
+            job = CorrectJob(work, "Exporting corrections", lambda _: self.reported.emit(f"Written to {path}."))
             self.job_requested.emit(job)
 
     def import_from(self, path: Path) -> None:
@@ -416,13 +386,13 @@ class CorrectActions(QObject):  # type: ignore[misc]
         if session is None:
             return
 
-        def on_imported(imported: ImportedLabels) -> None:
+        def on_imported(pixels: Mapping[int, int]) -> None:
             self._try_classes(session, partial(name_values, values=session.corrections.summary().pixels))
             session.layers.refresh()
             self.edited.emit()
-            self.reported.emit(describe_imported(imported, session.corrections.classes))
+            self.reported.emit(describe_imported(path, pixels, session.corrections.classes))
 
-        work = partial(_iter_import, session.corrections, path)
+        work = in_one_step("reading the labels", partial(import_labels, session.corrections, path))
         self.job_requested.emit(CorrectJob(work, "Importing labels", on_imported))
 
 

@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from napari_skipseg.corrections.carried_strokes import (
-    CarriedBefore,
-    CarriedStrokes,
-    changed_voxels,
-    iter_carry_strokes,
-)
+from napari_skipseg.corrections.carried_strokes import CarriedBefore, CarriedStrokes, changed_voxels, iter_carry_strokes
 from napari_skipseg.corrections.subject import NOT_LOOKED_AT
 from napari_skipseg.errors import InputError
 from napari_skipseg.progress import Progress

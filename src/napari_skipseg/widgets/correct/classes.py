@@ -7,18 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import QEvent, QObject, Qt, Signal
 from qtpy.QtGui import QColor, QMouseEvent
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QColorDialog,
-    QFrame,
-    QHBoxLayout,
-    QLineEdit,
-    QPushButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QCheckBox, QColorDialog, QFrame, QHBoxLayout, QLineEdit, QPushButton, QWidget
 
 from napari_skipseg.corrections.subject import (
     BACKGROUND,
@@ -29,7 +22,7 @@ from napari_skipseg.corrections.subject import (
     CorrectionClass,
 )
 from napari_skipseg.errors import InputError
-from napari_skipseg.widgets.forms.fields import PlainLabel, set_hint
+from napari_skipseg.widgets.forms.fields import PlainLabel, fill_column, set_hint
 from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:
@@ -114,6 +107,18 @@ def is_unnamed(name: str) -> bool:
     return re.fullmatch(r"class \d+", name.casefold()) is not None
 
 
+def number_judged(classes: Sequence[CorrectionClass], judged: Sequence[CorrectionClass]) -> NDArray[np.uint8]:
+    """Return a table from values of strokes to numbers: 1 = background, 2 and more = the judged classes in their order.
+
+    Classes that are not judged count as background.
+    """
+    numbers = np.zeros(256, np.uint8)
+    numbers[BACKGROUND] = BACKGROUND
+    for each in classes:
+        numbers[each.value] = judged.index(each) + 2 if each in judged else BACKGROUND
+    return numbers
+
+
 def colormap_of(classes: Sequence[CorrectionClass]) -> DirectLabelColormap:
     """Return the colormap of the layer of strokes."""
     from napari.utils.colormaps import DirectLabelColormap
@@ -160,8 +165,8 @@ class ClassRow(QFrame):  # type: ignore[misc]
         self.swatch.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.swatch.setEnabled(not is_fixed)
         self.swatch.clicked.connect(self._ask_color)
-        for widget, spoken in ((self.swatch, "Colour of"), (self.name, "Name of"), (self.judged, "Learn")):
-            widget.setAccessibleName(f"{spoken} {name}")
+        for widget, role in ((self.swatch, "Colour of"), (self.name, "Name of"), (self.judged, "Learn")):
+            widget.setAccessibleName(f"{role} {name}")
         self.count.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         self.judged.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         set_hint(self.judged, JUDGED_HINT.format(name=name))
@@ -243,13 +248,10 @@ class ClassList(QWidget):  # type: ignore[misc]
         self.rows: dict[int, ClassRow] = {}
         self._classes: tuple[CorrectionClass, ...] = ()
         self._ticks: dict[int, bool] = {}
-        self._column = QVBoxLayout(self)
-        self._column.setContentsMargins(0, 0, 0, 0)
-        self._column.setSpacing(1)
         self.heading = PlainLabel("pixels  learn")
         self.heading.setAlignment(Qt.AlignmentFlag.AlignRight)
         self.heading.setStyleSheet("QLabel { font-size: 7pt; }")
-        self._column.addWidget(self.heading)
+        self._column = fill_column(self, self.heading, spacing=1)
 
     def show_classes(self, classes: Sequence[CorrectionClass]) -> None:
         """Show these classes; what the user ticked stays."""
@@ -272,7 +274,12 @@ class ClassList(QWidget):  # type: ignore[misc]
         row.chosen.connect(self.chosen)
         row.renamed.connect(self.renamed)
         row.recolored.connect(self.recolored)
-        row.ticked.connect(self._on_ticked)
+
+        def on_ticked() -> None:
+            self._ticks[row.value] = bool(row.judged.isChecked())
+            self.judged_changed.emit()
+
+        row.ticked.connect(on_ticked)
         # a single class needs no tick: the corrections are made for it
         row.judged.setVisible(row.value != BACKGROUND and len(self._classes) > 1)
         row.setStyleSheet(_PLAIN)
@@ -299,12 +306,6 @@ class ClassList(QWidget):  # type: ignore[misc]
         if len(self._classes) == 1:
             return self._classes
         return tuple(each for each in self._classes if self.rows[each.value].judged.isChecked())
-
-    def _on_ticked(self) -> None:
-        row = self.sender()
-        if isinstance(row, ClassRow):
-            self._ticks[row.value] = bool(row.judged.isChecked())
-            self.judged_changed.emit()
 
 
 def short_count(count: int) -> str:

@@ -10,34 +10,46 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
-from qtpy.QtWidgets import QHBoxLayout, QMenu, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QMenu, QPushButton, QWidget
 
 from napari_skipseg.corrections.saved import CorrectionSummary
-from napari_skipseg.corrections.store import Corrections
-from napari_skipseg.corrections.subject import BACKGROUND, CorrectionClass
+from napari_skipseg.corrections.store import Corrections, open_corrections
+from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.prediction import file_name
 from napari_skipseg.widgets.correct.actions import AskedLabels, CorrectActions, ask_export, ask_import
-from napari_skipseg.widgets.correct.classes import ClassList
+from napari_skipseg.widgets.correct.classes import ClassList, number_judged
 from napari_skipseg.widgets.correct.layers import ACTIONS, CorrectionLayers, hint_of
 from napari_skipseg.widgets.correct.live_view import LiveSwitch
-from napari_skipseg.widgets.correct.recovery import RecoveryPrompt, SessionReopener, call_action, describe_session
 from napari_skipseg.widgets.correct.sessions import (
     CorrectionSession,
     CorrectionSessions,
     ImageHashes,
+    OpenCorrections,
+    RecoveryPrompt,
+    SessionReopener,
     corrected_stack,
+    describe_session,
     find_correcting_fault,
-    iter_close,
-    iter_open,
 )
 from napari_skipseg.widgets.correct.uncertain_regions import UncertainRegionList, describe_voxel, go_to_voxel
-from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
-from napari_skipseg.widgets.forms.fields import FAULT_COLOR, ConnectionGroup, PlainLabel, PrimaryButton, set_hint
+from napari_skipseg.widgets.forms.fields import (
+    FAULT_COLOR,
+    NOTE_STYLE,
+    ConnectionGroup,
+    NoteLabel,
+    PlainLabel,
+    PrimaryButton,
+    call_action,
+    choose_value,
+    fill_column,
+    make_row,
+    set_hint,
+)
 from napari_skipseg.widgets.forms.job_tab import JobTab
-from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
+from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, WorkOutcome, in_one_step, start_work
 from napari_skipseg.widgets.layers.live import Results
-from napari_skipseg.widgets.segment.form import SegmentForm, choose_value
+from napari_skipseg.widgets.segment.form import SegmentForm
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -45,7 +57,6 @@ if TYPE_CHECKING:
 
 
 HEADING = "QLabel { font-weight: 600; }"
-_QUIET = "QLabel { font-size: 8pt; }"
 NEXT = "QPushButton:enabled { font-weight: 600; }"
 SAVED, SAVING = "✓ saved", "saving…"
 
@@ -69,10 +80,8 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         self.add_class.setMaximumWidth(32)
         self.add_class.setToolTip("Add a class; double-click its name to change it")
         self.import_button, self.export_button = _button("Import"), _button("Export")
-        self.amount, self.state = PlainLabel(), PlainLabel()
-        self.amount.setWordWrap(True)
-        for label in (self.amount, self.state):
-            label.setStyleSheet(_QUIET)
+        self.amount, self.state = NoteLabel(), PlainLabel()
+        self.state.setStyleSheet(NOTE_STYLE)
         imports, exports = QMenu(self), QMenu(self)
         self.import_file = imports.addAction("Labels from a TIFF or MRC file…")
         self.import_zarr = imports.addAction("Labels from an OME-Zarr…")
@@ -82,30 +91,26 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         self.export_button.setMenu(exports)
         self.import_button.setToolTip("Import labels as strokes: 0 = not looked at, 1 = background, 2, … = the classes")
         self.export_button.setToolTip("Write labels: 0 = not looked at, 1 = background, 2, … = the classes")
-        self._lay_out()
-
-    def _lay_out(self) -> None:
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(6)
-        column.addWidget(self.classes)
+        line = make_row(self.amount, self.state, stretches=(1, 0))
+        line.setAlignment(self.state, Qt.AlignmentFlag.AlignTop)
         by_name = self.buttons
-        column.addLayout(_row(by_name["previous class"], by_name["next class"], self.add_class))
-        column.addLayout(_row(by_name["undo"], by_name["redo"]))
-        column.addWidget(by_name["carry"])
-        column.addWidget(self.live)
-        column.addWidget(_heading("Accept as right", "Everything that you accept is learnt from, background included"))
-        column.addLayout(_row(by_name["accept slice"], by_name["accept view"], by_name["accept rectangle"]))
-        column.addWidget(by_name["take back"])
-        column.addWidget(_heading("Where to look next", "Where the model is least sure, spread over the stack"))
-        column.addLayout(_row(by_name["previous place"], by_name["next place"], stretch=1))
-        column.addWidget(self.regions)
-        line = QHBoxLayout()
-        line.addWidget(self.amount, 1)
-        line.addWidget(self.state, 0, Qt.AlignmentFlag.AlignTop)
-        column.addSpacing(4)
-        column.addLayout(line)
-        column.addLayout(_row(self.import_button, self.export_button))
+        fill_column(
+            self,
+            self.classes,
+            make_row(by_name["previous class"], by_name["next class"], self.add_class, stretches=(1, 1, 0)),
+            make_row(by_name["undo"], by_name["redo"]),
+            by_name["carry"],
+            self.live,
+            _heading("Accept as right", "Everything that you accept is learnt from, background included"),
+            make_row(by_name["accept slice"], by_name["accept view"], by_name["accept rectangle"]),
+            by_name["take back"],
+            _heading("Where to look next", "Where the model is least sure, spread over the stack"),
+            make_row(by_name["previous place"], by_name["next place"], stretches=(0, 1)),
+            self.regions,
+            line,
+            make_row(self.import_button, self.export_button),
+            spacing=6,
+        )
 
     def pause(self, is_paused: bool) -> None:
         """Disable the buttons of jobs while a job runs; painting stays possible."""
@@ -126,7 +131,8 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         """Show whether all of it is on disk; the tooltip says what is wrong."""
         self.state.setText("not saved" if fault else SAVED if is_saved else SAVING)
         set_hint(self.state, fault or "Every stroke is on disk within a second")
-        self.state.setStyleSheet(_QUIET.replace("}", f"background-color: {FAULT_COLOR}; }}") if fault else _QUIET)
+        alarm = NOTE_STYLE.replace("}", f"background-color: {FAULT_COLOR}; }}")
+        self.state.setStyleSheet(alarm if fault else NOTE_STYLE)
 
 
 def _button(text: str) -> QPushButton:
@@ -141,15 +147,6 @@ def _heading(text: str, hint: str) -> PlainLabel:
     label.setStyleSheet(HEADING)
     label.setToolTip(hint)
     return label
-
-
-def _row(*widgets: QWidget, stretch: int = -1) -> QHBoxLayout:
-    """Return a row of equally wide widgets, or with all the room for the one at `stretch`."""
-    row = QHBoxLayout()
-    row.setSpacing(4)
-    for place, widget in enumerate(widgets):
-        row.addWidget(widget, 1 if stretch < 0 and widget.maximumWidth() > 100 else int(place == stretch))
-    return row
 
 
 WHAT_FOR = (
@@ -184,24 +181,13 @@ class CorrectTab(JobTab):
         self.live = self.body.live
         self.actions = CorrectActions(viewer, form, results, self.body.classes, self.body.regions)
         self.reopening = SessionReopener(viewer, self.identities, self.offers)
-        self._lay_out()
+        self.correct_button, self.what_for = PrimaryButton("Correct"), NoteLabel(WHAT_FOR)
+        self.correct_button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        lines = self.cancel_button, self.progress, self.progress_text, self.message
+        self.add_column(self.offers, self.correct_button, self.what_for, self.body, *lines)
         self._connect()
         self.reopening.find_interrupted()
         self.check()
-
-    def _lay_out(self) -> None:
-        self.correct_button = PrimaryButton("Correct")
-        self.correct_button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.what_for = PlainLabel(WHAT_FOR)
-        self.what_for.setWordWrap(True)
-        self.what_for.setStyleSheet(_QUIET)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(10, 10, 10, 10)
-        column.setSpacing(8)
-        widgets = self.offers, self.correct_button, self.what_for, self.body, self.cancel_button
-        for widget in (*widgets, self.progress, self.progress_text, self.message):
-            column.addWidget(widget)
-        column.addStretch(1)
 
     def _connect(self) -> None:
         body, actions, reopening = self.body, self.actions, self.reopening
@@ -219,13 +205,13 @@ class CorrectTab(JobTab):
         body.export_target.triggered.connect(lambda: self._ask_export("target"))
         body.export_strokes.triggered.connect(lambda: self._ask_export("strokes"))
         actions.reported.connect(self.show_message)
-        actions.failed.connect(self.complain)
+        actions.failed.connect(self.show_fault)
         actions.edited.connect(self.show_amounts)
         actions.classes_changed.connect(self._on_classes_changed)
         actions.job_requested.connect(lambda job: self.start(job.work, job.description, job.on_value))
         reopening.restore_requested.connect(lambda: self.correct(is_restoring=True))
         reopening.image_opened.connect(self._on_image_opened)
-        reopening.failed.connect(self.complain)
+        reopening.failed.connect(self.show_fault)
         self._form.changed.connect(self.forget_and_check)
         self.identities.known.connect(self._on_image_known)
         self.offers.changed.connect(self.check)
@@ -247,6 +233,15 @@ class CorrectTab(JobTab):
         """Return the classes that the corrections of the image are made for; other classes were not looked at."""
         return () if self.session is None else self.body.classes.judged()
 
+    def open_corrections(self) -> OpenCorrections:
+        """Return what a fine-tuning may read of this tab."""
+        return OpenCorrections(
+            chosen=self.corrections,
+            judged_classes=self.judged_classes,
+            all=lambda: [(session.layers.image, session.corrections) for session in self.sessions],
+            can_restore=lambda: self.offers.restores,
+        )
+
     def colors_of(self, image: Image) -> dict[str, str]:
         """Return the colours of an image's classes by their names in small letters; none if it is not corrected."""
         session = self.sessions.find_of(image)
@@ -260,10 +255,7 @@ class CorrectTab(JobTab):
             return None
         axes = session.corrections.subject.space.axes
         painted = np.asarray(session.corrections.strokes[tuple(spans[axis] for axis in axes)])
-        numbers = np.zeros(256, np.uint8)
-        numbers[BACKGROUND] = BACKGROUND
-        for each in session.corrections.classes:
-            numbers[each.value] = judged.index(each) + 2 if each in judged else BACKGROUND
+        numbers = number_judged(session.corrections.classes, judged)
         return numbers[painted.reshape(painted.shape[-2:])], tuple(each.name for each in judged)
 
     def correct(self, is_restoring: bool = False) -> None:
@@ -289,7 +281,9 @@ class CorrectTab(JobTab):
         elsewhere = self.sessions.find(known.key)
         if elsewhere is not None and elsewhere.layers.image in self._viewer.layers:
             name = elsewhere.layers.image.name
-            self.complain(f"'{layer.name}' has the same voxels as '{name}', which is being corrected: choose that one.")
+            self.show_fault(
+                f"'{layer.name}' has the same voxels as '{name}', which is being corrected: choose that one."
+            )
         elif elsewhere is not None:
             elsewhere.layers.attach(layer)
             self.check()
@@ -301,16 +295,16 @@ class CorrectTab(JobTab):
         try:
             stack = corrected_stack(layer, axes)
         except SkipsegError as error:
-            self.complain(str(error))
+            self.show_fault(str(error))
             return
 
         def on_outcome(outcome: WorkOutcome) -> None:
             if outcome.fault:
-                self.complain(outcome.fault)
+                self.show_fault(outcome.fault)
                 return
             layers = CorrectionLayers(self._viewer, layer, axes, outcome.value, self.actions.by_name())
             layers.class_chosen.connect(self.body.classes.mark_chosen)
-            layers.failed.connect(self.complain)
+            layers.failed.connect(self.show_fault)
             session = CorrectionSession(outcome.value, layers)
             self.sessions.keep(session)
             self._fault_said = ""
@@ -329,15 +323,15 @@ class CorrectTab(JobTab):
 
         self._is_opening = True
         self.check()
-        work = partial(iter_open, stack, key)
-        start_work(self, work, "Opening the corrections", lambda _: None, on_outcome, on_end, is_quiet=True)
+        work = in_one_step("opening the corrections", partial(open_corrections, stack, key))
+        start_work(self, work, "Opening the corrections", on_outcome=on_outcome, on_end=on_end, is_quiet=True)
 
     def _go_to_last_label(self, session: CorrectionSession) -> None:
         """Bring the last correction into view."""
         try:
             voxel = session.corrections.last_label()
         except SkipsegError as error:
-            self.complain(str(error))
+            self.show_fault(str(error))
             return
         if voxel is not None and (strokes := session.layers.strokes) is not None:
             go_to_voxel(self._viewer, strokes, voxel)
@@ -410,7 +404,7 @@ class CorrectTab(JobTab):
             self.correct(self._is_restoring)
         elif self._is_wanted and (fault := self.identities.fault(choices.layer)):
             self._is_wanted = False
-            self.complain(fault)
+            self.show_fault(fault)
 
     def _on_layer_removed(self, event: Any = None) -> None:
         for session in self.sessions.abandoned(self._viewer):
@@ -432,8 +426,8 @@ class CorrectTab(JobTab):
         self.sessions.take_out(session)
         self._closing.add(session.key)
         session.layers.remove()
-        work = partial(iter_close, session)
-        start_work(self, work, "Storing corrections", lambda _: None, on_outcome, on_end, is_quiet=True)
+        work = in_one_step("storing the corrections", session.corrections.close)
+        start_work(self, work, "Storing corrections", on_outcome=on_outcome, on_end=on_end, is_quiet=True)
         self.check()
 
     def show_amounts(self) -> None:
@@ -457,8 +451,8 @@ class CorrectTab(JobTab):
                 self.body.classes.mark_chosen(int(strokes.selected_label))
             self.show_amounts()
 
-    def complain(self, fault: str) -> None:
-        """Say in the line what cannot be done."""
+    def show_fault(self, fault: str) -> None:
+        """Show in the line what cannot be done."""
         self.show_message(fault, FAULT_COLOR)
 
     def _on_classes_changed(self) -> None:

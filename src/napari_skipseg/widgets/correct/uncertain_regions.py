@@ -16,12 +16,13 @@ from napari_skipseg.corrections.uncertain_regions import UncertainRegion, iter_r
 from napari_skipseg.images.views import CutArray
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.forms.fields import ConnectionGroup, set_hint
-from napari_skipseg.widgets.layers.kept_view import move_camera, move_sliders
 from napari_skipseg.widgets.layers.placement import (
     PLACING,
     camera_of,
     canvas_size,
     current_position,
+    move_camera,
+    move_sliders,
     pixel_of,
     world_at,
 )
@@ -134,9 +135,8 @@ def iter_find_uncertain_regions(
     taught: the names of the classes that corrections are made for.
     """
     prediction = shown.prediction
-    starts = [shown.positions.get(axis, 0) for axis, letter in enumerate(shown.axes) if letter != "C"]
-    lengths = prediction.probability.shape[-len(starts) :]
-    part = {n: slice(start, start + int(length)) for n, (start, length) in enumerate(zip(starts, lengths, strict=True))}
+    part = dict(enumerate(shown.box))
+    starts = [side.start for side in shown.box]
     regions = yield from iter_rank_regions(
         prediction.probability,
         shown.axes.replace("C", ""),
@@ -212,7 +212,20 @@ class RegionHighlight:
         if self.layers():
             self._on_slice()
         else:
-            self._add(over, _NAME.format(image_name), corners_of(region, current_position(self._viewer, over)))
+            frame = self._frame = self._viewer.add_shapes(
+                [corners_of(region, current_position(self._viewer, over))],
+                name=_NAME.format(image_name),
+                shape_type="rectangle",
+                edge_color=COLOR,
+                face_color="transparent",
+                opacity=1.0,
+                metadata={KEY: {"place": True}},
+                **{each: getattr(over, each) for each in PLACING},
+            )
+            frame.editable = False
+            self.cut()
+            self._links.tie(camera_of(self._viewer).events.zoom, self._on_zoom)
+            self._links.tie(self._viewer.dims.events.current_step, self._on_slice)
         self._on_zoom()
 
     def _on_slice(self, event: Any = None) -> None:
@@ -227,22 +240,6 @@ class RegionHighlight:
         for frame in self.layers():
             frame.edge_width = _WIDTH * pixel_of(self._viewer, frame)
             frame.refresh()
-
-    def _add(self, over: Labels, name: str, corners: NDArray[np.float64]) -> None:
-        frame = self._frame = self._viewer.add_shapes(
-            [corners],
-            name=name,
-            shape_type="rectangle",
-            edge_color=COLOR,
-            face_color="transparent",
-            opacity=1.0,
-            metadata={KEY: {"place": True}},
-            **{each: getattr(over, each) for each in PLACING},
-        )
-        frame.editable = False
-        self.cut()
-        self._links.tie(camera_of(self._viewer).events.zoom, self._on_zoom)
-        self._links.tie(self._viewer.dims.events.current_step, self._on_slice)
 
     def cut(self) -> None:
         """Disconnect from the viewer's events."""

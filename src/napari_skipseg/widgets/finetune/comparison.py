@@ -1,4 +1,4 @@
-"""The comparison of a new model with the one it started from: scores side by side, and their results in the view."""
+"""The comparison of a new model with the one it started from: scores, their results in the view, and what changed."""
 
 from __future__ import annotations
 
@@ -9,21 +9,163 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QPushButton, QSizePolicy, QWidget
 
+from napari_skipseg.images.stack import ArrayLike, LazyArray
+from napari_skipseg.images.views import CutArray
 from napari_skipseg.inference.prediction import Threshold
 from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 from napari_skipseg.training.progress import EVEN, ComparisonReport, ScoreRow
-from napari_skipseg.widgets.finetune.changes import ChangesTick
-from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine, RichLabel, set_hint
+from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine, RichLabel, fill_column, make_row, set_hint
 from napari_skipseg.widgets.layers.placement import visible_box
-from napari_skipseg.widgets.layers.results import ShownResult, remove_results, results_in, segmented_in, show_result
+from napari_skipseg.widgets.layers.results import (
+    ShownResult,
+    common_box,
+    remove_results,
+    results_in,
+    segmented_in,
+    show_derived_labels,
+    show_result,
+)
 from napari_skipseg.wording import percent
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Layer
+
+
+GAINED, LOST = 1, 2
+CHANGE_COLORS = {"blue": "#4c9be8", "orange": "#f28e2b"}
+"""Of what is gained and of what is lost: a pair that colour-blind people can distinguish."""
+CHANGED_OF = "{} changed"
+"""The source of the layer of changes, made of the source of the image."""
+NOTHING_TO_COMPARE = "The results of the two models do not show the same part of the image: segment the view again."
+
+
+class ChangedLabels(LazyArray):
+    """Which voxels some classes gained (1) and lost (2) between two labels, computed where they are looked at.
+
+    A voxel that went from one of the classes to another one is gained. pairs: of each class its values before and
+    after; 0 before = not known then.
+
+    Shape: that of `before` and `after`, uint8.
+    """
+
+    def __init__(self, before: ArrayLike, after: ArrayLike, pairs: Sequence[tuple[int, int]]) -> None:
+        self._before, self._after = before, after
+        self._tables = np.zeros((2, 256), np.uint8)
+        for number, values in enumerate(pairs, start=1):
+            for table, value in zip(self._tables, values, strict=True):
+                if value:
+                    table[value] = number
+        self.shape, self.dtype = tuple(after.shape), np.dtype(np.uint8)
+
+    def _read(self, index: tuple[int | slice, ...]) -> NDArray[np.uint8]:
+        old = self._tables[0][np.asarray(self._before[index])]
+        new = self._tables[1][np.asarray(self._after[index])]
+        changed: NDArray[np.uint8] = np.where(old == new, 0, np.where(new > 0, GAINED, LOST)).astype(np.uint8)
+        return changed
+
+
+def compare_results(
+    before: ShownResult, was: Threshold, after: ShownResult, now: Threshold, classes: Sequence[str]
+) -> tuple[ChangedLabels, dict[int, int]] | None:
+    """Return what changed where both results of an image lie, and where that begins (axis number -> position).
+
+    None if they have no part in common. was, now: the thresholds of both. classes: names of those that were taught.
+    """
+    common = common_box(before.box, after.box)
+    if before.axes != after.axes or common is None:
+        return None
+    labels = []
+    for shown, threshold in ((before, was), (after, now)):
+        sides = enumerate(zip(common, shown.box, strict=True))
+        part = {number: slice(side.start - own.start, side.stop - own.start) for number, (side, own) in sides}
+        labels.append(CutArray(shown.labels(threshold), part))
+    axes = [axis for axis, letter in enumerate(after.axes) if letter != "C"]
+    pairs = [(_value_of(before, name), _value_of(after, name)) for name in classes]
+    return ChangedLabels(labels[0], labels[1], pairs), dict(zip(axes, (side.start for side in common), strict=True))
+
+
+def _value_of(shown: ShownResult, name: str) -> int:
+    """Return the value of a class in the labels of a result, 0 if it is not known there."""
+    names = shown.prediction.class_names
+    return 1 + names.index(name) if name in names else 0
+
+
+class ChangesTick(QWidget):  # type: ignore[misc]
+    """A tick that shows the layer of changes, and what its colours mean. toggled: the tick has changed."""
+
+    toggled = Signal(bool)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tick, self.legend = QCheckBox("Show what changed"), MessageLine()
+        set_hint(self.tick, "Show in a layer which pixels the taught classes gained and lost")
+        self.tick.toggled.connect(self.toggled)
+        fill_column(self, self.tick, self.legend)
+        self.offer(False)
+
+    def offer(self, is_there: bool) -> None:
+        """Offer the tick, which is off at first, or hide it."""
+        self.tick.setChecked(False)
+        self.legend.say("")
+        self.setVisible(is_there)
+
+
+class ChangesLayer:
+    """The layer of changes over an image; there is one at most."""
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self._viewer = viewer
+        self._source = ""
+
+    @property
+    def was_removed(self) -> bool:
+        """Whether the user removed the layer."""
+        return bool(self._source) and not results_in(self._viewer, self._source)
+
+    def show(
+        self,
+        layer: Image,
+        *,
+        before: ShownResult,
+        was: Threshold,
+        after: ShownResult,
+        now: Threshold,
+        classes: Sequence[str],
+    ) -> str:
+        """Show what changed between two results of an image; return the legend with the shares of the view."""
+        self.drop()
+        found = compare_results(before, was, after, now, classes)
+        if found is None:
+            return NOTHING_TO_COMPARE
+        changed, starts = found
+        self._source = CHANGED_OF.format(layer.unique_id)
+        place = replace(after, positions=starts, source=self._source, prefix="")
+        show_derived_labels(self._viewer, layer, place, changed, role="changed", colors=tuple(CHANGE_COLORS.values()))
+        # the shares of what is on screen: of a large image nothing else is read
+        box = visible_box(self._viewer, layer)
+        inside = tuple(
+            slice(max(0, box[axis][0] - start), max(0, box[axis][1] + 1 - start)) for axis, start in starts.items()
+        )
+        values = np.asarray(changed[inside])
+        shares = np.bincount(values.ravel(), minlength=3) / max(1, values.size)
+        gained, lost = percent(float(shares[GAINED])), percent(float(shares[LOST]))
+        blue, orange = CHANGE_COLORS
+        return (
+            f"{blue.capitalize()}: gained, {gained} of this view. {orange.capitalize()}: lost, {lost} "
+            f"({', '.join(classes)})."
+        )
+
+    def drop(self) -> None:
+        """Remove the layer."""
+        source, self._source = self._source, ""
+        if source:
+            remove_results(self._viewer, source)
 
 
 GOOD_COLOR = "rgba(46, 170, 110, 90)"
@@ -68,17 +210,8 @@ class ReportTable(QWidget):  # type: ignore[misc]
         self.before_button.toggled.connect(self._name_button)
         self.before_button.toggled.connect(self.compared)
         self.changes = ChangesTick()
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.use_button)
-        buttons.addWidget(self.before_button)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(6)
-        column.addWidget(self.verdict)
-        column.addWidget(self.shares)
-        column.addWidget(self.table)
-        column.addLayout(buttons)
-        column.addWidget(self.changes)
+        buttons = make_row(self.use_button, self.before_button, stretches=(0, 0))
+        fill_column(self, self.verdict, self.shares, self.table, buttons, self.changes, spacing=6)
         self.hide()
 
     def show_report(self, report: ComparisonReport, old: str, new: str) -> None:
@@ -122,7 +255,7 @@ class ReportTable(QWidget):  # type: ignore[misc]
             self.offer_before("", "")
 
     def show_after(self) -> None:
-        """Show after, until the user asks for before again."""
+        """Show after, until the user presses the button again."""
         self.before_button.setChecked(False)
 
     def _name_button(self, before: bool) -> None:
@@ -154,19 +287,15 @@ def report_html(report: ComparisonReport, old: str, new: str) -> str:
             name = "" if row.class_name == last_class else escape(row.class_name)
             last_class = row.class_name
             before = "none" if row.old is None else f"{row.old:.3f}"
+            limits = "" if row.limits is None else f" ({row.limits[0]:.2f}–{row.limits[1]:.2f})"
             color, arrow = _mark_of_change(row)
             rows.append(
                 f"<tr><td>{name}</td><td style='padding-left: 6px'>{escape(row.score)}</td>"
                 f"<td align='right' style='padding: 1px 8px'>{before}</td>"
-                f"<td align='right' style='padding: 1px 4px'><b>{row.new:.3f}</b>{_limits(row)}</td>"
+                f"<td align='right' style='padding: 1px 4px'><b>{row.new:.3f}</b>{limits}</td>"
                 f"<td style='color: {color}'>{arrow}</td></tr>"
             )
     return f"<table cellspacing='0' width='100%'>{''.join(rows)}</table>"
-
-
-def _limits(row: ScoreRow) -> str:
-    """Return between which values a score lies, "" if that is not known."""
-    return "" if row.limits is None else f" ({row.limits[0]:.2f}–{row.limits[1]:.2f})"
 
 
 def _mark_of_change(row: ScoreRow) -> tuple[str, str]:
@@ -189,20 +318,18 @@ def find_before(
     if layer is None or layer not in viewer.layers:
         return None
     middle = [(low + high) // 2 for low, high in visible_box(viewer, layer)]
-    return next((shown for shown in offers if _model_of(shown) == model and _covers(shown, middle)), None)
+
+    def covers_middle(shown: ShownResult) -> bool:
+        if len(shown.axes) != len(middle):
+            return False
+        inside = [at for at, letter in zip(middle, shown.axes, strict=True) if letter != "C"]
+        return all(side.start <= at < side.stop for at, side in zip(inside, shown.box, strict=True))
+
+    return next((shown for shown in offers if _model_of(shown) == model and covers_middle(shown)), None)
 
 
 def _model_of(shown: ShownResult) -> str:
     return Path(str(shown.prediction.recipe.get("model", ""))).name
-
-
-def _covers(shown: ShownResult, place: Sequence[int]) -> bool:
-    axes = [axis for axis, letter in enumerate(shown.axes) if letter != "C"]
-    lengths = shown.prediction.probability.shape[-len(axes) :]
-    starts = [shown.positions.get(axis, 0) for axis in axes]
-    return len(shown.axes) == len(place) and all(
-        start <= place[axis] < start + length for axis, start, length in zip(axes, starts, lengths, strict=True)
-    )
 
 
 class BeforeAfter:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pyqtgraph
 from qtpy.QtCore import QRectF
-from qtpy.QtWidgets import QGridLayout, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QGridLayout, QSizePolicy, QWidget
 
 from napari_skipseg.corrections.subject import CLASS_COLORS
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.progress import TrainingProgress, ValidationPicture
-from napari_skipseg.widgets.forms.fields import PlainLabel
+from napari_skipseg.widgets.forms.fields import NOTE_STYLE, NoteLabel, PlainLabel, fill_column
 from napari_skipseg.widgets.forms.plots import LINES, LegendPlot, theme_colors
 
 HEIGHT, CURVES_HEIGHT = 128, 104
@@ -119,22 +119,16 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         self.labelled, self.predicted = CurveTile(), CurveTile()
         self.captions = PlainLabel(HELD_OUT), PlainLabel(MODEL_NOW)
         self._label_colors, self._probability_colors = label_table(CLASS_COLORS), probability_table(CLASS_COLORS[0])
-        self.note = PlainLabel(NO_CURVES)
-        self.note.setWordWrap(True)
-        self.note.setStyleSheet("QLabel { font-size: 8pt; }")
+        self.note = NoteLabel(NO_CURVES)
         self._tiles = QWidget()
         grid = QGridLayout(self._tiles)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setSpacing(4)
         for column, (caption, tile) in enumerate(zip(self.captions, (self.labelled, self.predicted), strict=True)):
-            caption.setStyleSheet("QLabel { font-size: 8pt; }")
+            caption.setStyleSheet(NOTE_STYLE)
             grid.addWidget(caption, 0, column)
             grid.addWidget(tile, 1, column)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(4)
-        for widget in (self._tiles, self.note, self.loss, self.scores):
-            column.addWidget(widget)
+        fill_column(self, self._tiles, self.note, self.loss, self.scores)
         self.start()
 
     def use_theme(self, name: str) -> None:

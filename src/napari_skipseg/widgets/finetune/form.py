@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QButtonGroup, QFormLayout, QLineEdit, QPushButton, QRadioButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QButtonGroup, QLineEdit, QPushButton, QRadioButton, QVBoxLayout, QWidget
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.models.catalog import find_models, user_folder
@@ -19,7 +19,6 @@ from napari_skipseg.training.progress import TrainingSummary
 from napari_skipseg.training.settings import AUGMENTATIONS, AUTO, FinetuneSettings, Reach, slices_to_hold_out
 from napari_skipseg.training.unfinished import Unfinished
 from napari_skipseg.widgets.correct.classes import short_count
-from napari_skipseg.widgets.forms.engine_queue import EngineQueue
 from napari_skipseg.widgets.forms.estimate_line import SettledLine
 from napari_skipseg.widgets.forms.fields import (
     WARNING_COLOR,
@@ -27,12 +26,14 @@ from napari_skipseg.widgets.forms.fields import (
     FreshCombo,
     MessageLine,
     PlainLabel,
+    fill_column,
+    fill_form,
     mark_field,
     set_hint,
 )
-from napari_skipseg.widgets.forms.model_choices import model_choices
+from napari_skipseg.widgets.forms.models import ModelCombo
 from napari_skipseg.widgets.forms.option_rows import OptionRows
-from napari_skipseg.widgets.segment.form import describe_or_fault
+from napari_skipseg.widgets.forms.worker import EngineQueue
 from napari_skipseg.wording import counted, in_words
 
 _NO_MODEL = "There is no model to start from: train one from scratch below."
@@ -90,17 +91,12 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
     def __init__(self, sources: QWidget) -> None:
         super().__init__()
         self._suggested = ""
-        self._described: tuple[str, ModelDescription | None, str] = ("", None, _NO_MODEL)
-        self.model, self.name = FreshCombo(), QLineEdit()
+        self.model, self.name = ModelCombo(_NO_MODEL), QLineEdit()
         reach = option_fields(FinetuneSettings)["reach"].option
         self.reaches = {value: QRadioButton(reach.labels[value]) for value in reach.choices}
         self.fold = FinetuneDetails()
         self.follow_model = True
-        form = self._form = QFormLayout(self)
-        form.setContentsMargins(0, 0, 0, 0)
-        form.setVerticalSpacing(7)
-        form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form = self._form = fill_form(self)
         group, buttons = QButtonGroup(self), QVBoxLayout()
         buttons.setSpacing(2)
         for value, button in self.reaches.items():
@@ -115,7 +111,7 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
             label = PlainLabel(title)
             label.setAlignment(Qt.AlignmentFlag.AlignTop)
             form.addRow(label, field)
-        self.model.opening.connect(self.offer_models)
+        self.model.opening.connect(self.suggest_name)
         self.model.activated.connect(self._choose)
         self.name.textEdited.connect(lambda _: self.changed.emit())
         self.fold.edited.connect(self.changed)
@@ -123,19 +119,17 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
 
     def offer_models(self, chosen: str | None = None) -> None:
         """Offer the models, and choose one, by default the same as before."""
-        self.model.offer(model_choices(), chosen or self.model.currentData())
-        self._described = describe_or_fault(self.model.currentData(), _NO_MODEL)
+        self.model.update_choices(chosen)
         self.suggest_name()
 
     def update_models(self, renamed: Mapping[str, str]) -> None:
         """Offer the models that there are now. renamed: new names by old ones."""
-        chosen = str(self.model.currentData())
-        self.offer_models(renamed.get(chosen, chosen))
+        self.model.follow_renamed(renamed)
+        self.suggest_name()
         self.changed.emit()
 
     def _choose(self) -> None:
         self.follow_model = False
-        self._described = describe_or_fault(self.model.currentData(), _NO_MODEL)
         self.suggest_name()
         self.changed.emit()
 
@@ -170,7 +164,8 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
         """Return the choices as they stand."""
         reach = next(reach for reach, button in self.reaches.items() if button.isChecked())
         return FinetuneFormValues(
-            *self._described[1:],
+            model=self.model.description,
+            model_fault=self.model.fault,
             name=self.name.text().strip(),
             augment=self.fold.augment.currentData(),
             asked={"reach": reach, **self.fold.rows.values()},
@@ -314,11 +309,9 @@ class UnfinishedNote(QWidget):  # type: ignore[misc]
         self._settings: FinetuneSettings | None = None
         self.note, self.button = MessageLine(), QPushButton("Take its settings")
         set_hint(self.button, "Fill in the form as it was; then Fine-tune continues from the saved step")
-        self.button.clicked.connect(self._on_clicked)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.addWidget(self.note)
-        column.addWidget(self.button)
+        self.button.clicked.connect(lambda: self.wanted.emit(self._settings))
+        self.button.clicked.connect(self.hide)
+        fill_column(self, self.note, self.button)
         self.hide()
 
     def offer(self, unfinished: Unfinished | None) -> None:
@@ -333,8 +326,3 @@ class UnfinishedNote(QWidget):  # type: ignore[misc]
                 f"Open {images}, restore the corrections, take its settings and press Fine-tune to continue.",
                 WARNING_COLOR,
             )
-
-    def _on_clicked(self) -> None:
-        if self._settings is not None:
-            self.wanted.emit(self._settings)
-            self.hide()

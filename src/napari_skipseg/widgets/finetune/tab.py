@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QPushButton
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.jobs.messages import Finetune, PlanFinetuning, Train
@@ -25,35 +25,76 @@ from napari_skipseg.training.progress import (
     ValidationPicture,
     without_losses,
 )
-from napari_skipseg.training.settings import FinetuneSettings, Reach
+from napari_skipseg.training.settings import Reach
 from napari_skipseg.training.taught_scale import SCALE
 from napari_skipseg.training.unfinished import find_unfinished
-from napari_skipseg.widgets.finetune.changes import NOTHING_TO_COMPARE, ChangesLayer
-from napari_skipseg.widgets.finetune.comparison import BeforeAfter, ReportTable, find_before
+from napari_skipseg.widgets.correct.sessions import OpenCorrections
+from napari_skipseg.widgets.finetune.comparison import (
+    NOTHING_TO_COMPARE,
+    BeforeAfter,
+    ChangesLayer,
+    ReportTable,
+    find_before,
+)
 from napari_skipseg.widgets.finetune.form import FinetuneForm, TrainingSummaryLine, UnfinishedNote
-from napari_skipseg.widgets.finetune.phases import OverallProgress
 from napari_skipseg.widgets.finetune.train_form import TrainForm, describe_trained
-from napari_skipseg.widgets.finetune.training_images import OpenCorrections, TrainingImages, TrainingSourceList
-from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
+from napari_skipseg.widgets.finetune.training_images import TrainingImages, TrainingSourceList
 from napari_skipseg.widgets.forms.fields import (
     BUTTON_HEIGHT,
     WARNING_COLOR,
     Collapsible,
     ConnectionGroup,
     PrimaryButton,
+    make_row,
     set_hint,
 )
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
-from napari_skipseg.widgets.forms.worker import Work
+from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, Work
 from napari_skipseg.widgets.layers.results import ShownResult
-from napari_skipseg.widgets.segment.checks import find_faults
-from napari_skipseg.widgets.segment.state import SegmentState
+from napari_skipseg.widgets.segment.checks import SegmentState, find_faults
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
     from napari_skipseg.widgets.finetune.curves import TrainingPlots
+
+
+PHASES: tuple[tuple[tuple[str, ...], float], ...] = (
+    (("reading", "opening", "saving"), 0.04),
+    (("preparing patches", "computing features"), 0.16),
+    (("warming up",), 0.15),
+    (("step", "fitting"), 0.5),
+    (("measuring", "writing"), 0.05),
+    (("scoring",), 0.1),
+)
+"""The first words of each phase's messages, and its share of the bar, in the order of the work."""
+_PARTS = 1000
+"""Steps of the whole bar."""
+
+
+class OverallProgress:
+    """Turns the progress of a phase into that of the whole, which never goes back.
+
+    new: the name of the new model, which is scored after the old one.
+    """
+
+    def __init__(self, new: str) -> None:
+        self._new, self._reached = new, 0.0
+
+    def of(self, progress: Progress) -> Progress:
+        """Return the progress of the whole at `progress`, with the same message."""
+        start = 0.0
+        for beginnings, share in PHASES:
+            if progress.message.startswith(beginnings):
+                done = progress.fraction if progress.total > 1 else 0.0
+                if progress.message.startswith("scoring"):  # the old model, then the new one
+                    done = (done + progress.message.startswith(f"scoring {self._new}:")) / 2
+                self._reached = max(self._reached, start + share * done)
+                break
+            start += share
+        return Progress(round(_PARTS * self._reached), _PARTS, progress.message)
+
 
 _POLLED = 1000
 """Milliseconds between two checks for new strokes."""
@@ -108,30 +149,18 @@ class FinetuneTab(JobTab):
         self.unfinished = UnfinishedNote()
         self._polling = QTimer(self)
         self._polling.setInterval(_POLLED)
-        self._lay_out()
+        above = self.unfinished, self.form, self.form.fold, self.summary_line
+        buttons = make_row(self.tune_button, self.keep_button, self.cancel_button, stretches=(2, 2, 1))
+        lines = self.progress, self.progress_text, self.message
+        self._column = self.add_column(*above, buttons, *lines, self.report, self.scratch_fold)
         self._connect()
-
-    def _lay_out(self) -> None:
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.tune_button, 2)
-        buttons.addWidget(self.keep_button, 2)
-        buttons.addWidget(self.cancel_button, 1)
-        column = self._column = QVBoxLayout(self)
-        column.setContentsMargins(10, 10, 10, 10)
-        column.setSpacing(8)
-        for widget in (self.unfinished, self.form, self.form.fold, self.summary_line):
-            column.addWidget(widget)
-        column.addLayout(buttons)
-        for widget in (self.progress, self.progress_text, self.message, self.report, self.scratch_fold):
-            column.addWidget(widget)
-        column.addStretch(1)
 
     def _connect(self) -> None:
         self.form.changed.connect(self.forget_and_check)
         self.sources.ticked.connect(self.forget_and_check)
         self.tune_button.clicked.connect(self.finetune)
         self.keep_button.clicked.connect(self.keep_best)
-        self.unfinished.wanted.connect(self._on_settings_wanted)
+        self.unfinished.wanted.connect(self.form.show_settings)
         self.report.used.connect(lambda: self.use(self._made))
         self.report.compared.connect(self._comparison.compare)
         self.report.changes.toggled.connect(self.show_changes)
@@ -178,10 +207,6 @@ class FinetuneTab(JobTab):
         self.unfinished.offer(found[0] if found else None)
         return bool(found)
 
-    def _on_settings_wanted(self, settings: FinetuneSettings) -> None:
-        self.form.show_settings(settings)
-        self.forget_and_check()
-
     def on_segment_form(self) -> None:
         """Start from the model of the Segment tab and learn from its image, if this tab is on screen."""
         if not self.isVisible():
@@ -223,9 +248,11 @@ class FinetuneTab(JobTab):
         if self._find_before(place.layer) is None:
             self.view_with_wanted.emit(settings.model)
         if self.plots is not None:
-            self.plots.use_classes(*images.colors(self._segment.known_colors(place.layer) if place.layer else {}))
+            known = self._segment.known_colors(place.layer) if place.layer else {}
+            colors, pictured = images.colors(known)
+            self.plots.use_classes(colors, pictured)
         finish = partial(self._on_finetuned, place.layer, self._parent)
-        self._begin(work, f"Fine-tuning {settings.name}", finish, "waits for the fine-tuning", settings.name)
+        self._begin(work, settings.name, "fine-tuning", finish)
 
     def _find_before(self, layer: Image | None) -> ShownResult | None:
         """Return the result of the old model in the view, None if it is not on show."""
@@ -246,19 +273,23 @@ class FinetuneTab(JobTab):
         restart, self._unfinished = settings != self._unfinished, settings
         work = partial(self._engine.run, Train(settings, user_folder(), device, scratch.written, restart))
         self.summary_line.clear()
-        self._begin(work, f"Training {settings.name}", self._on_trained, "waits for the training", settings.name)
+        self._begin(work, settings.name, "training", self._on_trained)
 
-    def _begin(self, work: Work, description: str, finish: Callable[[Any], None], waiting: str, name: str) -> None:
+    def _begin(self, work: Work, name: str, what: str, finish: Callable[[Any], None]) -> None:
+        """Start a training of the model `name`. what: "training" or "fine-tuning"."""
         self.report.hide()
         self._overall, self._first_step = OverallProgress(name), 0
         self._step = ""
         if self.plots is not None:
             self.plots.start()
-        self.start(work, description, finish, on_stop=self._on_stopped, waiting_text=waiting)
-
-    def _on_stopped(self) -> str:
-        """Return that the Segment tab still runs, such as the preview that this tab asked for."""
-        return STILL_SEGMENTING if self._segment.is_running() else ""
+        # the preview that this tab has requested runs in the Segment tab, and goes on when the training is stopped
+        self.start(
+            work,
+            f"{what.capitalize()} {name}",
+            finish,
+            on_stop=lambda: STILL_SEGMENTING if self._segment.is_running() else "",
+            waiting_text=f"waits for the {what}",
+        )
 
     def keep_best(self) -> None:
         """Stop the training, and keep the best weights so far."""
@@ -270,7 +301,7 @@ class FinetuneTab(JobTab):
     def _on_finetuned(self, layer: Image | None, parent: str, done: Finetuned) -> None:
         self._made = done.folder.name
         if self.summary_line.estimated and not self._is_keeping and self._first_step <= 1:
-            # a run from the first step to the last tells how far the next estimate is off
+            # only a run from the first step to the last shows how far the next estimate is off
             self._pace[self.form.read().reach] = self.seconds / self.summary_line.estimated
             self.summary_line.clear()
         self.report.show_report(done.report, parent, self._made)
@@ -331,8 +362,15 @@ class FinetuneTab(JobTab):
         if after is None:
             changes.legend.say(NOTHING_TO_COMPARE)
             return
-        now = self._segment.read().thresholds
-        changes.legend.say(self._changes.show(layer, *kept, after, now, self.report.classes))
+        legend = self._changes.show(
+            layer,
+            before=kept[0],
+            was=kept[1],
+            after=after,
+            now=self._segment.read().thresholds,
+            classes=self.report.classes,
+        )
+        changes.legend.say(legend)
 
     def show_findings(self, findings: Sequence[str], seems_inverted: bool = False) -> None:
         """Show the findings about the images that the training summary does not name."""

@@ -23,7 +23,6 @@ from napari_skipseg.widgets.layers.results import KEY, is_result, stack_of_layer
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Layer
 
 
 _ENDINGS = (".tif", ".tiff", ".png", ".mrc", ".zarr", ".jpg", ".jpeg", ".bmp")
@@ -88,7 +87,9 @@ class TrainForm(OptionRows):
         from napari.layers import Image, Labels
 
         for combo, kind in ((self.image, Image), (self.labels, Labels)):
-            layers = [layer for layer in self._viewer.layers if isinstance(layer, kind) and not _is_ours(layer)]
+            layers = [layer for layer in self._viewer.layers if isinstance(layer, kind) and not is_result(layer)]
+            # corrections do not label every voxel, as results do not
+            layers = [layer for layer in layers if "corrections" not in layer.metadata.get(KEY, {})]
             combo.offer([(layer.name, layer) for layer in layers], combo.currentData())
 
     def _show_kind(self) -> None:
@@ -136,7 +137,7 @@ class TrainForm(OptionRows):
         layer, labels = self.image.currentData(), self.labels.currentData()
         if layer is None or labels is None:
             raise InputError("Training needs an image layer and a labels layer: open both, or choose folders.")
-        image, truth = _stack(layer), _stack(labels)
+        image, truth = (stack_of_layer(each, axes_of(each)) for each in (layer, labels))
         if [image.length(axis) for axis in "TZYX"] != [truth.length(axis) for axis in "TZYX"]:
             raise InputError(
                 f"The labels '{truth.name}' have shape {truth.shape} and '{image.name}' {image.shape}: choose the "
@@ -184,12 +185,3 @@ def describe_trained(name: str) -> str:
 def _by_name(folder: Path) -> dict[str, Path]:
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS and path.name[0] != ".")
     return {path.name.split(".")[0]: path for path in files}
-
-
-def _is_ours(layer: Layer) -> bool:
-    """Return whether a layer shows a result or corrections: neither labels every voxel."""
-    return is_result(layer) or "corrections" in layer.metadata.get(KEY, {})
-
-
-def _stack(layer: Layer) -> Stack:
-    return stack_of_layer(layer, axes_of(layer))

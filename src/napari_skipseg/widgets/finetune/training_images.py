@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Container, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,16 +25,14 @@ from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.settings import FinetuneSettings
 from napari_skipseg.widgets.correct.classes import is_unnamed, short_count
-from napari_skipseg.widgets.correct.recovery import day_of
+from napari_skipseg.widgets.correct.sessions import OpenCorrections, day_of
 from napari_skipseg.widgets.finetune.form import FinetuneForm
 from napari_skipseg.widgets.forms.fields import Missing, set_hint
 from napari_skipseg.widgets.layers.axes import axes_of
-from napari_skipseg.widgets.layers.result_looks import choose_colors
+from napari_skipseg.widgets.layers.files import choose_colors
 from napari_skipseg.widgets.layers.results import stack_of_layer
 
 if TYPE_CHECKING:
-    from napari.layers import Image
-
     from napari_skipseg.widgets.segment.checks import SegmentFormValues
 
 
@@ -64,13 +62,13 @@ def open_source(stack: Stack, corrections: Corrections, is_present: bool) -> Tra
     total = sum(summary.pixels.values())
     where = f" on {summary.slices} slices" if summary.slices > 1 else ""
     return TrainingSource(
-        corrections.subject.key,
-        stack.name,
-        f"{short_count(total)} pixel{'s' * (total != 1)}{where}",
-        (corrections.version, total),
-        corrections.classes,
-        lambda: (stack, corrections.snapshot),
-        is_present,
+        key=corrections.subject.key,
+        name=stack.name,
+        detail=f"{short_count(total)} pixel{'s' * (total != 1)}{where}",
+        version=(corrections.version, total),
+        classes=corrections.classes,
+        open=lambda: (stack, corrections.snapshot),
+        is_present=is_present,
     )
 
 
@@ -78,12 +76,12 @@ def earlier_sources(but: Container[str]) -> list[TrainingSource]:
     """Return the earlier corrections of images whose files still exist. but: keys of images to leave out."""
     return [
         TrainingSource(
-            found.subject.key,
-            found.subject.name,
-            day_of(found.changed),
-            (found.changed,),
-            found.classes,
-            partial(_open_earlier, found.subject),
+            key=found.subject.key,
+            name=found.subject.name,
+            detail=day_of(found.changed),
+            version=(found.changed,),
+            classes=found.classes,
+            open=partial(_open_earlier, found.subject),
         )
         for found in find_corrections()
         if found.subject.key not in but and not found.is_empty and found.subject.file and is_there(found.subject.file)
@@ -196,20 +194,6 @@ _NOTHING = Missing("Nothing is corrected yet: open the Correct tab, paint over w
 EARLIER = Missing("This image was corrected earlier: press Restore in the Correct tab to learn from that.")
 
 Opening = Callable[[], Generator[Progress, Any, list[CorrectedStack]]]
-
-
-@dataclass(frozen=True)
-class OpenCorrections:
-    """The corrections that are open in the window, at the time of each call.
-
-    chosen: those of the image in the Segment tab. judged_classes: the classes that these judge. all: images with their
-    corrections. can_restore: the Correct tab offers earlier corrections of the image in the Segment tab.
-    """
-
-    chosen: Callable[[], Corrections | None]
-    judged_classes: Callable[[], tuple[CorrectionClass, ...]]
-    all: Callable[[], Iterable[tuple[Image, Corrections]]]
-    can_restore: Callable[[], bool]
 
 
 class TrainingImages:

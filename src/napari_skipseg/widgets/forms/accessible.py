@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractItemView,
@@ -19,22 +18,6 @@ from qtpy.QtWidgets import (
 )
 
 CONTROLS = (QAbstractButton, QAbstractItemView, QAbstractSlider, QAbstractSpinBox, QComboBox, QLineEdit)
-
-
-def find_controls(root: QWidget) -> list[QWidget]:
-    """Return the controls in a widget that take the keyboard focus, without the parts of other controls."""
-    found = [each for each in root.findChildren(QWidget) if isinstance(each, CONTROLS)]
-    return [each for each in found if each.focusPolicy() != Qt.FocusPolicy.NoFocus and not _is_part(each, root)]
-
-
-def _is_part(control: QWidget, root: QWidget) -> bool:
-    """Return whether a control is inside another one, such as the line of a spin box or the heads of a table."""
-    above = control.parentWidget()
-    while above is not None and above is not root:
-        if isinstance(above, CONTROLS):
-            return True
-        above = above.parentWidget()
-    return False
 
 
 def name_of(control: QWidget) -> str:

@@ -1,11 +1,14 @@
-"""Dialogs for files and folders, each of which opens in the folder that was chosen last for its purpose."""
+"""Dialogs for files and folders, each of which opens in the folder that was chosen last; and the system report."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from qtpy.QtWidgets import QFileDialog, QWidget
+from qtpy.QtWidgets import QApplication, QDialog, QDialogButtonBox, QFileDialog, QPlainTextEdit, QVBoxLayout, QWidget
 
+from napari_skipseg.jobs.messages import ReportSystem
+from napari_skipseg.widgets.forms.worker import EngineLike, WorkOutcome, start_work
 from napari_skipseg.widgets.settings import open_settings
 
 _KEY = "folder/{}"
@@ -48,3 +51,37 @@ def _taken(chosen: str, purpose: str, is_place: bool = False) -> Path | None:
     path = Path(chosen)
     remember_folder(purpose, path if is_place else path.parent)
     return path
+
+
+_ASKING = "Trying a small network and asking for versions…"
+
+
+class SystemReportDialog(QDialog):  # type: ignore[misc]
+    """The report, requested when the dialog opens. *Copy* takes the whole `text`."""
+
+    def __init__(self, parent: QWidget, engine: EngineLike) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("System report")
+        self.resize(680, 520)
+        self.text = QPlainTextEdit(_ASKING)
+        self.text.setReadOnly(True)
+        self.text.setLineWrapMode(QPlainTextEdit.LineWrapMode.WidgetWidth)
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        self.copy = buttons.addButton("Copy", QDialogButtonBox.ButtonRole.ActionRole)
+        self.copy.setEnabled(False)
+        self.copy.clicked.connect(lambda: QApplication.clipboard().setText(self.text.toPlainText()))
+        buttons.rejected.connect(self.reject)
+        column = QVBoxLayout(self)
+        column.addWidget(self.text)
+        column.addWidget(buttons)
+        work = partial(engine.run, ReportSystem())
+        start_work(self, work, "Reporting", on_outcome=self._show, is_quiet=True)
+
+    def _show(self, outcome: WorkOutcome) -> None:
+        self.text.setPlainText(outcome.fault or report_text(outcome.value.facts))
+        self.copy.setEnabled(not outcome.fault)
+
+
+def report_text(facts: dict[str, str]) -> str:
+    """Return the report, a line for each fact."""
+    return "\n".join(f"{name}: {value}" for name, value in facts.items())

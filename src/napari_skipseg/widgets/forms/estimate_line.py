@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Sequence
-from functools import partial
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from qtpy.QtCore import QTimer, Signal
-from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QPushButton, QWidget
 
 from napari_skipseg.inference.estimate import RunPlan
-from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.forms.engine_queue import EngineQueue, QueueEntry
-from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine, set_hint
-from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
+from napari_skipseg.widgets.forms.fields import NOTE_STYLE, WARNING_COLOR, MessageLine, fill_column, set_hint
+from napari_skipseg.widgets.forms.worker import EngineQueue, EngineTask, Work, WorkOutcome
 
 _SETTLED = 800
 """Milliseconds without a change of the choices before the request is sent to the engine."""
@@ -21,11 +18,6 @@ MOST_KEPT = 64
 MOST_FINDINGS = 6
 """Sentences about the image that are shown; the tooltip has all."""
 _MEASURING = "estimating time and memory… Segment can be pressed already."
-_QUIET = "QLabel { font-size: 8pt; }"
-
-
-EngineRequest = Callable[[], Generator[Progress, Any, Any]]
-"""Sends a request to the engine; called once the choices no longer change."""
 
 
 class SettledLine(QWidget):  # type: ignore[misc]
@@ -40,22 +32,20 @@ class SettledLine(QWidget):  # type: ignore[misc]
         self._queue, self._asking_text, self._waiting_text = queue, asking_text, waiting_text
         self._answers: dict[Hashable, Any] = {}
         self._key: Hashable = None
-        self._work: EngineRequest | None = None
-        self._worker: Any = None
-        self._entry: QueueEntry | None = None
+        self._work: Work | None = None
+        self._task: EngineTask | None = None
         self.summary, self.warning = MessageLine(), MessageLine()
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(4)
-        column.addWidget(self.summary)
-        column.addWidget(self.warning)
+        fill_column(self, self.summary, self.warning)
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(_SETTLED)
         self._timer.timeout.connect(self._on_settled)
 
-    def update_for(self, key: Hashable, work: EngineRequest) -> None:
-        """Show the answer to the choices with this key: at once if it is known, else when it comes."""
+    def update_for(self, key: Hashable, work: Work) -> None:
+        """Show the answer to the choices with this key: at once if it is known, else when it comes.
+
+        work: sends the request to the engine, once the choices no longer change.
+        """
         if key == self._key:
             return
         self.stop()
@@ -80,12 +70,9 @@ class SettledLine(QWidget):  # type: ignore[misc]
     def stop(self) -> None:
         """Cancel the request, which releases the engine soon."""
         self._timer.stop()
-        if self._entry is not None:
-            self._entry.release()
-            self._entry = None
-        if self._worker is not None:
-            self._worker.quit()
-            self._worker = None
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
         if self._key not in self._answers:
             self._key = None
             self.say("")
@@ -101,7 +88,7 @@ class SettledLine(QWidget):  # type: ignore[misc]
     def say(self, text: str, hint: str = "", warning: str = "") -> None:
         """Show a text, its tooltip, and a warning below it."""
         self.summary.say(text)
-        self.summary.setStyleSheet(_QUIET)
+        self.summary.setStyleSheet(NOTE_STYLE)
         set_hint(self.summary, hint)
         self.warning.say(warning, WARNING_COLOR)
 
@@ -118,16 +105,10 @@ class SettledLine(QWidget):  # type: ignore[misc]
             self._request()
 
     def _request(self) -> None:
-        key, work = self._key, self._work
-        if work is None:
+        key = self._key
+        if self._work is None:
             return
-        if self._queue is None:
-            self._launch(key, work, lambda: None)
-            return
-        entry = self._entry = self._queue.add(self._waiting_text, is_job=False)
-        entry.start_when_first(partial(self._launch, key, self._queue.after_last_run(work), entry.release))
 
-    def _launch(self, key: Hashable, work: EngineRequest, release: Callable[[], None]) -> None:
         def on_outcome(outcome: WorkOutcome) -> None:
             if not outcome.fault:
                 while len(self._answers) >= MOST_KEPT:
@@ -138,14 +119,9 @@ class SettledLine(QWidget):  # type: ignore[misc]
             elif key == self._key:
                 self.show_answer(outcome.value)
 
-        def on_end() -> None:
-            if self._worker is worker:
-                self._worker = None
-            release()
-
-        self._entry = None
-        worker = start_work(self, work, "Planning", lambda _: None, on_outcome, on_end, is_quiet=True)
-        self._worker = worker
+        self._task = EngineTask(
+            self, self._work, "Planning", queue=self._queue, waiting_text=self._waiting_text, on_outcome=on_outcome
+        )
 
 
 class PlanLine(SettledLine):

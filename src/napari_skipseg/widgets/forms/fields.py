@@ -11,13 +11,18 @@ from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QComboBox,
     QDoubleSpinBox,
+    QFormLayout,
+    QFrame,
     QHBoxLayout,
     QLabel,
+    QLayout,
     QLineEdit,
     QListWidgetItem,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QSlider,
+    QVBoxLayout,
     QWidget,
 )
 from superqt import QCollapsible, QLabeledDoubleSlider
@@ -27,6 +32,7 @@ from napari_skipseg.foreign_text import without_bidi_marks
 from napari_skipseg.widgets.forms.dialogs import ask_folder
 from napari_skipseg.widgets.layers.axes import LAYER_UNITS
 
+NOTE_STYLE = "QLabel { font-size: 8pt; }"
 FAULT_COLOR = "rgba(214, 69, 80, 110)"
 WARNING_COLOR = "rgba(224, 165, 40, 90)"
 PLAIN_STYLE = "plain_style"
@@ -47,6 +53,49 @@ class PrimaryButton(QPushButton):  # type: ignore[misc]
         super().__init__(text)
         self.setStyleSheet(_PRIMARY_STYLE)
         self.setMinimumHeight(BUTTON_HEIGHT)
+
+
+class ScrolledDown(QScrollArea):  # type: ignore[misc]
+    """A widget that scrolls down when it is too high."""
+
+    def __init__(self, inner: QWidget) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidget(inner)
+
+
+def fill_column(owner: QWidget, *items: QWidget | QLayout, spacing: int = 4, margin: int = 0) -> QVBoxLayout:
+    """Put widgets and layouts below each other into a widget."""
+    column = QVBoxLayout(owner)
+    column.setContentsMargins(margin, margin, margin, margin)
+    column.setSpacing(spacing)
+    for item in items:
+        if isinstance(item, QLayout):
+            column.addLayout(item)
+        else:
+            column.addWidget(item)
+    return column
+
+
+def make_row(*widgets: QWidget, stretches: Sequence[int] = ()) -> QHBoxLayout:
+    """Return widgets beside each other. stretches: their shares of the width, by default the same for all."""
+    row = QHBoxLayout()
+    row.setSpacing(4)
+    for widget, stretch in zip(widgets, stretches or (1,) * len(widgets), strict=True):
+        row.addWidget(widget, stretch)
+    return row
+
+
+def fill_form(owner: QWidget | None = None, spacing: int = 7) -> QFormLayout:
+    """Return the layout of a form, whose fields are as wide as the panel allows."""
+    form = QFormLayout(owner)
+    form.setContentsMargins(0, 0, 0, 0)
+    form.setVerticalSpacing(spacing)
+    form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
+    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    return form
 
 
 class Missing(str):
@@ -120,12 +169,22 @@ class MessageLine(PlainLabel):
         self.say(fault, color_of(fault))
 
 
+class NoteLabel(PlainLabel):
+    """A wrapped label in small letters."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text)
+        self.setWordWrap(True)
+        self.setStyleSheet(NOTE_STYLE)
+
+
 class WrappedLine(PlainLabel):
     """A wrapped label as high as its text is in its width: in a form, Qt takes the height for a different width."""
 
-    def __init__(self) -> None:
+    def __init__(self, style: str = "") -> None:
         super().__init__()
         self.setWordWrap(True)
+        self.setStyleSheet(style)
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
         """Fit the height to a new width."""
@@ -168,6 +227,14 @@ class FreshCombo(QComboBox):  # type: ignore[misc]
         values = [value for _, value in choices]
         self.setCurrentIndex(values.index(chosen) if chosen in values else min(0, len(values) - 1))
         self.blockSignals(False)
+
+
+def choose_value(combo: QComboBox, value: object) -> None:
+    """Choose the item that has `value`, as a user would; nothing changes if there is none."""
+    number = combo.findData(value)
+    if number >= 0:
+        combo.setCurrentIndex(number)
+        combo.activated.emit(number)
 
 
 KEY_STEPS = {
@@ -278,13 +345,14 @@ class AxesField(QLineEdit):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.setMaxLength(5)
-        self.textEdited.connect(self._on_text_edited)
 
-    def _on_text_edited(self, text: str) -> None:
-        place = self.cursorPosition()
-        self.setText(text.upper())
-        self.setCursorPosition(place)
-        self.edited.emit()
+        def on_text_edited(text: str) -> None:
+            place = self.cursorPosition()
+            self.setText(text.upper())
+            self.setCursorPosition(place)
+            self.edited.emit()
+
+        self.textEdited.connect(on_text_edited)
 
 
 class ConnectionGroup:
@@ -324,7 +392,7 @@ class Collapsible(QCollapsible):  # type: ignore[misc]
         self.setDuration(0)
 
     def note_changes(self, count: int) -> None:
-        """Say in the title how many options are not the defaults: they count also while it is closed."""
+        """Show in the title how many options are not the defaults: they count also while it is closed."""
         self._changes = f" ({count} changed)" if count else ""
         self._show_title()
 
@@ -359,16 +427,21 @@ class FolderField(QWidget):  # type: ignore[misc]
         self.text, self.button = QLineEdit(), QPushButton("…")
         self.button.setMaximumWidth(30)
         self.button.setAccessibleName(f"Choose the folder of {what.lower()}")
-        self.button.clicked.connect(self._choose_folder)
+
+        def choose() -> None:
+            if chosen := ask_folder(self, f"Folder of {what.lower()}", what.lower()):
+                self.text.setText(str(chosen))
+
+        self.button.clicked.connect(choose)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self.text, 1)
         row.addWidget(self.button)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
-    def _choose_folder(self) -> None:
-        if chosen := ask_folder(self, f"Folder of {self._what.lower()}", self._what.lower()):
-            self.text.setText(str(chosen))
+    def typed(self) -> str:
+        """Return the text in the field without spaces around it."""
+        return str(self.text.text().strip())
 
     def path(self) -> Path:
         """Return the path in the field.
@@ -376,7 +449,12 @@ class FolderField(QWidget):  # type: ignore[misc]
         Raises:
             FileError: the field is empty, or there is no such file or folder.
         """
-        path = Path(self.text.text().strip() or ".").expanduser()
-        if not self.text.text().strip() or not path.exists():
+        path = Path(self.typed() or ".").expanduser()
+        if not self.typed() or not path.exists():
             raise FileError(f"{self._what} are missing: '{self.text.text()}' is no file or folder. Choose one.")
         return path
+
+
+def call_action(action: Callable[[], object], checked: bool = False) -> None:
+    """Call an action that takes no argument; Qt passes `checked`."""
+    action()

@@ -5,17 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFormLayout, QLineEdit, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QLineEdit, QSpinBox, QWidget
 
 from napari_skipseg.option_fields import OptionField
-from napari_skipseg.widgets.forms.fields import FreshCombo, KeyedSlider, PlainLabel, mark_field
+from napari_skipseg.widgets.forms.fields import (
+    FreshCombo,
+    KeyedSlider,
+    NoteLabel,
+    PlainLabel,
+    choose_value,
+    fill_column,
+    fill_form,
+    mark_field,
+)
 
 _LARGEST = 2**31 - 1
 """Top of a number whose option has none: a spin box of Qt goes no further."""
-NOTE_STYLE = "QLabel { font-size: 8pt; }"
 
 
 @dataclass(frozen=True)
@@ -47,11 +56,8 @@ class OptionRows(QWidget):  # type: ignore[misc]
         self._options: dict[str, OptionField] = {}
         self._editors: dict[str, OptionEditor] = {}
         self._notes: dict[str, PlainLabel] = {}
-        self._layout = QFormLayout(self)
+        self._layout = fill_form(self, spacing=6)
         self._layout.setContentsMargins(indent, 0, 0, 0)
-        self._layout.setVerticalSpacing(6)
-        self._layout.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
-        self._layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         for each in rows:
             # the Tab key goes through the fields in the order in which they are added
             if isinstance(each, OptionField):
@@ -61,28 +67,21 @@ class OptionRows(QWidget):  # type: ignore[misc]
         self.mark({})
 
     def _add_option(self, each: OptionField, editor: OptionEditor) -> None:
-        name, option, note = each.name, each.option, PlainLabel()
-        note.setWordWrap(True)
-        note.setStyleSheet(NOTE_STYLE)
+        name, option, note = each.name, each.option, NoteLabel()
         self._options[name], self._editors[name], self._notes[name] = each, editor, note
         row = QWidget()
-        column = QVBoxLayout(row)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(0)
-        column.addWidget(editor.widget)
-        column.addWidget(note)
+        fill_column(row, editor.widget, note, spacing=0)
         first_sentence = option.help.split(". ")[0].rstrip(".") + "."
         self.show_note(name, first_sentence if isinstance(editor.widget, KeyedSlider) else "")
         self._layout.addRow("" if isinstance(editor.widget, QCheckBox) else option.title, row)
 
-        def on_changed(*_: object) -> None:
+        def show_note_of_value(*_: object) -> None:
             if option.notes:
                 self.show_note(name, option.notes.get(editor.read(), ""))
-            self.edited.emit(name)
 
-        editor.changed.connect(on_changed)
-        if option.notes:
-            self.show_note(name, option.notes.get(editor.read(), ""))
+        editor.changed.connect(show_note_of_value)
+        editor.changed.connect(lambda *_: self.edited.emit(name))
+        show_note_of_value()
 
     def field(self, name: str) -> Any:
         """Return the field of an option."""
@@ -145,13 +144,7 @@ def make_editor(each: OptionField) -> OptionEditor:
 
 def edit_combo(combo: FreshCombo) -> OptionEditor:
     """Return the editor of an option with choices; it shows no value that is not offered."""
-
-    def show(value: Any) -> None:
-        if (number := combo.findData(value)) >= 0:
-            combo.setCurrentIndex(number)
-            combo.activated.emit(number)
-
-    return OptionEditor(combo, combo.currentData, show, combo.activated)
+    return OptionEditor(combo, combo.currentData, partial(choose_value, combo), combo.activated)
 
 
 def _make_number(each: OptionField) -> OptionEditor:

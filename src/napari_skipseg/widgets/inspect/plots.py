@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QWidget
 
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.selection import GateSelection, gate_place
 from napari_skipseg.networks.specs import ATTENDING, SELECTING
-from napari_skipseg.widgets.forms.fields import FreshCombo, PlainLabel, RichLabel
+from napari_skipseg.widgets.forms.fields import FreshCombo, PlainLabel, RichLabel, fill_column
 from napari_skipseg.widgets.forms.plots import ChannelPlot, CurvesPlot, WeightUpdatePlot, theme_colors
 
 SELECT_HINT = f"Models whose skip is {' or '.join(SELECTING)} select channels."
@@ -32,19 +32,11 @@ class ModelPlots(QWidget):  # type: ignore[misc]
         self.updates_unit = PlainLabel("mean |W_end − W_begin|")
         self._selection: dict[str, GateSelection] = {}
         self._description: ModelDescription | None = None
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(4)
-        column.addLayout(_heading("Channels", self.gate))
-        for widget in (self.channels, self.channels_note):
-            column.addWidget(widget)
-        column.addLayout(_heading("Weight updates", self.updates_unit))
-        for widget in (self.updates, self.updates_note):
-            column.addWidget(widget)
-        column.addLayout(_heading("Curves"))
-        for widget in (self.curves, self.curves_note):
-            column.addWidget(widget)
-        self.gate.activated.connect(self._on_gate_chosen)
+        channels = _heading("Channels", self.gate), self.channels, self.channels_note
+        updates = _heading("Weight updates", self.updates_unit), self.updates, self.updates_note
+        fill_column(self, *channels, *updates, _heading("Curves"), self.curves, self.curves_note)
+        self.gate.activated.connect(self._show_gate)
+        self.gate.activated.connect(lambda _: self.gate_changed.emit())
         self.channels.channel_chosen.connect(self.channel_chosen)
 
     def use_theme(self, name: str) -> None:
@@ -77,11 +69,7 @@ class ModelPlots(QWidget):  # type: ignore[misc]
         if curves:
             self.curves.show_curves(curves)
 
-    def _on_gate_chosen(self) -> None:
-        self._show_gate()
-        self.gate_changed.emit()
-
-    def _show_gate(self) -> None:
+    def _show_gate(self, *_: object) -> None:
         place = self.gate.currentData()
         gate = self._selection.get(str(place))
         self.channels.setVisible(gate is not None)

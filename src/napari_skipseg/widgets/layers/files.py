@@ -1,19 +1,20 @@
-"""Files for napari: readers, writers of OME-TIFF and OME-Zarr, the samples, and Save results."""
+"""Files for napari: readers, writers of OME-TIFF and OME-Zarr, the samples, and how results from files look."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtWidgets import QCheckBox, QDialog, QDialogButtonBox, QFormLayout, QMessageBox, QVBoxLayout, QWidget
 
 from napari_skipseg.batch.inputs import MICROSCOPE_ENDINGS
+from napari_skipseg.corrections.subject import CLASS_COLORS
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.foreign_text import without_bidi_marks
 from napari_skipseg.images.choice import parse_location
@@ -28,7 +29,6 @@ from napari_skipseg.images.files import (
     slice_files,
     write_ome_tiff,
 )
-from napari_skipseg.images.formats import FORMAT_ENDINGS, USUAL_DEPTH, Depth, Format
 from napari_skipseg.images.mrc import is_mrc
 from napari_skipseg.images.pictures import is_picture
 from napari_skipseg.images.slices import TIFF_ENDINGS, gaps_in, holds_slices, natural_key, slice_names
@@ -38,21 +38,80 @@ from napari_skipseg.images.tiff.ome_set import is_companion
 from napari_skipseg.images.zarr.layout import LayerKind, Layout
 from napari_skipseg.images.zarr.metadata import METADATA, is_zarr
 from napari_skipseg.images.zarr.writer import write_ome_zarr
-from napari_skipseg.inference.prediction import Prediction, Threshold
-from napari_skipseg.inference.recipes.recipe import RECIPE_FILE
-from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.forms.accessible import name_controls
-from napari_skipseg.widgets.forms.dialogs import remember_folder
-from napari_skipseg.widgets.forms.fields import FolderField, FreshCombo, PlainLabel
 from napari_skipseg.widgets.layers.axes import GUESSED_AXES, along_space
-from napari_skipseg.widgets.layers.result_looks import looks_of
-from napari_skipseg.widgets.settings import open_settings
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
+    from napari.utils.colormaps import DirectLabelColormap
 
     from napari_skipseg.images.synthetic.sample import SyntheticSample
+
+
+PROBABILITY_LOOKS: dict[str, Any] = {"contrast_limits": (0, 1), "blending": "additive", "opacity": 0.6}
+"""Its colormap goes from black, which adds nothing to the image, to the colour of the class."""
+HIDDEN_MAP: dict[str, Any] = {"blending": "translucent", "opacity": 0.75, "visible": False}
+"""A map that the user shows to read its values; additive blending would hide it in a bright image."""
+
+RESULT = re.compile(r"_(attention_\d+|uncertainty|probability|binary|objects)\.(tif|ome\.zarr)$")
+MAP = {name: value for name, value in HIDDEN_MAP.items() if name != "visible"}
+LOOKS: dict[str, dict[str, Any]] = {
+    "attention": {"colormap": "viridis", **MAP},
+    "uncertainty": {"colormap": "inferno", **MAP},
+    "probability": PROBABILITY_LOOKS,
+    "binary": {"opacity": 0.25},
+    "objects": {"opacity": 0.5},
+}
+"""By kind of result, from the bottom of the layer list to the top."""
+
+
+def choose_colors(names: Sequence[str], known: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a colour for each class: the known one of its name in small letters, else the first free one."""
+    colors: list[str] = []
+    for name in names:
+        taken = {*known.values(), *colors}
+        free = [color for color in CLASS_COLORS if color not in taken] or CLASS_COLORS
+        colors.append(known.get(name.casefold()) or free[0])
+    return tuple(colors)
+
+
+def label_colors(colors: Sequence[str]) -> DirectLabelColormap:
+    """Return the colormap of labels: transparent for 0, then the colours of the classes."""
+    from napari.utils.colormaps import DirectLabelColormap
+
+    table: dict[int | None, str] = {None: "transparent", 0: "transparent"}
+    table.update(enumerate(colors, start=1))
+    return DirectLabelColormap(color_dict=table)
+
+
+def result_kind(file: str) -> str:
+    """Return the kind of result in a file by its name, one of `LOOKS`; "" if it is not a result."""
+    found = RESULT.search(Path(file).name)
+    return "" if found is None else found.group(1).partition("_")[0]
+
+
+def looks_of(file: str, recipe: Mapping[str, Any] | None, data: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the layer arguments of a result that is opened from a file; empty without a recipe of ours.
+
+    arguments: the layer arguments so far.
+    """
+    kind = result_kind(file) if recipe else ""
+    if not recipe or not kind:
+        return {}
+    looks, classes = dict(LOOKS[kind]), [str(name) for name in recipe.get("classes", ())]
+    if kind in ("probability", "uncertainty", "attention"):
+        dtype = np.dtype((data[0] if arguments.get("multiscale") else data).dtype)
+        highest = 255 if dtype.kind in "ui" else 0.5 if kind == "uncertainty" else 1
+        looks["contrast_limits"] = (0, highest)
+    colors = list(choose_colors(classes, {})) if classes else []
+    if kind == "binary" and colors and recipe.get("layer") == "labels":
+        looks["colormap"] = label_colors(colors)
+    if kind == "probability" and colors:
+        several = "channel_axis" in arguments and len(colors) > 1
+        looks["colormap"] = colors if several else colors[0]
+    if "channel_axis" in arguments and len(classes) > 1:
+        looks["name"] = [f"{name} {arguments['name']}" for name in classes]
+    return looks
 
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -127,7 +186,7 @@ def read_layers(path: str | Sequence[str]) -> list[LayerData]:
 
 
 def open_image(viewer: ViewerModel, file: str) -> list[Layer]:
-    """Add the layers of a file, in any format that `read_layers` knows, and return them.
+    """Add the layers of a file, in any format that `read_layers` reads, and return them.
 
     Raises:
         FileError: the file cannot be read.
@@ -340,127 +399,3 @@ def _sample_truths(made: SyntheticSample) -> list[LayerData]:
         looks = {"name": f"{made.stack.name} {name}", "colormap": label_colormap(seed=seed)}
         layers.append((values.copy(), {**layer_arguments(made.stack), **looks}, "labels"))
     return layers
-
-
-TITLES = {
-    "probability": "probability",
-    "binary": "binary: labels at the current threshold",
-    "uncertainty": "uncertainty",
-}
-FORMATS = (("OME-TIFF", "tiff"), ("OME-Zarr", "ome-zarr"))
-DEPTHS = (("8-bit", "uint8"), ("float", "float32"))
-FORM_HINT = "OME-TIFF opens nearly everywhere; OME-Zarr suits large volumes"
-DEPTH_HINT = "How probability and attention are stored: as 0-255, or as fractions in four times the space"
-
-
-_FORM, _DEPTH = "save/format", "save/values"
-SAVED_RESULTS = "saved results"
-"""The purpose of the folder into which results are saved."""
-
-
-@dataclass(frozen=True)
-class SaveChoices:
-    """Which results are written, in which format, and into which folder."""
-
-    folder: Path
-    results: tuple[str, ...]
-    form: Format = "tiff"
-    depth: Depth = USUAL_DEPTH
-
-    def files(self, name: str) -> list[Path]:
-        """Return the files that are written, the recipe last. name: the beginning of their names."""
-        results = [self.folder / f"{name}_{result}{FORMAT_ENDINGS[self.form]}" for result in self.results]
-        return [*results, self.folder / f"{name}_{RECIPE_FILE}"]
-
-
-class SaveDialog(QDialog):  # type: ignore[misc]
-    """Which results, in which format, into which folder."""
-
-    def __init__(self, parent: QWidget, title: str, results: Sequence[str], folder: str) -> None:
-        super().__init__(parent)
-        self.setWindowTitle("Save results")
-        self.ticks = {name: QCheckBox(TITLES.get(name, name.replace("_", " "))) for name in results}
-        self.form, self.depth, self.folder = FreshCombo(), FreshCombo(), FolderField("Results")
-        self.form.offer(list(FORMATS), open_settings().get(_FORM) or "tiff")
-        self.depth.offer(list(DEPTHS), open_settings().get(_DEPTH) or USUAL_DEPTH)
-        self.form.setToolTip(FORM_HINT)
-        self.depth.setToolTip(DEPTH_HINT)
-        self.folder.text.setText(folder)
-        self.folder.text.setMinimumWidth(320)
-        self.buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Save | QDialogButtonBox.StandardButton.Cancel)
-        self.buttons.accepted.connect(self.accept)
-        self.buttons.rejected.connect(self.reject)
-        for tick in self.ticks.values():
-            tick.setChecked(True)
-            tick.toggled.connect(self._check)
-        self.folder.text.textChanged.connect(self._check)
-        column, rows, ticks = QVBoxLayout(self), QFormLayout(), QVBoxLayout()
-        column.addWidget(PlainLabel(title))
-        for tick in self.ticks.values():
-            ticks.addWidget(tick)
-        rows.addRow("Write", ticks)
-        rows.addRow("Format", self.form)
-        rows.addRow("Values", self.depth)
-        rows.addRow("Folder", self.folder)
-        column.addLayout(rows)
-        column.addWidget(PlainLabel("A recipe that says how the results were made is written beside them."))
-        column.addWidget(self.buttons)
-        name_controls(self)
-        self._check()
-
-    def _check(self) -> None:
-        """Enable Save if something is ticked and a folder is given."""
-        is_right = any(tick.isChecked() for tick in self.ticks.values()) and bool(self.folder.text.text().strip())
-        self.buttons.button(QDialogButtonBox.StandardButton.Save).setEnabled(is_right)
-
-    def read(self) -> SaveChoices:
-        """Return the choices as they stand."""
-        results = tuple(name for name, tick in self.ticks.items() if tick.isChecked())
-        folder = Path(self.folder.text.text().strip()).expanduser()
-        return SaveChoices(folder, results, self.form.currentData(), self.depth.currentData())
-
-
-def ask_what_to_save(parent: QWidget, title: str, name: str, results: Sequence[str], folder: str) -> SaveChoices | None:
-    """Return the choices of the user, None if the dialog was cancelled.
-
-    title: the image and its part. name: the beginning of the names of the files. folder: the proposed folder.
-    """
-    dialog = SaveDialog(parent, title, results, folder)
-    if dialog.exec() != QDialog.DialogCode.Accepted:
-        return None
-    choices = dialog.read()
-    open_settings().put(_FORM, choices.form)
-    open_settings().put(_DEPTH, choices.depth)
-    remember_folder(SAVED_RESULTS, choices.folder)
-    there = [file.name for file in choices.files(name) if file.exists()]
-    question = f"{', '.join(there)} in this folder will be replaced. Go on?"
-    if (
-        there
-        and QMessageBox.question(parent, "Replace results?", without_bidi_marks(question))
-        != QMessageBox.StandardButton.Yes
-    ):
-        return None
-    return choices
-
-
-def results_to_save(prediction: Prediction) -> list[str]:
-    """Return the names of the results of a prediction that can be written."""
-    uncertainty = [] if prediction.uncertainty is None else ["uncertainty"]
-    return ["probability", "binary", *uncertainty, *(f"attention_{each.level}" for each in prediction.attentions)]
-
-
-def iter_save_results(
-    prediction: Prediction, choices: SaveChoices, name: str, threshold: Threshold
-) -> Generator[Progress, None, list[Path]]:
-    """Write a prediction and return its files, the recipe last.
-
-    Raises:
-        FileError: the files cannot be written.
-    """
-    from napari_skipseg.inference.saving import save_prediction
-
-    yield Progress(0, 1, "writing the results")
-    save_prediction(
-        prediction, choices.folder, name, threshold, choices.depth, form=choices.form, results=choices.results
-    )
-    return choices.files(name)

@@ -1,11 +1,9 @@
-"""Geometry of layers: placing a result over its image, the part on screen, and arrays cut to such a part.
-
-A placement takes scale, translation, rotation, shear, affine and units of the image into account.
-"""
+"""Geometry of layers: where a result lies over its image, the part on screen, and a view that is kept or moved."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -41,18 +39,21 @@ class Placement:
         return dict(vars(self))
 
 
-def place_over(layer: Layer, stride: tuple[float, ...], offset: tuple[float, ...], dropped: int = 0) -> Placement:
+def place_over(layer: Layer, stride: Sequence[float] = (), offset: Sequence[float] = (), dropped: int = 0) -> Placement:
     """Return the placement of a result whose pixel i has its centre at voxel `i * stride + offset` of `layer`.
 
-    stride, offset: one number per dimension of the layer. dropped: number of first dimensions that the result does not
-    have; napari shows it at all their positions.
+    stride, offset: one number per dimension of the layer; by default the result has the voxels of the layer. dropped:
+    number of first dimensions that the result does not have; napari shows it at all their positions.
     """
-    linear = _linear(layer)
     kept = slice(dropped, None)
-    translate = np.asarray(layer.translate) + linear @ np.asarray(offset, float)
     affine = np.asarray(layer.affine.affine_matrix)
+    # the matrix from steps in voxels to steps in the layer's own space, before its affine
+    zero = np.asarray(layer.data_to_world(np.zeros(layer.ndim)))
+    steps = [np.asarray(layer.data_to_world(unit)) - zero for unit in np.eye(layer.ndim)]
+    linear = np.linalg.solve(affine[:-1, :-1], np.stack(steps, axis=1))
+    translate = np.asarray(layer.translate) + linear @ np.asarray(offset or np.zeros(layer.ndim), float)
     return Placement(
-        scale=(np.asarray(layer.scale) * stride)[kept],
+        scale=(np.asarray(layer.scale) * (stride or 1.0))[kept],
         translate=translate[kept],
         rotate=np.asarray(layer.rotate)[kept, kept],
         shear=_shear_matrix(layer)[kept, kept],
@@ -73,15 +74,6 @@ def place_at(layer: Layer, placement: Placement) -> None:
         is_same = np.array_equal(now[name], value) if isinstance(value, np.ndarray) else tuple(now[name]) == value
         if not is_same:
             setattr(layer, name, value)
-
-
-def _linear(layer: Layer) -> NDArray[Any]:
-    """Return the matrix from steps in voxels to steps in the layer's own space, before its affine."""
-    zero = np.asarray(layer.data_to_world(np.zeros(layer.ndim)))
-    steps = [np.asarray(layer.data_to_world(unit)) - zero for unit in np.eye(layer.ndim)]
-    affine = np.asarray(layer.affine.affine_matrix)[:-1, :-1]
-    linear: NDArray[Any] = np.linalg.solve(affine, np.stack(steps, axis=1))
-    return linear
 
 
 def _shear_matrix(layer: Layer) -> NDArray[Any]:
@@ -106,8 +98,12 @@ def canvas_size(viewer: ViewerModel) -> tuple[int, int]:
 
 def current_position(viewer: ViewerModel, layer: Layer) -> tuple[int, ...]:
     """Return the voxel of `layer` at the viewer's sliders."""
-    place = np.round(voxel_at(viewer, layer, viewer.dims.point)).astype(int)
-    return tuple(int(p) for p in np.clip(place, 0, layer_lengths(layer) - 1))
+    return nearest_voxel(layer, voxel_at(viewer, layer, viewer.dims.point))
+
+
+def nearest_voxel(layer: Layer, place: Sequence[float] | NDArray[Any]) -> tuple[int, ...]:
+    """Return the voxel of `layer` that is nearest to a place, which is given in its voxels."""
+    return tuple(int(at) for at in np.clip(np.round(place).astype(int), 0, layer_lengths(layer) - 1))
 
 
 def visible_box(viewer: ViewerModel, layer: Layer) -> tuple[tuple[int, int], ...]:
@@ -119,7 +115,13 @@ def visible_box(viewer: ViewerModel, layer: Layer) -> tuple[tuple[int, int], ...
     shown = [axis - viewer.dims.ndim + layer.ndim for axis in viewer.dims.displayed]
     last = layer_lengths(layer) - 1
     if viewer.dims.ndisplay == 2:
-        corners = [voxel_at(viewer, layer, corner) for corner in _view_corners(viewer)]
+        # the corners are taken from the camera, as `layer.corner_pixels` of a multiscale image lags behind it
+        camera, size, corners = camera_of(viewer), canvas_size(viewer), []
+        for signs in product((-0.5, 0.5), repeat=2):
+            corner = list(viewer.dims.point)
+            for axis, centre, length, sign in zip(viewer.dims.displayed, camera.center[-2:], size, signs, strict=True):
+                corner[axis] = centre + sign * length / camera.zoom
+            corners.append(voxel_at(viewer, layer, corner))
         low, high = np.floor(np.min(corners, axis=0)), np.ceil(np.max(corners, axis=0))
     else:
         low, high = np.zeros(layer.ndim), last
@@ -128,19 +130,6 @@ def visible_box(viewer: ViewerModel, layer: Layer) -> tuple[tuple[int, int], ...
     return tuple(
         (int(first), int(end)) if axis in shown else (at[axis], at[axis]) for axis, (first, end) in enumerate(spans)
     )
-
-
-def _view_corners(viewer: ViewerModel) -> list[list[float]]:
-    """Return the corners of the canvas in the viewer's space."""
-    # taken from the camera, as `layer.corner_pixels` of a multiscale image lags behind it
-    camera, size, axes = camera_of(viewer), canvas_size(viewer), viewer.dims.displayed
-    corners = []
-    for signs in product((-0.5, 0.5), repeat=2):
-        corner = list(viewer.dims.point)
-        for axis, centre, length, sign in zip(axes, camera.center[-2:], size, signs, strict=True):
-            corner[axis] = centre + sign * length / camera.zoom
-        corners.append(corner)
-    return corners
 
 
 def voxel_at(viewer: ViewerModel, layer: Layer, place: Sequence[float]) -> NDArray[Any]:
@@ -199,3 +188,95 @@ class RepeatedSlices(LazyArray):
         count = len(range(self._count)[part])
         shape = (*values.shape[:place], count, *values.shape[place:])
         return np.broadcast_to(np.expand_dims(values, place), shape)
+
+
+_FILLED = 0.95
+"""Share of the canvas that a layer fills when it is framed."""
+
+
+@dataclass(frozen=True)
+class CameraView:
+    """The view of a layer. sliders: their voxel. middle: the voxel in the middle of the screen. pixel: its length in
+    voxels."""
+
+    sliders: tuple[float, ...]
+    middle: tuple[float, ...]
+    pixel: float
+
+
+def middle_of_view(viewer: ViewerModel, layer: Layer) -> tuple[float, ...]:
+    """Return the voxel of a layer in the middle of the screen, at the sliders; it may lie outside the layer."""
+    middle, displayed = list(viewer.dims.point), viewer.dims.displayed
+    for axis, place in zip(displayed, camera_of(viewer).center[-len(displayed) :], strict=True):
+        middle[axis] = place
+    return tuple(map(float, voxel_at(viewer, layer, middle)))
+
+
+def view_of(viewer: ViewerModel, layer: Layer) -> CameraView:
+    """Return the present view of a layer."""
+    sliders = tuple(map(float, voxel_at(viewer, layer, viewer.dims.point)))
+    return CameraView(sliders, middle_of_view(viewer, layer), pixel_of(viewer, layer))
+
+
+def show_view(viewer: ViewerModel, layer: Layer, view: CameraView) -> None:
+    """Show the same voxels of a layer again, at the same size on screen."""
+    move_sliders(viewer, layer, view.sliders)
+    move_camera(viewer, layer, view.middle)
+    camera_of(viewer).zoom *= pixel_of(viewer, layer) / view.pixel
+
+
+def move_sliders(viewer: ViewerModel, layer: Layer, voxel: Sequence[float]) -> None:
+    """Move the sliders to a voxel of a layer."""
+    offset = viewer.dims.ndim - layer.ndim
+    for axis, place in enumerate(world_at(viewer, layer, voxel)):
+        viewer.dims.set_point(axis + offset, float(place))
+
+
+def move_camera(viewer: ViewerModel, layer: Layer, voxel: Sequence[float]) -> None:
+    """Bring a voxel of a layer into the middle of the screen, at the same zoom."""
+    camera, offset, displayed = camera_of(viewer), viewer.dims.ndim - layer.ndim, viewer.dims.displayed
+    middle, center = world_at(viewer, layer, voxel), list(camera.center)
+    for number, axis in enumerate(displayed, start=len(center) - len(displayed)):
+        if axis >= offset:
+            center[number] = float(middle[axis - offset])
+    camera.center = tuple(center)
+
+
+def frame(viewer: ViewerModel, layer: Layer) -> None:
+    """Bring a whole layer into view: move the sliders to its middle and fit it to the canvas."""
+    lengths = layer_lengths(layer)
+    move_sliders(viewer, layer, [(n - 1) // 2 for n in lengths])
+    move_camera(viewer, layer, [(n - 1) / 2 for n in lengths])
+    low, high = (world_at(viewer, layer, [end * (n - 1) for n in lengths]) for end in (0, 1))
+    shown = [axis - viewer.dims.ndim + layer.ndim for axis in viewer.dims.displayed]
+    sides = [abs(float(high[axis] - low[axis])) for axis in shown[-2:] if axis >= 0]
+    size = canvas_size(viewer)[-len(sides) :]
+    camera_of(viewer).zoom = _FILLED * min(n / side for n, side in zip(size, sides, strict=True) if side > 0)
+
+
+@contextmanager
+def selection_kept(viewer: ViewerModel) -> Generator[None, None, None]:
+    """Keep the selected layers while others are added, which napari would select."""
+    selected, active = set(viewer.layers.selection), viewer.layers.selection.active
+    yield
+    viewer.layers.selection = {layer for layer in selected if layer in viewer.layers}
+    if active is not None and active in viewer.layers:
+        viewer.layers.selection.active = active
+
+
+@contextmanager
+def view_kept(viewer: ViewerModel, layer: Layer) -> Generator[None, None, None]:
+    """Keep the view of a layer while the size or place of its voxels changes."""
+    view = view_of(viewer, layer)
+    yield
+    show_view(viewer, layer, view)
+    slice_again(viewer)
+
+
+def slice_again(viewer: ViewerModel) -> None:
+    """Slice all layers again, after a unit of a layer was changed."""
+    # napari 0.9 slices such a layer at once with the viewer's earlier unit: from pixel to nm that is a factor of 1e9,
+    # so nothing is found and the canvas is black; and it does not slice again until a slider moves
+    viewer.dims.events.point(value=viewer.dims.point)  # each layer takes the viewer's units, without a slice
+    for layer in viewer.layers:
+        layer.refresh()

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_skipseg.corrections.subject import CLASS_COLORS
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.views import CutArray
 from napari_skipseg.inference.prediction import Binary, Prediction, Threshold
-from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers.axes import is_rgb, origin_of, voxel_size_of
-from napari_skipseg.widgets.layers.files import file_of, notes_of_stack
-from napari_skipseg.widgets.layers.placement import Placement, RepeatedSlices, place_at, place_over
-from napari_skipseg.widgets.layers.result_looks import HIDDEN_MAP, PROBABILITY_LOOKS, choose_colors, label_colors
+from napari_skipseg.widgets.layers.files import (
+    HIDDEN_MAP,
+    PROBABILITY_LOOKS,
+    choose_colors,
+    file_of,
+    label_colors,
+    notes_of_stack,
+)
+from napari_skipseg.widgets.layers.placement import Placement, RepeatedSlices, place_at, place_over, selection_kept
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -72,6 +78,18 @@ class ShownResult:
     is_whole: bool = True
     colors: tuple[str, ...] = ()
 
+    @property
+    def box(self) -> tuple[slice, ...]:
+        """Where it lies, in voxels of the image without channels."""
+        starts = [self.positions.get(axis, 0) for axis, letter in enumerate(self.axes) if letter != "C"]
+        lengths = self.prediction.probability.shape[-len(starts) :]
+        return tuple(slice(start, start + int(length)) for start, length in zip(starts, lengths, strict=True))
+
+    def labels(self, threshold: Threshold) -> Binary:
+        """Return the labels at a threshold as a lazy view; napari would keep copies of a dask array while it fills."""
+        prediction = self.prediction
+        return Binary(prediction.probability, prediction.thresholds_at(threshold), len(prediction.class_names) > 1)
+
     def with_colors(self, known: Mapping[str, str]) -> ShownResult:
         """Return the same with the colours that are known by class name, and free colours for the other classes."""
         return replace(self, colors=choose_colors(self.prediction.class_names, known))
@@ -115,6 +133,24 @@ def stack_of_layer(layer: Layer, axes: str, positions: dict[int, int] | None = N
     return Stack(data, space, layer.name, file, notes_of_stack(layer), metadata.get("title", ""), slice_names)
 
 
+def common_box(one: Sequence[slice], other: Sequence[slice]) -> tuple[slice, ...] | None:
+    """Return the part that two boxes of an image have in common, None if there is none."""
+    if len(one) != len(other):
+        return None
+    part = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
+    return part if all(side.start < side.stop for side in part) else None
+
+
+def read_as_czyx(stack: Stack, index: Mapping[str, slice]) -> NDArray[Any]:
+    """Return a part of a stack as (C, Z, Y, X), of its first time. index: by axis; an axis that is missing is whole."""
+    axes = stack.space.axes
+    values = stack.read(tuple(index.get(axis, slice(None)) for axis in axes))
+    order = [axes.index(axis) for axis in "TCZYX" if axis in axes]
+    missing = tuple(number for number, axis in enumerate("TCZYX") if axis not in axes)
+    found: NDArray[Any] = np.expand_dims(values.transpose(order), missing)[0]
+    return found
+
+
 def data_of(layer: Layer) -> Any:
     """Return the layer's voxels, of a multiscale image those of the finest level."""
     return layer.data[0] if getattr(layer, "multiscale", False) else layer.data
@@ -133,27 +169,30 @@ def is_ours(layer: Layer) -> bool:
 
 def show_result(viewer: ViewerModel, layer: Image, shown: ShownResult, threshold: Threshold) -> None:
     """Show a prediction over its image: in new layers the first time, in the same layers later."""
-    selected = set(viewer.layers.selection)
-    wanted = list(_results(layer, shown, threshold))
-    remove_results(viewer, shown.source, but={result.role for result in wanted})
-    for result in wanted:
-        metadata = {
-            KEY: {
+    wanted = list(_iter_results(layer, shown, threshold))
+    with selection_kept(viewer):
+        remove_results(viewer, shown.source, but={result.role for result in wanted})
+        for result in wanted:
+            metadata = {
                 "role": result.role,
                 "source": shown.source,
                 "thresholds": shown.prediction.thresholds_at(threshold),
                 "recipe": shown.prediction.recipe,
             }
-        }
-        old = _find(viewer, shown.source, result.role)
-        if old is not None and old.ndim != result.data.ndim:
-            viewer.layers.remove(old)
-            old = None
-        if old is None:
-            _add(viewer, layer, result, metadata)
-        else:
-            _update(old, result, metadata)
-    viewer.layers.selection = {each for each in selected if each in viewer.layers}
+            old = _find(viewer, shown.source, result.role)
+            if old is not None and old.ndim != result.data.ndim:
+                viewer.layers.remove(old)
+                old = None
+            if old is None:
+                _add(viewer, layer, result, metadata)
+                continue
+            old.data = result.data
+            place_at(old, result.placement)
+            if _ASIDE in old.metadata[KEY]:
+                metadata[_ASIDE] = old.metadata[KEY][_ASIDE]
+            old.metadata = {**old.metadata, KEY: metadata}
+            if result.kind == "labels":
+                old.editable = False
 
 
 def show_labels(
@@ -165,13 +204,11 @@ def show_labels(
     of their layers, the top one last.
     """
     remove_results(viewer, source)
-    flat = (1,) * len(part.axes.replace("C", ""))
-    place = _place(layer, part, flat, (0,) * len(flat))
-    channels = _count_channels(layer, part)
+    place, channels = _place(layer, part), _count_channels(layer, part)
     for name, (values, colormap, is_visible) in labels.items():
         looks = {"opacity": 0.5, "colormap": colormap, "visible": is_visible}
         result = ResultLayer(name, name, "labels", _over_channels(values, part, channels), place, looks)
-        _add(viewer, layer, result, {KEY: {"role": name, "source": source}})
+        _add(viewer, layer, result, {"role": name, "source": source})
 
 
 def show_derived_labels(
@@ -181,20 +218,19 @@ def show_derived_labels(
 
     place: where they lie and their source. role: the role and the first name of the layer. colors: of 1, 2, ….
     """
-    flat = (1,) * len(place.axes.replace("C", ""))
     looks = {"opacity": 0.7, "colormap": label_colors(colors)}
     data = _over_channels(labels, place, _count_channels(layer, place))
-    result = ResultLayer(role, role, "labels", data, _place(layer, place, flat, (0,) * len(flat)), looks)
-    selected = set(viewer.layers.selection)
-    _add(viewer, layer, result, {KEY: {"role": role, "source": place.source, "recipe": {}}})
-    viewer.layers.selection = {each for each in selected if each in viewer.layers}
+    result = ResultLayer(role, role, "labels", data, _place(layer, place), looks)
+    with selection_kept(viewer):
+        _add(viewer, layer, result, {"role": role, "source": place.source, "recipe": {}})
 
 
 def set_threshold(viewer: ViewerModel, shown: ShownResult, threshold: Threshold) -> None:
     """Show the binary layer of a prediction at another threshold; the network does not run."""
     binary, thresholds = _find(viewer, shown.source, "binary"), shown.prediction.thresholds_at(threshold)
     if binary is not None and binary.metadata[KEY]["thresholds"] != thresholds:
-        binary.data = _over_channels(_labels(shown, threshold), shown, data_length(shown, binary))
+        channels = int(binary.data.shape[shown.axes.index("C")]) if shown.axes.find("C") > 0 else 1
+        binary.data = _over_channels(shown.labels(threshold), shown, channels)
         binary.editable = False
         binary.metadata[KEY]["thresholds"] = thresholds
 
@@ -214,7 +250,7 @@ def set_colors(viewer: ViewerModel, shown: ShownResult) -> None:
 
 def move_results(viewer: ViewerModel, layer: Image, shown: ShownResult) -> None:
     """Move the results of an image to its present place."""
-    for result in _results(layer, shown, 0.5):
+    for result in _iter_results(layer, shown, 0.5):
         old = _find(viewer, shown.source, result.role)
         if old is not None:
             place_at(old, result.placement)
@@ -298,12 +334,7 @@ def show_alone(viewer: ViewerModel, layer: Layer) -> None:
             each.metadata[KEY][_BEHIND] = True
 
 
-def data_length(shown: ShownResult, binary: Layer) -> int:
-    """Return the number of channels over which a result is repeated."""
-    return int(binary.data.shape[shown.axes.index("C")]) if shown.axes.find("C") > 0 else 1
-
-
-def _results(layer: Image, shown: ShownResult, threshold: Threshold) -> Iterator[ResultLayer]:
+def _iter_results(layer: Image, shown: ShownResult, threshold: Threshold) -> Iterator[ResultLayer]:
     """Yield the layers from the bottom of the layer list to the top."""
     prediction, names = shown.prediction, shown.prediction.class_names
     channels = _count_channels(layer, shown)
@@ -313,9 +344,7 @@ def _results(layer: Image, shown: ShownResult, threshold: Threshold) -> Iterator
         looks = {"colormap": "viridis", "contrast_limits": (0, 1), **HIDDEN_MAP}
         role = f"attention {attention.level}"
         yield ResultLayer(role, shown.prefix + role, "image", data, place, looks)
-    flat = (1,) * len(shown.axes.replace("C", ""))
-    whole = _place(layer, shown, flat, (0,) * len(flat))
-    several = len(names) > 1
+    whole, several = _place(layer, shown), len(names) > 1
     if prediction.uncertainty is not None:
         looks = {"colormap": "inferno", "contrast_limits": (0, 0.5), **HIDDEN_MAP}
         for number, name in enumerate(names):
@@ -327,7 +356,7 @@ def _results(layer: Image, shown: ShownResult, threshold: Threshold) -> Iterator
         role, title = _role_and_name("probability", name, several, shown.prefix)
         looks = {**PROBABILITY_LOOKS, "colormap": shown.color(number)}
         yield ResultLayer(role, title, "image", _over_channels(values, shown, channels), whole, looks)
-    data = _over_channels(_labels(shown, threshold), shown, channels)
+    data = _over_channels(shown.labels(threshold), shown, channels)
     looks = {"opacity": 0.25, "colormap": _class_colors(shown)}
     yield ResultLayer("binary", shown.prefix + "binary", "labels", data, whole, looks)
 
@@ -348,16 +377,10 @@ def _role_and_name(kind: str, class_name: str, several: bool, prefix: str) -> tu
     return f"{kind} {class_name}", f"{class_name} {prefix.strip() if is_short else prefix + kind}"
 
 
-def _labels(shown: ShownResult, threshold: Threshold) -> Binary:
-    """Return the labels of a prediction as a lazy view; napari would keep copies of a dask array while it fills."""
-    prediction = shown.prediction
-    return Binary(prediction.probability, prediction.thresholds_at(threshold), len(prediction.class_names) > 1)
-
-
-def _place(layer: Image, shown: PlacedPart, stride: tuple[float, ...], offset: tuple[float, ...]) -> Placement:
+def _place(layer: Image, shown: PlacedPart, stride: Sequence[float] = (), offset: Sequence[float] = ()) -> Placement:
     """Return the placement of a result with such stride and offset along the axes without channels."""
-    strides, offsets = list(stride), list(offset)
-    channel = shown.axes.find("C")
+    channel, count = shown.axes.find("C"), len(shown.axes.replace("C", ""))
+    strides, offsets = list(stride or (1.0,) * count), list(offset or (0.0,) * count)
     if channel >= 0:
         strides.insert(channel, 1)
         offsets.insert(channel, 0)
@@ -387,7 +410,7 @@ def _add(viewer: ViewerModel, layer: Image, result: ResultLayer, metadata: dict[
     name = f"{position}: {result.name}" if position else result.name
     if any(other.name == name for other in viewer.layers):
         name = f"{layer.name}: {result.name}"
-    arguments = {"name": name, "metadata": metadata, **result.placement.arguments(), **result.looks}
+    arguments = {"name": name, "metadata": {KEY: metadata}, **result.placement.arguments(), **result.looks}
     if result.kind == "labels":
         viewer.add_labels(result.data, **arguments).editable = False
     else:
@@ -398,16 +421,6 @@ def _class_colors(shown: ShownResult) -> DirectLabelColormap:
     return label_colors([shown.color(number) for number in range(len(shown.prediction.class_names))])
 
 
-def iter_prepare_colors() -> Generator[Progress, None, None]:
+def prepare_colors() -> None:
     """Colour one label, so that napari compiles its colouring (seconds) before the first result."""
-    yield Progress(0, 1, "preparing the colours")
     label_colors(CLASS_COLORS).map(np.zeros(1, np.uint8))
-
-
-def _update(old: Layer, result: ResultLayer, metadata: dict[str, Any]) -> None:
-    old.data = result.data
-    place_at(old, result.placement)
-    kept = {_ASIDE: old.metadata[KEY][_ASIDE]} if _ASIDE in old.metadata[KEY] else {}
-    old.metadata = {**old.metadata, KEY: {**metadata[KEY], **kept}}
-    if result.kind == "labels":
-        old.editable = False

@@ -16,11 +16,11 @@ from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.jobs.messages import Segment
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.forms.engine_queue import EngineLike
-from napari_skipseg.widgets.layers.result_looks import label_colors
+from napari_skipseg.widgets.forms.worker import EngineLike
+from napari_skipseg.widgets.layers.files import label_colors
 from napari_skipseg.widgets.layers.results import show_labels
 from napari_skipseg.widgets.segment.checks import SegmentFormValues, find_faults
-from napari_skipseg.widgets.segment.preview import PreviewView, cut_to_view
+from napari_skipseg.widgets.segment.part import PreviewView, cut_to_view
 from napari_skipseg.wording import percent
 
 if TYPE_CHECKING:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,6 @@ from qtpy.QtCore import Qt, QUrl, Signal
 from qtpy.QtGui import QDesktopServices, QImage, QPixmap, QShowEvent
 from qtpy.QtWidgets import (
     QFileDialog,
-    QFrame,
     QGridLayout,
     QHBoxLayout,
     QHeaderView,
@@ -23,11 +22,9 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QMessageBox,
     QPushButton,
-    QScrollArea,
     QSplitter,
     QTreeWidget,
     QTreeWidgetItem,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -45,15 +42,12 @@ from napari_skipseg.models.model_library import (
     twins_of,
 )
 from napari_skipseg.models.transfer import MODEL_ENDING, CopiedModel
-from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
-from napari_skipseg.widgets.forms.fields import FAULT_COLOR, PlainLabel, RichLabel, set_hint
+from napari_skipseg.widgets.forms.fields import FAULT_COLOR, PlainLabel, RichLabel, ScrolledDown, fill_column, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
-from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
+from napari_skipseg.widgets.forms.models import card_html, sample_pictures
+from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, WorkOutcome, in_one_step, start_work
 from napari_skipseg.widgets.model_library.compare import Compared, describe_comparison, iter_compare, show_comparison
-from napari_skipseg.widgets.model_library.samples import sample_pictures
 from napari_skipseg.widgets.segment.checks import SegmentFormValues
-from napari_skipseg.widgets.segment.model_card import card_html
 from napari_skipseg.wording import in_bytes
 
 if TYPE_CHECKING:
@@ -129,25 +123,12 @@ class LibraryWindow(JobTab):
         self.buttons = {name: QPushButton(title) for name, title in _TITLES.items()}
         for name, button in self.buttons.items():
             button.setToolTip(_HINTS[name])
-        inner = QWidget()
-        column = QVBoxLayout(inner)
-        column.addWidget(self.pictures)
-        column.addLayout(self._picture_row)
-        column.addWidget(self.card)
-        column.addStretch(1)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(inner)
-        left = QWidget()
-        list_column = QVBoxLayout(left)
-        list_column.setContentsMargins(0, 0, 0, 0)
-        list_column.addWidget(self.search)
-        list_column.addWidget(self.tree, 1)
+        left, right = QWidget(), QWidget()
+        fill_column(left, self.search, self.tree)
+        fill_column(right, self.pictures, self._picture_row, self.card, margin=9).addStretch(1)
         self.splitter = QSplitter()
         self.splitter.addWidget(left)
-        self.splitter.addWidget(scroll)
+        self.splitter.addWidget(ScrolledDown(right))
         self.splitter.setSizes([_SIZE[0] // 2, _SIZE[0] // 2])
         grid = QGridLayout()
         for number, button in enumerate(self.buttons.values()):
@@ -166,7 +147,7 @@ class LibraryWindow(JobTab):
             ("rename", self._ask_new_name),
             ("duplicate", self._ask_name_of_copy),
             ("delete", self._ask_to_delete),
-            ("folder", self._open_folder),
+            ("folder", lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.chosen()[0].folder)))),
             ("use", self._use),
             ("compare", self.compare),
         ):
@@ -177,18 +158,11 @@ class LibraryWindow(JobTab):
         super().showEvent(event)
         self.update_list()
 
-    # ------------------------------------------------------------------------------------------------------- the list
-
     def update_list(self, choose: str = "") -> None:
         """Read the library again, beside the window as hashes are checked; then choose the model called `choose`."""
-
-        def read() -> Generator[Progress, None, list[LibraryModel]]:
-            yield Progress(0, 1, "checking the models")
-            return list_library()
-
         if self.isVisible():
-            shown = partial(self._show, choose)
-            start_work(self, read, "Listing the models", lambda _: None, shown, lambda: None, is_quiet=True)
+            work = in_one_step("checking the models", list_library)
+            start_work(self, work, "Listing the models", on_outcome=partial(self._show, choose), is_quiet=True)
 
     def _show(self, choose: str, outcome: WorkOutcome) -> None:
         if outcome.fault:
@@ -252,18 +226,15 @@ class LibraryWindow(JobTab):
         self.card.setText("" if not chosen else details_html(chosen[0], self.models))
         self._show_pictures([])
         if len(chosen) == 1 and (model := chosen[0]).description is not None:
-            description = model.description
+            read = partial(sample_pictures, model.folder, model.description)
 
-            def read() -> Generator[Progress, None, Any]:
-                yield Progress(0, 1, "reading the patches")
-                return model.name, sample_pictures(model.folder, description)
+            def on_outcome(outcome: WorkOutcome) -> None:
+                # the card says if a file is damaged
+                if not outcome.fault and [each.name for each in self.chosen()] == [model.name]:
+                    self._show_pictures(outcome.value)
 
-            start_work(self, read, "Reading patches", lambda _: None, self._on_pictures, lambda: None, is_quiet=True)
-
-    def _on_pictures(self, outcome: WorkOutcome) -> None:
-        """Show the patches, if their model is still the one that is chosen; the card says if a file is damaged."""
-        if not outcome.fault and [each.name for each in self.chosen()] == [outcome.value[0]]:
-            self._show_pictures(outcome.value[1])
+            work = in_one_step("reading the patches", read)
+            start_work(self, work, "Reading patches", on_outcome=on_outcome, is_quiet=True)
 
     def _show_pictures(self, pictures: list[NDArray[np.uint8]]) -> None:
         while self._picture_row.count() > 1:
@@ -301,8 +272,6 @@ class LibraryWindow(JobTab):
             set_hint(self.buttons[name], why or _HINTS[name])
         self.explain("")
 
-    # ---------------------------------------------------------------------------------------------------- what is done
-
     def _ask_what_to_import(self) -> None:
         kinds = f"Models (*{MODEL_ENDING} *.zip);;All files (*)"
         file, _ = QFileDialog.getOpenFileName(self, "Import a model", "", kinds)
@@ -324,8 +293,12 @@ class LibraryWindow(JobTab):
         (model,) = self.chosen()
         name = self._ask_name("Rename a model", model.name)
         if name and name != model.name:
-            work = partial(_iter_once, "renaming", partial(rename_model, model.folder, name))
-            self.start(work, f"Renaming {model.name}", partial(self._on_renamed, model.name))
+            work = in_one_step("renaming", partial(rename_model, model.folder, name))
+
+            def finish(folder: Path) -> None:
+                self._on_changed({model.name: folder.name}, folder.name)
+
+            self.start(work, f"Renaming {model.name}", finish)
 
     def _ask_name_of_copy(self) -> None:
         (model,) = self.chosen()
@@ -349,9 +322,6 @@ class LibraryWindow(JobTab):
         work = partial(self._engine.run, request)
         self.start(work, description, finish, waiting_text="waits for the model library")
 
-    def _on_renamed(self, old: str, folder: Path) -> None:
-        self._on_changed({old: folder.name}, folder.name)
-
     def _on_changed(self, renamed: dict[str, str], choose: str = "") -> None:
         self.models_changed.emit(renamed)
         self.update_list(choose)
@@ -359,7 +329,16 @@ class LibraryWindow(JobTab):
     def _ask_to_delete(self) -> None:
         (model,) = self.chosen()
         if self._is_confirmed("Delete a model", f"Move the model '{model.name}' to the bin?"):
-            work = partial(_iter_once, "moving to the bin", partial(_delete, model.folder))
+
+            def delete() -> str:
+                """Return why the model cannot be moved to the bin, "" if it was."""
+                try:
+                    delete_model(model.folder)
+                except NoBinError as error:
+                    return str(error)
+                return ""
+
+            work = in_one_step("moving to the bin", delete)
             self.start(work, f"Deleting {model.name}", partial(self._on_deleted, model))
 
     def _on_deleted(self, model: LibraryModel, fault: str) -> None:
@@ -380,10 +359,6 @@ class LibraryWindow(JobTab):
     def _is_confirmed(self, title: str, question: str) -> bool:
         answer = QMessageBox.question(self, title, without_bidi_marks(question))
         return bool(answer == QMessageBox.StandardButton.Yes)
-
-    def _open_folder(self) -> None:
-        (model,) = self.chosen()
-        QDesktopServices.openUrl(QUrl.fromLocalFile(str(model.folder)))
 
     def _use(self) -> None:
         chosen = self.chosen()
@@ -410,20 +385,6 @@ class LibraryWindow(JobTab):
             self.show_message(describe_comparison(compared))
 
         self.start(work, "Comparing two models", finish, waiting_text="waits for the comparison")
-
-
-def _iter_once(message: str, act: Callable[[], Any]) -> Generator[Progress, None, Any]:
-    yield Progress(0, 1, message)
-    return act()
-
-
-def _delete(folder: Path) -> str:
-    """Move a model to the bin; return why that is not possible, "" if it was."""
-    try:
-        delete_model(folder)
-    except NoBinError as error:
-        return str(error)
-    return ""
 
 
 def _item_of(model: LibraryModel) -> QTreeWidgetItem:

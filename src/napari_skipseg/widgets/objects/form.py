@@ -12,8 +12,8 @@ from qtpy.QtWidgets import QHBoxLayout, QSlider, QSpinBox, QVBoxLayout, QWidget
 from napari_skipseg.objects.options import THICK, Method, ObjectOptions, ObjectPlanes
 from napari_skipseg.option_fields import option_fields
 from napari_skipseg.thresholds import DEFAULT_THRESHOLD
-from napari_skipseg.widgets.forms.fields import FreshCombo, KeyedSlider, PlainLabel
-from napari_skipseg.widgets.forms.option_rows import NOTE_STYLE, OptionEditor, OptionRows, edit_combo
+from napari_skipseg.widgets.forms.fields import NOTE_STYLE, FreshCombo, KeyedSlider, PlainLabel
+from napari_skipseg.widgets.forms.option_rows import OptionEditor, OptionRows, edit_combo
 from napari_skipseg.widgets.layers.axes import voxel_size_of
 from napari_skipseg.widgets.objects.sources import ProbabilitySource, is_certain, suggest_method
 

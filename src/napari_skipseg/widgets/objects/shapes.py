@@ -24,7 +24,7 @@ from napari_skipseg.inference.prediction import file_name
 from napari_skipseg.jobs.messages import ExportObjects
 from napari_skipseg.objects.files import planes_in
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.forms.engine_queue import EngineLike
+from napari_skipseg.widgets.forms.worker import EngineLike
 from napari_skipseg.widgets.objects.export import without_channels
 from napari_skipseg.widgets.objects.layers import ShownObjects
 

@@ -21,7 +21,6 @@ from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.correct.uncertain_regions import RegionHighlight
 from napari_skipseg.widgets.forms.dialogs import ask_folder
-from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
 from napari_skipseg.widgets.forms.fields import (
     FAULT_COLOR,
     ConnectionGroup,
@@ -31,7 +30,7 @@ from napari_skipseg.widgets.forms.fields import (
     set_hint,
 )
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
-from napari_skipseg.widgets.forms.worker import start_work
+from napari_skipseg.widgets.forms.worker import EngineLike, EngineQueue, start_work
 from napari_skipseg.widgets.layers.results import data_of, stack_of_layer
 from napari_skipseg.widgets.objects.export import (
     ObjectScores,
@@ -75,7 +74,7 @@ from napari_skipseg.widgets.objects.sources import (
     without_wrapper,
 )
 from napari_skipseg.widgets.objects.table import ObjectsTable
-from napari_skipseg.widgets.segment.state import SegmentState
+from napari_skipseg.widgets.segment.checks import SegmentState
 from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:

@@ -28,7 +28,6 @@ from napari_skipseg.proofread.edits import (
 )
 from napari_skipseg.proofread.state import Change
 from napari_skipseg.widgets.forms.dialogs import ask_new_file
-from napari_skipseg.widgets.forms.engine_queue import EngineQueue
 from napari_skipseg.widgets.forms.fields import (
     FAULT_COLOR,
     ConnectionGroup,
@@ -40,6 +39,7 @@ from napari_skipseg.widgets.forms.fields import (
     set_hint,
 )
 from napari_skipseg.widgets.forms.job_tab import JobTab
+from napari_skipseg.widgets.forms.worker import EngineQueue
 from napari_skipseg.widgets.objects.export import FILTERS, TIFF, ZARR, with_ending
 from napari_skipseg.widgets.objects.layers import ShownObjects
 from napari_skipseg.widgets.proofread.actions import EDITOR_ACTIONS, LEARN, TOOLS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,11 +18,13 @@ from napari_skipseg.inference.scale import is_far_off, lengths_seen_by_network, 
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.widgets.forms.fields import Missing
 from napari_skipseg.widgets.layers.axes import check_layer_axes, is_rgb
+from napari_skipseg.widgets.layers.live import Results
 from napari_skipseg.widgets.layers.results import data_of
 from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
+
 
 SMALLEST_TILE = 32
 
@@ -118,7 +120,7 @@ class Rescaling(NamedTuple):
     hint: str
 
 
-def channel_names(choices: SegmentFormValues) -> int:
+def count_channels(choices: SegmentFormValues) -> int:
     """Return how many channels the image has."""
     if choices.layer is None:
         return 1
@@ -131,7 +133,7 @@ def channel_names(choices: SegmentFormValues) -> int:
 def needs_channel(choices: SegmentFormValues) -> bool:
     """Return whether the user must choose a channel."""
     takes = choices.model.spec.in_channels if choices.model is not None else 1
-    return channel_names(choices) > 1 and takes == 1
+    return count_channels(choices) > 1 and takes == 1
 
 
 def offers_planes(choices: SegmentFormValues) -> bool:
@@ -202,9 +204,7 @@ def find_faults(choices: SegmentFormValues) -> dict[str, str]:
         "model": choices.model_fault,
         "rescale": _scale_fault(choices, rescale=True) if choices.rescale and _scale(choices) else "",
         "tile": f"A tile needs {SMALLEST_TILE} voxels or more (0 = auto)." if 0 < choices.tile < SMALLEST_TILE else "",
-        "planes": _planes_fault(choices),
-        "samples": _samples_fault(choices),
-        "dropout": _dropout_fault(choices),
+        **_averaging_faults(choices),
         "box": choices.box_fault,
     }
     if choices.layer is not None:
@@ -214,8 +214,7 @@ def find_faults(choices: SegmentFormValues) -> dict[str, str]:
             found["axes"] = str(error)
         found["voxel size"] = "" if min(choices.voxel_size) > 0 else "A voxel size must be more than 0."
         if "axes" not in found:
-            found["channel"] = _channel_fault(choices)
-            found["model"] = choices.model_fault or _fit_fault(choices)
+            found |= _fit_faults(choices, choices.layer)
     return {name: fault for name, fault in found.items() if fault}
 
 
@@ -231,31 +230,40 @@ def image_fault(layer: Image | None) -> str:
     return ""
 
 
-def _channel_fault(choices: SegmentFormValues) -> str:
-    count, model = channel_names(choices), choices.model
+def _fit_faults(choices: SegmentFormValues, layer: Image) -> dict[str, str]:
+    """Return why image and model do not fit, by the names "channel" and "model"."""
+    found: dict[str, str] = {}
+    count, model = count_channels(choices), choices.model
     if needs_channel(choices) and choices.channel is None:
-        return Missing("Choose the channel to segment.")
-    if model is not None and model.spec.in_channels not in (1, count):
-        takes = model.spec.in_channels
-        return f"The image has {counted(count, 'channel')}, {model.name} takes {takes}: choose a different model."
-    return ""
+        found["channel"] = Missing("Choose the channel to segment.")
+    elif model is not None and model.spec.in_channels not in (1, count):
+        takes = f"{model.name} takes {model.spec.in_channels}"
+        found["channel"] = f"The image has {counted(count, 'channel')}, {takes}: choose a different model."
+    if model is not None and model.spec.dimensions == 3 and _depth(choices) < 2:
+        what = f"{model.name} is a 3D model and '{layer.name}' has no Z axis"
+        found["model"] = f"{what}: choose a 2D model, or set the axes."
+    return found
 
 
-def _fit_fault(choices: SegmentFormValues) -> str:
-    model, layer = choices.model, choices.layer
-    if model is None or layer is None or model.spec.dimensions == 2:
-        return ""
-    if _depth(choices) < 2:
-        return f"{model.name} is a 3D model and '{layer.name}' has no Z axis: choose a 2D model, or set the axes."
-    return ""
-
-
-def _planes_fault(choices: SegmentFormValues) -> str:
-    if not choices.in_three_planes or choices.samples:
-        return ""
-    if choices.average > 1:
-        return _together("Three axes", "mirrored copies")
-    return "" if choices.rescale else _scale_fault(choices, rescale=False)
+def _averaging_faults(choices: SegmentFormValues) -> dict[str, str]:
+    """Return why results cannot be averaged so, by the names "planes", "samples" and "dropout"."""
+    found: dict[str, str] = {}
+    model, together = choices.model, "{} and {} cannot be averaged together: switch one of them off."
+    if choices.in_three_planes and not choices.samples:
+        if choices.average > 1:
+            found["planes"] = together.format("Three axes", "mirrored copies")
+        elif not choices.rescale:
+            found["planes"] = _scale_fault(choices, rescale=False)
+    if choices.samples == 1:
+        found["samples"] = "Uncertainty needs 2 samples or more (0 = off)."
+    elif choices.samples and choices.average > 1:
+        found["samples"] = together.format("Mirrored copies", "Monte Carlo samples")
+    elif choices.samples and choices.in_three_planes:
+        found["samples"] = together.format("Three axes", "Monte Carlo samples")
+    if choices.samples and not choices.dropout and model is not None and not model.spec.dropout:
+        what = f"{model.name} was trained without dropout"
+        found["dropout"] = f"{what}: choose a rate for the samples, such as 0.2."
+    return found
 
 
 def _scale_fault(choices: SegmentFormValues, rescale: bool) -> str:
@@ -268,27 +276,6 @@ def _scale_fault(choices: SegmentFormValues, rescale: bool) -> str:
     except InputError as error:
         return str(error)
     return ""
-
-
-def _samples_fault(choices: SegmentFormValues) -> str:
-    if choices.samples == 1:
-        return "Uncertainty needs 2 samples or more (0 = off)."
-    if choices.samples and choices.average > 1:
-        return _together("Mirrored copies", "Monte Carlo samples")
-    if choices.samples and choices.in_three_planes:
-        return _together("Three axes", "Monte Carlo samples")
-    return ""
-
-
-def _together(one: str, other: str) -> str:
-    return f"{one} and {other} cannot be averaged together: switch one of them off."
-
-
-def _dropout_fault(choices: SegmentFormValues) -> str:
-    model = choices.model
-    if not choices.samples or choices.dropout or model is None or model.spec.dropout:
-        return ""
-    return f"{model.name} was trained without dropout: choose a rate for the samples, such as 0.2."
 
 
 def find_warning(choices: SegmentFormValues) -> str:
@@ -306,3 +293,18 @@ def find_warning(choices: SegmentFormValues) -> str:
         return ""
     kind = "pixels" if choices.spanned == "YX" else "voxels"
     return f"{model.name} was not trained on such {kind}: rescale, or check the result carefully."
+
+
+@dataclass(frozen=True)
+class SegmentState:
+    """The Segment tab as it is at the time of each call.
+
+    read: the choices in its form. model: the name of the chosen model. is_running: it segments now. results: the
+    results on show. known_colors: the colours that the user chose for the classes of an image.
+    """
+
+    read: Callable[[], SegmentFormValues]
+    model: Callable[[], str | None]
+    is_running: Callable[[], bool]
+    results: Results
+    known_colors: Callable[[Image], Mapping[str, str]]

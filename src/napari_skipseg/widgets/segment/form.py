@@ -6,40 +6,46 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QHBoxLayout, QPushButton, QWidget
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import QCheckBox, QPushButton, QWidget
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.space import Space
-from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.models.catalog import describe_model, locate_model
+from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.description import ModelDescription
-from napari_skipseg.option_fields import option_fields
 from napari_skipseg.widgets.forms.fields import (
+    NOTE_STYLE,
     AxesField,
-    Collapsible,
     ConnectionGroup,
     FreshCombo,
     VoxelSizeField,
     WrappedLine,
+    choose_value,
+    fill_column,
+    fill_form,
+    make_row,
     mark_field,
 )
-from napari_skipseg.widgets.forms.model_choices import model_choices
-from napari_skipseg.widgets.forms.option_rows import OptionRows
+from napari_skipseg.widgets.forms.models import CardDialog, ModelCombo
 from napari_skipseg.widgets.layers.axes import axes_of, set_calibration, voxel_size_of
-from napari_skipseg.widgets.layers.kept_view import slice_again, view_kept
-from napari_skipseg.widgets.layers.placement import PLACING
+from napari_skipseg.widgets.layers.placement import PLACING, slice_again, view_kept
 from napari_skipseg.widgets.layers.results import data_of, is_ours, show_alone
 from napari_skipseg.widgets.segment.checks import (
     SegmentFormValues,
-    channel_names,
+    count_channels,
     find_faults,
     find_rescaling,
     image_fault,
     needs_channel,
     offers_planes,
 )
-from napari_skipseg.widgets.segment.model_card import CardDialog
+from napari_skipseg.widgets.segment.fields import (
+    SUGGEST_HINT,
+    SegmentOptionsBox,
+    SelectedLayers,
+    SuggestionList,
+    ThresholdSliders,
+)
 from napari_skipseg.widgets.segment.part import (
     box_of_shapes,
     box_on_screen,
@@ -47,9 +53,6 @@ from napari_skipseg.widgets.segment.part import (
     mask_of_layer,
     shapes_with_boxes,
 )
-from napari_skipseg.widgets.segment.selection import SelectedLayers
-from napari_skipseg.widgets.segment.suggest import SUGGEST_HINT, SuggestionList
-from napari_skipseg.widgets.segment.thresholds import ThresholdSliders
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -60,42 +63,6 @@ if TYPE_CHECKING:
     from napari_skipseg.inference.suggest import Suggestion
 
 
-ELSEWHERE = ("device", "threshold", "class_threshold", "channel", "rescale", "attention", "seed", "box", "mask")
-"""Options that have a place of their own in the form, or none."""
-
-
-class SegmentOptionsBox(Collapsible):
-    """Rarely changed options: a row for each option without a place of its own. edited: the user changed one."""
-
-    edited = Signal()
-
-    def __init__(self, options: type = SegmentOptions) -> None:
-        super().__init__("Options")
-        self.rows = OptionRows(each for name, each in option_fields(options).items() if name not in ELSEWHERE)
-        self.tile, self.average, self.planes = (self.rows.field(name) for name in ("tile", "average", "planes"))
-        self.samples, self.dropout = self.rows.field("samples"), self.rows.field("dropout")
-        self.padding, self.invert = self.rows.field("padding"), self.rows.field("invert")
-        self.dropout.setEnabled(False)
-        self.samples.valueChanged.connect(lambda samples: self.dropout.setEnabled(samples > 0))
-        self.rows.edited.connect(self._on_edited)
-        self.fill(self.rows)
-
-    def _on_edited(self) -> None:
-        self.note_changes(len(self.rows.changed_values()))
-        self.edited.emit()
-
-    def offer_planes(self, offered: bool) -> None:
-        """Show the choice of planes, or hide it."""
-        self.rows.show_row("planes", offered)
-        self.fit()
-
-
-NO_MODEL = "There is no model: train one with napari-skipseg train, or copy a model folder into your models."
-_NOTE = "QLabel { font-size: 8pt; }"
-_HINTS = {
-    "image": "The image layer to segment",
-    "channel": "The channel to segment: this model takes one",
-}
 _ASKING = (
     "asking the engine, which starts once and needs some seconds for that… Segment and Preview can be pressed already: "
     "they begin as soon as it has started."
@@ -131,20 +98,19 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self._slicing = QTimer(self)
         self._slicing.setSingleShot(True)
         self._slicing.timeout.connect(lambda: slice_again(self._viewer))
-        self._described: tuple[str, ModelDescription | None, str] = ("", None, "")
         self._wanted_device = "auto"
+        self._offered_thresholds: ModelDescription | None = None
         self._make_fields()
         self._lay_out()
         self._connect()
-        self._offer_models()
+        self.model.update_choices()
         self._on_layers_changed()
 
     def _make_fields(self) -> None:
-        self.image, self.channel, self.model = FreshCombo(), FreshCombo(), FreshCombo()
+        self.image, self.channel, self.model = FreshCombo(), FreshCombo(), ModelCombo()
         self.device, self.extent = FreshCombo(), FreshCombo()
         self.axes, self.voxel_size = AxesField(), VoxelSizeField()
-        self.difference, self.rescale = WrappedLine(), QCheckBox()
-        self.difference.setStyleSheet(_NOTE)
+        self.difference, self.rescale = WrappedLine(NOTE_STYLE), QCheckBox()
         self.rescale.setAccessibleName("Rescale to the model's voxel size while segmenting")
         self.card = QPushButton("Card")
         self.card.setToolTip("What this model is, what it was trained on, and how well it does")
@@ -154,8 +120,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         )
         self.suggest, self.suggestions = QPushButton("Suggest"), SuggestionList()
         self.suggest.setToolTip(SUGGEST_HINT)
-        self.device_note = WrappedLine()
-        self.device_note.setStyleSheet(_NOTE)
+        self.device_note = WrappedLine(NOTE_STYLE)
         self.device_note.setText(_ASKING)
         self.device.offer([("auto", "auto")], "auto")
         self.report = QPushButton("Report")
@@ -166,11 +131,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.threshold = ThresholdSliders()
 
     def _lay_out(self) -> None:
-        form = self._form = QFormLayout(self)
-        form.setContentsMargins(0, 0, 0, 0)
-        form.setVerticalSpacing(7)
-        form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form = self._form = fill_form(self)
         form.addRow("Image", self.image)
         form.addRow("Channel", self.channel)
         form.addRow("Axes", self.axes)
@@ -191,7 +152,6 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.image.activated.connect(self._choose_and_show)
         self.axes.edited.connect(self._write_calibration)
         self.voxel_size.edited.connect(self._write_calibration)
-        self.model.opening.connect(self._offer_models)
         self.device.activated.connect(lambda _: self.want_device(self.device.currentData()))
         self.card.clicked.connect(self._show_card)
         self.suggestions.chosen.connect(self._on_suggestion_chosen)
@@ -226,19 +186,17 @@ class SegmentForm(QWidget):  # type: ignore[misc]
 
     def read(self) -> SegmentFormValues:
         """Return the present choices."""
-        name = self.model.currentData()
-        if name != self._described[0] or name is None:
-            self._described = describe_or_fault(name, NO_MODEL)
-            if self._described[1] is not None:
-                self.threshold.offer(self._described[1].class_thresholds)
-        _, description, fault = self._described
+        model = self.model.description
+        if model is not None and model != self._offered_thresholds:
+            self._offered_thresholds = model
+            self.threshold.offer(model.class_thresholds)
         return SegmentFormValues(
             self._layer,
             self.axes.text(),
             self.voxel_size.voxel_size,
             self.voxel_size.unit.currentData(),
-            description,
-            model_fault=fault,
+            model,
+            model_fault=self.model.fault,
             channel=self.channel.currentData(),
             device=self.device.currentData() or "auto",
             rescale=self.rescale.isChecked(),
@@ -273,27 +231,18 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self._offer_extents(self.read())
         faults = find_faults(self.read())
         self._offer_rescaling(self.read(), faults.get("rescale", ""))
-        fields = {
-            "image": self.image,
-            "axes": self.axes,
-            "channel": self.channel,
-            "model": self.model,
-        }
-        for name, field in fields.items():
-            mark_field(field, faults.get(name, ""), self._hint(name))
+        model = self.model.description
+        for name, field, hint in (
+            ("image", self.image, "The image layer to segment"),
+            ("axes", self.axes, "One letter per axis: T time, C channel, Z Y X space"),
+            ("channel", self.channel, "The channel to segment: this model takes one"),
+            ("model", self.model, "" if model is None else model.card.summary),
+        ):
+            mark_field(field, faults.get(name, ""), hint)
         self.options.rows.mark(faults)
         self.voxel_size.mark(faults.get("voxel size", ""))
-        self.card.setEnabled(self._described[1] is not None)
+        self.card.setEnabled(model is not None)
         self.changed.emit()
-
-    def _hint(self, name: str) -> str:
-        if name in _HINTS:
-            return _HINTS[name]
-        if name == "axes":
-            return "One letter per axis: T time, C channel, Z Y X space"
-        if name == "model" and self._described[1] is not None:
-            return self._described[1].card.summary
-        return ""
 
     def _on_layers_changed(self, event: Any = None) -> None:
         self._name_links.cut()
@@ -352,7 +301,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
     def _offer_channels(self, choices: SegmentFormValues) -> None:
         is_needed = needs_channel(choices)
         self._form.setRowVisible(self.channel, is_needed)
-        count = channel_names(choices) if is_needed else 0
+        count = count_channels(choices) if is_needed else 0
         names = RGB if getattr(choices.layer, "rgb", False) else [str(number) for number in range(count)]
         self.channel.offer(
             [("choose…", None), *((names[number], number) for number in range(count))], self.channel.currentData()
@@ -381,13 +330,10 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         for row in (self.difference, self.rescale):
             self._form.setRowVisible(row, rescaling is not None)
 
-    def _offer_models(self) -> None:
-        self.model.offer(model_choices(), self.model.currentData())
-
     def show_recipe(self, recipe: Recipe, layer: Image, model: str) -> None:
         """Show what a recipe says of an image, in all fields that there are for it."""
         options = recipe.request.options
-        self.model.opening.emit()
+        self.model.update_choices()
         choose_value(self.image, layer)
         choose_value(self.model, model)
         self.options.rows.show_values(options)
@@ -406,14 +352,13 @@ class SegmentForm(QWidget):  # type: ignore[misc]
 
     def choose_model(self, name: str) -> None:
         """Choose a model by its name; the first one if there is none of this name any more."""
-        self.model.offer(model_choices(), name)
+        self.model.update_choices(name)
         self.check()
 
     def update_models(self, renamed: Mapping[str, str]) -> None:
         """Offer the models that there are now. renamed: new names by old ones, so that the same one stays chosen."""
-        chosen = str(self.model.currentData())
-        self._described = ("", None, "")
-        self.choose_model(renamed.get(chosen, chosen))
+        self.model.follow_renamed(renamed)
+        self.check()
 
     def _on_suggestion_chosen(self, suggestion: Suggestion) -> None:
         """Choose a suggested model and its scale."""
@@ -449,35 +394,13 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self._name_links.cut()
 
     def _show_card(self) -> None:
-        description = self._described[1]
-        if description is not None:
+        if (description := self.model.description) is not None:
             self.card_dialog = CardDialog(description, self)
             self.card_dialog.show()
 
 
-def describe_or_fault(name: str | None, missing: str) -> tuple[str, ModelDescription | None, str]:
-    """Return a model's name, its description, and what is wrong with it: `missing` if there is no name."""
-    if name is None:
-        return "", None, missing
-    try:
-        return name, describe_model(name), ""
-    except SkipsegError as error:
-        return name, None, str(error)
-
-
-def choose_value(combo: QComboBox, value: object) -> None:
-    """Choose the item that has `value`, as a user would; nothing changes if there is none."""
-    number = combo.findData(value)
-    if number >= 0:
-        combo.setCurrentIndex(number)
-        combo.activated.emit(number)
-
-
 def _side_by_side(wide: QWidget, *narrow: QWidget) -> QWidget:
+    # a widget rather than a layout: only a widget gets the row's label as its name for screen readers
     widget = QWidget()
-    row = QHBoxLayout(widget)
-    row.setContentsMargins(0, 0, 0, 0)
-    row.addWidget(wide, 1)
-    for each in narrow:
-        row.addWidget(each)
+    fill_column(widget, make_row(wide, *narrow, stretches=(1, *(0,) * len(narrow))))
     return widget

@@ -22,10 +22,11 @@ from napari_skipseg.inference.recipes.recipe import (
 from napari_skipseg.widgets.forms.worker import first_line_of
 from napari_skipseg.widgets.layers.files import open_image, opened_from
 from napari_skipseg.widgets.layers.results import KEY, RESULT_SOURCE, data_of, image_of, is_ours
+from napari_skipseg.widgets.segment.part import labels_as_masks
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Image, Layer
+    from napari.layers import Image, Labels, Layer
 
 
 _HINT = "Repeat what the recipe of the selected layer describes: the same image, model and settings, or objects"
@@ -132,3 +133,25 @@ def describe_repetition(before: Recipe, now: Mapping[str, Any]) -> str:
     different = recipe_differences(before, recipe_from_dict(now))
     said = f"Run again; different from before: {', '.join(different)}." if different else "Run again as before."
     return said if before.request.objects is None else f"{said} The Objects tab finds its objects too."
+
+
+def mask_of_recipe(viewer: ViewerModel, recipe: Recipe) -> Labels:
+    """Return the layer of the mask that a recipe names; open its file if no layer shows it.
+
+    Raises:
+        InputError: it is neither open nor in a file.
+    """
+    name, layers = recipe.request.options.mask, labels_as_masks(viewer)
+    described = recipe.inputs[1] if len(recipe.inputs) > 1 else None
+    found = [each for each in layers if described is not None and each.name == described.name]
+    if found:
+        return found[-1]
+    if described is None or not described.file:
+        raise InputError(
+            f"The mask '{name}' of this result is not open, and lies in no file: open it, and press Segment."
+        )
+    opened = open_again(viewer, described.file)
+    found = [each for each in opened if each in labels_as_masks(viewer)]
+    if not found:
+        raise InputError(f"'{described.file}' opens as no layer of labels: convert it to labels, and press Segment.")
+    return found[0]

@@ -22,21 +22,20 @@ from napari_skipseg.jobs.messages import EstimateRun, ListDevices, Segment
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import STARTING, Progress
-from napari_skipseg.widgets.forms.dialogs import last_folder
-from napari_skipseg.widgets.forms.done_line import WHOLE_IS_KEPT, DoneRun, describe_done, name_part, with_shares
-from napari_skipseg.widgets.forms.engine_queue import EngineLike, EngineQueue
+from napari_skipseg.widgets.forms.dialogs import SystemReportDialog, last_folder
 from napari_skipseg.widgets.forms.estimate_line import PlanLine
-from napari_skipseg.widgets.forms.fields import BUTTON_HEIGHT, WARNING_COLOR, MessageLine, PrimaryButton
+from napari_skipseg.widgets.forms.fields import BUTTON_HEIGHT, WARNING_COLOR, MessageLine, PrimaryButton, call_action
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
-from napari_skipseg.widgets.forms.worker import Work, WorkOutcome, start_work
-from napari_skipseg.widgets.layers.files import (
-    SAVED_RESULTS,
-    SaveChoices,
-    ask_what_to_save,
-    iter_save_results,
-    opened_from,
-    results_to_save,
+from napari_skipseg.widgets.forms.worker import (
+    EngineLike,
+    EngineQueue,
+    EngineTask,
+    Work,
+    WorkOutcome,
+    in_one_step,
+    start_work,
 )
+from napari_skipseg.widgets.layers.files import opened_from
 from napari_skipseg.widgets.layers.live import FilledPart, ResultFiller, Results, with_first_view
 from napari_skipseg.widgets.layers.placement import current_position
 from napari_skipseg.widgets.layers.results import (
@@ -46,17 +45,35 @@ from napari_skipseg.widgets.layers.results import (
     ShownResult,
     bring_results_back,
     data_of,
-    iter_prepare_colors,
+    prepare_colors,
     show_alone,
     stack_of_layer,
 )
-from napari_skipseg.widgets.segment.checks import SegmentFormValues, find_faults, find_warning
+from napari_skipseg.widgets.segment.checks import SegmentFormValues, SegmentState, find_faults, find_warning
 from napari_skipseg.widgets.segment.form import SegmentForm
-from napari_skipseg.widgets.segment.part import mask_of_layer, mask_of_recipe, start_of
-from napari_skipseg.widgets.segment.preview import PREVIEW_HINT, GreyValues, cut_to_view, remove_preview
-from napari_skipseg.widgets.segment.run_again import AgainButton, RepeatRequest, describe_repetition
-from napari_skipseg.widgets.segment.suggest import StrokesIn, iter_suggest_for
-from napari_skipseg.widgets.system_report import SystemReportDialog
+from napari_skipseg.widgets.segment.outcome import (
+    SAVED_RESULTS,
+    WHOLE_IS_KEPT,
+    DoneRun,
+    SaveChoices,
+    ask_what_to_save,
+    describe_done,
+    name_part,
+    results_to_save,
+    save_results,
+    with_shares,
+)
+from napari_skipseg.widgets.segment.part import (
+    PREVIEW_HINT,
+    GreyValues,
+    StrokesIn,
+    cut_to_view,
+    iter_suggest_for,
+    mask_of_layer,
+    remove_preview,
+    start_of,
+)
+from napari_skipseg.widgets.segment.run_again import AgainButton, RepeatRequest, describe_repetition, mask_of_recipe
 from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:
@@ -98,7 +115,7 @@ class SegmentTab(JobTab):
         self.check()
         self.form.report.clicked.connect(self.show_report)
         self._ask_devices()
-        start_work(self, iter_prepare_colors, "Preparing", lambda _: None, lambda _: None, lambda: None, is_quiet=True)
+        start_work(self, in_one_step("preparing the colours", prepare_colors), "Preparing", is_quiet=True)
 
     def _lay_out(self) -> None:
         self.form = SegmentForm(self._viewer)
@@ -121,10 +138,12 @@ class SegmentTab(JobTab):
     def _connect(self) -> None:
         self.form.changed.connect(self._on_form_changed)
         self.form.placed.connect(lambda: self.results.move(self.form.read().layer))
-        self.form.threshold_moved.connect(self._on_threshold_moved)
-        self.segment_button.clicked.connect(self.segment)
+        self.form.threshold_moved.connect(
+            lambda: self.results.set_threshold(self.form.read().layer, self.form.threshold.values())
+        )
+        self.segment_button.clicked.connect(partial(call_action, self.segment))
         self.plan.invert_requested.connect(self.form.options.invert.toggle)
-        self.preview_button.clicked.connect(self.preview)
+        self.preview_button.clicked.connect(partial(call_action, self.preview))
         self.form.suggest.clicked.connect(self.suggest)
         self.save_button.clicked.connect(self._ask_what_to_save)
         self.again_button.requested.connect(self._segment_again)
@@ -143,10 +162,6 @@ class SegmentTab(JobTab):
         super().showEvent(event)
         self.check()
 
-    def segment(self) -> None:
-        """Segment what the form says; the layers appear at once and fill."""
-        self._segment()
-
     def _segment_again(self, request: RepeatRequest) -> None:
         """Fill the form from a recipe and segment with the recipe's own options, which may have no field in the form.
 
@@ -162,10 +177,13 @@ class SegmentTab(JobTab):
             self.form.choose_extent(labels)
         is_here = self.form.device.findData(request.recipe.device) >= 0
         pinned = choices_of_recipe(request.recipe) if is_here else None
-        self._repeated = request.recipe if self._segment(request.recipe.request.options, pinned) else None
+        self._repeated = request.recipe if self.segment(request.recipe.request.options, pinned) else None
 
-    def _segment(self, options: SegmentOptions | None = None, pinned: dict[str, int | str] | None = None) -> bool:
-        """Return whether the run was started. options: None for those of the form. pinned: as in `iter_prepare`."""
+    def segment(self, options: SegmentOptions | None = None, pinned: dict[str, int | str] | None = None) -> bool:
+        """Segment what the form says, into layers that appear at once and fill; return whether the run was started.
+
+        options: None for those of the form. pinned: as in `iter_prepare`.
+        """
         choices = self.form.read()
         layer = choices.layer
         if layer is None or not self._may_start(choices):
@@ -206,30 +224,22 @@ class SegmentTab(JobTab):
         if recipe.request.objects is not None:
             self.objects_requested.emit(recipe.request)
 
-    def preview(self) -> None:
-        """Segment what is on screen."""
-        self._preview(self.form.read(), str(self.form.model.currentData()))
-
-    def preview_with(self, model: str) -> None:
-        """Segment what is on screen with a different model than the form's, which stays as it is."""
-        try:
-            described = read_description(locate_model(model))
-        except SkipsegError as error:
-            self.fail(str(error))
-            return
-        self._preview(replace(self.form.read(), model=described), model)
-
-    def _preview(self, choices: SegmentFormValues, name: str) -> None:
+    def preview(self, model: str | None = None) -> None:
+        """Segment what is on screen. model: the name of a different model than the form's, which stays as it is."""
+        choices = self.form.read()
         layer = choices.layer
-        if layer is None or not self._may_start(choices):
-            return
         try:
-            view, model = cut_to_view(self._viewer, choices), locate_model(name)
+            if model is not None:
+                choices = replace(choices, model=read_description(locate_model(model)))
+            if layer is None or not self._may_start(choices):
+                return
+            folder = self.form.model_folder() if model is None else locate_model(model)
+            view = cut_to_view(self._viewer, choices)
         except SkipsegError as error:
             self.fail(str(error))
             return
         known = self._grey_values.find(layer, view.options)
-        request = Segment(view.stack, str(model), view.options, view.whole, known, preview=True)
+        request = Segment(view.stack, str(folder), view.options, view.whole, known, preview=True)
         part = FilledPart(choices.axes, view.start, RESULT_SOURCE.format(layer.unique_id), LAYER_NAMES)
         self._fill(partial(self._engine.run, request), choices, ResultFiller(self, self._viewer, layer, part, None))
 
@@ -304,9 +314,6 @@ class SegmentTab(JobTab):
             waiting_text=f"waits for the {'preview' if is_preview else 'segmentation'}",
         )
 
-    def _on_threshold_moved(self) -> None:
-        self.results.set_threshold(self.form.read().layer, self.form.threshold.values())
-
     def _on_view_moved(self, event: Any = None) -> None:
         if self.is_running:
             self._view_timer.start()
@@ -318,6 +325,16 @@ class SegmentTab(JobTab):
     def show_findings(self, findings: Sequence[str], seems_inverted: bool = False) -> None:
         """Say what was found about the image, under the plan, and offer to invert its contrast if that seems right."""
         self.plan.show_findings(findings, seems_inverted)
+
+    def state(self) -> SegmentState:
+        """Return what other tabs may read of this tab."""
+        return SegmentState(
+            read=self.form.read,
+            model=self.form.model.currentData,
+            is_running=lambda: self.is_running,
+            results=self.results,
+            known_colors=self.known_colors,
+        )
 
     def result(self) -> ShownResult | None:
         """Return the result of the image in the form, None if it was not segmented."""
@@ -404,7 +421,8 @@ class SegmentTab(JobTab):
             self.show_message(f"{said} in {chosen.folder}.")
             pop_up(f"SkipSeg saved {', '.join(file.name for file in files)} in {chosen.folder}.", said)
 
-        self.start(partial(iter_save_results, shown.prediction, chosen, name, threshold), "Saving results", on_saved)
+        write = partial(save_results, shown.prediction, chosen, name, threshold)
+        self.start(in_one_step("writing the results", write), "Saving results", on_saved)
 
     def show_report(self) -> None:
         """Show what this machine computes on, and what a bug report needs."""
@@ -412,18 +430,21 @@ class SegmentTab(JobTab):
         self.report.open()
 
     def _ask_devices(self) -> None:
-        def answer(outcome: WorkOutcome) -> None:
+        def on_outcome(outcome: WorkOutcome) -> None:
             if outcome.fault:
                 self.form.device_note.setText(outcome.fault)
             else:
                 self.form.show_devices(outcome.value)
 
-        def start() -> None:
-            ask = partial(self._engine.run, ListDevices())
-            start_work(self, ask, "Looking for devices", lambda _: None, answer, entry.release)
-
-        entry = self._queue.add(STARTING, is_job=False)
-        entry.start_when_first(start)
+        EngineTask(
+            self,
+            partial(self._engine.run, ListDevices()),
+            "Looking for devices",
+            queue=self._queue,
+            waiting_text=STARTING,
+            is_quiet=False,
+            on_outcome=on_outcome,
+        )
 
 
 def part_at(layer: Image, axes: str, positions: dict[int, int], box: str = "", mask: str = "") -> FilledPart:
