@@ -23,13 +23,15 @@ from peak import LayerKind, best_convolutions, copy_bytes_per_second, flops_per_
 from volume import Setting, measure_volumes
 
 import napari_skipseg as skipseg
+from napari_skipseg.devices import best_precision
 from napari_skipseg.inference.backends.openvino_backend import compiled_precision
 
 
 def files(flags: argparse.Namespace, work: Path) -> None:
     """Print the table of whole processes."""
     model = skipseg.load_model(flags.model)
-    rows = all_rows(model.description.margin, flags.size, flags.peers_python)
+    precision = best_precision("cpu").name
+    rows = all_rows(model.description.margin, flags.size, flags.peers_python, precision)
     if flags.only:
         rows = [row for row in rows if row.title == "ours → TIFF" or any(text in row.title for text in flags.only)]
     sample = make_sample(work, model, flags.slices, flags.size)
@@ -39,7 +41,7 @@ def files(flags: argparse.Namespace, work: Path) -> None:
     results = measure_rows(rows, sample, work, flags.model, flags.rounds)
     print_results(results, sample)
     print()
-    print("\n".join(verdicts(rows, results, sample)))
+    print("\n".join(verdicts(rows, results, sample, precision)))
 
 
 def peak(flags: argparse.Namespace, work: Path) -> None:

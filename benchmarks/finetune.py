@@ -1,6 +1,7 @@
 """Fine-tuning against its targets: seconds, accuracy, active places, remembering.
 
     python benchmarks/finetune.py quick [--device cpu]
+    python benchmarks/finetune.py pace --work DIR
     python benchmarks/finetune.py mitochondria VNC_FOLDER --work DIR [--only dense sparse monai] [--minutes 10]
     python benchmarks/finetune.py active VNC_FOLDER --work DIR [--seeds 0 1 2] [--places 10]
     python benchmarks/finetune.py forgetting ISBI_FOLDER --work DIR
@@ -21,6 +22,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +52,7 @@ from napari_skipseg.scores.overlap import score_overlap
 from napari_skipseg.training.finetune.estimate import iter_plan_finetuning
 from napari_skipseg.training.finetune.labels import Corrected
 from napari_skipseg.training.finetune.run import iter_finetune
+from napari_skipseg.training.progress import TrainingProgress
 from napari_skipseg.training.settings import FinetuneSettings, Reach
 
 LEARNT, SCORED = slice(0, 5), slice(5, 10)
@@ -59,6 +62,8 @@ MITOCHONDRION = (ClassLabel("mitochondrion", 2),)
 VOXEL_SIZE = (50.0, 4.6, 4.6)
 SPARSE = 0.01
 SIDE = 128
+LONG, FIRST = 120, 8
+"""Steps of a fine-tuning, and how many of them are timed: a validation follows each tenth."""
 
 
 class Volume(NamedTuple):
@@ -129,6 +134,28 @@ def quick(flags: argparse.Namespace, work: Path) -> None:
     print_place("10 strokes on a synthetic slice of 512², quick, warm engine")
     heads = ("round", "new model, s", "view segmented, s", "together, s", "target, s")
     print_table(heads, [(str(n), f"{a:.1f}", f"{b:.1f}", f"{a + b:.1f}", "15") for n, (a, b) in enumerate(rows)])
+
+
+def pace(flags: argparse.Namespace, work: Path) -> None:
+    """Print the seconds of a step, wall and processor: the median of the first ones, before anything is validated."""
+    sample = make_sample((1, 512, 512), seed=3)
+    strokes = paint_strokes((1 + sample.membrane).astype(np.uint8)[0], 10, seed=0)[None]
+    rows = []
+    for reach in ("normal", "full"):
+        settings = settings_for(f"pace-{reach}", reach, steps=LONG, precision="f32")
+        for left in work.glob(f"{settings.name}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        marks: dict[int, tuple[float, float]] = {}
+        for progress in iter_finetune(settings, [Corrected(sample.stack, strokes, "synthetic")], work, "cpu"):
+            if isinstance(progress, TrainingProgress):
+                marks.setdefault(progress.step, (time.perf_counter(), time.process_time()))
+                if progress.step == FIRST:
+                    break
+        spent = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(mark for step, mark in sorted(marks.items()) if step)]
+        wall, processor = (statistics.median(values) for values in zip(*spent, strict=True))
+        rows.append((reach, f"{wall:.2f}", f"{processor:.2f}", f"{1 / wall:.2f}"))
+    print_place(f"{BASE}, a synthetic slice of 512², f32")
+    print_table(("reach", "seconds a step", "processor seconds", "steps a second"), rows)
 
 
 def write_snapshot(strokes: NDArray[np.uint8], folder: Path) -> Snapshot:
@@ -274,10 +301,20 @@ def told(flags: argparse.Namespace, work: Path) -> None:
     print_table(("reach", "told, s", "taken, s", "off (target ± 25 %)", "of the processor, s"), rows)
 
 
+PARTS = {
+    "quick": quick,
+    "pace": pace,
+    "mitochondria": mitochondria,
+    "active": active,
+    "forgetting": forgetting,
+    "told": told,
+}
+
+
 def main() -> None:
     """Run the chosen part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("quick", "mitochondria", "active", "forgetting", "told"))
+    parser.add_argument("part", choices=tuple(PARTS))
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--device", default="auto")
@@ -290,8 +327,7 @@ def main() -> None:
     parser.add_argument("--reaches", nargs="+", default=["quick", "normal", "full"])
     flags = parser.parse_args()
     flags.work.mkdir(parents=True, exist_ok=True)
-    parts = {"quick": quick, "mitochondria": mitochondria, "active": active, "forgetting": forgetting, "told": told}
-    parts[flags.part](flags, flags.work)
+    PARTS[flags.part](flags, flags.work)
 
 
 if __name__ == "__main__":

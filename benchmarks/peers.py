@@ -1,9 +1,9 @@
 """A peer from file to file, in a process of its own: the same weights and grey values, with the peer's tiling.
 
     python benchmarks/peers.py {monai,torch_em,nnunet} IN OUT [--model em-membrane] [--window 256] [--overlap 0.25]
-        [--mode constant] [--batch 1] [--half]
+        [--mode constant] [--batch 1] [--tuned {f32,bf16}]
 
-IN is a TIFF (Z, Y, X); OUT gets probability.tif and binary.tif, uint8, as ours does. --half: bfloat16 weights and
+IN is a TIFF (Z, Y, X); OUT gets probability.tif and binary.tif, uint8, as ours does. --tuned: weights of that type in
 channels-last, by hand. torch_em takes its halo from the model's margin; --window counts it. A peer that is not
 installed ends with exit code 3.
 """
@@ -33,31 +33,32 @@ from napari_skipseg.networks.network import class_probability
 
 Images = NDArray[np.float32]
 NOT_INSTALLED = 3
+TYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The settings of a peer's run."""
+    """The settings of a peer's run. tuned: the type of weights in channels-last, None = float32 as loaded."""
 
     window: int
     overlap: float
     mode: str
     batch: int
-    half: bool
+    tuned: torch.dtype | None
 
 
 class Plain(torch.nn.Module):
     """The model's network as a peer sees it: image in, float32 logits (or probabilities) out, no attention maps."""
 
-    def __init__(self, model: Model, half: bool, probability: bool) -> None:
+    def __init__(self, model: Model, tuned: torch.dtype | None, probability: bool) -> None:
         super().__init__()
-        self.network, self.half_precision, self.probability = model.network, half, probability
-        if half:
-            self.network.to(torch.bfloat16, memory_format=torch.channels_last)
+        self.network, self.tuned, self.probability = model.network, tuned, probability
+        if tuned is not None:
+            self.network.to(tuned, memory_format=torch.channels_last)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        if self.half_precision:
-            image = image.to(torch.bfloat16, memory_format=torch.channels_last)
+        if self.tuned is not None:
+            image = image.to(self.tuned, memory_format=torch.channels_last)
         logits = self.network(image).logits.float()
         return class_probability(logits) if self.probability else logits
 
@@ -65,7 +66,7 @@ class Plain(torch.nn.Module):
 def run_monai(model: Model, images: Images, setting: Setting) -> Images:
     from monai.inferers import sliding_window_inference
 
-    network = Plain(model, setting.half, probability=True)
+    network = Plain(model, setting.tuned, probability=True)
     window = (setting.window, setting.window)
     with torch.inference_mode():
         slices = torch.from_numpy(images)[:, None]
@@ -77,7 +78,7 @@ def run_monai(model: Model, images: Images, setting: Setting) -> Images:
 def run_torch_em(model: Model, images: Images, setting: Setting) -> Images:
     stand_in_for_torchvision()
     predict_with_halo = importlib.import_module("torch_em.util.prediction").predict_with_halo
-    network = Plain(model, setting.half, probability=True)
+    network = Plain(model, setting.tuned, probability=True)
     halo = model.description.margin
     block = setting.window - 2 * halo
     output = np.zeros_like(images)
@@ -116,7 +117,7 @@ def run_nnunet(model: Model, images: Images, setting: Setting) -> Images:
         device=torch.device("cpu"),
         allow_tqdm=False,
     )
-    network = Plain(model, setting.half, probability=False)
+    network = Plain(model, setting.tuned, probability=False)
     heads = types.SimpleNamespace(num_segmentation_heads=model.description.spec.out_channels)
     plans = types.SimpleNamespace(get_label_manager=lambda dataset: heads)
     configuration = types.SimpleNamespace(patch_size=(setting.window, setting.window))
@@ -138,14 +139,14 @@ def main() -> None:
     parser.add_argument("--overlap", type=float, default=0.25)
     parser.add_argument("--mode", choices=("constant", "gaussian"), default="constant")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--half", action="store_true")
+    parser.add_argument("--tuned", choices=TYPES)
     flags = parser.parse_args()
 
     model = load_model(flags.model)
     values = tifffile.imread(flags.image)
     values = values.reshape(-1, *values.shape[-2:])
     images = measure(Stack(values, Space("ZYX"))).apply(values)
-    setting = Setting(flags.window, flags.overlap, flags.mode, flags.batch, flags.half)
+    setting = Setting(flags.window, flags.overlap, flags.mode, flags.batch, TYPES.get(flags.tuned))
     try:
         probability = PEERS[flags.peer](model, images, setting)
     except ModuleNotFoundError as error:

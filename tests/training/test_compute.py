@@ -106,10 +106,45 @@ def test_autocast_is_made_for_half_precision_alone(monkeypatch):
     assert made == [("cpu", torch.bfloat16)]
 
 
-def test_values_lie_as_the_device_is_fastest():
+def test_values_lie_as_the_device_is_fastest(monkeypatch):
+    monkeypatch.setattr(compute_module, "computes_in_avx2", lambda: False)
     assert Compute(torch.device("mps")).memory_format(3) == torch.contiguous_format
     assert Compute(torch.device("cpu")).memory_format(2) == torch.channels_last
     assert Compute(torch.device("cuda")).memory_format(3) == torch.channels_last_3d
+
+
+def test_gradients_in_avx2_are_computed_on_contiguous_slices(monkeypatch):
+    """Only there: in 2D, in f32, on a processor without AVX-512 or with oneDNN limited to AVX2."""
+    cpu = torch.device("cpu")
+    for capability, limit, expected in (
+        ("AVX512", "", torch.channels_last),
+        ("AVX512", "avx2", torch.contiguous_format),
+        ("AVX512", "AVX512_CORE", torch.channels_last),
+        ("AVX2", "", torch.contiguous_format),
+        ("DEFAULT", "", torch.channels_last),
+    ):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+        assert Compute(cpu, "f32").memory_format(2) == expected
+        assert Compute(cpu, "f32").memory_format(3) == torch.channels_last_3d
+        assert Compute(cpu, "bf16").memory_format(2) == torch.channels_last
+        assert Compute(torch.device("cuda"), "f32").memory_format(2) == torch.channels_last
+
+
+def test_a_step_in_either_order_gives_the_same_gradients(monkeypatch):
+    torch.manual_seed(0)
+    network, images = build(SPEC), torch.randn(2, 1, 16, 16)
+    gradients = []
+    for limit in ("AVX2", "AVX512_CORE"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+        compute, trained = Compute(torch.device("cpu")), copy.deepcopy(network)
+        compute.logits(compute.place(trained), images).square().mean().backward()
+        assert images.is_contiguous()
+        gradients.append([parameter.grad for parameter in trained.parameters() if parameter.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 0
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_fit_in_one_thread_gives_the_threads_back():
