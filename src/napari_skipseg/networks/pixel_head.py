@@ -240,7 +240,7 @@ class TaughtNetwork(Network):
         output, features = self._run_body(image)
         pool = functional.avg_pool2d if self.spec.dimensions == 2 else functional.avg_pool3d
         for zoom in self.pixel_head.zooms[1:]:
-            features += self._run_body(pool(image, zoom))[1]
+            features += self._run_body(pool(image.float(), zoom).to(image.dtype))[1]  # 3D has no bfloat16
         return output, (*features, *(bank(image) for bank in self.filters))
 
     def _run_body(self, image: Tensor) -> tuple[NetworkOutput, list[Tensor]]:
