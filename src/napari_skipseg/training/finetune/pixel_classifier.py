@@ -60,8 +60,8 @@ UNPAINTED = 0.3
 background, and what they don't show was called the class, up to four times too often. Some of the pixels are of the
 class: that lowers its logits, but changes neither their order nor where they are 0 (learning from positive and
 unlabelled examples, Elkan and Noto 2008)."""
-MOST_UNPAINTED = 1500
-"""Of these pixels so many are fitted to at the most."""
+MOST_UNPAINTED = 600
+"""So many of these pixels are fitted to at the most. 1500 gave the same, in twice the time."""
 
 
 class LabelledCrop(Protocol):
