@@ -38,6 +38,7 @@ HEADS = {
     "a class beside one": PixelHeadSpec((0, None), scales=(1, 4)),
     "hidden units": PixelHeadSpec((0, None), hidden=3, scales=(1, 4)),
     "between classes": PixelHeadSpec((None, 1, None, 0), scales=(2,)),
+    "shrunken images too": PixelHeadSpec((0, None), scales=(1,), zooms=(1, 2, 4)),
 }
 CPU = Device("cpu", "CPU", "for the test")
 
@@ -94,17 +95,17 @@ def test_the_levels_of_every_network_are_as_they_say(spec):
 def test_own_classes_stay_to_the_bit_and_the_others_stand_between_them(spec, pixel_head, awaken):
     network = taught(spec, pixel_head, awaken)
     size = (19, 37) if spec.dimensions == 2 else (5, 19, 11)
+    if len(pixel_head.zooms) > 1:  # else it is padded farther than the network alone
+        size = (network.stride,) * spec.dimensions
     image = image_of(spec, size, batch=2)
     with torch.inference_mode():
-        padded = image if not any(n % network.stride for n in size) else None
         own = network.body.probability(network.body(image).logits)
         both = network.probability(network(image).logits)
     assert both.shape == (2, len(pixel_head.sources), *size)
-    assert padded is None
     for number, source in enumerate(pixel_head.sources):
         if source is None:
             assert both[:, number].std() > 1e-3
-        elif network.stride == network.body.stride:
+        elif network.stride == network.body.stride or len(pixel_head.zooms) > 1:
             assert torch.equal(both[:, number], own[:, source])
         else:
             assert torch.allclose(both[:, number], own[:, source], atol=1e-5)
@@ -124,6 +125,30 @@ def test_the_head_is_the_classifier_of_the_features_up_sampled_to_the_image(spec
         wanted = head.classifier(total)
         found = network.run(image).logits[:, -1:]
     assert torch.allclose(found, wanted, atol=1e-3)
+
+
+def test_shrunken_images_show_the_network_what_lies_farther_away(awaken):
+    spec = SMALL[0]
+    plain, zoomed = (taught(spec, PixelHeadSpec((0, None), scales=(1,), zooms=z), awaken) for z in ((1,), (1, 4)))
+    image = image_of(spec, (128, 128))
+    pooled = torch.nn.functional.avg_pool2d(image, 4)
+    with torch.inference_mode():
+        features = zoomed.features(image)
+        levels = len(zoomed.body.levels)
+        small = zoomed.features(torch.nn.functional.pad(pooled, (0, 96, 0, 96)))[:levels]
+        wanted = [values[..., :4, :4] for values in small]
+    for found, values, stride in zip(features[levels : 2 * levels], wanted, (1, 2, 4, 1, 2), strict=True):
+        assert found.shape[-1] == 32 // stride
+        assert torch.allclose(found[..., :2, :2], values[..., :2, :2], atol=1e-4)
+    assert zoomed.stride == 4 * plain.stride
+    changed = image.clone()
+    changed[..., 60:68, 60:68] += 3
+    with torch.inference_mode():
+        near, far = (
+            torch.nonzero((network(changed).logits - network(image).logits)[0, 1].abs() > 1e-4).amin()
+            for network in (plain, zoomed)
+        )
+    assert far < near
 
 
 def test_a_model_with_a_pixel_head_survives_its_folder(pixel_head, awaken, tmp_path):
@@ -195,7 +220,7 @@ def test_filters_of_a_ramp_and_of_a_bowl_are_their_derivatives():
 @pytest.mark.parametrize(
     "wrong",
     [{"sources": (0, 1)}, {"sources": ()}, {"sources": (0, 0, None)}, {"sources": (-1, None)}, {"hidden": -1},
-     {"scales": (3,)}, {"scales": (64,)}, {"hidden": 10**6}],
+     {"scales": (3,)}, {"scales": (64,)}, {"hidden": 10**6}, {"zooms": (2,)}, {"zooms": (1, 3)}, {"zooms": (1, 16)}],
     ids=repr,
 )  # fmt: skip
 def test_an_impossible_pixel_head_is_refused(wrong):

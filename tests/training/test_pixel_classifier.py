@@ -350,15 +350,18 @@ def test_a_feature_that_differs_by_stroke_alone_is_not_trusted():
     assert fit_class(pixels(own, strokes), positive).loss > 0.6
 
 
-def test_a_class_that_is_called_rarely_is_called_more_rarely_still():
+def test_background_that_no_stroke_shows_is_not_called_the_class(monkeypatch):
     generator = np.random.default_rng(0)
     positive = np.arange(400) % 2 == 0
-    labelled = generator.normal(size=(400, 2)) + 3 * positive[:, None]
     strokes = np.arange(400) // 10 * 2 + positive
-    around = generator.normal(size=(4000, 2)) + 3 * (np.arange(4000) < 200)[:, None]
-    even = pixels(labelled, strokes)
-    rare = replace(even, around=around)
-    assert fit_class(rare, positive).bias < fit_class(even, positive).bias - 0.3
+    places = {"class": (3, 0), "painted": (-3, 0), "never painted": (3, -4)}
+    kinds = np.array(list(places.values()))[np.repeat([0, 1, 2], [300, 1500, 1200])]
+    labelled = kinds[np.where(positive, 0, 300)] + generator.normal(size=(400, 2))
+    around = (kinds + generator.normal(size=kinds.shape)).astype(np.float32)
+    image = replace(pixels(labelled, strokes), around=around)
+    assert fit_class(image, positive).marked < 0.25, "a tenth is the class"
+    monkeypatch.setattr(pixel_classifier, "UNPAINTED", 0.0)
+    assert fit_class(image, positive).marked > 0.4
 
 
 def test_an_accepted_slice_is_many_strokes_and_a_stroke_is_one():

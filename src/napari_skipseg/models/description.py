@@ -175,7 +175,7 @@ class ModelDescription:
     @property
     def stride(self) -> int:
         """Image pixels on whose multiples tiles begin."""
-        return max(self.spec.stride, *(() if self.pixel_head is None else self.pixel_head.strides), 1)
+        return self.spec.stride if self.pixel_head is None else self.pixel_head.stride_over(self.spec.stride)
 
     @property
     def pixel_classes(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from napari_skipseg.networks.network import Network
 from napari_skipseg.networks.pixel_head import TaughtNetwork
-from napari_skipseg.networks.specs import SCALES, PixelHeadSpec
+from napari_skipseg.networks.specs import SCALES, ZOOMS, PixelHeadSpec
 
 FIRST_PROBABILITY = 0.01
 """Probability of a new class before it is trained, in pure background; in old classes it is less."""
@@ -56,14 +56,15 @@ def add_pixel_heads(network: Network, kept: Sequence[int], taught: Sequence[int]
     """Return a copy of `network` in which the classes `taught` (numbers from 0) have new pixel heads, all weights 0.
 
     kept: numbers of old classes, in their new order; those that are not taught again stay what they are, with the
-    pixel head that they may have. classes: how many there will be. Hidden units and scales stay those of old heads.
+    pixel head that they may have. classes: how many there will be. All else of the heads stays as in old ones.
     """
     old = sources_of(network)
     sources = tuple(None if number in taught else old[kept[number]] for number in range(classes))
     if isinstance(network, TaughtNetwork):
         spec = replace(network.pixel_head, sources=sources)
     else:
-        spec = PixelHeadSpec(sources, scales=SCALES[network.spec.dimensions])
+        dimensions = network.spec.dimensions
+        spec = PixelHeadSpec(sources, scales=SCALES[dimensions], zooms=ZOOMS[dimensions])
     body = network.body if isinstance(network, TaughtNetwork) else network
     grown = TaughtNetwork(copy.deepcopy(body), spec).to(next(body.parameters())).train(network.training)
     for number, head in zip((n for n, source in enumerate(sources) if source is None), grown.heads, strict=True):

@@ -1,9 +1,10 @@
 """Classes that are found pixel by pixel: by a small classifier on the features of a trained network, and on filters.
 
 The features of a network's levels, up-sampled to the image, are a hypercolumn (Hariharan et al. 2015). A classifier on
-it learns from a few strokes in a second, and the network stays as it is, so that its own classes do too. Beside these
-features stand the filters of pixel classification (Sommer et al. 2011): a network that never met a tissue may tell it
-worse than they do.
+it learns from a few strokes in a second, and the network stays as it is, so that its own classes do too. The network
+reads the image at half and at a quarter of its size too: so it sees structures that are larger than those that it was
+trained on, and more of what is around. Beside these features stand the filters of pixel classification (Sommer et al.
+2011): a network that never met a tissue may tell it worse than they do.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_skipseg.networks.layers import LAYERS
-from napari_skipseg.networks.network import Network, NetworkOutput, class_probability
+from napari_skipseg.networks.network import FeatureLevel, Network, NetworkOutput, class_probability
 from napari_skipseg.networks.specs import PixelHeadSpec
 
 FILTERS_PER_SCALE = 5
@@ -191,15 +192,19 @@ class TaughtNetwork(Network):
             for scale, stride in zip(pixel_head.scales, pixel_head.strides, strict=True)
         )
         banks = pixel_head.strides
-        self.stride = max(body.stride, *banks)  # all are powers of two
-        strides = (*(level.stride for level in body.levels), *banks)
+        self.stride = pixel_head.stride_over(body.stride)
+        self.levels = tuple(
+            FeatureLevel(f"body.{level.name}", level.stride * zoom, level.channels)
+            for zoom in pixel_head.zooms
+            for level in body.levels
+        )
+        strides = (*(level.stride for level in self.levels), *banks)
         of_bank = FILTERS_PER_SCALE * body.spec.in_channels
-        channels = (*(level.channels for level in body.levels), *[of_bank] * len(banks))
+        channels = (*(level.channels for level in self.levels), *[of_bank] * len(banks))
         self.heads = nn.ModuleList(
             PixelHead(dimensions, strides, channels, pixel_head.hidden) for _ in range(pixel_head.heads)
         )
         self.feature_strides: tuple[int, ...] = strides
-        self.levels = body.levels
 
     def run(self, image: Tensor) -> NetworkOutput:
         """Return the output for an image whose sides are multiples of `stride`."""
@@ -232,6 +237,13 @@ class TaughtNetwork(Network):
         return torch.cat(classes, dim=1)
 
     def _read(self, image: Tensor) -> tuple[NetworkOutput, tuple[Tensor, ...]]:
+        output, features = self._run_body(image)
+        pool = functional.avg_pool2d if self.spec.dimensions == 2 else functional.avg_pool3d
+        for zoom in self.pixel_head.zooms[1:]:
+            features += self._run_body(pool(image.float(), zoom).to(image.dtype))[1]  # 3D has no bfloat16
+        return output, (*features, *(bank(image) for bank in self.filters))
+
+    def _run_body(self, image: Tensor) -> tuple[NetworkOutput, list[Tensor]]:
         found: dict[str, Tensor] = {}
 
         def keep(name: str) -> torch.utils.hooks.RemovableHandle:
@@ -246,5 +258,4 @@ class TaughtNetwork(Network):
         finally:
             for handle in handles:
                 handle.remove()
-        levels = [found[level.name] for level in self.body.levels]
-        return output, (*levels, *(bank(image) for bank in self.filters))
+        return output, [found[level.name] for level in self.body.levels]

@@ -317,10 +317,13 @@ __all__ = [
     "spec_to_dict",
 ]
 
+MOST_ZOOM = 8
 MOST_SCALE = 16
 """Largest scale of a filter, in pixels: a tile's margin has to be three times as wide."""
 SCALES = {2: (1, 2, 4, 8, 16), 3: (1, 2, 4)}
 """Scales of the filters by dimensions. In 3D a filter is slow, and tiles are small."""
+ZOOMS = {2: (1, 2, 4), 3: (1,)}
+"""Sides of the blocks over which an image is averaged for the network, by dimensions. In 3D, tiles are too small."""
 
 
 @dataclass(frozen=True)
@@ -329,7 +332,7 @@ class PixelHeadSpec:
 
     sources: of each class of the model, the number (from 0) of the network's own class that it is; None = a class with
     a pixel head. hidden: units between the features and a class; 0 = a linear classifier. scales: of the filters, in
-    pixels, powers of two.
+    pixels, powers of two. zooms: the network reads the image averaged over blocks of this side: 1, then powers of two.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -337,6 +340,7 @@ class PixelHeadSpec:
     sources: tuple[int | None, ...]
     hidden: int = 0
     scales: tuple[int, ...] = SCALES[2]
+    zooms: tuple[int, ...] = (1,)
 
     def __post_init__(self) -> None:
         check_at_most(MOST_CHANNELS, hidden_units=self.hidden, classes=len(self.sources))
@@ -345,6 +349,8 @@ class PixelHeadSpec:
             raise SpecError("A pixel head needs classes of its own, and each class of the network at most once.")
         if any(scale < 1 or scale > MOST_SCALE or scale & (scale - 1) for scale in self.scales):
             raise SpecError(f"The scales of a pixel head are powers of two from 1 to {MOST_SCALE}.")
+        if self.zooms[:1] != (1,) or any(zoom < 1 or zoom > MOST_ZOOM or zoom & (zoom - 1) for zoom in self.zooms):
+            raise SpecError(f"The zooms of a pixel head are 1 and powers of two up to {MOST_ZOOM}.")
 
     @property
     def heads(self) -> int:
@@ -355,6 +361,10 @@ class PixelHeadSpec:
     def strides(self) -> tuple[int, ...]:
         """Image pixels per pixel of the filters of each scale: above 2 pixels they are taken from block means."""
         return tuple(max(1, scale // 2) for scale in self.scales)
+
+    def stride_over(self, stride: int) -> int:
+        """Return the stride of a network with these heads, from that of the network without them: powers of two."""
+        return max(stride * max(self.zooms), *self.strides, 1)
 
 
 TrainableSpec = UNetSpec | ResidualFCNSpec | VNetSpec | TiramisuSpec | DI2INSpec

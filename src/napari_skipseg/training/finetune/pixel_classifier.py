@@ -1,10 +1,9 @@
 """Quick fine-tuning to new classes: a pixel head for each, fitted on the labelled pixels alone.
 
-The network stays as it is. Its features are computed once around the labels, and then logistic regressions are fitted
-to them in a second: on the filters alone, with the features of the way down, and with all. Their mean, itself a
-logistic regression, is the pixel head: on tissue that the network never met, the filters do best, and else all. Which
-it is cannot be seen in a few strokes: cross-validation chose the worst of three in the first slices that were tried.
-What it does choose is the penalty of each, and how far each is to be trusted (a temperature).
+The network stays as it is. Its features are computed once around the labels, and then two logistic regressions are
+fitted to them in a second: on the filters alone, and on all features. Their mean, itself a logistic regression, is the
+pixel head: on tissue that the network never met, the filters do best, and else all. Which it is cannot be seen in a few
+strokes. What cross-validation over strokes does choose is how far each is to be trusted (a temperature).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ Columns = NDArray[np.float32]
 
 FEATURE_TILE = {2: 128, 3: 32}
 """Side of the tiles that features are computed in, by dimensions."""
-FEATURE_BORDER = {2: 48, 3: 16}
+FEATURE_BORDER = {2: 64, 3: 16}
 """Pixels around a tile, so that its features are nearly those of the whole image. They are cut off."""
 MOST_TILES = 64
 """Tiles that are read; of more, as many are drawn."""
@@ -48,23 +47,21 @@ PIXELS = 64
 FOLDS = 5
 STROKE_SIDE = {2: 64, 3: 16}
 """Side of what counts as one stroke, at the most, where pixels are held out together."""
-PENALTIES = (1e-3, 1e-2, 1e-1)
-"""L2 penalties that are tried: times the squared length of the weights, beside the mean loss."""
-UNTRIED = 1e-2
-"""The penalty where there are too few strokes to try."""
+PENALTY = 1e-2
+"""L2 penalty: times the squared length of the weights, beside the mean loss."""
 LBFGS_ITERATIONS = 60
 """Iterations of L-BFGS."""
 TEMPERATURES = np.geomspace(0.1, 3.0, 35)
 """What logits are multiplied by, so that the classifier is as sure as it is right."""
 PIXELS_AROUND = 300
 """Pixels of each tile with its border, drawn at random, on which is seen how often a class is called."""
-SHIFT = 0.5
-"""What is taken back of the prior shift, as a share of it. Strokes show a class as often as background, so a rare class
-is called too often. From few strokes its true share cannot be estimated: to take all back (Saerens et al. 2002) made
-classes of 4 % vanish. On six sets of images, 0.3 and 0.5 gave the highest Dice for strokes up to the edge; for strokes
-that keep away from it, more would."""
-RAREST = 0.02
-"""Share that a class has at least where the prior shift is taken back."""
+UNPAINTED = 0.3
+"""What pixels drawn at random weigh, as a share of all that counts against a class. Few strokes show few kinds of
+background, and what they don't show was called the class, up to four times too often. Some of the pixels are of the
+class: that lowers its logits, but changes neither their order nor where they are 0 (learning from positive and
+unlabelled examples, Elkan and Noto 2008)."""
+MOST_UNPAINTED = 600
+"""So many of these pixels are fitted to at the most. 1500 gave the same, in twice the time."""
 
 
 class LabelledCrop(Protocol):
@@ -209,12 +206,9 @@ def iter_read_pixels(
 
 
 def group_maps(network: TaughtNetwork) -> tuple[tuple[int, ...], ...]:
-    """Return the numbers of the feature maps of each regression: filters, with those of the way down, and all."""
-    strides = [level.stride for level in network.levels]
-    deepest = max(number for number, stride in enumerate(strides) if stride == max(strides))
+    """Return the numbers of the feature maps of each regression: the filters, and all."""
     maps = len(network.feature_strides)
-    filters = tuple(range(len(strides), maps))
-    return filters, (*range(deepest + 1), *filters), tuple(range(maps))
+    return tuple(range(len(network.levels), maps)), tuple(range(maps))
 
 
 def number_strokes(target: NDArray[np.int8], side: int) -> NDArray[np.int64]:
@@ -350,13 +344,12 @@ class FittedClass:
 
 @dataclass(frozen=True)
 class RegressionChoice:
-    """What cross-validation chose for one regression: the penalty, and the factor on the logits.
+    """What cross-validation chose for one regression: the factor on the logits.
 
     loss: what is left of held-out strokes, in nats; NaN if there were too few strokes to try. held_out: the logit of
     each labelled pixel by the fit that its stroke was held out of.
     """
 
-    penalty: float = UNTRIED
     temperature: float = 1.0
     loss: float = math.nan
     held_out: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
@@ -377,40 +370,36 @@ def fit_class(
         held_out = np.mean(known, axis=0, dtype=np.float32) if known else None
     columns, size = _standardized(pixels, pixels.columns)
     around, _ = _standardized(pixels, pixels.around)
+    unpainted = _draw_unpainted(around)
     total, bias, losses = np.zeros(len(size), np.float32), 0.0, []
     for inside, choice in zip(_iter_groups(pixels), choices, strict=True):
         samples = _Samples.of(columns[:, inside], positive)
-        weights, offset = _fit(samples, choice.penalty)
+        weights, offset = _fit(samples.with_unpainted(unpainted[:, inside]))
         losses.append(samples.loss(samples.columns @ weights + offset) if math.isnan(choice.loss) else choice.loss)
         total[inside] += weights * np.float32(choice.temperature / len(choices))
         bias += offset * choice.temperature / len(choices)
-    logits = around @ total + bias
-    called = np.clip(np.mean(logits > 0), RAREST, 0.5)
-    shift = SHIFT * float(np.log(called / (1 - called)))
     return FittedClass(
         weights=np.asarray(total / np.sqrt(size)),
-        bias=float(bias) + shift,
+        bias=float(bias),
         loss=float(np.mean(losses)),
-        held_out=None if held_out is None else held_out + np.float32(shift),
-        marked=float(np.mean(logits + shift > 0)),
+        held_out=held_out,
+        marked=float(np.mean(around @ total + bias > 0)),
     )
 
 
 def iter_choose_regressions(
     pixels: LabelledPixels, positive: NDArray[np.bool_]
 ) -> Generator[Progress, None, tuple[RegressionChoice, ...]]:
-    """Yield after each cross-validation; return for each group of maps the penalty that cross-validates best."""
+    """Yield after each cross-validation; return for each group of maps the temperature that cross-validates best."""
     folds = _folds_of(pixels.strokes, positive)
     if folds is None:
         return (RegressionChoice(),) * len(pixels.groups)
     columns, _ = _standardized(pixels, pixels.columns)
+    unpainted = _draw_unpainted(_standardized(pixels, pixels.around)[0])
     choices: list[RegressionChoice] = []
     for inside in _iter_groups(pixels):
-        samples, tried = _Samples.of(columns[:, inside], positive), []
-        for penalty in PENALTIES:
-            tried.append(_cross_validate(samples, folds, penalty))
-            yield Progress(len(choices), len(pixels.groups), "fitting the classes")
-        choices.append(min(tried, key=lambda choice: choice.loss))
+        choices.append(_cross_validate(_Samples.of(columns[:, inside], positive), unpainted[:, inside], folds))
+        yield Progress(len(choices), len(pixels.groups), "fitting the classes")
     return tuple(choices)
 
 
@@ -419,6 +408,11 @@ def _standardized(pixels: LabelledPixels, columns: Columns) -> tuple[Columns, ND
     lengths = np.array([len(mean) for mean in pixels.means])
     size = np.repeat(lengths, lengths).astype(np.float32)
     return (columns - np.concatenate(pixels.means)) / np.sqrt(np.concatenate(pixels.variances) * size), size
+
+
+def _draw_unpainted(around: Columns) -> Columns:
+    """Return some of the pixels drawn at random, from all tiles alike."""
+    return around[:: -(-len(around) // MOST_UNPAINTED)]
 
 
 def _iter_groups(pixels: LabelledPixels) -> Iterator[NDArray[np.bool_]]:
@@ -443,6 +437,16 @@ class _Samples:
         weights = np.where(positive, 0.5 / share, 0.5 / (1 - share))
         return cls(columns, positive, (weights / weights.sum()).astype(np.float32))
 
+    def with_unpainted(self, columns: Columns) -> _Samples:
+        """Return these and pixels of unknown class, which count against it: `UNPAINTED` of all that does."""
+        weights = np.where(self.positive, self.weights, (1 - UNPAINTED) * self.weights)
+        share = UNPAINTED * float(self.weights[~self.positive].sum()) / max(1, len(columns))
+        return _Samples(
+            np.concatenate([self.columns, columns]),
+            np.concatenate([self.positive, np.zeros(len(columns), bool)]),
+            np.concatenate([weights, np.full(len(columns), share)]).astype(np.float32),
+        )
+
     def loss(self, logits: NDArray[np.float32]) -> float:
         """Return the mean cross-entropy in nats."""
         return float(self.weights @ (np.logaddexp(0, logits) - self.positive * logits))
@@ -459,20 +463,21 @@ def _folds_of(strokes: NDArray[np.int64], positive: NDArray[np.bool_]) -> NDArra
     return folds
 
 
-def _cross_validate(samples: _Samples, folds: NDArray[np.int64], penalty: float) -> RegressionChoice:
+def _cross_validate(samples: _Samples, unpainted: Columns, folds: NDArray[np.int64]) -> RegressionChoice:
     """Return by what the logits must be multiplied to be as sure as they are right, and the loss that is left."""
     logits = np.zeros(len(folds), np.float32)
     for fold in range(int(folds.max()) + 1):
         held_out = folds == fold
-        weights, bias = _fit(_Samples.of(samples.columns[~held_out], samples.positive[~held_out]), penalty)
+        rest = _Samples.of(samples.columns[~held_out], samples.positive[~held_out])
+        weights, bias = _fit(rest.with_unpainted(unpainted))
         logits[held_out] = samples.columns[held_out] @ weights + bias
     losses = [samples.loss(logits * np.float32(each)) for each in TEMPERATURES]
     best = int(np.argmin(losses))
     temperature = float(TEMPERATURES[best])
-    return RegressionChoice(penalty, temperature, losses[best], logits * np.float32(temperature))
+    return RegressionChoice(temperature, losses[best], logits * np.float32(temperature))
 
 
-def _fit(samples: _Samples, penalty: float) -> tuple[NDArray[np.float32], float]:
+def _fit(samples: _Samples) -> tuple[NDArray[np.float32], float]:
     """Return the weights and the bias of the lowest loss with the penalty."""
     # not torch.optim: its first optimizer loads torch's compiler, which takes longer than all the rest
     columns, count = torch.from_numpy(np.ascontiguousarray(samples.columns)), samples.columns.shape[1]
@@ -481,8 +486,8 @@ def _fit(samples: _Samples, penalty: float) -> tuple[NDArray[np.float32], float]
         weights, bias = parameters[:count], parameters[count]
         logits = (columns @ torch.from_numpy(weights.astype(np.float32))).numpy() + np.float32(bias)
         away = (samples.weights * (expit(logits) - samples.positive)).astype(np.float32)
-        gradient = np.append((torch.from_numpy(away) @ columns).numpy() + 2 * penalty * weights, away.sum())
-        return samples.loss(logits) + penalty * float(weights @ weights), gradient
+        gradient = np.append((torch.from_numpy(away) @ columns).numpy() + 2 * PENALTY * weights, away.sum())
+        return samples.loss(logits) + PENALTY * float(weights @ weights), gradient
 
     with one_thread():
         found = minimize(

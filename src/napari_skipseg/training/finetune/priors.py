@@ -1,8 +1,8 @@
 """How often new classes are found: as often as their first fit found them, not as often as they were painted.
 
 Strokes show each class about as often as all else, so each step of a training draws the network towards finding as much
-of a rare class. The first fit of a pixel head has the better estimate: half of the prior shift is taken back there
-(`pixel_classifier.SHIFT`).
+of a rare class. The first fit of a pixel head has the better estimate: it counts what nobody painted against the class
+(`pixel_classifier.UNPAINTED`).
 """
 
 from __future__ import annotations
