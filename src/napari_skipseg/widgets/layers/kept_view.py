@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from napari_skipseg.widgets.layers.placement import camera_of, canvas_size, layer_lengths, pixel_of, voxel_at, world_at
 
 if TYPE_CHECKING:
@@ -71,6 +73,14 @@ def frame(viewer: ViewerModel, layer: Layer) -> None:
     sides = [abs(float(high[axis] - low[axis])) for axis in shown[-2:] if axis >= 0]
     size = canvas_size(viewer)[-len(sides) :]
     camera_of(viewer).zoom = _FILLED * min(n / side for n, side in zip(size, sides, strict=True) if side > 0)
+
+
+def frame_in_3d(viewer: ViewerModel, layer: Layer) -> None:
+    """Bring all that is in a layer into the 3D view, large enough to be seen, however the view is turned."""
+    low, high = (world_at(viewer, layer, corner)[-3:] for corner in layer.extent.data)
+    camera = camera_of(viewer)
+    camera.center = tuple(map(float, (low + high) / 2))
+    camera.zoom = _FILLED * min(canvas_size(viewer)) / max(float(np.linalg.norm(high - low)), 1e-9)
 
 
 @contextmanager
