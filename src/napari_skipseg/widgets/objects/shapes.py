@@ -145,7 +145,7 @@ def _box_of(shown: ShownObjects, label: int) -> tuple[Stack, int | None]:
 
 
 def show_shape(viewer: ViewerModel, shown: ShownObjects, shape: ObjectShape) -> None:
-    """Show a mesh as a Surface layer, a skeleton as Vectors, in place of an earlier one; the view becomes 3D around it."""
+    """Show a mesh as a Surface layer, a skeleton as Vectors, in place of an earlier one; the view turns to it in 3D."""
     name = f"{shown.source.name} object {shape.label} {shape.kind}"
     if name in viewer.layers:
         viewer.layers.remove(name)
