@@ -5,8 +5,9 @@ stands at every place: with the labels of a search in blocks, whose chunks are l
 whose contacts also go from block to block. So a volume of 2048³ takes a few MB of disk, and is read like any other.
 
 A click is what the tool *Grow* does: find the region at a voxel, climb the hierarchy of merges, and outline what is
-chosen in the part of the slice that is on screen, 1024 × 1024 voxels around the click. The wheel is one step of it. The
-first click builds the hierarchy, and is given apart. Memory is the peak of the process.
+chosen in the part of the slice that is on screen, 1024 × 1024 voxels around the click. The wheel is one step of it. To
+come to another slice is given apart: it reads the slice, as the viewer does before anybody can click in it. So is the
+first click, which builds the hierarchy. Memory is the peak of the process.
 """
 
 from __future__ import annotations
@@ -157,12 +158,12 @@ def main() -> None:
     pending = PendingEdit(objects)
     pending.tool = "grow"
     chance = np.random.default_rng(2)
-    spent: dict[str, list[float]] = {"click": [], "wheel": [], "merge": []}
+    spent: dict[str, list[float]] = {"another slice": [], "click": [], "wheel": [], "merge": []}
 
     def timed(what: str, voxel: Voxel, act: object) -> None:
         begun = time.perf_counter()
         act()  # type: ignore[operator]
-        if what != "merge":
+        if what in ("click", "wheel"):
             pending.sides_at(on_screen(voxel, asked.side))
         else:
             np.asarray(objects.labels()[on_screen(voxel, asked.side)])
@@ -171,6 +172,7 @@ def main() -> None:
     for _ in range(CLICKS):
         z, y, x = (int(place) for place in chance.integers(0, asked.side, 3))
         voxel: Voxel = (0, z, y, x)
+        timed("another slice", voxel, lambda: None)
         if not objects.region_at(voxel):
             continue
         timed("click", voxel, lambda at=voxel: pending.click(at, False))

@@ -244,7 +244,7 @@ def test_a_click_pushes_the_outline_of_the_selected_object(open_cells) -> None:
     hand.press(Qt.Key.Key_S)
     hand.click(cell(0))
     hand.press(Qt.Key.Key_Q)
-    beyond = (7, 14)
+    beyond = (20, 33)
     hand.click(beyond)
     assert outlined(tab)[beyond] == 1
     narrow = int(outlined(tab).sum())
