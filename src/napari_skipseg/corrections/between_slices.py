@@ -137,7 +137,7 @@ def signed_distance(mask: Mask, pixel: tuple[float, float] = (1.0, 1.0)) -> NDAr
         float(np.hypot(mask.shape[0] * pixel[0] / pixel[1], mask.shape[1])),
     )
     inside, outside = (distance_to_edge(each[None], spacing, farthest)[0] for each in (mask, ~mask))
-    return inside - outside
+    return np.asarray(inside - outside, np.float32)
 
 
 @dataclass(frozen=True, eq=False)

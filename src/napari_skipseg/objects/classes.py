@@ -55,8 +55,8 @@ def in_box(image: ClassImage, options: ObjectOptions) -> ClassImage:
     if not options.box:
         return image
     box = box_from_text(options.box)
-    stack, tissue, mask = (each and cut_to_box(each, box) for each in (image.stack, image.tissue, image.mask))
-    return replace(image, stack=stack, tissue=tissue, mask=mask)
+    tissue, mask = (None if each is None else cut_to_box(each, box) for each in (image.tissue, image.mask))
+    return replace(image, stack=cut_to_box(image.stack, box), tissue=tissue, mask=mask)
 
 
 def in_mask(image: ClassImage, options: ObjectOptions) -> ClassImage:
