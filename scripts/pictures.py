@@ -19,7 +19,7 @@ from qtpy.QtWidgets import QApplication, QWidget
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.space import Space
-from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
+from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.models.catalog import BUILT_IN, MODELS_VARIABLE
 from napari_skipseg.models.description import TrainingRecord
 from napari_skipseg.models.model import read_model, write_model
@@ -35,8 +35,6 @@ SMALL = 4
 """Stacks of the batch that are done when its picture is taken."""
 SMALLEST = 300
 """Pixels of a cell in the picture of objects."""
-MESHES = 5
-"""Meshes in the picture of meshes."""
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 
 
@@ -85,30 +83,6 @@ def proofread(viewer: napari.Viewer, panel: QWidget) -> None:
     tab.next_doubt()
     while tab.doubt is not None and tab.doubt.kind != "split?":
         tab.next_doubt()
-    viewer.status = "Ready"
-
-
-def meshes(viewer: napari.Viewer, panel: QWidget) -> None:
-    """Find the mitochondria of a volume, and show the largest as meshes."""
-    tab = panel.objects_tab
-    viewer.layers.clear()
-    sample = make_isotropic_sample()
-    viewer.add_labels(sample.mitochondria, name="mitochondria", scale=sample.stack.space.voxel_size, units="nm")
-    open_tab(panel, "Objects")
-    wait(tab.find_button.isEnabled)
-    tab.form.method.setCurrentIndex(tab.form.method.findData("components"))
-    tab.form.method.activated.emit(tab.form.method.currentIndex())
-    tab.find_button.click()
-    wait(lambda: tab.result() is not None and not tab.is_running)
-    shown = tab.result()
-    viewer.layers["mitochondria"].visible = False
-    for row in np.argsort(-shown.table.column("voxels"))[:MESHES]:
-        shown.layer.selected_label = label = int(shown.table.column("label")[row])
-        tab.show_shape_of_selected("mesh")
-        wait(lambda name=f"mitochondria object {label} mesh": name in viewer.layers and not tab.is_running)
-    shown.layer.visible = False
-    viewer.reset_view()
-    viewer.camera.angles = (10, 25, 60)
     viewer.status = "Ready"
 
 
@@ -245,10 +219,6 @@ def main() -> None:
         panel.proofread_tab.close_session()
     inspect(viewer, panel)
     shoot("inspect.png")
-    meshes(viewer, panel)
-    wait_for(lambda: False, 0.5)
-    shoot("meshes.png")
-    viewer.dims.ndisplay = 2
     with tempfile.TemporaryDirectory(prefix="em-") as folder:
         write_folder(Path(folder))
         batch(viewer, panel, Path(folder))
