@@ -74,6 +74,8 @@ def test_what_cannot_be_pushed_is_said() -> None:
         push_outline(objects, 7, (0, 10, 30, 32))
     with pytest.raises(EditRefusedError, match=f"more than {FARTHEST:g} voxels away"):
         push_outline(objects, 1, (0, 10, 30, 55))
+    with pytest.raises(EditRefusedError, match="outside of the image"):
+        push_outline(objects, 1, (0, 10, 30, 80))
 
 
 def test_a_push_is_small_and_instant() -> None:

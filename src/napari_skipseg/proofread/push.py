@@ -30,12 +30,15 @@ def push_outline(objects: ObjectsUnderEdit, label: int, voxel: Voxel, reach: flo
     What it gains, another object loses, unless that is locked.
 
     Raises:
-        EditRefusedError: there is no such object, it is locked, or its outline is too far away.
+        EditRefusedError: there is no such object, it is locked, the voxel lies outside of the image, or the outline is
+            too far away.
     """
     if not label or not len(objects.regions_of(label)):
         raise EditRefusedError("Select an object first: its outline is pushed to where you click.")
     if label in objects.locked:
         raise EditRefusedError(f"Object {label} is locked: unlock it first.")
+    if not all(0 <= place < length for place, length in zip(voxel, objects.shape, strict=True)):
+        raise EditRefusedError("This place lies outside of the image.")
     spacing, (time, *place) = np.array(objects.regions.spacing), voxel
     half = [math.ceil((reach + 2 * FARTHEST) / side) if side else 0 for side in spacing]
     low = [max(0, at - far) for at, far in zip(place, half, strict=True)]
