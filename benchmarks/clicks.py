@@ -4,13 +4,15 @@ The user makes one true object at a time. A click goes to the middle of the larg
 farthest from its edge: at first all of the object is missing. On a missing part the wheel is turned to the step of
 the hierarchy that gives the largest IoU with what is there already, and the two are merged; the object under the click
 may be merged as it is instead, if that is better. On a part that is wrong the object is split: the clicks on missing
-parts are the seeds of one side, those on wrong parts of the other. If a click makes the object no better, it is undone,
+parts are the seeds of one side, those on wrong parts of the other. Or the outline is pushed over the click, with the
+tool for it, if the preview shows that this is better. If a click makes the object no better, it is undone,
 but counts, and the user does not click at that error again. It ends at the IoU that is wanted, after `MOST` clicks, or
 with no error left to click at; in the last two cases the object counts as `MOST` clicks. Turns of the wheel are free.
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,11 +21,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_skipseg.proofread.apply import apply_edit
-from napari_skipseg.proofread.edits import Edit, EditRefusedError, Grow, Merge, Split, Voxel
+from napari_skipseg.proofread.edits import Edit, EditRefusedError, Erase, Grow, Merge, Paint, Split, Voxel
+from napari_skipseg.proofread.push import REACHES, push_outline
 from napari_skipseg.proofread.regions import Regions
 from napari_skipseg.proofread.state import Change, ObjectsUnderEdit
 
 WANTED, MOST = 0.85, 20
+_CHANGES_VOXELS = (Split, Paint, Erase)
 AFTER = (1, 2, 3, 5, 10)
 """Clicks after which the mean IoU is printed."""
 
@@ -44,7 +48,7 @@ class ClickedObject:
         self._outside: list[Voxel] = []
         self._changes: list[Change] = []
         self._voxels = int(self.truth.sum())
-        self._in_truth: NDArray[np.int64] | None = None
+        self._counted: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
 
     def click_until_right(self) -> None:
         """Click until the IoU is large enough; leave the objects as they were."""
@@ -58,10 +62,7 @@ class ClickedObject:
             is_missing = bool(self.truth[voxel[1:]])
             known = len(self._changes)
             (self._inside if is_missing else self._outside).append(voxel)
-            if is_missing:
-                self._add(voxel)
-            else:
-                self._do(Split((tuple(self._inside), tuple(self._outside))))
+            self._click(voxel, is_missing)
             now = self._iou()
             if now <= best:
                 self._undo_to(known)
@@ -73,11 +74,18 @@ class ClickedObject:
             self.ious.append(best)
         self._undo_to(0)
 
-    def _add(self, voxel: Voxel) -> None:
-        """Make the region at a voxel, as far as the wheel goes best, a part of the object."""
-        join: list[Edit] = [Merge((self._inside[0], voxel))] if len(self._inside) > 1 else []
-        tries = [join, *([Grow(voxel, level), *join] for level in self._levels(voxel))]
-        known, best, chosen = len(self._changes), -1.0, join
+    def _click(self, voxel: Voxel, is_missing: bool) -> None:
+        """Do what makes the object best: let the wheel go as far as it should, split, or push the outline."""
+        tries: list[list[Edit]] = [[Split((tuple(self._inside), tuple(self._outside)))]]
+        if is_missing:
+            join: list[Edit] = [Merge((self._inside[0], voxel))] if len(self._inside) > 1 else []
+            tries = [join, *([Grow(voxel, level), *join] for level in self._levels(voxel))]
+        if self.ious:
+            label = self.objects.object_at(self._inside[0])
+            for reach in REACHES:
+                with contextlib.suppress(EditRefusedError):
+                    tries.append([push_outline(self.objects, label, voxel, reach)])
+        known, best, chosen = len(self._changes), -1.0, tries[0]
         for edits in tries:
             for edit in edits:  # a region that is an object already does not grow, and is joined as it is
                 self._do(edit)
@@ -105,27 +113,27 @@ class ClickedObject:
             self._changes.append(apply_edit(self.objects, edit))
         except EditRefusedError:
             return
-        if isinstance(edit, Split):
-            self._in_truth = None
+        if isinstance(edit, _CHANGES_VOXELS):
+            self._counted = None
 
     def _undo_to(self, count: int) -> None:
         while len(self._changes) > count:
             change = self._changes.pop()
             self.objects.undo(change)
-            if isinstance(change.edit, Split):
-                self._in_truth = None
+            if isinstance(change.edit, _CHANGES_VOXELS):
+                self._counted = None
 
     def _iou(self) -> float:
-        """Return the IoU of the object that is there now, from counts of its regions, which only a split changes."""
+        """Return the IoU of the object that is there now, from counts of regions, which few edits change."""
         objects = self.objects
         count = objects.region_count + 1
-        if self._in_truth is None:
+        if self._counted is None:
             found = objects.read_regions(0, self._everything)  # type: ignore[arg-type]
-            self._in_truth = np.bincount(found[self.truth], minlength=count)
+            self._counted = np.bincount(found[self.truth], minlength=count), np.bincount(found.ravel(), minlength=count)
         label = objects.object_at(self._inside[0])
         chosen = objects.object_of[:count] == label
-        both = int(self._in_truth[chosen].sum())
-        return both / (int(objects.sizes[:count][chosen].sum()) + self._voxels - both) if label else 0.0
+        both, made = (int(each[:count][chosen].sum()) for each in self._counted)
+        return both / (made + self._voxels - both) if label else 0.0
 
     def _now(self) -> NDArray[np.bool_]:
         label = self.objects.object_at(self._inside[0])

@@ -101,9 +101,21 @@ def test_what_cannot_be_carried_is_said(painted: list[int], said: str) -> None:
         carry_shapes(masks, painted)
 
 
-def test_a_slice_of_1024_pixels_takes_less_than_the_target() -> None:
+@pytest.mark.parametrize("count", [1, 9])
+def test_a_slice_of_1024_pixels_takes_less_than_the_target(count: int) -> None:
     shape = 1024, 1024
     first, last = disc(512, 512, 480, shape), disc(520, 500, 440, shape)
+    between(disc(4, 4, 3), disc(4, 5, 3), 1)  # compiles, if no other test did
     begun = time.process_time()
-    between(first, last, 9)
-    assert (time.process_time() - begun) / 9 < 0.2
+    between(first, last, count)
+    assert (time.process_time() - begun) / count < 0.2
+
+
+def test_many_parts_take_no_longer_than_one() -> None:
+    rows, columns = np.ogrid[:1024, :1024]
+    grid = ((rows % 64 - 32) ** 2 + (columns % 64 - 32) ** 2) <= 400  # 256 discs
+    begun = time.process_time()
+    found, alone = between(grid, np.roll(grid, 2, axis=1), 1)
+    assert time.process_time() - begun < 0.4
+    assert alone == 0
+    assert overlap(found[0], np.roll(grid, 1, axis=1)) > 0.95

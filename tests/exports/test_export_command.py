@@ -148,7 +148,7 @@ def test_without_a_voxel_size_lengths_are_in_pixels_and_neuroglancer_asks(run, t
     ran = run("export", tmp_path / "made.tif", tmp_path, "--contacts")
     assert ran.code == 0
     assert "has no voxel size, so lengths are in pixels" in " ".join(ran.err.split())
-    assert rows_of(tmp_path / "made_contacts.csv")[0][-1] == "contact area (pixel²)"
+    assert rows_of(tmp_path / "made_contacts.csv")[0][-1] == "area (pixel²)"
     ran = run("export", tmp_path / "made.tif", tmp_path, "--precomputed")
     assert ran.code == 1
     assert "which Neuroglancer needs: give it with --voxel-size" in " ".join(ran.err.split())
@@ -215,6 +215,6 @@ def test_objects_of_slices_are_measured_as_when_they_were_found(run, tmp_path: P
     table, found = rows_of(tmp_path / "em_objects_table.csv"), rows_of(tmp_path / "em_objects.csv")
     assert "area (nm²)" in table[0]
     assert table == [row[: len(table[0])] for row in found]
-    assert rows_of(tmp_path / "em_objects_contacts.csv")[0][-1] == "contact length (nm)"
+    assert rows_of(tmp_path / "em_objects_contacts.csv")[0][-1] == "length (nm)"
     exported = skipseg.export_objects(tmp_path / "em_objects.tif", tmp_path / "python", table=True)
     assert rows_of(exported[0]) == table

@@ -25,6 +25,7 @@ from napari_skipseg.inference.prediction import Prediction, TileWritten
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.objects.classes import records_padding
+from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
 
 SIZE, ORIGIN = (50.0, 4.0, 8.0), (100.0, 20.0, 30.0)
@@ -188,9 +189,12 @@ def test_an_empty_mask_and_a_file_that_is_none_are_refused(models: dict[int, Mod
             run_to_end(iter_predict(stack, models[2], SegmentOptions(device="cpu", mask=str(tmp_path / name))))
 
 
-def test_a_batch_takes_no_mask() -> None:
+@pytest.mark.parametrize(
+    "masks", [(SegmentOptions(mask="mask.tif"), None), (SegmentOptions(), ObjectOptions(mask="mask.tif@sha256:0"))]
+)
+def test_a_batch_takes_no_mask(masks: tuple[SegmentOptions, ObjectOptions | None]) -> None:
     with pytest.raises(InputError, match="A mask belongs to one image"):
-        BatchSettings("in", "out", SegmentRequest("tiny", "0", SegmentOptions(mask="mask.tif")))
+        BatchSettings("in", "out", SegmentRequest("tiny", "0", masks[0], objects=masks[1]))
 
 
 def test_python_takes_an_array_as_mask(models: dict[int, Model]) -> None:

@@ -153,3 +153,10 @@ def test_a_table_becomes_features_and_a_file(tmp_path):
     with (tmp_path / "table.csv").open(newline="", encoding="utf-8-sig") as handle:
         assert list(csv.reader(handle)) == [["label", "volume (µm³)"], ["1", "0.1"], ["2", ""]]
     assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_no_number_in_a_file_has_an_exponent(tmp_path):
+    values = np.array([1234.5678, 123456789.4, 2.5e20, 0.0000012345678, -1e-5, 0.0])
+    ObjectTable(("volume (nm³)",), (values,)).write_csv(tmp_path / "table.csv")
+    lines = (tmp_path / "table.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert lines[1:] == ["1234.568", "123456789", "250000000000000000000", "0.000001234568", "-0.00001", "0"]

@@ -75,8 +75,10 @@ def found(values: NDArray[Any], options: ObjectOptions = CELLS, axes: str = "") 
     return ObjectsUnderEdit(regions(values, options, axes))
 
 
-def labelled(values: NDArray[Any], axes: str = "") -> ObjectsUnderEdit:
-    stack = Stack(values, Space(axes or "TZYX"[-values.ndim :]), "labels")
+def labelled(
+    values: NDArray[Any], axes: str = "", size: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> ObjectsUnderEdit:
+    stack = Stack(values, Space(axes or "TZYX"[-values.ndim :], size), "labels")
     return ObjectsUnderEdit(run_to_end(iter_regions_of_labels(stack)))
 
 

@@ -42,6 +42,9 @@ def test_edits_in_blocks_give_the_labels_of_memory(options: ObjectOptions, tmp_p
             continue
         edits.append(edit)
         apply_edit(parts, edit)
+        for z in (7, len(edits) % 20):  # as the viewer reads: the slice on screen again, and others
+            np.testing.assert_array_equal(parts.labels()[1, z], whole.labels()[1, z])
+            np.testing.assert_array_equal(parts.labels()[1, z, 5:30, 9:44], whole.labels()[1, z, 5:30, 9:44])
     np.testing.assert_array_equal(labels_of(parts), labels_of(whole))
 
 

@@ -13,6 +13,7 @@ from test_objects_tab import SIZE, blobs
 from napari_skipseg.exports.labels import labels_at_time
 from napari_skipseg.exports.to_folder import ExportRequest, iter_export_objects
 from napari_skipseg.jobs.messages import ExportObjects
+from napari_skipseg.widgets.layers.placement import camera_of, canvas_size
 
 pytestmark = pytest.mark.gui
 LEFT = Qt.MouseButton.LeftButton
@@ -57,6 +58,10 @@ def test_the_mesh_of_the_selected_object_lies_over_it_in_3d(found, qtbot) -> Non
     np.testing.assert_allclose(low, [-0.5 * 50, 8 + 24.5 * 4, 19.5 * 4], rtol=1e-5)
     np.testing.assert_allclose(high, [2.5 * 50, 8 + 29.5 * 4, 25.5 * 4], rtol=1e-5)
     assert viewer.dims.ndisplay == 3
+    camera = camera_of(viewer)
+    np.testing.assert_allclose(camera.center, (low + high) / 2, rtol=1e-5)
+    seen = float(np.linalg.norm(high - low) * camera.zoom) / min(canvas_size(viewer))
+    assert 0.9 < seen < 1, "a small object fills the canvas"
     qtbot.waitUntil(lambda: not tab.is_running)
 
 

@@ -235,6 +235,37 @@ def test_the_wheel_grows_a_region_and_does_not_zoom(open_cells) -> None:
     assert camera.zoom != zoom, "without a region the wheel zooms"
 
 
+def test_a_click_pushes_the_outline_of_the_selected_object(open_cells) -> None:
+    _, _, tab, hand = open_cells()
+    hand.press(Qt.Key.Key_Q)
+    hand.click(cell(1))
+    assert "Select an object first" in tab.reason.text()
+    one, other = at(tab, 0, 1)
+    hand.press(Qt.Key.Key_S)
+    hand.click(cell(0))
+    hand.press(Qt.Key.Key_Q)
+    beyond = (20, 33)
+    hand.click(beyond)
+    assert outlined(tab)[beyond] == 1
+    narrow = int(outlined(tab).sum())
+    scroll(hand, beyond, 1)
+    assert int(outlined(tab).sum()) > narrow
+    assert "up to 9 voxels around" in tab.reason.text()
+    before = np.asarray(tab.layers.layer.data[1])
+    hand.press(Qt.Key.Key_A)
+    now = np.asarray(tab.layers.layer.data[1])
+    assert (before[beyond], now[beyond]) == (other, one)
+    assert isinstance(edits(tab)[0], Paint)
+    hand.press(Qt.Key.Key_U)
+    np.testing.assert_array_equal(np.asarray(tab.layers.layer.data[1]), before)
+    hand.click(cell(0))  # inside: the outline is pushed in, and the object that was selected there is no longer
+    hand.press(Qt.Key.Key_A)
+    assert np.asarray(tab.layers.layer.data[1])[cell(0)] != one
+    hand.press(Qt.Key.Key_D)
+    assert "Select an object first" in tab.reason.text()
+    assert at(tab, 1) == [other]
+
+
 def test_doubts_come_one_after_the_other_and_decisions_are_remembered(open_cells, qtbot) -> None:
     viewer, panel, tab, hand = open_cells()
     seen = []

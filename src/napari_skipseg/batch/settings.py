@@ -101,7 +101,8 @@ class BatchSettings(BatchOptions):
         if self.voxel_size and not self.unit:
             raise InputError("A voxel size needs its unit: give it too (in a shell with --unit, such as nm).")
         check_options(self, InputError)
-        if self.request.options.mask:
+        objects = self.request.objects
+        if self.request.options.mask or (objects is not None and objects.mask):
             raise InputError("A mask belongs to one image: leave it out of a batch, or segment that image by itself.")
         if self.workers and self.scheduler:
             raise InputError("Workers on this machine and a scheduler exclude each other: give one of them.")

@@ -17,7 +17,7 @@ _BATCH = Flags(BatchSettings)
 _SEGMENT = Flags(SegmentOptions, leave_out=("mask",), defaults={"attention": False})
 _OBJECTS = Flags(
     ObjectOptions,
-    leave_out=("box",),  # objects are found where it was segmented
+    leave_out=("box", "mask"),  # objects are found where it was segmented
     names={
         "method": "objects",
         "class_name": "objects_class",

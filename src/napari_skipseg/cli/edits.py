@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _SHORT = 12
 """Characters of a key that are shown; enough to distinguish it from all others."""
-_FLAGS = Flags(ObjectOptions, leave_out=("box",))
+_FLAGS = Flags(ObjectOptions, leave_out=("box", "mask"))
 
 app = typer.Typer(help="Edits of objects: list, export, import, apply.", rich_markup_mode=None)
 

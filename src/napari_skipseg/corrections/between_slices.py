@@ -14,11 +14,12 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, label, shift
+from scipy.ndimage import distance_transform_edt, find_objects, label, shift
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from napari_skipseg.errors import InputError
+from napari_skipseg.scores.distances import distance_to_edge
 
 LONGEST_GAP = 64
 """Slices between two painted ones, at most; shapes that are painted farther apart are not carried."""
@@ -110,10 +111,9 @@ def between(first: Mask, last: Mask, count: int, pixel: tuple[float, float] = (1
     """
     found = np.zeros((count, *first.shape), np.bool_)
     groups, alone = matched_parts(first, last, pixel)
-    for one, other in groups:
-        rows, columns = box_around(one | other)
+    for group in groups:
         # room for the shape when it is moved, so that the border of the box is no border of the shape
-        ends = [np.pad(each[rows, columns], 1) for each in (one, other)]
+        ends = [np.pad(each, 1) for each in (group.first, group.last)]
         way = np.zeros(2)
         if not (ends[0] & ends[1]).any():
             centers = [np.array([places.mean() for places in np.nonzero(each)]) for each in ends]
@@ -122,7 +122,7 @@ def between(first: Mask, last: Mask, count: int, pixel: tuple[float, float] = (1
         for number in range(count):
             share = (number + 1) / (count + 1)
             moved = [_moved(distances[0], share * way), _moved(distances[1], (share - 1) * way)]
-            found[number, rows, columns] |= ((1 - share) * moved[0] + share * moved[1] > 0)[1:-1, 1:-1]
+            found[number, group.rows, group.columns] |= ((1 - share) * moved[0] + share * moved[1] > 0)[1:-1, 1:-1]
     return found, alone
 
 
@@ -131,20 +131,33 @@ def _moved(distance: NDArray[np.float32], way: NDArray[np.float64]) -> NDArray[n
 
 
 def signed_distance(mask: Mask, pixel: tuple[float, float] = (1.0, 1.0)) -> NDArray[np.float32]:
-    """Return the distance to the edge of a mask: positive inside, negative outside."""
-    inside = distance_transform_edt(mask, sampling=pixel)
-    return np.asarray(inside - distance_transform_edt(~mask, sampling=pixel), np.float32)
+    """Return the distance to the edge of a mask in units of a pixel along X: positive inside, negative outside."""
+    spacing, farthest = (
+        (0.0, pixel[0] / pixel[1], 1.0),
+        float(np.hypot(mask.shape[0] * pixel[0] / pixel[1], mask.shape[1])),
+    )
+    inside, outside = (distance_to_edge(each[None], spacing, farthest)[0] for each in (mask, ~mask))
+    return np.asarray(inside - outside, np.float32)
 
 
-def matched_parts(first: Mask, last: Mask, pixel: tuple[float, float]) -> tuple[list[tuple[Mask, Mask]], int]:
+@dataclass(frozen=True, eq=False)
+class MatchedParts:
+    """Parts of two slices that belong together, both in the box around all of them."""
+
+    rows: slice
+    columns: slice
+    first: Mask
+    last: Mask
+
+
+def matched_parts(first: Mask, last: Mask, pixel: tuple[float, float]) -> tuple[list[MatchedParts], int]:
     """Return the parts of two slices that belong together, and how many parts have no counterpart.
 
     Parts that overlap belong together, also several: a part may divide. A part that overlaps none belongs to the
     nearest one of the other slice, if the gap between them is no wider than the part.
     """
     (ones, count), (others, other_count) = (label(each, _TOUCHING) for each in (first, last))
-    both = first & last
-    links = {(int(one), int(other)) for one, other in zip(ones[both], others[both], strict=True)}
+    links = _overlaps(ones, others, other_count)
     links |= {(part, near) for part, near in _nearest_parts(ones, count, others, {one for one, _ in links}, pixel)}
     links |= {
         (near, part) for part, near in _nearest_parts(others, other_count, ones, {each for _, each in links}, pixel)
@@ -155,14 +168,30 @@ def matched_parts(first: Mask, last: Mask, pixel: tuple[float, float]) -> tuple[
     graph = coo_array((np.ones(len(ends)), (ends[:, 0], count + ends[:, 1])), shape=[count + other_count] * 2)
     _, group = connected_components(graph, directed=False)
     numbers, sizes = np.unique(group, return_counts=True)
-    groups = [
-        tuple(
-            np.isin(labels, np.flatnonzero(own == each) + 1)
-            for labels, own in ((ones, group[:count]), (others, group[count:]))
-        )
-        for each in numbers[sizes > 1]
-    ]
-    return [(one, other) for one, other in groups], int((sizes == 1).sum())
+    boxes = [*find_objects(ones), *find_objects(others)]
+    # a number no group has marks the background: each group is looked at in its own box only
+    of_ones, of_others = (np.concatenate([[-1], each]) for each in (group[:count], group[count:]))
+    groups = []
+    for number in numbers[sizes > 1]:
+        rows, columns = _around([boxes[part] for part in np.flatnonzero(group == number)])
+        masks = (of_ones[ones[rows, columns]] == number, of_others[others[rows, columns]] == number)
+        groups.append(MatchedParts(rows, columns, *masks))
+    return groups, int((sizes == 1).sum())
+
+
+def _around(boxes: Sequence[tuple[slice, slice]]) -> tuple[slice, slice]:
+    """Return the box around some boxes."""
+    rows, columns = (
+        slice(min(side.start for side in sides), max(side.stop for side in sides)) for sides in zip(*boxes, strict=True)
+    )
+    return rows, columns
+
+
+def _overlaps(ones: NDArray[np.int32], others: NDArray[np.int32], other_count: int) -> set[tuple[int, int]]:
+    """Return which parts of two slices overlap."""
+    keys = (ones.astype(np.int64) * (other_count + 1) + others)[(ones > 0) & (others > 0)]
+    keys = keys[np.diff(keys, prepend=-1) != 0]  # one of each run: sorting all pixels takes longer than the distances
+    return {divmod(key, other_count + 1) for key in np.unique(keys).tolist()}
 
 
 def _nearest_parts(

@@ -21,7 +21,7 @@ _SHARED = 3
 
 @dataclass(frozen=True)
 class OtherLabels:
-    """A second label image of the same voxels, and what its objects are called in the table."""
+    """A second label image of the same voxels, and its name, which is the class of its objects in the table."""
 
     labels: ObjectLabels
     name: str
@@ -134,16 +134,14 @@ def _table(
     counts: ObjectCounts,
 ) -> ObjectTable:
     (deep, high, wide), unit = labels.space.voxel_size, labels.space.unit
-    name = "label" if other is None else "object"
-    columns: dict[str, NDArray[Any]] = {
-        name: keys[:, 0],
-        "touches" if other is None else other.name: keys[:, 1],
-        "faces": sums[:, :_SHARED].sum(axis=1),
-    }
+    columns: dict[str, NDArray[Any]] = {"object": keys[:, 0]}
+    if other is not None:
+        columns["class"] = np.full(len(keys), other.name)
+    columns |= {"touches": keys[:, 1], "faces": sums[:, :_SHARED].sum(axis=1)}
     if labels.are_of_slices:
-        columns[f"contact length ({unit})"] = sums[:, 1] * wide + sums[:, 2] * high
+        columns[f"length ({unit})"] = sums[:, 1] * wide + sums[:, 2] * high
     else:
-        columns[f"contact area ({unit}²)"] = sums[:, :_SHARED] @ np.array([high * wide, deep * wide, deep * high])
+        columns[f"area ({unit}²)"] = sums[:, :_SHARED] @ np.array([high * wide, deep * wide, deep * high])
     if other is not None:
         of_each = counts.voxels[np.searchsorted(counts.labels, keys[:, 0])] if len(keys) else np.ones(0)
         shared = sums[:, _SHARED]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.errors import InputError
+from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.box import NamedBox, box_to_text
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.units import METRES
@@ -19,6 +21,7 @@ from napari_skipseg.progress import Progress, run_to_end
 
 _BLOCK = {"T": 1, "Z": 32, "Y": 1024, "X": 1024}
 """What is read of a mask at once. The hash follows these blocks, so another size would be another hash."""
+_HASH = "@sha256:"
 _SAME_SIZE = 0.01
 """Largest difference of voxel sizes that count as equal: files store rounded ones."""
 
@@ -55,17 +58,9 @@ def open_mask(mask: Stack | str, image: Stack) -> Stack:
         InputError: it is no label image, or has another shape or voxel size than the image.
     """
     if isinstance(mask, str):
-        from napari_skipseg.images.files import (
-            read_stack,  # it loads readers, which the help of a command does not need
-        )
-
-        mask = read_stack(mask, are_labels=True)
+        mask = _read_mask(mask)
+    _check_labels(mask)
     what = f"The mask '{mask.name}'"
-    if "C" in mask.axes or np.dtype(mask.data.dtype).kind not in "bui":
-        kind = "colours or channels" if "C" in mask.axes else f"{np.dtype(mask.data.dtype)} values"
-        raise InputError(
-            f"{what} has {kind} and is no label image: give one of whole numbers, 0 where nothing is done."
-        )
     axes = image.axes.replace("C", "")
     for wanted in (axes, axes.replace("T", "")):
         if mask.shape == tuple(image.length(axis) for axis in wanted):
@@ -77,6 +72,21 @@ def open_mask(mask: Stack | str, image: Stack) -> Stack:
         )
     _check_size(mask, image, what)
     return replace(mask, space=replace(mask.space, axes=wanted))
+
+
+def _read_mask(path: str) -> Stack:
+    from napari_skipseg.images.files import read_stack  # it loads readers, which the help of a command does not need
+
+    return read_stack(path, are_labels=True)
+
+
+def _check_labels(mask: Stack) -> None:
+    if "C" in mask.axes or np.dtype(mask.data.dtype).kind not in "bui":
+        kind = "colours or channels" if "C" in mask.axes else f"{np.dtype(mask.data.dtype)} values"
+        raise InputError(
+            f"The mask '{mask.name}' has {kind} and is no label image: give one of whole numbers, 0 where nothing is "
+            "done."
+        )
 
 
 def _check_size(mask: Stack, image: Stack, what: str) -> None:
@@ -154,3 +164,35 @@ def identify_mask(labels: Stack) -> str:
         InputError: the mask is 0 everywhere.
     """
     return run_to_end(iter_survey(labels, {}, {})).sha256
+
+
+def name_mask(chosen: str) -> str:
+    """Return the name of a mask's file, whole, with the hash of the mask: FILE@sha256:HASH, as recipes name it.
+
+    A name that has a hash stays as it is, and its file is not read.
+
+    Raises:
+        FileError: the file cannot be read.
+        InputError: it is no label image, or 0 everywhere.
+    """
+    if _HASH in chosen:
+        return chosen
+    path = str(Path(chosen).absolute())
+    labels = _read_mask(path)
+    _check_labels(labels)
+    return f"{path}{_HASH}{identify_mask(labels)}"
+
+
+@functools.lru_cache(maxsize=4)  # the hash of a large mask takes as long as reading it
+def read_named_mask(name: str) -> Stack:
+    """Return the labels that `name_mask` names; `open_mask` fits them to an image.
+
+    Raises:
+        FileError: they cannot be read, or are a different mask now.
+    """
+    place, _, stated = name.rpartition(_HASH)
+    labels = _read_mask(place)
+    _check_labels(labels)
+    if identify_mask(labels) != stated:
+        raise FileError(f"The mask '{place}' has changed since it was chosen: put it back, or choose this one anew.")
+    return labels

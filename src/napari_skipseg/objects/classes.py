@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.box import box_from_text, cut_to_box
+from napari_skipseg.images.mask import open_mask, read_named_mask
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
@@ -31,6 +32,7 @@ class ClassImage:
     has_padding: the segmentation left areas without tissue out, so a probability is exactly 0 there and nowhere else.
     tissue: of labels, a probability of the same run, which is 0 in the padding; labels alone do not show it.
     thresholds: of the classes that the segmentation gave one, by name.
+    mask: labels, 0 where no objects are found: as in the padding, the probability is 0 there.
     """
 
     stack: Stack
@@ -39,19 +41,32 @@ class ClassImage:
     has_padding: bool = False
     tissue: Stack | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    mask: Stack | None = None
 
 
 def in_box(image: ClassImage, options: ObjectOptions) -> ClassImage:
-    """Return the part of an image in the box of the options, all of it if they have none.
+    """Return the part of an image in the box and the mask of the options, all of it if they have none.
 
     Raises:
-        InputError: the box lies outside of the image.
+        InputError: the box lies outside of the image, or the mask has another shape.
+        FileError: the mask has changed, or cannot be read.
     """
+    image = in_mask(image, options)
     if not options.box:
         return image
     box = box_from_text(options.box)
-    tissue = None if image.tissue is None else cut_to_box(image.tissue, box)
-    return replace(image, stack=cut_to_box(image.stack, box), tissue=tissue)
+    tissue, mask = (None if each is None else cut_to_box(each, box) for each in (image.tissue, image.mask))
+    return replace(image, stack=cut_to_box(image.stack, box), tissue=tissue, mask=mask)
+
+
+def in_mask(image: ClassImage, options: ObjectOptions) -> ClassImage:
+    """Return an image with the mask of the options, the same image if they have none.
+
+    Raises:
+        InputError: the mask has another shape than the image.
+        FileError: the mask has changed, or cannot be read.
+    """
+    return replace(image, mask=open_mask(read_named_mask(options.mask), image.stack)) if options.mask else image
 
 
 def read_block(stack: Stack, *, time: int, channel: int, z: slice, y: slice, x: slice) -> NDArray[Any]:
@@ -66,15 +81,22 @@ class ClassProbability:
     """One class of an image, read as float32 in [0, 1].
 
     channel: its place along C, None if there is no C. value: the label that is the class, of labels; 0 = any label.
-    has_padding: exactly 0 means padding, which is no object and ends the image as its border does.
+    is_zero_padding: exactly 0 means padding, which is no object and ends the image as its border does. tissue, mask: as
+    in `ClassImage`.
     """
 
     stack: Stack
     channel: int | None
     value: int
     labels: bool
-    has_padding: bool = False
+    is_zero_padding: bool = False
     tissue: Stack | None = None
+    mask: Stack | None = None
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether there is padding, or a mask, whose outside is treated in the same way."""
+        return self.is_zero_padding or self.mask is not None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -85,8 +107,11 @@ class ClassProbability:
     def look_at(self, time: int, z: slice, y: slice, x: slice) -> ScaledProbability:
         """Return a block as a lazy view, shape (Z, Y, X): a quarter of the memory if 8 bits are stored."""
         values = read_block(self.stack, time=time, channel=self.channel or 0, z=z, y=y, x=x)
-        tissue = None if self.tissue is None else read_block(self.tissue, time=time, channel=0, z=z, y=y, x=x)
-        return ScaledProbability(values, self, tissue)
+        tissue, mask = (
+            None if each is None else read_block(each, time=time, channel=0, z=z, y=y, x=x)
+            for each in (self.tissue, self.mask)
+        )
+        return ScaledProbability(values, self, tissue, mask)
 
     def scale(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Return stored values as probabilities.
@@ -115,11 +140,15 @@ class ClassProbability:
 
 @dataclass(frozen=True)
 class ScaledProbability:
-    """A block as it is stored, scaled when a part of it is read. tissue: 0 in the padding of labels."""
+    """A block as it is stored, scaled when a part of it is read.
+
+    tissue: 0 in the padding of labels. mask: 0 where nothing is found.
+    """
 
     values: NDArray[Any]
     chosen: ClassProbability
     tissue: NDArray[Any] | None = None
+    mask: NDArray[Any] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -140,6 +169,9 @@ class ScaledProbability:
         scaled = self.chosen.scale(self.values[place])
         if self.tissue is not None:
             scaled = np.where(self.tissue[place] == 0, np.float32(0), np.maximum(scaled, _NOT_PADDING))
+        if self.mask is not None:
+            inside = scaled if self.chosen.is_zero_padding else np.maximum(scaled, _NOT_PADDING)
+            scaled = np.where(self.mask[place] == 0, np.float32(0), inside)
         return scaled
 
 
@@ -209,10 +241,10 @@ def probability_of_class(image: ClassImage, options: ObjectOptions) -> ClassProb
         place = next((names.index(name) for name in BOUNDARY_CLASSES if name in names), 0)
     if image.labels:
         value, has_padding = (place + 1 if names else 0), image.tissue is not None
-        return ClassProbability(stack, 0 if has_channels else None, value, True, has_padding, image.tissue)
+        return ClassProbability(stack, 0 if has_channels else None, value, True, has_padding, image.tissue, image.mask)
     if place >= stack.length("C"):
         raise InputError(f"'{stack.name}' has {stack.length('C')} channels, none for the class '{names[place]}'.")
-    return ClassProbability(stack, place if has_channels else None, 0, False, image.has_padding)
+    return ClassProbability(stack, place if has_channels else None, 0, False, image.has_padding, mask=image.mask)
 
 
 def note_class(image: ClassImage, options: ObjectOptions) -> str:

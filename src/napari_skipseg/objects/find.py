@@ -74,7 +74,7 @@ class ObjectSearch:
         time, depth, rows, columns = chosen.shape
         spacing, whole = spacing_of(stack, options), (time * depth, rows, columns)
         causes: tuple[Any, ...] = (chosen.channel, chosen.value, options.method, options.threshold, options.seeds)
-        causes += (options.box, options.planes, options.fill_holes, smoothing_radius(options))
+        causes += (options.box, options.mask, options.planes, options.fill_holes, smoothing_radius(options))
         labels, graph = self._once("regions", causes, lambda: regions_of_all_times(chosen, options, spacing))
         if options.contacts:
             regions = labels.reshape(chosen.shape)

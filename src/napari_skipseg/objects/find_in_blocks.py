@@ -99,7 +99,7 @@ def iter_find_objects(
     asked, options = options, with_threshold(image, options)
     if options.contacts:  # it is used last: what is wrong with the file is said before hours of work
         read_named_classifier(options.contacts)
-    image, options = in_box(image, options), replace(options, box="")
+    image, options = in_box(image, options), replace(options, box="", mask="")
     with contextlib.ExitStack() as leaving, giving_back_memory():
         with file_errors_as(target.folder):
             target.folder.mkdir(parents=True, exist_ok=True)

@@ -30,11 +30,11 @@ class ObjectOptions:
     """Options of a search for objects.
 
     class_name: "" = the only or first class; for cells, the first boundary class. smallest, largest: 0 = no limit.
-    contacts: the file is read at once, and the name gets its hash, so recipes say what decided.
+    contacts, mask: the file is read at once, and the name gets its hash, so recipes say what decided.
 
     Raises:
-        InputError: impossible values.
-        FileError: `contacts` names no classifier.
+        InputError: impossible values; the mask is no label image, or 0 everywhere.
+        FileError: `contacts` names no classifier, or the mask cannot be read.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -142,6 +142,15 @@ class ObjectOptions:
             metavar="AXIS=FIRST:STOP",
         ),
     ] = ""
+    mask: Annotated[
+        str,
+        Option(
+            "Mask",
+            "Find objects only where this label image, of the shape of the probability, is not 0. Its edge cuts "
+            "objects off, as the border of an image does.",
+            metavar="FILE",
+        ),
+    ] = ""
 
     @property
     def chosen_threshold(self) -> float:
@@ -156,6 +165,10 @@ class ObjectOptions:
             raise InputError("Connected components have no contacts to decide: choose the method cells or watershed.")
         if self.contacts:
             object.__setattr__(self, "contacts", name_with_hash(self.contacts))
+        if self.mask:
+            from napari_skipseg.images.mask import name_mask  # it loads what the help of a command does not need
+
+            object.__setattr__(self, "mask", name_mask(self.mask))
         if self.largest and self.smallest > self.largest:
             raise InputError(
                 f"No object has at least {self.smallest} and at most {self.largest} voxels: exchange the two sizes."

@@ -48,13 +48,20 @@ class ObjectTable:
         return {"index": features["label"], **features} if "label" in features else features
 
     def write_csv(self, path: str | PathLike[str]) -> None:
-        """Write a CSV file, floats with 7 digits; it appears whole, or not at all.
+        """Write a CSV file, fractions with 7 digits and without exponents; it appears whole, or not at all.
 
         Raises:
             FileError: it cannot be written.
         """
-        texts = (
-            ["" if value != value else f"{value:.7g}" if isinstance(value, float) else str(value) for value in column]
-            for column in map(np.ndarray.tolist, self.columns)
-        )
+        texts = (list(map(_text_of, column)) for column in map(np.ndarray.tolist, self.columns))
         write_csv(Path(path), self.names, zip(*texts, strict=True))
+
+
+def _text_of(value: float | int | str) -> str:
+    """Return a value as text. A number has no exponent: Excel shows a column with some of them in two formats."""
+    if not isinstance(value, float):
+        return str(value)
+    text = "" if value != value else f"{value:.7g}"
+    if "e" not in text:
+        return text
+    return f"{value:.0f}" if abs(value) > 1 else np.format_float_positional(float(text), trim="-")

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from napari_skipseg.objects.block_regions import VoxelSpacing
-from napari_skipseg.objects.elevation import NEVER, distance_to_edge
+from napari_skipseg.objects.elevation import NEVER
 from napari_skipseg.objects.options import FARTHEST_SEEDS
 from napari_skipseg.objects.watershed import WatershedWindow, climb_to_maxima, region_contacts
+from napari_skipseg.scores.distances import distance_to_edge
 from napari_skipseg.scores.table import compiled
 
 _SMOOTH = 1.0

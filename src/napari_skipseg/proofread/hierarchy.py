@@ -68,14 +68,15 @@ def _merge(
     contacts: NDArray[np.int64],
     is_mean: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], int]:
+    # the arrays are changed in place: copies would take 40 bytes for each of millions of contacts
     most, edges = max(1, 2 * count), len(strength)
     parent, level = np.full(most, -1), np.zeros(most)
     children, over = np.full((most, 2), -1), np.full(most, -1)
     links = _Links(
-        ends.copy(),
-        strength.copy(),
-        totals.copy(),
-        contacts.copy(),
+        ends,
+        strength,
+        totals,
+        contacts,
         np.ones(edges, np.bool_),
         np.full(count, -1),
         np.zeros(count, np.int64),

@@ -19,7 +19,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.objects.agglomerate import objects_by_contacts
 from napari_skipseg.objects.block_regions import VoxelSpacing, relabel
-from napari_skipseg.objects.classes import ClassImage, ClassProbability, probability_of_class, read_block
+from napari_skipseg.objects.classes import ClassImage, ClassProbability, in_mask, probability_of_class, read_block
 from napari_skipseg.objects.contact_statistics import READ_AT_ONCE, ContactStatistics, iter_contact_statistics
 from napari_skipseg.objects.find import objects_of_regions, regions_of_all_times, spacing_of
 from napari_skipseg.objects.find_in_blocks import iter_find_regions
@@ -98,6 +98,7 @@ def iter_regions_of_probability(
     Raises:
         FileError, InputError: as `iter_find_objects`.
     """
+    image = in_mask(image, options)
     space, labels = image.stack.space.without("C"), None
     chosen = probability_of_class(image, options)
     if folder is not None:

@@ -22,6 +22,10 @@ from napari_skipseg.proofread.regions import Regions, add_boxes
 LARGEST_EDITED_BOX = 2**28
 """Voxels of an object's box, at most, if an edit looks at its voxels; they are in memory several times."""
 
+KEPT_PLANES, LARGEST_KEPT = 2, 2**24
+"""Slices of regions that are kept, and their voxels: napari reads the slice on screen again at each preview and edit,
+and a store of blocks reads 16 slices for one."""
+
 _CHUNK = (8, 128, 128)
 _UNCHANGED = np.uint32(2**32 - 1)
 _CODEC: Any = Zstd(level=1)
@@ -125,6 +129,7 @@ class ObjectsUnderEdit:
         self.next_object = int(regions.objects.max(initial=0)) + 1
         self.cut_from: dict[int, int] = {}
         self.voxel_in_part: dict[int, Voxel] = {}
+        self._planes: dict[tuple[int, int, int, int, int, int], NDArray[np.uint32]] = {}
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -154,7 +159,22 @@ class ObjectsUnderEdit:
 
     def read_regions(self, time: int, box: VoxelBox) -> NDArray[np.uint32]:
         """Return the regions in a box."""
-        return self.changed.patch(time, box, np.asarray(self.regions.labels[(time, *box)], np.uint32))
+        return self.changed.patch(time, box, self._read_found(time, box))
+
+    def _read_found(self, time: int, box: VoxelBox) -> NDArray[np.uint32]:
+        """Return the regions in a box as they were found, which no edit changes."""
+        z, y, x = box
+        if z.stop - z.start != 1 or isinstance(self.regions.labels, np.ndarray):
+            return np.asarray(self.regions.labels[(time, *box)], np.uint32)
+        for (when, at, top, end, left, right), plane in self._planes.items():
+            if (when, at) == (time, z.start) and top <= y.start <= y.stop <= end and left <= x.start <= x.stop <= right:
+                return plane[:, y.start - top : y.stop - top, x.start - left : x.stop - left]
+        found = np.asarray(self.regions.labels[(time, *box)], np.uint32)
+        if 1 < found.size <= LARGEST_KEPT:
+            while len(self._planes) >= KEPT_PLANES:
+                self._planes.pop(next(iter(self._planes)))
+            self._planes[(time, z.start, y.start, y.stop, x.start, x.stop)] = found
+        return found
 
     def read_objects(self, time: int, box: VoxelBox) -> NDArray[np.uint32]:
         """Return the objects in a box."""

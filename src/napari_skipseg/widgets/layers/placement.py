@@ -254,6 +254,14 @@ def frame(viewer: ViewerModel, layer: Layer) -> None:
     camera_of(viewer).zoom = _FILLED * min(n / side for n, side in zip(size, sides, strict=True) if side > 0)
 
 
+def frame_in_3d(viewer: ViewerModel, layer: Layer) -> None:
+    """Bring all that is in a layer into the 3D view, large enough to be seen, however the view is turned."""
+    low, high = (world_at(viewer, layer, corner)[-3:] for corner in layer.extent.data)
+    camera = camera_of(viewer)
+    camera.center = tuple(map(float, (low + high) / 2))
+    camera.zoom = _FILLED * min(canvas_size(viewer)) / max(float(np.linalg.norm(high - low)), 1e-9)
+
+
 @contextmanager
 def selection_kept(viewer: ViewerModel) -> Generator[None, None, None]:
     """Keep the selected layers while others are added, which napari would select."""

@@ -108,7 +108,7 @@ class ObjectsForm(OptionRows):
     moved = Signal()
 
     def __init__(self, options: type[ObjectOptions] = ObjectOptions) -> None:
-        found = {name: each for name, each in option_fields(options).items() if name not in ("box", "contacts")}
+        found = {name: each for name, each in option_fields(options).items() if name not in ("box", "contacts", "mask")}
         layer, measured, class_name = FreshCombo(), FreshCombo(), FreshCombo()
         smallest = SizeField("Objects of {} or more.", "No lower limit.", 7)
         largest = SizeField("Objects of at most {}.", "No upper limit.", 9)

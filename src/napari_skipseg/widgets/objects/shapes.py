@@ -25,6 +25,7 @@ from napari_skipseg.jobs.messages import ExportObjects
 from napari_skipseg.objects.files import planes_in
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.forms.worker import EngineLike
+from napari_skipseg.widgets.layers.placement import frame_in_3d
 from napari_skipseg.widgets.objects.export import without_channels
 from napari_skipseg.widgets.objects.layers import ShownObjects
 
@@ -144,7 +145,7 @@ def _box_of(shown: ShownObjects, label: int) -> tuple[Stack, int | None]:
 
 
 def show_shape(viewer: ViewerModel, shown: ShownObjects, shape: ObjectShape) -> None:
-    """Show a mesh as a Surface layer, a skeleton as Vectors, in place of an earlier one; the view becomes 3D."""
+    """Show a mesh as a Surface layer, a skeleton as Vectors, in place of an earlier one; the view turns to it in 3D."""
     name = f"{shown.source.name} object {shape.label} {shape.kind}"
     if name in viewer.layers:
         viewer.layers.remove(name)
@@ -152,9 +153,14 @@ def show_shape(viewer: ViewerModel, shown: ShownObjects, shape: ObjectShape) -> 
     color = shown.layer.get_color(shape.label)
     if shape.kind == MESH:
         flat = np.tile(np.asarray(color, np.float32), (len(shape.points), 1))
-        viewer.add_surface((shape.points, shape.parts), name=name, vertex_colors=flat, shading="smooth", **place)
+        layer = viewer.add_surface(
+            (shape.points, shape.parts), name=name, vertex_colors=flat, shading="smooth", **place
+        )
     else:
         ends = shape.points[shape.parts]
         vectors = np.stack([ends[:, 0], ends[:, 1] - ends[:, 0]], axis=1)
-        viewer.add_vectors(vectors, name=name, edge_color="yellow", edge_width=1.5, vector_style="line", **place)
+        layer = viewer.add_vectors(
+            vectors, name=name, edge_color="yellow", edge_width=1.5, vector_style="line", **place
+        )
     viewer.dims.ndisplay = 3
+    frame_in_3d(viewer, layer)

@@ -23,6 +23,9 @@ TOOLS: dict[ToolName, ProofreadAction] = {
         "K", "Split", "Draw a line through an object, or click one side and Shift-click the other"
     ),
     "grow": ProofreadAction("G", "Grow", "Click a region: the wheel lets it grow along the hierarchy of merges"),
+    "push": ProofreadAction(
+        "Q", "Push outline", "Click where the outline of the selected object is wrong: it moves over the click"
+    ),
 }
 EDITOR_ACTIONS = {
     "accept": ProofreadAction("A", "Do it", "Do what is outlined"),

@@ -282,9 +282,9 @@ class ProofreadTab(JobTab):
 
     def _select(self, voxel: Voxel) -> None:
         """Select the object at a voxel."""
-        if self.opened is None or self.layers is None:
+        if self.opened is None or self.layers is None or self.pending is None:
             return
-        label = self.opened.session.objects.object_at(voxel)
+        label = self.pending.selected = self.opened.session.objects.object_at(voxel)
         self._selected = voxel if label else None
         if label:
             self.layers.layer.selected_label = label
@@ -303,7 +303,7 @@ class ProofreadTab(JobTab):
             except EditRefusedError:  # napari reads whenever it draws: the reason is shown when the edit is done
                 return np.zeros_like(opened.session.objects.labels()[index])
 
-        layers.takes_wheel = pending.tool == "grow" and pending.edit is not None
+        layers.takes_wheel = pending.takes_wheel
         text = pending.describe()
         layers.outline_with(read if text else None)
         if self.doubt is not None:
@@ -321,9 +321,11 @@ class ProofreadTab(JobTab):
     def accept(self) -> None:
         """Do what is outlined."""
         if self.pending is not None and self.pending.edit is not None:
-            was_doubt = self.doubt is not None
+            was_doubt, is_push = self.doubt is not None, self.pending.is_push
             if self.do(self.pending.edit) and was_doubt:
                 self.next_doubt()
+            if is_push and self._selected and not self.pending.is_selected(self._selected):
+                self._selected = None  # the voxel that was clicked is another object's now, which no key may change
 
     def confirm(self) -> None:
         """Remember that the decision on show is right, and go to the next one."""

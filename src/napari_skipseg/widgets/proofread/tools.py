@@ -13,11 +13,15 @@ from napari_skipseg.proofread.apply import apply_edit, grown_regions
 from napari_skipseg.proofread.carry import carry_object
 from napari_skipseg.proofread.cut import sides_of_line
 from napari_skipseg.proofread.doubts import Doubt
-from napari_skipseg.proofread.edits import Edit, EditRefusedError, Grow, Merge, Paint, Split, Voxel, thin_out
+from napari_skipseg.proofread.edits import Edit, EditRefusedError, Erase, Grow, Merge, Paint, Split, Voxel, thin_out
+from napari_skipseg.proofread.push import REACHES, push_outline
 from napari_skipseg.proofread.state import Change, ObjectsUnderEdit
 from napari_skipseg.wording import counted
 
-ToolName = Literal["select", "merge", "split", "grow"]
+ToolName = Literal["select", "merge", "split", "grow", "push"]
+
+_FIRST_REACH = 1
+"""Where the wheel begins among `REACHES`."""
 
 MOST_MERGED = 40
 """Objects that one line merges: so an edit has less than 1 kB."""
@@ -75,7 +79,8 @@ def split_along(objects: ObjectsUnderEdit, line: Sequence[Voxel]) -> Split:
 class PendingEdit:
     """The edit that would be done now, None if nothing is chosen; and what it looks like.
 
-    tool: decides what a click does. sides: the voxels that were clicked for a split. level: how far a region has grown.
+    tool: decides what a click does. sides: the voxels that were clicked for a split. selected: the object whose outline
+    is pushed.
     """
 
     def __init__(self, objects: ObjectsUnderEdit) -> None:
@@ -83,13 +88,15 @@ class PendingEdit:
         self.tool: ToolName = "select"
         self.edit: Edit | None = None
         self.sides: tuple[list[Voxel], list[Voxel]] = ([], [])
+        self.selected = 0
+        self._pushed: Voxel | None = None
         self._chosen: list[Voxel] = []
         self._steps: list[float] = []
         self._step = 0
 
     def clear(self) -> None:
         """Choose nothing."""
-        self.edit, self.sides, self._chosen, self._steps = None, ([], []), [], []
+        self.edit, self.sides, self._chosen, self._steps, self._pushed = None, ([], []), [], [], None
 
     def click(self, voxel: Voxel, shift: bool) -> bool:
         """Choose a voxel; return whether the edit can be done at once.
@@ -107,6 +114,9 @@ class PendingEdit:
         if self.tool == "split":
             self.sides[int(shift)].append(voxel)
             self.edit = Split(tuple(map(thin_out, self.sides))) if all(self.sides) else None
+        elif self.tool == "push":
+            self._pushed, self._step = voxel, _FIRST_REACH
+            self.edit = push_outline(objects, self.selected, voxel, REACHES[self._step])
         elif self.tool == "grow":
             tree, region = objects.tree, objects.region_at(voxel)
             if tree is None or not 0 < region <= tree.count:
@@ -124,7 +134,21 @@ class PendingEdit:
     @property
     def is_carried(self) -> bool:
         """Whether the edit carries an object between slices."""
-        return isinstance(self.edit, Paint)
+        return isinstance(self.edit, Paint) and not self.is_push
+
+    @property
+    def is_push(self) -> bool:
+        """Whether the edit pushes the outline of the selected object."""
+        return self._pushed is not None
+
+    @property
+    def takes_wheel(self) -> bool:
+        """Whether the wheel changes how far the edit goes."""
+        return self.edit is not None and (self.tool == "grow" or self.is_push)
+
+    def is_selected(self, voxel: Voxel) -> bool:
+        """Return whether a voxel is one of the selected object."""
+        return self._objects.object_at(voxel) == self.selected
 
     def carry(self, label: int, changes: Iterable[Change], keep_others: bool) -> bool:
         """Choose to carry an object to the slices between those on which it is; the edit is not complete then.
@@ -165,7 +189,10 @@ class PendingEdit:
             self.edit = Merge(doubt.at) if doubt.kind == "merge?" else Split(((doubt.at[0],), (doubt.at[1],)))
 
     def climb(self, steps: int) -> None:
-        """Let the chosen region grow or shrink by steps of the hierarchy."""
+        """Let the chosen region grow or shrink by steps of the hierarchy, or push the outline farther around."""
+        if self._pushed is not None:
+            self._step = min(max(self._step + steps, 0), len(REACHES) - 1)
+            self.edit = push_outline(self._objects, self.selected, self._pushed, REACHES[self._step])
         if isinstance(self.edit, Grow) and self._steps:
             self._step = min(max(self._step + steps, 0), len(self._steps) - 1)
             self.edit = Grow(self.edit.at, self._steps[self._step])
@@ -179,6 +206,10 @@ class PendingEdit:
                 return "A splits the object as outlined."
             case Merge():
                 return "A merges the outlined objects."
+            case Paint() | Erase() if self.is_push:
+                return (
+                    f"The outline moves up to {REACHES[self._step]:g} voxels around: the wheel changes that, A does it."
+                )
             case Paint(slices=slices):
                 return f"A paints {counted(len(slices), 'slice')} between as outlined."
         if self.tool == "merge" and self._chosen:
@@ -195,11 +226,15 @@ class PendingEdit:
         """
         objects, edit = self._objects, self.edit
         labels = objects.labels()
-        if isinstance(edit, Split | Paint):
+        if isinstance(edit, Split | Paint | Erase):
             change = apply_edit(objects, edit)
             try:
-                ends = tuple(side[0] for side in edit.sides) if isinstance(edit, Split) else (edit.into or edit.corner,)
-                first, *rest = [objects.object_at(voxel) for voxel in ends]
+                if isinstance(edit, Split):
+                    first, *rest = [objects.object_at(side[0]) for side in edit.sides]
+                elif self.is_push or isinstance(edit, Erase):
+                    first, rest = self.selected, []
+                else:
+                    first, rest = objects.object_at(edit.into or edit.corner), []
                 values = np.asarray(labels[index])
             finally:
                 objects.undo(change)
