@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from napari_skipseg.devices import versions
@@ -101,8 +102,11 @@ def iter_segment(
             continues = place.recipe is not None
             run, store = yield from _prepare(stack, model, options, target, place, backend_maker, pinned, mask)
             done = _done(run, store, place) if continues else []
+            for number in done:
+                store.leave_out(run.grid, run.grid.unit(number))
             times.enter("tiles")
-            yield from iter_fill(run, store, done, partial(_note, run, store, place))
+            noting = Lock()
+            yield from iter_fill(run, store, done, partial(_note, run, store, place, noting))
             times.enter("writing")
             _note_changes(run, place)
             for file, known in zip(read, before, strict=True):
@@ -140,8 +144,9 @@ def _prepare(
     return run, ZarrStore(run.results, prefix, run.stack, place.recipe or {}, target.depth, names)
 
 
-def _note(run: Run, store: ZarrStore, place: RunFolder, unit: TileUnit) -> None:
-    _note_changes(run, place)  # first, so that the record of the run always names the backend of a noted unit
+def _note(run: Run, store: ZarrStore, place: RunFolder, noting: Lock, unit: TileUnit) -> None:
+    with noting:  # several threads write units
+        _note_changes(run, place)  # first, so that the record of the run always names the backend of a noted unit
     place.note(unit.number, store.take_unsynced())
 
 
@@ -181,7 +186,7 @@ def _iter_finish(
                 raise
         done = {number for number in range(len(run.grid)) if store.is_complete(run.grid, run.grid.unit(number))}
         place.forget(set(range(len(run.grid))) - done)
-        yield from iter_fill(run, store, done, partial(_note, run, store, place))
+        yield from iter_fill(run, store, done, partial(_note, run, store, place, Lock()))
     raise AssertionError("the last try returns or raises")
 
 
