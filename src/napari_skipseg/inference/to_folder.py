@@ -18,6 +18,7 @@ from napari_skipseg.images.files import is_there
 from napari_skipseg.images.formats import FORMAT_ENDINGS, Depth, Format
 from napari_skipseg.images.identity import check_unchanged, fingerprint
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.zarr.writer import create_ome_zarr
 from napari_skipseg.inference.backends.choose import BackendChoice, BackendMaker, make_backend, require_backend
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import Run, iter_fill, iter_prepare, name_input
@@ -141,7 +142,9 @@ def _prepare(
     names = model.description.class_names
     # of a box, the results are cut out of the stores, and must not have their names
     prefix = place.path / f"{target.name}{TILE_STORES if run.grid.box else ''}"
-    return run, ZarrStore(run.results, prefix, run.stack, place.recipe or {}, target.depth, names)
+    is_result = target.form == "ome-zarr" and not run.grid.box  # of others no pyramid is made
+    create = partial(create_ome_zarr, grows=is_result)
+    return run, ZarrStore(run.results, prefix, run.stack, place.recipe or {}, target.depth, names, create)
 
 
 def _note(run: Run, store: ZarrStore, place: RunFolder, noting: Lock, unit: TileUnit) -> None:

@@ -28,12 +28,13 @@ CoarseChunk = tuple[int, ...]
 
 
 class _Waiting:
-    """A chunk that is not whole: its region, its values so far, and how many voxels are missing."""
+    """A chunk that is not whole: its region, its values so far, where its parts begin, and how many voxels are missing."""
 
     def __init__(self, region: PyramidRegion, dtype: np.dtype[Any]) -> None:
         self.region = region
         self.values = np.empty([part.stop - part.start for part in region], dtype)
         self.missing = self.values.size
+        self.parts: set[tuple[int, ...]] = set()
 
 
 class GrowingPyramid:
@@ -104,7 +105,11 @@ class GrowingPyramid:
             for sides in (waiting.region, part)
         )
         waiting.values[into] = reduced[out_of]  # no other thread has this part
+        begin = tuple(each.start for each in both)
         with self._lock:
+            if begin in waiting.parts:  # written again
+                return
+            waiting.parts.add(begin)
             waiting.missing -= math.prod(each.stop - each.start for each in both)
             if waiting.missing or self._waiting.pop(chunk, None) is None:
                 return

@@ -198,8 +198,10 @@ class OmeZarrWriter:
         self._write_grown(number, region, reduce(values, steps))
 
 
-def create_ome_zarr(path: str | os.PathLike[str], layout: Layout) -> OmeZarrWriter:
+def create_ome_zarr(path: str | os.PathLike[str], layout: Layout, grows: bool = True) -> OmeZarrWriter:
     """Create an OME-Zarr 0.5 store with all its metadata and levels, but no voxels, and return its writer.
+
+    grows: as in `OmeZarrWriter`.
 
     An existing store of exactly this layout (description included) is continued: `is_written` shows its chunks. An
     unfinished store can be opened like any other: missing voxels are 0.
@@ -223,7 +225,7 @@ def create_ome_zarr(path: str | os.PathLike[str], layout: Layout) -> OmeZarrWrit
                         file.unlink(missing_ok=True)
             else:
                 replace(store, path)
-    writer = OmeZarrWriter(path, layout, grows=True, is_new=is_new)
+    writer = OmeZarrWriter(path, layout, grows=grows, is_new=is_new)
     writer.note_unsynced(metadata)
     return writer
 
