@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from napari_skipseg.cli import app
 from napari_skipseg.inference import machine_speed
 from napari_skipseg.inference.backends import choose, compiled
-from napari_skipseg.inference.machine_speed import read_machine_speed
+from napari_skipseg.inference.kept_speed import read_machine_speed
 
 
 @pytest.fixture(autouse=True)
