@@ -175,6 +175,10 @@ DENSE_CHUNK = 2**16
 """Points are looked up one by one if the box around them has more voxels than this and more than four per point."""
 
 
+LARGE_PART = 2**20
+"""Voxels of `array[number]` from which on it is not read at once."""
+
+
 class StoredChunk(NamedTuple):
     """A chunk as it was at one moment. stamp: the number of the last write to it."""
 
@@ -188,7 +192,7 @@ def chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class UnreadPart(np.lib.mixins.NDArrayOperatorsMixin):
-    """`array[number]` of an array of three axes or more, read when its values are used, as they are then.
+    """`array[number]` of more than `LARGE_PART` voxels, read when its values are used, as they are then.
 
     At each step of a stroke napari asks `data[0]` for its type. To read a plane of 8192² for that takes 3 ms, most of it
     page faults: each row of a chunk lies in a page of its own.
@@ -220,7 +224,7 @@ class UnreadPart(np.lib.mixins.NDArrayOperatorsMixin):
 class SparseArray:
     """An array of bytes that is read and written as a numpy array; chunks that were never written to are 0.
 
-    Reading returns a new numpy array or a scalar, of a bare integer an `UnreadPart`. Several threads may use it at once.
+    Reading returns a new numpy array or a scalar, or an `UnreadPart`. Several threads may use it at once.
 
     stored: chunks that `load` returns when they are first read; without `load` all chunks are in memory.
     memory: bytes beyond which chunks that can be loaded again are evicted.
@@ -283,7 +287,7 @@ class SparseArray:
         return np.asarray(self[...], dtype=dtype)
 
     def __getitem__(self, key: Any) -> Any:
-        if type(key) is int and self.ndim > 2:
+        if type(key) is int and math.prod(self.shape[1:]) > LARGE_PART:
             return UnreadPart(self, key)
         with self.lock:
             if is_basic(key):
