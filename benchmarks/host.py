@@ -5,8 +5,8 @@
 
 The network's answer is a real one, of the built-in model on one small tile, mirrored to the size of a tile. cost: in
 nanoseconds of all processors a voxel, by part, and the part that only one thread at a time can do. sizes: each in a
-process of its own, with its highest memory. Both print a hash of all results, so that two versions of the package can be
-compared. `--profile FILE` writes the calls of the threads that read and write (cProfile).
+process of its own, with its highest memory. Both print a hash of all results, so that two versions of the package can
+be compared. `--profile FILE` writes the calls of the threads that read and write (cProfile).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from napari_skipseg.devices import Device
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
+from napari_skipseg.images.zarr.chunk_writer import ChunkWriter
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import create_ome_zarr
-from napari_skipseg.images.zarr.chunk_writer import ChunkWriter
 from napari_skipseg.inference import predict
 from napari_skipseg.inference.backends.interface import Pixels, TileOutput
 from napari_skipseg.inference.pipeline import Pipeline
@@ -112,7 +112,9 @@ def make_input(work: Path, kind: str, form: str, gib: float) -> Path:
     draft = create_ome_zarr(path, Layout(shape, space, "uint8", CHUNK[kind]))
     for start in range(0, planes, len(slab)):
         stop = min(planes, start + len(slab))
-        draft.write((slice(start, stop), slice(0, plane), slice(0, plane)), np.roll(slab, 64 * start, 2)[: stop - start])
+        draft.write(
+            (slice(start, stop), slice(0, plane), slice(0, plane)), np.roll(slab, 64 * start, 2)[: stop - start]
+        )
     return path
 
 
@@ -221,7 +223,9 @@ def sizes(flags: argparse.Namespace) -> None:
                 first = run["processor"] * each
             parts = (run["processor"] * each, run["wall"] * each)
             memory = (mebibytes(int(run["memory"])), mebibytes(finished.peak.own))
-            rows.append((kind, f"{gib:g}", *(f"{part:.1f}" for part in parts), f"{parts[0] / first:.2f}", *memory, run["hash"]))
+            rows.append(
+                (kind, f"{gib:g}", *(f"{part:.1f}" for part in parts), f"{parts[0] / first:.2f}", *memory, run["hash"])
+            )
             if not flags.keep:
                 shutil.rmtree(path)
                 shutil.rmtree(flags.work / "out", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The pyramid that grows while chunks are written has the bytes of the one that is made at the end, and is never old."""
+"""The pyramid that grows while chunks are written has the bytes of one that is made at the end, and is never old."""
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -134,7 +134,7 @@ def test_what_was_written_before_is_read_at_the_end_so_that_damage_is_found(tmp_
     damaged = tmp_path / "a.zarr" / "0" / "c" / "0" / "0" / "0"
     content = damaged.read_bytes()
     damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(FileError, match="Level 0 of .* is damaged"):
+    with pytest.raises(FileError, match=r"Level 0 of .* is damaged"):
         run_to_end(later.iter_pyramid())
     damaged.write_bytes(content)
     run_to_end(later.iter_pyramid())

@@ -177,9 +177,7 @@ def test_three_dimensions_several_classes_and_averages_are_tried_as_they_are(tmp
         assert plan.seconds > 0
 
 
-def test_what_comes_before_the_first_tile_counts(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_comes_before_the_first_tile_counts(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_Watch", Watched)
     model, counts = make_model(margin=8), iter([5, 5, 5, 6])
     monkeypatch.setattr(trial, "_count_compiled", lambda: next(counts))

@@ -194,8 +194,8 @@ def chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 class UnreadPart(np.lib.mixins.NDArrayOperatorsMixin):
     """`array[number]` of more than `LARGE_PART` voxels, read when its values are used, as they are then.
 
-    At each step of a stroke napari asks `data[0]` for its type. To read a plane of 8192² for that takes 3 ms, most of it
-    page faults: each row of a chunk lies in a page of its own.
+    At each step of a stroke napari asks `data[0]` for its type. To read a plane of 8192² for that takes 3 ms, most of
+    it page faults: each row of a chunk lies in a page of its own.
     """
 
     def __init__(self, array: SparseArray, number: int) -> None:

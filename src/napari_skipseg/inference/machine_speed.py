@@ -39,6 +39,7 @@ _SLICE = 2048**2
 _STACK = 2**30
 """Voxels of the images for which times are foretold: one slice, and a stack of 1 GiB in 8 bits."""
 
+
 @dataclass(frozen=True)
 class ModelSpeed:
     """The speed of a model in its fastest backend, from OME-Zarr to OME-Zarr. Costs are elapsed nanoseconds a voxel.

@@ -76,7 +76,7 @@ class TrialCost:
 
 @dataclass(frozen=True)
 class Trial:
-    """The cost of each part of a run. reading, writing, pyramid: per tile. network: per batch. finishing: a tile's share.
+    """The cost of the parts of a run. reading, writing, pyramid: a tile. network: per batch. finishing: a tile's share.
 
     A run reads, computes, writes and makes pyramids at the same time, so that the slowest of them limits its speed, or
     the cores, if they cannot do all at once. TIFF files follow, which is `finishing`. preparing: elapsed seconds before

@@ -31,7 +31,6 @@ _THREADS = 8
 """Threads that compress, at most; zstd does not hold Python's lock."""
 
 
-
 @cache
 def _threads() -> ThreadPoolExecutor:
     """Return the threads that compress, the same for all writers of this process."""

@@ -1,7 +1,7 @@
 """A pyramid that grows while its finest level is written: nothing is read back, and little is left to do at the end.
 
 What is written is reduced at once, and waits in memory until a coarser chunk is whole. That chunk is written by whoever
-brought its last part, and is reduced in its turn. So a chunk has one writer, and is newer than all that it is made from.
+brought its last part, and is reduced in its turn. So a chunk has one writer, and is newer than all it is made from.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ CoarseChunk = tuple[int, ...]
 
 
 class _Waiting:
-    """A chunk that is not whole: its region, its values so far, where its parts begin, and how many voxels are missing."""
+    """A chunk that is not whole: its region, its values so far, where parts begin, and how many voxels are missing."""
 
     def __init__(self, region: PyramidRegion, dtype: np.dtype[Any]) -> None:
         self.region = region
@@ -51,7 +51,7 @@ class GrowingPyramid:
     ) -> None:
         self._shapes = tuple(level.shape for level in layout.levels)
         factors = [level.factor for level in layout.levels]
-        self._steps = [(), *(_divided(new, old) for old, new in zip(factors, factors[1:], strict=False))]
+        self._steps = [(), *(_divided(new, old) for old, new in pairwise(factors))]
         self._chunks, self._write = chunks, write
         self._reduce = most_common if layout.kind == "labels" else average
         self._waiting: dict[CoarseChunk, _Waiting] = {}
@@ -101,7 +101,9 @@ class GrowingPyramid:
             for mine, own in zip(part, waiting.region, strict=True)
         ]
         into, out_of = (
-            tuple(slice(each.start - side.start, each.stop - side.start) for each, side in zip(both, sides, strict=True))
+            tuple(
+                slice(each.start - side.start, each.stop - side.start) for each, side in zip(both, sides, strict=True)
+            )
             for sides in (waiting.region, part)
         )
         waiting.values[into] = reduced[out_of]  # no other thread has this part

@@ -39,8 +39,8 @@ PYRAMID_VOXELS = 2**22
 class OmeZarrWriter:
     """An OME-Zarr store that is being written; get one by `create_ome_zarr`. Threads may write different chunks.
 
-    named: the path that messages name, if it is different from `path`. grows: coarser levels are written as soon as what
-    they are made from is; only for the one process that writes the store. is_new: it has no chunks yet.
+    named: the path that messages name, if it is different from `path`. grows: coarser levels are written as soon as
+    what they are made from is; only for the one process that writes the store. is_new: it has no chunks yet.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class OmeZarrWriter:
             self._pyramid.add(region, np.broadcast_to(values, [part.stop - part.start for part in region]))
 
     def leave_out(self, region: PyramidRegion) -> None:
-        """Say that a region was written before. What is made from it is removed, and left to `iter_pyramid`, which reads
-        the region, and so finds out whether it is damaged.
+        """Say that a region was written before. What is made from it is removed, and left to `iter_pyramid`, which
+        reads the region, and so finds out whether it is damaged.
 
         Raises:
             FileError: a chunk cannot be removed.

@@ -110,8 +110,8 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
 
     strokes, reviewed: the layers, None before `show`; the user may rename them. history: the undo stack. highlight: the
     frame around an uncertain region. class_chosen: emitted with the value that is painted with. failed: emitted with
-    the reason why a change of the user was reverted. painting: emitted with True at each step of a stroke, with False at
-    its end.
+    the reason why a change of the user was reverted. painting: emitted with True at each step of a stroke, with False
+    at its end.
     """
 
     class_chosen = Signal(int)
