@@ -231,7 +231,7 @@ def test_the_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     assert together.slowest(10, 5) == "writing"
     assert replace(one, pyramid=TrialCost(4.0), preparing=100.0).seconds(10, 1) == 100 + 10 * 6 + 1 + 6 + 10 * 0.5
     monkeypatch.setattr(trial, "cores", lambda: list(range(16)))
-    assert replace(one, pyramid=TrialCost(11.0)).seconds(100, 1) == 100 * 13 / 4 + 1 + 13 + 100 * 0.5
+    assert replace(one, pyramid=TrialCost(38.0)).seconds(100, 1) == 100 * 40 / 8 + 1 + 40 + 100 * 0.5
 
 
 def test_cores_that_cannot_do_it_all_at_once_set_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,9 +148,9 @@ def _prepare(
 
 
 def _note(run: Run, store: ZarrStore, place: RunFolder, noting: Lock, unit: TileUnit) -> None:
-    with noting:  # several threads write units
+    with noting:  # several threads write units: files that one takes are noted before another unit of theirs can be
         _note_changes(run, place)  # first, so that the record of the run always names the backend of a noted unit
-    place.note(unit.number, store.take_unsynced())
+        place.note(unit.number, store.take_unsynced())
 
 
 def _note_changes(run: Run, place: RunFolder) -> None:
