@@ -64,7 +64,7 @@ def find_network_speed(model: str, device: str, backend: str, precision: str) ->
 
 def load() -> float:
     """Return the work of the last minute, 1 = all cores."""
-    return psutil.getloadavg()[0] / len(cores())
+    return float(psutil.getloadavg()[0]) / len(cores())
 
 
 def processor_name() -> str:
