@@ -1,4 +1,4 @@
-"""How long the window does not respond: `xvfb-run -a python benchmarks/window.py [--side 8192] [--strokes 8]`.
+"""How long the window does not respond: `xvfb-run -a python benchmarks/window.py [--only strokes training crowd]`.
 
 Strokes of real mouse events, 60 a second, in a real napari, in a Labels layer of napari's own and in a layer of
 corrections in turns, and in the latter while the engine fine-tunes. A gap is the time between two ticks of a timer of 2
@@ -181,20 +181,78 @@ def while_training(strokes: int) -> list[tuple[str, ...]]:
     return rows
 
 
+def timed(work: Callable[[], object], rounds: int = 8) -> list[float]:
+    """Return the milliseconds of `work` and of all that the window does after it, for each round."""
+    found = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        work()
+        QApplication.processEvents()
+        found.append((time.perf_counter() - begun) * 1e3)
+    return found
+
+
+def crowded(layers: int, objects: int) -> list[tuple[str, ...]]:
+    """Return the rows of a window with so many layers, without our panel and with it, and with so many objects."""
+    import napari
+
+    rows = []
+    for title in ("napari alone", "with the panel"):
+        viewer = napari.Viewer()
+        panel = None
+        if title != "napari alone":
+            _, panel = viewer.window.add_plugin_dock_widget("napari-skipseg", "SkipSeg")
+        for number in range(layers):
+            viewer.add_image(np.full((4, 64, 64), number % 255, np.uint8), name=f"layer {number}", visible=False)
+        wait_for(lambda: False, 1.0)
+        chosen = iter(range(1000))
+
+        def choose(viewer: object = viewer, chosen: Iterator[int] = chosen) -> None:
+            layer = viewer.layers[next(chosen) * 37 % layers]  # type: ignore[attr-defined]
+            viewer.layers.selection.active = layer  # type: ignore[attr-defined]
+
+        def add(viewer: object = viewer) -> None:
+            viewer.add_image(np.zeros((4, 64, 64), np.uint8), visible=False)  # type: ignore[attr-defined]
+
+        for what, work in (("a layer chosen", choose), ("a layer added", add)):
+            times = timed(work)
+            rows.append((f"{what} of {layers}, {title}", f"{np.median(times):.0f}", f"{max(times):.0f}"))
+        if panel is not None:
+            side = int(np.sqrt(objects))
+            labels = np.kron(
+                np.arange(1, side * side + 1, dtype=np.int32).reshape(side, side), np.ones((6, 6), np.int32)
+            )
+            times = timed(lambda: viewer.add_labels(labels), 1)  # noqa: B023
+            rows.append((f"{side * side:,} objects shown", f"{np.median(times):.0f}", f"{max(times):.0f}"))
+            times = timed(panel.objects_tab.check)
+            rows.append(
+                (f"the Objects tab looks at {side * side:,} objects", f"{np.median(times):.0f}", f"{max(times):.0f}")
+            )
+        viewer.close()
+    return rows
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=8192)
     parser.add_argument("--strokes", type=int, default=8)
+    parser.add_argument("--only", nargs="+", default=["strokes", "training", "crowd"], help="parts: all by default")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {f"NAPARI_SKIPSEG_{kind}": str(Path(folder) / kind) for kind in ("CORRECTIONS", "MODELS")}
-        rows = []
-        for side in (SMALL, flags.side):
-            rows += [bare(side, flags.strokes), ours(side, flags.strokes)]
-        rows += while_training(flags.strokes)
+        rows, crowd = [], []
+        if "strokes" in flags.only:
+            for side in (SMALL, flags.side):
+                rows += [bare(side, flags.strokes), ours(side, flags.strokes)]
+        if "training" in flags.only:
+            rows += while_training(flags.strokes)
+        if "crowd" in flags.only:
+            crowd = crowded(200, 100_000)
     print_place(f"{flags.strokes} strokes of {EVENTS} mouse events, {PER_SECOND} a second")
     print_table(("what", "median gap, ms", "99 %", "longest", "over 50 ms"), rows)
+    print()
+    print_table(("what", "median, ms", "longest"), crowd)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -227,3 +228,17 @@ def test_every_edit_in_napari_is_heard() -> None:
         step()
         assert (np.asarray(array) != before).any()
         np.testing.assert_array_equal(heard, array)
+
+
+def test_a_large_plane_that_napari_asks_for_its_type_is_not_read() -> None:
+    array = SparseArray((2, 2048, 2048))
+    array[0, 5:9, 2000:] = 3
+    with mock.patch.object(SparseArray, "_read", side_effect=AssertionError("it was read")):
+        part = array[0]
+        assert (part.dtype, part.shape, part.ndim, len(part)) == (np.uint8, (2048, 2048), 2, 2048)
+        with pytest.raises(IndexError):
+            array[2]
+    for read in (np.asarray(part), part[:], part + 0, np.add(part, 0)):
+        assert type(read) is np.ndarray
+        assert np.array_equal(read, array[0, :])
+    assert (int((part == 3).sum()), part.max(), part[6, 2001], bool(array[-1].any())) == (4 * 48, 3, 3, False)

@@ -10,9 +10,11 @@ from tiny_models import write_tiny
 from typer.testing import CliRunner
 
 from napari_skipseg.cli import app
-from napari_skipseg.inference import machine_speed
+from napari_skipseg.devices import versions
+from napari_skipseg.inference import kept_speed, machine_speed
 from napari_skipseg.inference.backends import choose, compiled
-from napari_skipseg.inference.machine_speed import read_machine_speed
+from napari_skipseg.inference.kept_speed import NetworkSpeed, find_network_speed, keep_speed, read_machine_speed
+from napari_skipseg.inference.pipeline import WRITERS
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +39,7 @@ def test_figures_of_each_part_are_measured_kept_and_add_up(tmp_path: Path) -> No
     for each in (flat, deep):
         assert each["voxels_per_second"] == pytest.approx(1e9 / each["network"])
         assert min(each["reading"], each["network"], each["writing"]) > 0
-        slowest = max(each["reading"], each["network"], each["writing"])
+        slowest = max(each["reading"], each["network"], each["writing"] / WRITERS)
         assert each["stack_seconds"] >= 2**30 * slowest / 1e9 * 0.99
     assert flat["slice_seconds"] < flat["stack_seconds"]
     assert deep["slice_seconds"] is None
@@ -50,3 +52,22 @@ def test_the_table_names_the_machine_and_each_model(tmp_path: Path) -> None:
     assert ran.exit_code == 0, ran.output
     for word in ("processor", "bf16", "Mvox/s", "pyramid", "1 GiB", "flat", "torch"):
         assert word in ran.stdout
+
+
+def test_a_kept_speed_holds_for_the_same_versions_while_the_machine_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = {"model": "flat", "backend": "torch", "precision": "f32", "tile": [10, 10], "batch": 2}
+    timed = model | {"batch_seconds": 4.0, "batch_processor": 8.0}
+    found = {"versions": versions(), "load": 0.1, "device": "CPU", "models": [timed]}
+    asked = ("flat", "CPU", "torch", "f32")
+    monkeypatch.setattr(kept_speed, "load", lambda: 0.2)
+    assert find_network_speed(*asked) is None
+    keep_speed(found)
+    assert find_network_speed(*asked) == NetworkSpeed(0.02, 0.04)
+    for other in (("deep", *asked[1:]), ("flat", "GPU", "torch", "f32"), (*asked[:3], "bf16")):
+        assert find_network_speed(*other) is None
+    monkeypatch.setattr(kept_speed, "load", lambda: 0.9)
+    assert find_network_speed(*asked) is None, "the machine is busy now"
+    monkeypatch.setattr(kept_speed, "load", lambda: 0.2)
+    for changed in ({"load": 0.9}, {"versions": {}}, {"models": [model]}, {"models": None}):
+        keep_speed(found | changed)
+        assert find_network_speed(*asked) is None, changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 from identity import Identity, always, identity, make_model
 
+from napari_skipseg.devices import choose_device
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.images.zarr.writer import OmeZarrWriter
 from napari_skipseg.inference import trial
 from napari_skipseg.inference.backends.interface import Pixels, TileOutput
 from napari_skipseg.inference.estimate import RunPlan
+from napari_skipseg.inference.kept_speed import NetworkSpeed
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.saving import SavedArray
 from napari_skipseg.inference.stores import ArrayStore, ZarrStore
@@ -45,7 +48,18 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(trial, "time", clock)
+    monkeypatch.setattr(trial, "cores", lambda: [0, 1])
+    monkeypatch.setattr(trial, "_Watch", Unwatched)
     return clock
+
+
+Watched = trial._Watch
+
+
+class Unwatched(Watched):
+    """Lets preparing take no time: grey values are read from slow voxels too."""
+
+    preparing = 0.0
 
 
 class SlowVoxels(LazyArray):
@@ -100,10 +114,10 @@ def test_the_slowest_part_sets_the_pace(
     assert slow_disk.slowest == "reading"
     assert slow_disk.seconds == pytest.approx(TILES * 7.0 + 7.0 + 0.5)
     assert "reading is the slowest part" in slow_disk.describe()["tiles"]
-    slow_store(monkeypatch, clock, 8.5 / pieces)
+    slow_store(monkeypatch, clock, 15.5 / pieces)
     slow_writer = plan_of(tmp_path, clock, reading=1.0, network=3.0, **how)
     assert slow_writer.slowest == "writing"
-    assert slow_writer.seconds == pytest.approx(TILES * 9.0 + 1.0 + 9.0)
+    assert slow_writer.seconds == pytest.approx(TILES * 16.0 / 2 + 1.0 + 16.0), "two threads write"
 
 
 def test_tiff_files_come_after_the_tiles_and_what_a_file_costs_at_any_size_counts_once(
@@ -119,7 +133,7 @@ def test_tiff_files_come_after_the_tiles_and_what_a_file_costs_at_any_size_count
     assert plan_of(tmp_path, clock, form="tiff").seconds == pytest.approx(3 * 2.0 * TILES)
 
 
-def test_pyramids_come_after_the_tiles(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pyramids_are_written_with_the_tiles(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     voxels = np.random.default_rng(0).integers(0, 256, (2, 600, 600)).astype(np.uint8)
     write_coarser = OmeZarrWriter.write_coarser
 
@@ -132,8 +146,10 @@ def test_pyramids_come_after_the_tiles(tmp_path: Path, clock: Clock, monkeypatch
     options = SegmentOptions("cpu", tile=528)
     stack = Stack(voxels, Space("ZYX"))
     plan = run_to_end(iter_plan(stack, model, options, tmp_path, form="ome-zarr", backend_maker=identity))
-    of_two_stores = plan.tiles * 2 * 3.0 * trial.COARSER
-    assert 0.8 * of_two_stores < plan.seconds <= of_two_stores, "beyond the tile whole chunks hold nothing yet"
+    of_a_tile = 2 * 3.0 * trial.COARSER
+    expected = (plan.tiles / 2 + 1) * of_a_tile  # by two threads, and the last tile's at the end
+    assert 0.8 * expected < plan.seconds <= expected, "beyond the tile whole chunks hold nothing yet"
+    assert plan.slowest == "writing"
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -161,7 +177,45 @@ def test_three_dimensions_several_classes_and_averages_are_tried_as_they_are(tmp
         assert plan.seconds > 0
 
 
-def test_the_arithmetic() -> None:
+def test_what_comes_before_the_first_tile_counts(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_Watch", Watched)
+    model, counts = make_model(margin=8), iter([5, 5, 5, 6])
+    monkeypatch.setattr(trial, "_count_compiled", lambda: next(counts))
+
+    def make(*_: Any) -> Identity:
+        clock.work(40.0)
+        return Identity(model, (40, 40))
+
+    def planned() -> float:
+        stack = Stack(SlowVoxels(clock, 0.0), Space("ZYX"))
+        work = iter_plan(stack, model, OPTIONS, tmp_path, backend_maker=make)
+        try:
+            while True:
+                clock.work(7.0) if next(work).message.startswith("preparing") else None
+        except StopIteration as stop:
+            return float(stop.value.seconds)
+
+    assert planned() == pytest.approx(40.0), "what others do between two steps does not count"
+    assert planned() == pytest.approx(10.0), "what was compiled now is loaded by the run"
+
+
+def test_a_network_that_benchmark_has_measured_here_is_not_run_again(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def find(*what: str) -> NetworkSpeed:
+        asked.append(what)
+        return NetworkSpeed(2e-3, 3e-3)
+
+    monkeypatch.setattr(trial, "find_network_speed", find)
+    plan = plan_of(tmp_path, clock, network=1000.0, depth=None)
+    assert plan.seconds == pytest.approx(TILES * 40**2 * 2e-3)
+    assert asked == [("tiny", choose_device("cpu").title, "identity", "f32")]
+
+
+def test_the_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "cores", lambda: [0])
     parts = {
         "reading": TrialCost(1.0),
         "network": TrialCost(3.0),
@@ -175,6 +229,9 @@ def test_the_arithmetic() -> None:
     together = Trial(**parts | {"network": TrialCost(3.0)})
     assert together.seconds(10, 5) == 10 * 2 + 5 * (1 + 2) + 10 * 0.5, "two batches of five take 6 seconds only"
     assert together.slowest(10, 5) == "writing"
+    assert replace(one, pyramid=TrialCost(4.0), preparing=100.0).seconds(10, 1) == 100 + 10 * 6 + 1 + 6 + 10 * 0.5
+    monkeypatch.setattr(trial, "cores", lambda: list(range(16)))
+    assert replace(one, pyramid=TrialCost(38.0)).seconds(100, 1) == 100 * 40 / 8 + 1 + 40 + 100 * 0.5
 
 
 def test_cores_that_cannot_do_it_all_at_once_set_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,10 +84,12 @@ def test_no_unit_is_noted_before_its_chunks_and_what_describes_them_are_on_disk(
     disk, seen = Disk(monkeypatch), []
     monkeypatch.setattr(run_journal, "EVERY", 0.0)
     monkeypatch.setattr(run_journal, "LONGEST", 0.0)
-    append, note, chunks_of = run_journal.append_tiles, RunFolder.note, {}
+    append, note, chunks_of, taken = run_journal.append_tiles, RunFolder.note, {}, []
 
     def noting(self: RunFolder, number: int, files: Any = ()) -> None:
-        chunks_of[number] = list(files)
+        taken.extend(files)  # several threads write units, and one takes the files of all that are written
+        chunks_of[number] = list(taken)
+        assert len(taken) >= 3 * len(chunks_of), "those of this unit are among them"
         note(self, number, files)
 
     def appending(folder: Path, numbers: Any) -> None:

@@ -6,6 +6,8 @@ import io
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +24,7 @@ from napari_skipseg.inference.prediction import Focus, Prediction, ResultsOpened
 from napari_skipseg.jobs import worker as worker_module
 from napari_skipseg.jobs.child import COMMAND
 from napari_skipseg.jobs.encoding import Envelope, from_line, to_line
-from napari_skipseg.jobs.messages import NO_JOB, Failed, ListDevices, Ready
+from napari_skipseg.jobs.messages import NO_JOB, Cancel, Failed, GiveWay, ListDevices, Ready
 from napari_skipseg.jobs.worker import Worker, explain, run_by_hand
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.progress import KeepBest
@@ -117,6 +119,33 @@ def test_commands_come_to_their_job_in_order_and_of_views_only_the_newest(monkey
     said = answers(worker.run(Envelope(1, ListDevices())))
     assert heard == [Retry(("a.tif",)), Retry(("b.tif",)), Focus({"Z": (3.0, 3.0)}), None]
     assert said[0].value == SystemReport({})
+
+
+def test_long_work_waits_while_the_user_paints_and_what_was_just_asked_for_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_module.os, "_exit", lambda code: None)
+    monkeypatch.setattr(worker_module, "iter_perform", lambda *_: (Progress(step, 2) for step in range(2)))
+    monkeypatch.setattr(worker_module, "to_line", lambda *_: b"")
+    kind: Any = type("Long", (), {})
+    monkeypatch.setattr(worker_module, "LONG", (kind,))
+
+    def seconds(value: Any, *told: Envelope, cancel_after: float = 0.0) -> float:
+        worker = Worker(io.BytesIO())
+        for each in told:
+            worker.listen([to_line(each, Path())])
+        if cancel_after:
+            cancel = to_line(Envelope(1, Cancel()), Path())
+            threading.Timer(cancel_after, worker.listen, [[cancel]]).start()
+        begun = time.monotonic()
+        worker.run(Envelope(1, value))
+        return time.monotonic() - begun
+
+    painting, ended = Envelope(NO_JOB, GiveWay(1.0)), Envelope(NO_JOB, GiveWay(0.0))
+    assert seconds(kind(), painting) >= 0.95
+    assert seconds(kind(), painting, ended) < 0.5
+    assert seconds(ListDevices(), painting) < 0.5
+    assert seconds(kind(), Envelope(NO_JOB, GiveWay(60.0)), cancel_after=0.1) < 30
 
 
 def write_request(folder: Path, text: object) -> Path:

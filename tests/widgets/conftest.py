@@ -169,6 +169,7 @@ class FakeEngine:
         self.pinned: list[dict[str, int | str] | None] = []
         self.masks: list[Stack | None] = []
         self.sent: list[Focus] = []
+        self.gave_way: list[float] = []
         self.planned: list[tuple[tuple[int, ...], str, SegmentOptions]] = []
         self.plan_fault: Exception | None = None
         self.findings: tuple[str, ...] = ()
@@ -188,6 +189,9 @@ class FakeEngine:
 
     def leave(self, is_leaving: bool = True) -> None:
         pass
+
+    def give_way(self, seconds: float) -> None:
+        self.gave_way.append(seconds)
 
     def run(self, request: Request[Any]) -> Generator[Progress, Any, Any]:
         return self.answers[type(request)](request)

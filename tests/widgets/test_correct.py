@@ -15,6 +15,7 @@ from napari_skipseg.corrections.store import open_corrections
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.widgets.correct.layers import ACTIONS
+from napari_skipseg.widgets.correct.tab import BETWEEN_STROKES
 
 pytestmark = pytest.mark.gui
 
@@ -251,6 +252,14 @@ def test_colours_and_channels_are_no_axis_of_the_corrections(open_panel, qtbot):
     viewer.add_image(ramp(3, 2, 32, 48), name="em", axis_labels=("z", "c", "y", "x"))
     assert "channel_axis=1" in tab.message.text()
     assert not tab.correct_button.isEnabled()
+
+
+def test_the_engine_gives_way_during_a_stroke_and_a_moment_longer(open_panel, qtbot, engine):
+    _, _, hand = open_and_correct(open_panel, qtbot, ramp(32, 48))
+    engine.gave_way.clear()
+    hand.drag((10, 10), (10, 40))
+    assert len(engine.gave_way) >= 2, "at the begin and at the end"
+    assert set(engine.gave_way) == {BETWEEN_STROKES}
 
 
 def test_painting_a_large_slice_keeps_the_window_alive(open_panel, qtbot):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hand import LEFT, choose, correct
-from napari_skipseg.widgets.segment.suggest import SuggestionList
+from napari_skipseg.widgets.segment.fields import SuggestionList
 from qtpy.QtWidgets import QLabel
 
 from napari_skipseg.inference.suggest import Suggestion, Suggestions

@@ -54,7 +54,7 @@ def benchmark(
 
 
 def _describe_machine(found: MachineSpeed) -> dict[str, str]:
-    from napari_skipseg.inference.machine_speed import BUSY
+    from napari_skipseg.inference.kept_speed import BUSY
 
     facts = {
         "processor": f"{found.processor}, {found.cores} cores, {found.memory / 2**30:.0f} GiB",

@@ -175,6 +175,10 @@ DENSE_CHUNK = 2**16
 """Points are looked up one by one if the box around them has more voxels than this and more than four per point."""
 
 
+LARGE_PART = 2**20
+"""Voxels of `array[number]` from which on it is not read at once."""
+
+
 class StoredChunk(NamedTuple):
     """A chunk as it was at one moment. stamp: the number of the last write to it."""
 
@@ -187,10 +191,40 @@ def chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(min(CHUNK_SIDE, n) if axis >= len(shape) - 2 else 1 for axis, n in enumerate(shape))
 
 
+class UnreadPart(np.lib.mixins.NDArrayOperatorsMixin):
+    """`array[number]` of more than `LARGE_PART` voxels, read when its values are used, as they are then.
+
+    At each step of a stroke napari asks `data[0]` for its type. To read a plane of 8192² for that takes 3 ms, most of
+    it page faults: each row of a chunk lies in a page of its own.
+    """
+
+    def __init__(self, array: SparseArray, number: int) -> None:
+        self._array, self._number = array, range(array.shape[0])[number]
+        self.shape, self.dtype, self.ndim = array.shape[1:], array.dtype, array.ndim - 1
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self._array[(self._number,)], dtype=dtype)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **others: Any) -> Any:
+        read = (np.asarray(each) if isinstance(each, UnreadPart) else each for each in inputs)
+        return getattr(ufunc, method)(*read, **others)
+
+    def __getitem__(self, key: Any) -> Any:
+        return np.asarray(self)[key]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(np.asarray(self), name)
+
+
 class SparseArray:
     """An array of bytes that is read and written as a numpy array; chunks that were never written to are 0.
 
-    Reading returns a new numpy array or a scalar. Several threads may use it at once.
+    Reading returns a new numpy array or a scalar, or an `UnreadPart`. Several threads may use it at once.
 
     stored: chunks that `load` returns when they are first read; without `load` all chunks are in memory.
     memory: bytes beyond which chunks that can be loaded again are evicted.
@@ -253,6 +287,8 @@ class SparseArray:
         return np.asarray(self[...], dtype=dtype)
 
     def __getitem__(self, key: Any) -> Any:
+        if type(key) is int and math.prod(self.shape[1:]) > LARGE_PART:
+            return UnreadPart(self, key)
         with self.lock:
             if is_basic(key):
                 ranges = ranges_of(key, self.shape)

@@ -15,10 +15,11 @@ LITTLE = 0.9
 class RunPlan:
     """The time, memory and disk that a run needs; sizes in bytes.
 
-    seconds: of the whole run, from the reading, computing and writing of one tile. device: with its precision and the
-    reason. tile: its size in voxels. memory: peak of the whole process; device_memory: of the GPU (0 on a CPU). disk:
-    most space for the results, before compression, and for temporary files. findings: about the image, as in a recipe;
-    seems_inverted: as in `progress.ImageFindings`. slowest: the part that limits the speed.
+    seconds: of the whole run: what comes before the first tile, then reading, computing and writing, of which the
+    slowest counts, then what follows the last one. device: with its precision and the reason. tile: its size in voxels.
+    memory: peak of the whole process; device_memory: of the GPU (0 on a CPU). disk: most space for the results, before
+    compression, and for temporary files. findings: about the image, as in a recipe; seems_inverted: as in
+    `progress.ImageFindings`. slowest: the part that limits the speed.
     """
 
     device: str

@@ -5,10 +5,7 @@ Loads without torch.
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Generator, Iterable
@@ -25,8 +22,8 @@ from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
-from napari_skipseg.inference.backends import compiled
 from napari_skipseg.inference.backends.choose import BackendChoice, fastest_precision, make_backend
+from napari_skipseg.inference.kept_speed import keep_speed, load, processor_name
 from napari_skipseg.inference.opened_models import open_model
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_prepare
@@ -41,8 +38,6 @@ _SIDE = {2: 512, 3: 96}
 _SLICE = 2048**2
 _STACK = 2**30
 """Voxels of the images for which times are foretold: one slice, and a stack of 1 GiB in 8 bits."""
-BUSY = 0.5
-"""Load for each core from which other work makes the figures worse."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +45,9 @@ class ModelSpeed:
     """The speed of a model in its fastest backend, from OME-Zarr to OME-Zarr. Costs are elapsed nanoseconds a voxel.
 
     tile: its sides. voxels_per_second: of the network, margins counted as waste. reading, network, writing, pyramid:
-    the first three at the same time; the slowest counts. slice_seconds: of 2048² voxels, after the start (None in 3D).
-    stack_seconds: of 1 GiB.
+    at the same time; the slowest counts, or their sum over all cores. slice_seconds: of 2048² voxels, after the start
+    (None in 3D). stack_seconds: of 1 GiB. batch: tiles that are computed together; batch_seconds, batch_processor: what
+    they take of the clock and of all cores.
     """
 
     model: str
@@ -65,6 +61,9 @@ class ModelSpeed:
     pyramid: float
     slice_seconds: float | None
     stack_seconds: float
+    batch: int
+    batch_seconds: float
+    batch_processor: float
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def iter_measure_machine(folders: Iterable[Path], device_name: str = "auto") -> 
     Raises:
         SkipsegError: a folder is no model, there is no such device, or the disk is full.
     """
-    load = psutil.getloadavg()[0] / len(cores())
+    before = load()
     device = choose_device(device_name)
     paths = list(folders)
     steps = len(paths) + 1
@@ -118,7 +117,7 @@ def iter_measure_machine(folders: Iterable[Path], device_name: str = "auto") -> 
         best_precision("cpu").name == "bf16",
         len(cores()),
         device.title,
-        load,
+        before,
         time.strftime("%Y-%m-%d"),
         versions(),
         tuple(found),
@@ -134,7 +133,7 @@ def _iter_measure_model(model: Model, device: Device) -> Generator[Progress, Any
         stack = read_stack(_write_noise(folder / "noise.ome.zarr", model))
         options = SegmentOptions(device=device.name, attention=False)
         run = yield from iter_prepare(stack, model, options, with_binary=True)
-        trial = yield from iter_trial(run, folder, "uint8", "ome-zarr")
+        trial = yield from iter_trial(run, folder, "uint8", "ome-zarr", is_kept_used=False)
     kept = math.prod(part.stop - part.start for part in run.grid.region(run.grid.unit(0)))
 
     def seconds(voxels: int) -> float:
@@ -149,9 +148,12 @@ def _iter_measure_model(model: Model, device: Device) -> Generator[Progress, Any
         reading=1e9 * trial.reading.passed / kept,
         network=1e9 * trial.network.passed / (kept * run.batch),
         writing=1e9 * trial.writing.passed / kept,
-        pyramid=1e9 * trial.finishing.passed / kept,
+        pyramid=1e9 * trial.pyramid.passed / kept,
         slice_seconds=seconds(_SLICE) if dimensions == 2 else None,
         stack_seconds=seconds(_STACK),
+        batch=run.batch,
+        batch_seconds=trial.network.passed,
+        batch_processor=trial.network.computed,
     )
 
 
@@ -200,31 +202,6 @@ def _seconds(work: partial[Any]) -> float:
     return time.perf_counter() - start
 
 
-def processor_name() -> str:
-    """Return the name of the processor as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _key() -> str:
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
-    return compiled.key_of(what="speed", processor=processor_name(), cores=len(cores()), limit=limit)
-
-
 def keep_machine_speed(speed: MachineSpeed) -> None:
-    """Keep what was measured, for this processor, in the user's cache folder."""
-    compiled.write_compiled(_key(), json.dumps(asdict(speed)).encode())
-
-
-def read_machine_speed() -> dict[str, Any] | None:
-    """Return what was kept last for this processor, as JSON; None if nothing was."""
-    content = compiled.read_compiled(_key())
-    try:
-        found = None if content is None else json.loads(content)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+    """Keep what was measured, for this processor, in the user's cache folder; plans use it."""
+    keep_speed(asdict(speed))

@@ -272,7 +272,7 @@ def within_crop(region: TileRegion, crop: tuple[slice, ...]) -> TileRegion:
 
 
 class Store(Protocol):
-    """Writes the pieces of a run; they may come from a different thread, one at a time."""
+    """Writes the pieces of a run. They may come from several threads at once; no two have the same voxels."""
 
     def write(self, piece: ResultPiece) -> None:
         """Write a piece.
@@ -368,6 +368,15 @@ class ZarrStore:
     def files(self, grid: TileGrid, unit: TileUnit) -> list[Path]:
         """Return the files of all chunks of a unit."""
         return [file for name, region in self._regions(grid, unit) for file in self.writers[name].files(region)]
+
+    def leave_out(self, grid: TileGrid, unit: TileUnit) -> None:
+        """Say that a unit was written before: its part of the pyramids is made at the end, from what is on disk.
+
+        Raises:
+            FileError: a chunk made from it cannot be removed.
+        """
+        for name, region in self._regions(grid, unit):
+            self.writers[name].leave_out(region)
 
     def _regions(self, grid: TileGrid, unit: TileUnit) -> Iterator[tuple[str, TileRegion]]:
         """Yield each store's region of a unit; the probability, which is written last, comes first."""

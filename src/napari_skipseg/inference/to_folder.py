@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from napari_skipseg.devices import versions
@@ -17,6 +18,7 @@ from napari_skipseg.images.files import is_there
 from napari_skipseg.images.formats import FORMAT_ENDINGS, Depth, Format
 from napari_skipseg.images.identity import check_unchanged, fingerprint
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.zarr.writer import create_ome_zarr
 from napari_skipseg.inference.backends.choose import BackendChoice, BackendMaker, make_backend, require_backend
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import Run, iter_fill, iter_prepare, name_input
@@ -101,8 +103,11 @@ def iter_segment(
             continues = place.recipe is not None
             run, store = yield from _prepare(stack, model, options, target, place, backend_maker, pinned, mask)
             done = _done(run, store, place) if continues else []
+            for number in done:
+                store.leave_out(run.grid, run.grid.unit(number))
             times.enter("tiles")
-            yield from iter_fill(run, store, done, partial(_note, run, store, place))
+            noting = Lock()
+            yield from iter_fill(run, store, done, partial(_note, run, store, place, noting))
             times.enter("writing")
             _note_changes(run, place)
             for file, known in zip(read, before, strict=True):
@@ -137,12 +142,15 @@ def _prepare(
     names = model.description.class_names
     # of a box, the results are cut out of the stores, and must not have their names
     prefix = place.path / f"{target.name}{TILE_STORES if run.grid.box else ''}"
-    return run, ZarrStore(run.results, prefix, run.stack, place.recipe or {}, target.depth, names)
+    is_result = target.form == "ome-zarr" and not run.grid.box  # of others no pyramid is made
+    create = partial(create_ome_zarr, grows=is_result)
+    return run, ZarrStore(run.results, prefix, run.stack, place.recipe or {}, target.depth, names, create)
 
 
-def _note(run: Run, store: ZarrStore, place: RunFolder, unit: TileUnit) -> None:
-    _note_changes(run, place)  # first, so that the record of the run always names the backend of a noted unit
-    place.note(unit.number, store.take_unsynced())
+def _note(run: Run, store: ZarrStore, place: RunFolder, noting: Lock, unit: TileUnit) -> None:
+    with noting:  # several threads write units: files that one takes are noted before another unit of theirs can be
+        _note_changes(run, place)  # first, so that the record of the run always names the backend of a noted unit
+        place.note(unit.number, store.take_unsynced())
 
 
 def _note_changes(run: Run, place: RunFolder) -> None:
@@ -181,7 +189,7 @@ def _iter_finish(
                 raise
         done = {number for number in range(len(run.grid)) if store.is_complete(run.grid, run.grid.unit(number))}
         place.forget(set(range(len(run.grid))) - done)
-        yield from iter_fill(run, store, done, partial(_note, run, store, place))
+        yield from iter_fill(run, store, done, partial(_note, run, store, place, Lock()))
     raise AssertionError("the last try returns or raises")
 
 

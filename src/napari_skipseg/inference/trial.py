@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import tempfile
@@ -15,19 +16,22 @@ from typing import Literal, TypeVar
 import numpy as np
 import psutil
 
-from napari_skipseg.devices import choose_device, cores, free_memory
+from napari_skipseg.devices import Device, choose_device, cores, free_memory
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.formats import Depth, Format
 from napari_skipseg.images.intensity.normalize import GreyStatistics
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.pyramid import LARGEST_PLANE_SIDE, region_below
-from napari_skipseg.images.zarr.writer import OmeZarrWriter
+from napari_skipseg.images.zarr.writer import OmeZarrWriter, create_ome_zarr
 from napari_skipseg.inference.backends.choose import BackendMaker, make_backend
+from napari_skipseg.inference.backends.compiled import compiled_folder
 from napari_skipseg.inference.backends.fallback import FallbackBackend
-from napari_skipseg.inference.backends.interface import Pixels, TileOutput
+from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.estimate import RunPlan
+from napari_skipseg.inference.kept_speed import find_network_speed
 from napari_skipseg.inference.memory import AHEAD, BEHIND
 from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.pipeline import WRITERS
 from napari_skipseg.inference.predict import Run, iter_prepare
 from napari_skipseg.inference.prediction import Focus
 from napari_skipseg.inference.saving import SavedArray, scratch_folder, write_tiff
@@ -51,6 +55,8 @@ MEASURED_PASSES = 3
 """Most passes over the trial tile that are timed."""
 COARSER = 4 / 3
 """All coarser levels of a pyramid against the first of them, at the most: 1 + 1/4 + 1/16 + …"""
+FROM_DISK = 0.25
+"""Time to load a compiled network from disk, relative to compiling it."""
 _MEASURING = "measuring one tile"
 
 
@@ -70,43 +76,55 @@ class TrialCost:
 
 @dataclass(frozen=True)
 class Trial:
-    """The cost of each part of a run. reading, writing: per tile. network: per batch. finishing: a tile's share.
+    """The cost of the parts of a run. reading, writing, pyramid: a tile. network: per batch. finishing: a tile's share.
 
-    A run reads, computes and writes at the same time, so that the slowest of the three limits its speed, or the cores,
-    if they cannot do all at once. Pyramids or TIFF files follow, which is `finishing`.
+    A run reads, computes, writes and makes pyramids at the same time, so that the slowest of them limits its speed, or
+    the cores, if they cannot do all at once. TIFF files follow, which is `finishing`. preparing: elapsed seconds before
+    the first tile.
     """
 
     reading: TrialCost
     network: TrialCost
     writing: TrialCost
     finishing: TrialCost
+    pyramid: TrialCost = TrialCost()
+    preparing: float = 0.0
 
     def of_parts(self, tiles: float, batch: int) -> dict[TrialPart, TrialCost]:
         """Return the cost of each part for so many tiles, in batches."""
         batches = math.ceil(tiles / batch)
-        return {"network": self.network * batches, "reading": self.reading * tiles, "writing": self.writing * tiles}
+        writing = self.writing + self.pyramid
+        return {"network": self.network * batches, "reading": self.reading * tiles, "writing": writing * tiles}
+
+    def _elapsed(self, tiles: float, batch: int) -> dict[TrialPart, float]:
+        """Return the seconds of each part if the others took none."""
+        elapsed = {part: cost.passed for part, cost in self.of_parts(tiles, batch).items()}
+        elapsed["writing"] /= min(WRITERS, len(cores()))  # threads share the units
+        return elapsed
 
     def slowest(self, tiles: float, batch: int) -> TrialPart:
         """Return the part that limits the speed."""
-        parts = self.of_parts(tiles, batch)
-        return max(parts, key=lambda part: parts[part].passed)
+        elapsed = self._elapsed(tiles, batch)
+        return max(elapsed, key=lambda part: elapsed[part])
 
     def seconds(self, tiles: float, batch: int) -> float:
         """Return the duration of a run over so many tiles, in batches."""
-        parts = self.of_parts(tiles, batch)
-        together = sum((cost.computed for cost in parts.values()), 0.0) / len(cores())
-        pace = max(together, *(cost.passed for cost in parts.values()))
+        together = sum((cost.computed for cost in self.of_parts(tiles, batch).values()), 0.0) / len(cores())
+        pace = max(together, *self._elapsed(tiles, batch).values())
         # nothing is computed while the first batch is read, nor while the last one is written
-        ends = min(batch, tiles) * (self.reading.passed + self.writing.passed)
+        ends = min(batch, tiles) * (self.reading.passed + self.writing.passed + self.pyramid.passed)
         if tiles <= batch:
             pace = self.network.passed
-        return pace + ends + self.finishing.passed * tiles
+        return self.preparing + pace + ends + self.finishing.passed * tiles
 
 
-def iter_trial(run: Run, folder: Path, depth: Depth | None, form: Format) -> Generator[Progress, Focus | None, Trial]:
+def iter_trial(
+    run: Run, folder: Path, depth: Depth | None, form: Format, preparing: float = 0.0, is_kept_used: bool = True
+) -> Generator[Progress, Focus | None, Trial]:
     """Read a tile, compute a batch and write a tile, in a folder that is removed; return the costs.
 
-    depth: None = the viewer's results, float32 files in `folder`.
+    depth: None = the viewer's results, float32 files in `folder`. preparing: as in `Trial`. is_kept_used: a network
+    whose speed `napari-skipseg benchmark` has measured here is not run again.
 
     Raises:
         InputError: the image contains values that cannot be used.
@@ -114,15 +132,29 @@ def iter_trial(run: Run, folder: Path, depth: Depth | None, form: Format) -> Gen
     yield Progress(0, 1, _MEASURING)
     reading = _read(run)
     yield Progress(0, 1, _MEASURING)
-    network = yield from _compute(run)
+    network = _kept_cost(run) if is_kept_used else None
+    if network is None:
+        network = yield from _compute(run)
     yield Progress(0, 1, _MEASURING)
     try:
         with scratch_folder(folder) as scratch:
-            writing, finishing = _write(run, scratch, depth, form)
+            costs = _write(run, scratch, depth, form)
     except FileError:  # the plan warns if the disk is full; the run reports a folder without permission
         with tempfile.TemporaryDirectory() as scratch_name:
-            writing, finishing = _write(run, Path(scratch_name), depth, form)
-    return Trial(reading, network, writing, finishing)
+            costs = _write(run, Path(scratch_name), depth, form)
+    writing, finishing, pyramid = costs
+    return Trial(reading, network, writing, finishing, pyramid, preparing)
+
+
+def _kept_cost(run: Run) -> TrialCost | None:
+    """Return the cost of a batch by what `napari-skipseg benchmark` measured here, None if that does not tell it."""
+    backend = run.passes.backend
+    title = choose_device(run.options.device).title
+    speed = find_network_speed(run.model.description.name, title, backend.name, backend.precision)
+    if speed is None or run.options.samples or run.options.planes != "xy":
+        return None
+    voxels = run.batch * math.prod(run.grid.tiles.size) * run.passes.per_tile
+    return TrialCost(speed.passed * voxels, speed.computed * voxels)
 
 
 def _timed(work: Callable[[], Result]) -> tuple[TrialCost, Result]:
@@ -161,8 +193,8 @@ def _pass(work: Generator[None, None, object], count: int) -> None:
             return
 
 
-def _write(run: Run, folder: Path, depth: Depth | None, form: Format) -> tuple[TrialCost, TrialCost]:
-    """Return the cost of writing a tile, and its share of the work after the last tile."""
+def _write(run: Run, folder: Path, depth: Depth | None, form: Format) -> tuple[TrialCost, TrialCost, TrialCost]:
+    """Return the cost of writing a tile, its share of the work after the last tile, and of the pyramids."""
     unit = run.grid.unit(0)
     output = _noise(run)
     thresholds = run.options.thresholds_of(run.model.description.class_names)
@@ -171,7 +203,8 @@ def _write(run: Run, folder: Path, depth: Depth | None, form: Format) -> tuple[T
     if depth is None:
         store = ArrayStore(small, folder)
     else:
-        store = ZarrStore(small, folder / "trial", run.stack, {}, depth, run.model.description.class_names)
+        create = partial(create_ome_zarr, grows=False)  # the pyramid is measured apart
+        store = ZarrStore(small, folder / "trial", run.stack, {}, depth, run.model.description.class_names, create)
 
     def write() -> None:
         for piece in result_pieces(run.results, run.grid, unit, output, 0, thresholds):
@@ -180,8 +213,9 @@ def _write(run: Run, folder: Path, depth: Depth | None, form: Format) -> tuple[T
     write()  # the first time loads codecs and starts their threads
     cost, _ = _timed(write)
     if not isinstance(store, ZarrStore):
-        return cost, TrialCost()
-    return cost, _finish(run, small, store, folder, form)
+        return cost, TrialCost(), TrialCost()
+    after = _finish(run, small, store, folder, form)
+    return (cost, TrialCost(), after) if form == "ome-zarr" else (cost, after, TrialCost())
 
 
 def _noise(run: Run) -> TileOutput:
@@ -281,10 +315,11 @@ def iter_plan(
     Raises:
         SkipsegError: the stack does not fit the model, or no such device.
     """
-    run = yield from iter_prepare(
-        stack, model, options, backend_maker, greys, None, depth is not None, probes=probes, mask=mask
+    watch = _Watch(backend_maker)
+    run = yield from watch.iter_watched(
+        iter_prepare(stack, model, options, watch.make, greys, None, depth is not None, probes=probes, mask=mask)
     )
-    trial = yield from iter_trial(run, folder, depth, form)
+    trial = yield from iter_trial(run, folder, depth, form, watch.preparing)
     seconds = trial.seconds(len(run.grid), run.batch)
     device = choose_device(options.device)
     on_gpu = run.tile_bytes if device.name != "cpu" else 0
@@ -308,6 +343,48 @@ def iter_plan(
         run.seems_inverted,
         trial.slowest(len(run.grid), run.batch),
     )
+
+
+class _Watch:
+    """Counts the seconds of preparing a run. A network that had to be compiled now is loaded by the run itself."""
+
+    def __init__(self, maker: BackendMaker) -> None:
+        self._maker, self._passed, self._making, self._known = maker, 0.0, 0.0, _count_compiled()
+
+    def make(self, model: Model, device: Device, shape: tuple[int, ...]) -> Backend:
+        """Make a backend as the maker does."""
+        begun = time.perf_counter()
+        made = self._maker(model, device, shape)
+        self._making += time.perf_counter() - begun
+        return made
+
+    def iter_watched(
+        self, work: Generator[Progress, Focus | None, Result]
+    ) -> Generator[Progress, Focus | None, Result]:
+        """Yield and return what `work` does; what others do meanwhile does not count."""
+        focus: Focus | None = None
+        while True:
+            begun = time.perf_counter()
+            try:
+                progress = work.send(focus)
+            except StopIteration as stop:
+                self._passed += time.perf_counter() - begun
+                result: Result = stop.value
+                return result
+            self._passed += time.perf_counter() - begun
+            focus = yield progress
+
+    @property
+    def preparing(self) -> float:
+        """The seconds that preparing the run will take."""
+        is_new = _count_compiled() > self._known
+        return self._passed - self._making * (1 - FROM_DISK if is_new else 0.0)
+
+
+def _count_compiled() -> int:
+    with contextlib.suppress(OSError, RuntimeError):
+        return sum(1 for _ in compiled_folder().iterdir())
+    return 0
 
 
 def _memory(run: Run, on_gpu: int) -> int:

@@ -28,6 +28,7 @@ from napari_skipseg.jobs.messages import (
     Cancelled,
     Failed,
     Finetune,
+    GiveWay,
     Ready,
     Request,
     Result,
@@ -72,6 +73,15 @@ class Engine:
         is_leaving: False if the viewer stays open after all.
         """
         self._session.is_leaving = is_leaving
+
+    def give_way(self, seconds: float) -> None:
+        """Let long work begin no further step for so many seconds: the user paints. Never waits; 0 ends it.
+
+        A step that has begun goes on: about a third of a second of a fine-tuning, or a tile.
+        """
+        child = self._session.child
+        if child is not None and self.is_busy:
+            child.send(Envelope(NO_JOB, GiveWay(seconds)))
 
     def __enter__(self) -> Engine:
         return self

@@ -30,6 +30,7 @@ from napari_skipseg.jobs.messages import (
     Cancelled,
     Command,
     Failed,
+    GiveWay,
     Ready,
     Request,
 )
@@ -57,6 +58,7 @@ _KINDS: dict[str, type] = {
         *YIELDED,
         *get_args(Command),
         Cancel,
+        GiveWay,
         Ready,
         Failed,
         Cancelled,

@@ -334,6 +334,13 @@ Call = Generator[Progress, Command | None, Result]
 
 
 @dataclass(frozen=True)
+class GiveWay:
+    """Begin no further step of long work for so many seconds, as the user paints. 0 ends that."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Cancel:
     """Stop the job within a tile; this has no effect if the job has ended."""
 

@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Iterable
@@ -45,8 +46,11 @@ from napari_skipseg.jobs.messages import (
     Command,
     Failed,
     Finetune,
+    GiveWay,
     Ready,
     Request,
+    RunBatch,
+    Segment,
     Train,
 )
 from napari_skipseg.jobs.operations import iter_perform
@@ -59,6 +63,8 @@ LEAVING = 7.0
 """Seconds that a training has for its last step and its checkpoint when the viewer closes."""
 IDLE = 2.0
 """Seconds without a job after which the engine loads torch."""
+LONG = (Finetune, Train, RunBatch, Segment)
+"""What gives way to a user who paints; all else was just asked for, such as a live view of what was painted."""
 OUT_OF_MEMORY_SCORE = 500
 """Of 1000: if the system runs out of memory, it kills the engine and not the viewer."""
 
@@ -72,6 +78,8 @@ class Worker:
         self._jobs: SimpleQueue[Envelope] = SimpleQueue()
         self._commands: deque[Envelope] = deque()
         self._cancelled = NO_JOB
+        self._continues_at = 0.0
+        self._may_have_changed = threading.Event()
         self._job: Envelope | None = None
         self._has_stopped = threading.Event()
         self._models = WarmModels()
@@ -89,8 +97,11 @@ class Worker:
                 self._jobs.put(envelope)
             elif isinstance(envelope.value, Cancel):
                 self._cancelled = envelope.job
+            elif isinstance(envelope.value, GiveWay):
+                self._continues_at = time.monotonic() + envelope.value.seconds
             else:
                 self._commands.append(envelope)
+            self._may_have_changed.set()
         self._leave_checkpoint()
         os._exit(0)
 
@@ -99,6 +110,7 @@ class Worker:
         job = self._job
         if job is not None and isinstance(job.value, Finetune | Train):
             self._cancelled = job.job
+            self._may_have_changed.set()
             self._has_stopped.wait(LEAVING)
 
     def work(self) -> None:
@@ -139,9 +151,20 @@ class Worker:
             except StopIteration as stop:
                 return to_line(Envelope(envelope.job, stop.value), folder)
             self.send(Envelope(envelope.job, progress), folder)
+            self._give_way(envelope)
             command = self._take_command(envelope.job)
         work.close()
         return to_line(Envelope(envelope.job, Cancelled()), folder)
+
+    def _give_way(self, envelope: Envelope) -> None:
+        """Wait while the user paints, unless the job is cancelled or was just asked for."""
+        while (
+            isinstance(envelope.value, LONG)
+            and envelope.job != self._cancelled
+            and (left := self._continues_at - time.monotonic()) > 0
+        ):
+            self._may_have_changed.wait(left)
+            self._may_have_changed.clear()
 
     def _take_command(self, job: int) -> Command | None:
         """Return the oldest command to a job; a `Focus` counts only if no later command follows."""

@@ -19,6 +19,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import LocalStore, WrapperStore
 
+from napari_skipseg.devices import cores
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.faults import read_errors_as_sentences
 from napari_skipseg.images.stack import LazyArray
@@ -117,17 +118,26 @@ class ChunkCache:
         """
         kept = KEPT_SMALL if size <= SMALL_CHUNK else KEPT_CHUNKS
         self._most = max(1, kept // max(1, size))
-        workers = min(len(places), os.cpu_count() or 1, self._most)
-        if workers <= 1 or len(places) * size < DECODED_TOGETHER:
-            for place in places:
-                use(place, self._get(chunks, place))
+        keys = [(place, chunks.stamp(place)) for place in places]
+        with self._lock:
+            known = [self._chunks.get(key) for key in keys]
+        missing = []
+        for key, found in zip(keys, known, strict=True):  # those at hand are not worth a thread
+            if found is not None and found.done() and found.exception() is None:
+                use(key[0], self._get(chunks, key))
+            else:
+                missing.append(key)
+        workers = min(len(missing), len(cores()), self._most)
+        if workers <= 1 or len(missing) * size < DECODED_TOGETHER:
+            for key in missing:
+                use(key[0], self._get(chunks, key))
             return
         with ThreadPoolExecutor(workers) as pool:
-            for _ in pool.map(lambda place: use(place, self._get(chunks, place)), places):
+            for _ in pool.map(lambda key: use(key[0], self._get(chunks, key)), missing):
                 continue
 
-    def _get(self, chunks: ZarrArray, place: ChunkIndex) -> NDArray[Any]:
-        key = (place, chunks.stamp(place))
+    def _get(self, chunks: ZarrArray, key: tuple[ChunkIndex, Any]) -> NDArray[Any]:
+        place, _ = key
         with self._lock:
             known = self._chunks.get(key)
             mine: Future[NDArray[Any]] = Future()

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,13 @@ _FEW = 4
 _THREADS = 8
 """Threads that compress, at most; zstd does not hold Python's lock."""
 
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Return the threads that compress, the same for all writers of this process."""
+    return ThreadPoolExecutor(min(_THREADS, len(cores())), "writing chunks")
+
+
 WrittenChunk = tuple[int, ...]
 """The number of a chunk along each axis."""
 
@@ -39,6 +47,7 @@ class ChunkWriter:
     def __init__(self, folder: Path, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.folder, self.shape, self.chunks = folder, shape, chunks
         self._stored = dtype.newbyteorder("<")
+        self._prefix = f"{folder / 'c'}/"
 
     def write(self, region: PyramidRegion, values: NDArray[Any]) -> list[Path]:
         """Write the chunks of `region`, and return their files, which are not on disk until they are synced.
@@ -65,8 +74,7 @@ class ChunkWriter:
 
         if len(places) <= _FEW or len(cores()) == 1:
             return [write(place) for place in places]
-        with ThreadPoolExecutor(min(_THREADS, len(cores())), "writing chunks") as threads:
-            return list(threads.map(write, places))
+        return list(_threads().map(write, places))
 
     def _write(self, place: WrittenChunk, values: NDArray[Any]) -> Path:
         if values.shape != self.chunks:  # at the far ends; the rest of the chunk is the fill value
@@ -121,7 +129,7 @@ class ChunkWriter:
 
     def file(self, place: WrittenChunk) -> Path:
         """Return the file of a chunk."""
-        return self.folder.joinpath("c", *map(str, place))
+        return Path(self._prefix + "/".join(map(str, place)))  # half the time of joining paths
 
     def files(self, region: PyramidRegion) -> list[Path]:
         """Return the files of the chunks that `region` touches."""

@@ -56,7 +56,7 @@ class PlainChunks:
         """Return what changes with the file of the chunk at `place`, None if it has none."""
         for form in self._forms:
             try:
-                found = os.stat(self._folder / form.key(place))  # noqa: PTH116  # a third faster than Path.stat
+                found = os.stat(f"{self._folder}/{form.key(place)}")  # noqa: PTH116  # a third of the time of a Path
             except OSError:
                 continue
             return found.st_mtime_ns, found.st_size, found.st_ino

@@ -12,6 +12,7 @@ import json
 import os
 import threading
 from collections.abc import Generator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from napari_skipseg.errors import FileError
 from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.stack import ArrayLike
 from napari_skipseg.images.zarr.chunk_writer import ChunkWriter
+from napari_skipseg.images.zarr.growing_pyramid import GrowingPyramid, chunks_above
 from napari_skipseg.images.zarr.layout import OURS, Layout, attributes_of
 from napari_skipseg.images.zarr.metadata import is_node, read_node
 from napari_skipseg.images.zarr.pyramid import PyramidRegion, average, most_common, region_below, regions
@@ -37,10 +39,13 @@ PYRAMID_VOXELS = 2**22
 class OmeZarrWriter:
     """An OME-Zarr store that is being written; get one by `create_ome_zarr`. Threads may write different chunks.
 
-    named: the path that messages name, if it is different from `path`.
+    named: the path that messages name, if it is different from `path`. grows: coarser levels are written as soon as
+    what they are made from is; only for the one process that writes the store. is_new: it has no chunks yet.
     """
 
-    def __init__(self, path: Path, layout: Layout, named: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, layout: Layout, named: Path | None = None, grows: bool = False, is_new: bool = False
+    ) -> None:
         self.path, self.layout = path, layout
         self._named = named or path
         self.arrays = tuple(zarr.open_array(path / str(number), mode="r") for number in range(len(layout.levels)))
@@ -48,17 +53,58 @@ class OmeZarrWriter:
             ChunkWriter(path / str(number), array.shape, array.chunks, np.dtype(array.dtype))
             for number, array in enumerate(self.arrays)
         )
+        self._pyramid = GrowingPyramid(layout, tuple(array.chunks for array in self.arrays), self._write_grown)
+        self._grows = grows
+        counts = [
+            [-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True)]
+            for array in self.arrays
+        ]
+        # by level and chunk: whether there may be a file of it, and whether this process wrote it
+        self._may_be = [np.full(count, not is_new) for count in counts]
+        self._is_made = [np.zeros(count, np.bool_) for count in counts]
         self._unsynced: list[Path] = []
         self._noting = threading.Lock()
 
     def write(self, region: PyramidRegion, values: NDArray[Any]) -> None:
         """Write whole chunks of the finest level: each file appears whole or not at all.
 
+        Coarser chunks that were made from older ones are removed first, and written when all they are made from is
+        there, by this call or by `iter_pyramid`.
+
         Raises:
             FileError: the disk is full, or there is no permission.
             ValueError: `region` is not made of whole chunks.
         """
+        self._remove_above(region)
         self._write(0, region, values)
+        if self._grows:
+            self._pyramid.add(region, np.broadcast_to(values, [part.stop - part.start for part in region]))
+
+    def leave_out(self, region: PyramidRegion) -> None:
+        """Say that a region was written before. What is made from it is removed, and left to `iter_pyramid`, which
+        reads the region, and so finds out whether it is damaged.
+
+        Raises:
+            FileError: a chunk cannot be removed.
+        """
+        self._remove_above(region)
+        self._pyramid.leave_out(region)
+
+    def _remove_above(self, region: PyramidRegion) -> None:
+        """Remove the coarser chunks that were made from a region, if there are any."""
+        for number, level in enumerate(self.layout.levels[1:], start=1):
+            places = chunks_above(region, level.factor, self.arrays[number].chunks)
+            if not self._may_be[number][places].any():
+                continue
+            with file_errors_as(self._named):
+                for place in product(*(range(side.start, side.stop) for side in places)):
+                    self._chunks[number].file(place).unlink(missing_ok=True)
+            self._may_be[number][places] = self._is_made[number][places] = False
+
+    def _write_grown(self, level: int, region: PyramidRegion, values: NDArray[Any]) -> None:
+        self._write(level, region, values)
+        places = chunks_above(region, (1,) * len(region), self.arrays[level].chunks)
+        self._may_be[level][places] = self._is_made[level][places] = True
 
     def _write(self, level: int, region: PyramidRegion, values: NDArray[Any]) -> None:
         with file_errors_as(self._named):
@@ -103,7 +149,10 @@ class OmeZarrWriter:
             FileError: one cannot be removed.
         """
         with file_errors_as(self._named):
-            return sum(chunks.remove_damaged() for chunks in self._chunks)
+            removed = sum(chunks.remove_damaged() for chunks in self._chunks)
+        for made in self._is_made:
+            made[:] = False  # any of them may be gone
+        return removed
 
     def is_complete(self) -> bool:
         """Return whether every chunk of the finest level is there."""
@@ -117,9 +166,12 @@ class OmeZarrWriter:
         """
         if not self.is_complete():
             raise FileError(f"'{self.path}' is not finished: continue its run before its pyramid is made.")
+        self._pyramid.clear()
         parts = [(number, region) for number in range(1, len(self.layout.levels)) for region in self.parts(number)]
         for done, (number, region) in enumerate(parts, start=1):
-            self.write_coarser(number, region)
+            places = chunks_above(region, (1,) * len(region), self.arrays[number].chunks)
+            if not self._is_made[number][places].all():
+                self.write_coarser(number, region)
             yield Progress(done, len(parts), f"pyramid, level {number}")
 
     def parts(self, level: int) -> list[PyramidRegion]:
@@ -143,11 +195,13 @@ class OmeZarrWriter:
         except (RuntimeError, ValueError) as error:  # what the codec raises
             raise FileError(f"Level {number - 1} of '{self._named}' is damaged: run the same again.") from error
         reduce = most_common if self.layout.kind == "labels" else average
-        self._write(number, region, reduce(values, steps))
+        self._write_grown(number, region, reduce(values, steps))
 
 
-def create_ome_zarr(path: str | os.PathLike[str], layout: Layout) -> OmeZarrWriter:
+def create_ome_zarr(path: str | os.PathLike[str], layout: Layout, grows: bool = True) -> OmeZarrWriter:
     """Create an OME-Zarr 0.5 store with all its metadata and levels, but no voxels, and return its writer.
+
+    grows: as in `OmeZarrWriter`.
 
     An existing store of exactly this layout (description included) is continued: `is_written` shows its chunks. An
     unfinished store can be opened like any other: missing voxels are 0.
@@ -163,14 +217,15 @@ def create_ome_zarr(path: str | os.PathLike[str], layout: Layout) -> OmeZarrWrit
             store = draft / "store"
             _make_store(store, layout, _plain_name(path))
             metadata = [path / file.relative_to(store) for file in store.rglob("zarr.json")]
-            if path.exists():
+            is_new = not path.exists()
+            if not is_new:
                 _check_same(path, store)
                 for file in path.rglob(".*"):  # parts of chunks that a killed process was writing
                     if is_draft(file.name):
                         file.unlink(missing_ok=True)
             else:
                 replace(store, path)
-    writer = OmeZarrWriter(path, layout)
+    writer = OmeZarrWriter(path, layout, grows=grows, is_new=is_new)
     writer.note_unsynced(metadata)
     return writer
 
@@ -241,7 +296,7 @@ def iter_write_ome_zarr(
             draft = leaving.enter_context(draft_folder(path.parent))
             store = draft / "store"
             _make_store(store, layout, _plain_name(path))
-        writer = OmeZarrWriter(store, layout, named=path)
+        writer = OmeZarrWriter(store, layout, named=path, grows=True, is_new=True)
         yield from _fill(writer, array)
         writer.note_unsynced(list(store.rglob("zarr.json")))
         writer.sync()

@@ -232,10 +232,12 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
 
     strokes, reviewed: the layers, None before `show`; the user may rename them. history: the undo stack. highlight: the
     frame around an uncertain region. class_chosen: emitted with the value that is painted with. failed: emitted with
-    the reason why a change of the user was reverted.
+    the reason why a change of the user was reverted. painting: emitted with True at each step of a stroke, with False
+    at its end.
     """
 
     class_chosen = Signal(int)
+    painting = Signal(bool)
     failed = Signal(str)
 
     def __init__(
@@ -280,6 +282,7 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
             strokes = self.strokes = self._add(STROKES, self.corrections.strokes, looks)
             bind_keys(strokes, self._actions)
             self.history.record(strokes)
+            strokes.mouse_drag_callbacks.append(self._on_drag)
             strokes.events.selected_label.connect(self._on_selected_label)
             strokes.events.data.connect(self._on_data)
             strokes.brush_size = 8
@@ -369,6 +372,15 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
         except SkipsegError as error:
             self.failed.emit(str(error))
         strokes.data = self.corrections.strokes
+
+    def _on_drag(self, layer: Any, event: Any) -> Iterator[None]:
+        """Tell of a stroke, or of a pan that the mouse begins in the layer."""
+        self.painting.emit(True)
+        yield
+        while event.type == "mouse_move":
+            self.painting.emit(True)
+            yield
+        self.painting.emit(False)
 
     def _on_inserted(self, event: Any) -> None:
         if is_result(event.value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
 
 HEADING = "QLabel { font-weight: 600; }"
 NEXT = "QPushButton:enabled { font-weight: 600; }"
+BETWEEN_STROKES = 1.5
+"""Seconds after a stroke for which long work of the engine still waits: the next stroke often follows."""
 SAVED, SAVING = "✓ saved", "saving…"
 
 
@@ -173,6 +176,7 @@ class CorrectTab(JobTab):
         self._viewer, self._form, self._results = viewer, form, results
         self.sessions, self.identities, self.links = CorrectionSessions(), ImageHashes(), ConnectionGroup()
         self.session: CorrectionSession | None = None
+        self._engine, self._next_word = engine, 0.0
         self._is_opening = self._is_wanted = self._is_restoring = False
         self._closing: set[str] = set()
         self._fault_said = ""
@@ -305,6 +309,7 @@ class CorrectTab(JobTab):
             layers = CorrectionLayers(self._viewer, layer, axes, outcome.value, self.actions.by_name())
             layers.class_chosen.connect(self.body.classes.mark_chosen)
             layers.failed.connect(self.show_fault)
+            layers.painting.connect(self._give_way)
             session = CorrectionSession(outcome.value, layers)
             self.sessions.keep(session)
             self._fault_said = ""
@@ -325,6 +330,13 @@ class CorrectTab(JobTab):
         self.check()
         work = in_one_step("opening the corrections", partial(open_corrections, stack, key))
         start_work(self, work, "Opening the corrections", on_outcome=on_outcome, on_end=on_end, is_quiet=True)
+
+    def _give_way(self, is_painting: bool) -> None:
+        """Let long work of the engine wait while the user paints, and for a moment after."""
+        now = time.monotonic()
+        if not is_painting or now >= self._next_word:
+            self._engine.give_way(BETWEEN_STROKES)
+            self._next_word = now + BETWEEN_STROKES / 4
 
     def _go_to_last_label(self, session: CorrectionSession) -> None:
         """Bring the last correction into view."""

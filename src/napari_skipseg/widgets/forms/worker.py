@@ -173,6 +173,10 @@ class EngineLike(Protocol):
         """Whether a request runs, so that another one would be refused."""
         ...
 
+    def give_way(self, seconds: float) -> None:
+        """Let long work wait for so many seconds."""
+        ...
+
     def run(self, request: Request[Result]) -> Call[Result]:
         """Yield the progress of a request, and return its result; a value that is sent is a command to the job."""
         ...
