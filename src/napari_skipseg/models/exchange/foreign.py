@@ -92,7 +92,7 @@ def read_rdf(folder: Path) -> Any:
         what = printable(faults[0].msg.splitlines()[0]) if faults else "unknown"
         where = f"{where}: " if where else ""
         raise ModelError(
-            f"The {file.name} of the package is not valid ({where}{what}): ask its authors for one that bioimage.io accepts."
+            f"The {file.name} of the package is not valid ({where}{what}): ask its authors for one that is."
         )
     return found
 

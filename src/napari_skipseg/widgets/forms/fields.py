@@ -173,7 +173,7 @@ class FreshCombo(QComboBox):  # type: ignore[misc]
         text, metrics = self.currentText(), self.fontMetrics()
         mark = text[text.rfind(" (") :] if text.endswith(")") and " (" in text else ""
         name_room = room.width() - TEXT_MARGIN - metrics.horizontalAdvance(mark)
-        return metrics.elidedText(text.removesuffix(mark), Qt.TextElideMode.ElideMiddle, name_room) + mark
+        return str(metrics.elidedText(text.removesuffix(mark), Qt.TextElideMode.ElideMiddle, name_room)) + mark
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
         """Paint the box as Qt does, with the shown text: Qt itself cuts off the end."""
