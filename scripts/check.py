@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,13 @@ def files(pattern: str) -> list[str]:
 
 SCHEMA = ["check-jsonschema", "--builtin-schema"]
 SITE = "build/site"
+BINARY = (
+    ("commands of workflows", ["actionlint"]),
+    ("container", ["hadolint", "packaging/Containerfile"]),
+)
+"""Checks by programs in binary packages that are not there for every system."""
+if sys.platform != "linux" or platform.machine() != "x86_64":
+    BINARY = ()
 QUICK = (
     ("style", ["ruff", "check", "--output-format=concise", "."]),
     ("format", ["ruff", "format", "--check", "."]),
@@ -33,6 +41,7 @@ QUICK = (
     ("manifest", ["npe2", "validate", "src/napari_skipseg/napari.yaml"]),
     ("documentation", ["mkdocs", "build", "--strict", "--quiet", "--site-dir", SITE]),
     ("security of workflows", ["zizmor", "--offline", "--no-progress", "--quiet", ".github"]),
+    *BINARY,
     ("workflows", [*SCHEMA, "vendor.github-workflows", *files(".github/workflows/*.yml")]),
     ("issue forms", [*SCHEMA, "vendor.github-issue-forms", *files(".github/ISSUE_TEMPLATE/[!c]*.yml")]),
     ("issue settings", [*SCHEMA, "vendor.github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QApplication, QWidget
+from qtpy.QtWidgets import QAbstractButton, QApplication, QFormLayout, QWidget
 
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.intensity.normalize import measure
@@ -36,6 +37,8 @@ SMALL = 4
 SMALLEST = 300
 """Pixels of a cell in the picture of objects."""
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
+TEXTS = PICTURES / "window.json"
+"""What stood in the window when the pictures were made; tests/widgets/test_pictures.py compares it with today's."""
 
 
 def wait(done: Callable[[], bool]) -> None:
@@ -48,6 +51,19 @@ def open_tab(panel: QWidget, name: str) -> None:
     """Open one of the panel's tabs."""
     tabs = panel.tabs
     tabs.setCurrentIndex([tabs.tabText(number) for number in range(tabs.count())].index(name))
+
+
+def window_texts(panel: QWidget) -> dict[str, list[str]]:
+    """Return the labels of the fields and the texts of the buttons in each tab of a panel that was just opened."""
+    texts = {}
+    for number in range(panel.tabs.count()):
+        tab = panel.tabs.widget(number).widget()
+        found = {button.text().lstrip("▸▾ ") for button in tab.findChildren(QAbstractButton)}
+        for form in tab.findChildren(QFormLayout):
+            labels = [form.itemAt(row, QFormLayout.ItemRole.LabelRole) for row in range(form.rowCount())]
+            found |= {label.widget().text() for label in labels if label is not None}
+        texts[panel.tabs.tabText(number)] = sorted(found - {""})
+    return texts
 
 
 def find_objects(viewer: napari.Viewer, panel: QWidget) -> None:
@@ -176,6 +192,7 @@ def main() -> None:
     viewer = napari.Viewer()
     viewer.window.resize(*SIZE)
     _, panel = viewer.window.add_plugin_dock_widget("napari-skipseg", "SkipSeg")
+    TEXTS.write_text(json.dumps(window_texts(panel), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     viewer.open_sample("napari-skipseg", "em_stack")
     tab = panel.segment_tab
     application = QApplication.instance()

@@ -155,6 +155,12 @@ def test_the_help_of_the_command_line_loads_nothing_heavy() -> None:
     assert run_python(code).stdout == "[]\n"
 
 
+def test_the_panel_opens_without_scipys_statistics() -> None:
+    """They take half a second to import, and only *Suggest* needs them."""
+    code = "import sys\nimport napari_skipseg.jobs.client\nprint('scipy.stats' in sys.modules)"
+    assert run_python(code).stdout == "False\n"
+
+
 def test_gui_never_loads_torch() -> None:
     if not all(importlib.util.find_spec(name) for name in ("napari", "qtpy")):
         pytest.skip("napari is not installed")

@@ -12,6 +12,7 @@ from command_line import Ran, runner
 
 from napari_skipseg.inference.backends import choose
 from napari_skipseg.models.catalog import MODELS_VARIABLE
+from napari_skipseg.proofread.store import EDITS_VARIABLE
 
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 BLOCK = re.compile(r"(?:<!-- exit code (\d) -->\n)?```(bash|python)\n(.*?)```", re.DOTALL)
@@ -21,6 +22,7 @@ RESULTS = {
     "first-stack": ("results/em-sample_binary.tif", "results/em-sample_objects.csv"),
     "folder-at-night": ("morning/*/report.html", "morning/*/wednesday/em-sample_objects.csv"),
     "own-organelle": ("strokes.tif", "mito/em-sample_probability.tif"),
+    "proofread-a-volume": ("proofread.ome.zarr", "edits.json"),
     "write-a-network": ("inside/channels.png", "inside/features.png", "inside/updates.png"),
 }
 
@@ -29,6 +31,7 @@ RESULTS = {
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Ran]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setenv(EDITS_VARIABLE, str(tmp_path / "edits"))
     monkeypatch.setattr(choose, "has_openvino", lambda: False)  # torch is ready sooner
     return runner(monkeypatch, capsys)
 

@@ -237,19 +237,23 @@ def _a_line_a_minute(console: Console, title: str) -> Callable[[Progress], None]
 
 
 def confirm(question: str) -> None:
-    """Ask, and return only if the answer is yes.
+    """Ask before something is deleted, and return only if the answer is yes.
 
     Raises:
         InputError: there is nobody to answer.
-        typer.Abort: the answer is no, or Ctrl-C.
+        typer.Abort: Ctrl-C.
+        typer.Exit: the answer is no.
     """
     try:
-        typer.confirm(question, abort=True)
+        is_meant = typer.confirm(question)
     except typer.Abort as error:
         if not isinstance(error.__context__, EOFError):
             raise
         typer.echo(err=True)  # ends the line of the question
         raise InputError("There was no answer, so nothing is deleted: give --yes if nobody can be asked.") from error
+    if not is_meant:
+        print_line("Nothing is deleted.", err=True)
+        raise typer.Exit(1)
 
 
 def print_report(facts: Any, as_json: bool) -> None:

@@ -111,6 +111,8 @@ def test_they_are_deleted_when_that_is_meant(
     run("import", image, labels)
     monkeypatch.setattr("typer.confirm", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run("delete", image)[0] == 130
+    monkeypatch.setattr("typer.confirm", lambda *_, **__: False)
+    assert run("delete", image) == (1, "", "Nothing is deleted.\n")
     assert len(find_corrections()) == 1
     assert run("delete", image, "--yes") == (0, "The corrections of 'cells' are deleted.\n", "")
     assert find_corrections() == ()

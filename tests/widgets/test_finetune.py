@@ -318,6 +318,12 @@ def test_a_closing_window_tells_the_engine_and_an_interrupted_run_is_offered(ope
     press(qtbot, tab.unfinished.button)
     again = tab.form.read().settings(settings.images, settings.classes)
     assert again == settings
+    tab.unfinished.offer(Unfinished(replace(settings, model="renamed"), 33, 0.0))
+    assert "the model 'renamed', which is gone or has a new name" in tab.unfinished.note.text()
+    assert tab.unfinished.button.isHidden()
+    tab.unfinished.offer(Unfinished(settings, 33, 0.0))
+    assert not tab.unfinished.button.isHidden()
+    tab.unfinished.offer(None)
     QApplication.sendEvent(panel, QCloseEvent())  # the panel is its own window's child: no one else's close counts
     assert told == []
     panel.eventFilter(panel.window(), QCloseEvent())

@@ -8,12 +8,27 @@ from hand import choose
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
+from napari_skipseg.widgets.forms.fields import FreshCombo
+
 pytestmark = pytest.mark.gui
 
 
 def add_volume(viewer, voxel_size=(50, 4, 4), units="nm"):
     image = np.linspace(0, 255, 3 * 32 * 48).reshape(3, 32, 48).astype(np.uint8)
     return viewer.add_image(image, name="em", scale=voxel_size, units=units, axis_labels=("z", "y", "x"))
+
+
+@pytest.mark.parametrize("mark", [" (non-commercial)", ""])
+def test_a_long_name_loses_its_middle_and_not_the_mark_of_its_licence(qtbot, mark):
+    combo = FreshCombo()
+    qtbot.addWidget(combo)
+    combo.offer([(f"membranes-of-the-larva-tuned-on-my-stack-7{mark}", 7)], 7)
+    combo.resize(260, 30)
+    shown = combo.shown_text()
+    assert (shown.startswith("memb"), "…" in shown, shown.endswith(f"7{mark}")) == (True, True, True)
+    assert combo.fontMetrics().horizontalAdvance(shown) <= 260 - 20
+    combo.resize(600, 30)
+    assert combo.shown_text() == combo.currentText()
 
 
 def test_rescaling_is_offered_under_the_model_and_reaches_the_engine(open_panel, qtbot):

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hand import LEFT, choose, correct
-from napari_skipseg.widgets.segment.fields import SuggestionList
 from qtpy.QtWidgets import QLabel
 
 from napari_skipseg.inference.suggest import Suggestion, Suggestions
 from napari_skipseg.jobs.messages import Suggest
 from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.segment.fields import SuggestionList
 
 pytestmark = pytest.mark.gui
 FOUND = Suggestions(

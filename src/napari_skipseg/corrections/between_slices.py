@@ -164,7 +164,7 @@ def matched_parts(first: Mask, last: Mask, pixel: tuple[float, float]) -> tuple[
     }
     if not links:
         return [], count + other_count
-    ends = np.array(sorted(links)) - 1
+    ends = np.array(sorted(links), np.int32) - 1  # of 64 bits, scipy 1.11 finds no components and raises no error
     graph = coo_array((np.ones(len(ends)), (ends[:, 0], count + ends[:, 1])), shape=[count + other_count] * 2)
     _, group = connected_components(graph, directed=False)
     numbers, sizes = np.unique(group, return_counts=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from napari_skipseg.errors import InputError, SkipsegError
 from napari_skipseg.images.intensity.normalize import Normalization
@@ -418,6 +418,8 @@ def _sort_strokes(
     inside = np.all([(at >= 0) & (at < n) for at, n in zip(scaled, probability.shape[1:], strict=True)], axis=0)
     labels, at = labels[inside], tuple(each[inside] for each in scaled)
     found = {}
+    from scipy import stats  # it takes half of the time in which the panel opens
+
     for number, name in enumerate(view.names, start=2):
         known = [place for place, own in enumerate(description.class_names) if is_same_class(name, own)]
         positive = labels == number

@@ -53,7 +53,8 @@ class MarkerRules(NamedTuple):
 def join_parts(graph: RegionGraph, pairs: NDArray[np.int64]) -> tuple[RegionGraph, Groups]:
     """Return the graph with the nodes of each pair, an array (n, 2), joined, and each node's place in it."""
     count = len(graph.nodes.size)
-    links = coo_array((np.ones(len(pairs), np.bool_), (pairs[:, 0], pairs[:, 1])), (count, count))
+    ends = pairs.T.astype(np.int32)  # of 64 bits, scipy 1.11 finds no components and raises no error
+    links = coo_array((np.ones(len(pairs), np.bool_), tuple(ends)), (count, count))
     return graph.joined(connected_components(links, directed=False)[1].astype(np.int64))
 
 

@@ -36,7 +36,7 @@ _RECORD = TypeAdapter(EditsRecord)
 
 @dataclass(frozen=True)
 class EditsFile:
-    """Edits, and of which image they are; None if they are a classifier of contacts, for any image of its kind."""
+    """Edits, and of which image they are: None if the file does not say it, as that of a classifier of contacts."""
 
     record: EditsRecord | None
     edits: tuple[Edit, ...]
@@ -80,7 +80,8 @@ def read_edits_file(path: str | os.PathLike[str]) -> EditsFile:
             return EditsFile(None, (Reweigh(read_classifier(path).weights),))
         if not isinstance(found, Mapping) or found.get("format") != FORMAT:
             raise ValueError("another format")
-        return EditsFile(_RECORD.validate_python(found["of"]), tuple(map(edit_from_dict, found["edits"])))
+        record = None if "of" not in found else _RECORD.validate_python(found["of"])
+        return EditsFile(record, tuple(map(edit_from_dict, found["edits"])))
     except FileError:
         raise
     except (ValueError, KeyError, TypeError, RecursionError, ValidationError, SkipsegError) as error:

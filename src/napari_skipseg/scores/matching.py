@@ -85,7 +85,8 @@ def score_matching(
     hits = []
     for threshold in thresholds:
         enough = overlap >= threshold
-        places = one[enough] - 1, other[enough] - 1
+        # scipy 1.11 takes no numbers of 64 bits
+        places = (one[enough] - 1).astype(np.int32), (other[enough] - 1).astype(np.int32)
         links = coo_array((np.ones(len(places[0]), np.bool_), places), shape).tocsr()
         # maximum_bipartite_matching refuses an empty matrix
         hits.append(int((maximum_bipartite_matching(links) >= 0).sum()) if min(shape) else 0)

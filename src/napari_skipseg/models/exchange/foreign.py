@@ -90,7 +90,10 @@ def read_rdf(folder: Path) -> Any:
         faults = found.validation_summary.errors
         where = ".".join(map(str, faults[0].loc)) if faults else ""
         what = printable(faults[0].msg.splitlines()[0]) if faults else "unknown"
-        raise ModelError(f"The {file.name} of the package is not valid ({where}: {what}).")
+        where = f"{where}: " if where else ""
+        raise ModelError(
+            f"The {file.name} of the package is not valid ({where}{what}): ask its authors for one that is."
+        )
     return found
 
 

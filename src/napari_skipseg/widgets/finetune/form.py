@@ -321,8 +321,15 @@ class UnfinishedNote(QWidget):  # type: ignore[misc]
         if unfinished is not None:
             settings = unfinished.settings
             images = " and ".join(dict.fromkeys(settings.images))
+            is_there = settings.model in find_models()
+            self.button.setVisible(is_there)
             self.note.say(
                 f"The fine-tuning '{settings.name}' was interrupted; {counted(unfinished.step, 'step')} are saved. "
-                f"Open {images}, restore the corrections, take its settings and press Fine-tune to continue.",
+                + (
+                    f"Open {images}, restore the corrections, take its settings and press Fine-tune to continue."
+                    if is_there
+                    else f"It started from the model '{settings.model}', which is gone or has a new name: to continue, "
+                    "give it this name again (Library… in the Segment tab)."
+                ),
                 WARNING_COLOR,
             )

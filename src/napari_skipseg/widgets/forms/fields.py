@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QIcon, QKeyEvent, QPixmap, QResizeEvent
+from qtpy.QtGui import QIcon, QKeyEvent, QPaintEvent, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QComboBox,
@@ -22,6 +22,9 @@ from qtpy.QtWidgets import (
     QScrollArea,
     QSizePolicy,
     QSlider,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
     QVBoxLayout,
     QWidget,
 )
@@ -203,8 +206,15 @@ class WrappedLine(PlainLabel):
         self.setFixedHeight(max(self.heightForWidth(self.width()), 0))
 
 
+TEXT_MARGIN = 4
+"""Pixels beside the text of a combo box that Qt's style keeps free."""
+
+
 class FreshCombo(QComboBox):  # type: ignore[misc]
-    """A combo box that never widens the panel. opening: its list is about to open, so the choices may be updated."""
+    """A combo box that never widens the panel; a text that is too long loses its middle, never the mark at its end.
+
+    opening: its list is about to open, so the choices may be updated.
+    """
 
     opening = Signal()
 
@@ -212,6 +222,25 @@ class FreshCombo(QComboBox):  # type: ignore[misc]
         super().__init__()
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setMinimumContentsLength(8)
+
+    def shown_text(self) -> str:
+        """Return the text in the box, shortened to the room that there is; what is in brackets at its end stays."""
+        box = QStyleOptionComboBox()
+        self.initStyleOption(box)
+        part = QStyle.SubControl.SC_ComboBoxEditField
+        room = self.style().subControlRect(QStyle.ComplexControl.CC_ComboBox, box, part, self)
+        text, metrics = self.currentText(), self.fontMetrics()
+        mark = text[text.rfind(" (") :] if text.endswith(")") and " (" in text else ""
+        name_room = room.width() - TEXT_MARGIN - metrics.horizontalAdvance(mark)
+        return str(metrics.elidedText(text.removesuffix(mark), Qt.TextElideMode.ElideMiddle, name_room)) + mark
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
+        """Paint the box as Qt does, with the shown text: Qt itself cuts off the end."""
+        painter, box = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(box)
+        box.currentText = self.shown_text()
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, box)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, box)
 
     def showPopup(self) -> None:  # noqa: N802
         """Open the list."""
