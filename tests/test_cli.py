@@ -409,7 +409,7 @@ def test_models_are_listed_and_described(run: Run, library: Path) -> None:
     assert "tiny-3d" in run("models").out
     assert rows["tiny"]["license"] == ""
     assert rows["em-membrane"]["license"].endswith("LicenseRef-ISBI-2012 (non-commercial)")
-    assert rows["em-boundary-3d"]["license"] == "BSD-3-Clause"
+    assert rows["em-boundary-3d"]["license"] == "BSD-3-Clause AND CC-BY-3.0"
     described = json.loads(run("models", "show", "tiny", "--json").out)
     assert described["weights_sha256"] == read_description(library / "tiny").weights_sha256
     card = run("models", "show", "tiny").out

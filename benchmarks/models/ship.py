@@ -23,7 +23,9 @@ def main(trained: Path, name: str, settings: Path | None) -> None:
     card = description.card
     if settings is not None:
         stated = json.loads(settings.read_text(encoding="utf-8"))["card"]
-        card = replace(card, **stated | {"commands": tuple(stated["commands"])})
+        card = replace(
+            card, **stated | {name: tuple(stated[name]) for name in ("commands", "pixel_sizes") if name in stated}
+        )
     shipped = replace(description, name=name, card=card, sample_sha256=None)
     target = BUILT_IN / name
     target.mkdir(exist_ok=True)

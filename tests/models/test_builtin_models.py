@@ -49,6 +49,18 @@ def test_a_built_in_model_is_complete(name):
     assert card.terms in card_as_text(description).replace("\n              ", "\n")
 
 
+@pytest.mark.parametrize("name", MEBIBYTES)
+def test_the_files_that_the_commands_of_a_card_name_are_there(name):
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    if not benchmarks.exists():
+        pytest.skip("the tests of an installed package have no benchmarks")
+    words = " ".join(read_description(BUILT_IN / name).card.commands).split()
+    named = [word for word in words if word.endswith((".json", ".py"))]
+    assert named
+    for file in named:
+        assert (benchmarks / "models" / Path(file).name).is_file(), file
+
+
 def test_the_page_of_the_models_shows_each_model_at_work():
     pictures = Path(__file__).parents[2] / "docs" / "images" / "models"
     if not pictures.parent.exists():
