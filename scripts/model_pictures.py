@@ -46,8 +46,8 @@ def inverted(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 CASES: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
-    "the sample": as_it_is,
-    "out of focus and noisy": poor_microscope,
+    "as it is": as_it_is,
+    "poor microscope": poor_microscope,
     "inverted": inverted,
 }
 
