@@ -187,6 +187,11 @@ def test_a_full_disk_leaves_what_was_there(run, labels_file: Path, tmp_path: Pat
     ran = run("export", labels_file, out, "--contacts", "--meshes", "ply", "--overwrite")
     assert ran.code == 1
     assert "There is no space left to write" in " ".join(ran.err.split())
+    kept = {path for path in out.rglob("*") if path.is_relative_to(out / "made_unfinished")}
+    assert out / "made_unfinished" / "mesh-0" in kept
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path not in kept} == before
+    monkeypatch.undo()
+    assert run("export", labels_file, out, "--contacts", "--meshes", "ply", "--overwrite").code == 0
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 

@@ -1,6 +1,6 @@
 """Meshes are closed, lie where the objects lie, and are the same whether the volume is cut into blocks or not."""
 
-import io
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,10 @@ SIZES = [(128, 256, 256), (9, 13, 11)]
 
 
 def meshes(values: np.ndarray, size=SIZES[0], **options) -> dict[int, ObjectMesh]:
-    pieces = run_to_end(iter_mesh_blocks(opened(values), ExportOptions(meshes="ply", **options), io.BytesIO(), size))
-    return {mesh.label: mesh for mesh in pieces}
+    with tempfile.TemporaryDirectory() as folder:
+        asked = ExportOptions(meshes="ply", **options)
+        pieces = run_to_end(iter_mesh_blocks(opened(values), asked, Path(folder), size))
+        return {mesh.label: mesh for mesh in pieces}
 
 
 def open_edges(mesh: ObjectMesh) -> int:

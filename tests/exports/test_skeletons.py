@@ -1,5 +1,7 @@
 """Skeletons have the length of the objects, in physical units, also where blocks cut them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from labels_to_export import SPACE, opened
@@ -23,9 +25,9 @@ def rods() -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(256, 256, 256), (20, 16, 30)])
-def test_lengths_are_those_of_the_rods(size) -> None:
+def test_lengths_are_those_of_the_rods(size, tmp_path: Path) -> None:
     labels = opened(rods())
-    found = run_to_end(iter_skeletons(labels, ExportOptions(skeletons=True), size))
+    found = run_to_end(iter_skeletons(labels, ExportOptions(skeletons=True), tmp_path, size))
     assert [each.label for each in found] == [5, 6]
     table = lengths_table(found, run_to_end(iter_count(labels)), SPACE)
     assert table.names == ("label", "skeleton length (nm)", "branching points", "ends")
@@ -40,8 +42,8 @@ def test_lengths_are_those_of_the_rods(size) -> None:
         assert len(connected) == 1
 
 
-def test_swc_is_opened_by_a_library_and_lies_in_the_world() -> None:
-    (rod, _) = run_to_end(iter_skeletons(opened(rods()), ExportOptions(skeletons=True)))
+def test_swc_is_opened_by_a_library_and_lies_in_the_world(tmp_path: Path) -> None:
+    (rod, _) = run_to_end(iter_skeletons(opened(rods()), ExportOptions(skeletons=True), tmp_path))
     text = swc_of(rod, SPACE)
     read = osteoid.Skeleton.from_swc(text)
     assert float(read.cable_length()) == pytest.approx(rod.length(SPACE), rel=1e-4)

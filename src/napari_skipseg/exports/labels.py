@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -134,11 +135,15 @@ def labels_at_time(stack: Stack, time: int | None = None, planes: ObjectPlanes =
 
 @dataclass(frozen=True, eq=False)
 class ObjectCounts:
-    """The objects of an image, sorted, with their voxels, and the sums of their places (z, y, x)."""
+    """The objects of an image, sorted, with their voxels, and the sums of their places (z, y, x).
+
+    digest: a hash of all labels that were counted.
+    """
 
     labels: NDArray[np.uint64]
     voxels: NDArray[np.int64]
     places: NDArray[np.int64]
+    digest: str
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -150,13 +155,14 @@ def iter_count(labels: ObjectLabels, size: Triple = BLOCK) -> Generator[Progress
     Raises:
         InputError: as `ObjectLabels.read`.
     """
-    sums = GroupedSums(1, 4)
+    sums, digest = GroupedSums(1, 4), hashlib.blake2b(f"{labels.shape} {size}".encode(), digest_size=16)
     for done, block in enumerate(blocks := labels.blocks(size)):
         yield Progress(done, len(blocks), "counting the objects")
         values = labels.read(block.low, block.high)
+        digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
         sums.add(*_runs_of(values, np.array(block.low, np.int64)))
     keys, columns = sums.total()
-    return ObjectCounts(keys[:, 0], columns[:, 0], columns[:, 1:])
+    return ObjectCounts(keys[:, 0], columns[:, 0], columns[:, 1:], digest.hexdigest())
 
 
 class GroupedSums:

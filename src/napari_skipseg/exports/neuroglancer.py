@@ -127,8 +127,8 @@ def _write_properties(folder: Path, counts: ObjectCounts, space: Space) -> None:
     (folder / "info").write_text(json.dumps(content), encoding="utf-8")
 
 
-def write_precomputed_mesh(folder: Path, mesh: ObjectMesh, space: Space) -> None:
-    """Add the mesh of an object to a precomputed segmentation.
+def write_precomputed_mesh(folder: Path, mesh: ObjectMesh, space: Space) -> list[Path]:
+    """Add the mesh of an object to a precomputed segmentation; return its files.
 
     Raises:
         OSError: it cannot be written.
@@ -138,8 +138,10 @@ def write_precomputed_mesh(folder: Path, mesh: ObjectMesh, space: Space) -> None
     vertices: NDArray[np.float64] = inside * np.array(space.voxel_size_in("nm")[::-1])
     content = np.uint32(len(vertices)).tobytes() + vertices.astype("<f4").tobytes() + mesh.faces.astype("<u4").tobytes()
     place = folder / _MESHES
-    (place / f"{mesh.label}:0:1").write_bytes(content)
-    (place / f"{mesh.label}:0").write_text(json.dumps({"fragments": [f"{mesh.label}:0:1"]}), encoding="utf-8")
+    files = [place / f"{mesh.label}:0:1", place / f"{mesh.label}:0"]
+    files[0].write_bytes(content)
+    files[1].write_text(json.dumps({"fragments": [f"{mesh.label}:0:1"]}), encoding="utf-8")
+    return files
 
 
 def rounded_place(space: Space) -> str:

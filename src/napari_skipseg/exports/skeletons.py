@@ -6,13 +6,16 @@ voxels of their borders; so the parts of neighbouring blocks meet in one node.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Generator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.exports.labels import ObjectCounts, ObjectLabels, Triple
+from napari_skipseg import durable
+from napari_skipseg.exports.labels import LabelBlock, ObjectCounts, ObjectLabels, Triple
 from napari_skipseg.exports.options import ExportOptions
 from napari_skipseg.extras import import_extra
 from napari_skipseg.images.space import Space
@@ -57,6 +60,10 @@ class _Part:
     edges: NDArray[np.uint32]
 
 
+_PART = ("voxels", "radii", "edges")
+"""The arrays of a `_Part`, in its order."""
+
+
 def check_skeletons() -> None:
     """Raise if there can be no skeletons.
 
@@ -67,39 +74,64 @@ def check_skeletons() -> None:
 
 
 def iter_skeletons(
-    labels: ObjectLabels, options: ExportOptions, size: Triple = SKELETON_BLOCK
+    labels: ObjectLabels, options: ExportOptions, folder: Path, size: Triple = SKELETON_BLOCK
 ) -> Generator[Progress, None, list[ObjectSkeleton]]:
     """Yield block by block; return the skeletons by label. An object of one voxel has none.
 
+    folder: where those of blocks are kept; a block that is there from an earlier try, with the same labels and options,
+    is not computed again.
+
     Raises:
         InputError: kimimaro is not installed; as `ObjectLabels.read`.
+        OSError: nothing can be written.
     """
-    kimimaro = import_extra("kimimaro", "skeletons", "Skeletons")
-    z, y, x = labels.space.voxel_size
-    sides = np.array([z / x, y / x, 1.0])
-    settings = {"scale": options.skeleton_scale, "const": options.skeleton_const}
+    import_extra("kimimaro", "skeletons", "Skeletons")
     parts: dict[int, list[_Part]] = {}
     for done, block in enumerate(blocks := labels.blocks(size)):
         yield Progress(done, len(blocks), "finding skeletons")
-        high = [min(stop + 1, length) for stop, length in zip(block.high, labels.shape, strict=True)]
-        values = labels.read(block.low, high)
-        if not values.any():
-            continue
-        found = kimimaro.skeletonize(
-            values,
-            teasar_params=settings,
-            anisotropy=tuple(sides),
-            dust_threshold=0,
-            progress=False,
-            fix_borders=True,
-            in_place=True,
-            parallel=1,
-        )
-        for label, each in found.items():
-            # nodes are voxels: whole numbers again, so that those on a border are equal in both blocks
-            voxels = np.rint(each.vertices / sides).astype(np.int32) + np.array(block.low, np.int32)
-            parts.setdefault(int(label), []).append(_Part(voxels, each.radii, each.edges))
+        file = folder / f"skeletons-{done}.npz"
+        if not file.exists():
+            found = _skeletons_of(labels, block, options)
+            content = io.BytesIO()
+            arrays = {f"{label} {key}": getattr(part, key) for label, part in found for key in _PART}
+            np.savez(content, **arrays)
+            durable.write_whole(file, content.getbuffer(), synced=True)
+        for label, part in _read_parts(file):
+            parts.setdefault(label, []).append(part)
     return [_joined(label, parts[label]) for label in sorted(parts)]
+
+
+def _skeletons_of(labels: ObjectLabels, block: LabelBlock, options: ExportOptions) -> list[tuple[int, _Part]]:
+    """Return the skeletons of the objects in a block."""
+    kimimaro = import_extra("kimimaro", "skeletons", "Skeletons")
+    z, y, x = labels.space.voxel_size
+    sides = np.array([z / x, y / x, 1.0])
+    high = [min(stop + 1, length) for stop, length in zip(block.high, labels.shape, strict=True)]
+    values = labels.read(block.low, high)
+    if not values.any():
+        return []
+    found = kimimaro.skeletonize(
+        values,
+        teasar_params={"scale": options.skeleton_scale, "const": options.skeleton_const},
+        anisotropy=tuple(sides),
+        dust_threshold=0,
+        progress=False,
+        fix_borders=True,
+        in_place=True,
+        parallel=1,
+    )
+    parts = []
+    for label, each in found.items():
+        # nodes are voxels: whole numbers again, so that those on a border are equal in both blocks
+        voxels = np.rint(each.vertices / sides).astype(np.int32) + np.array(block.low, np.int32)
+        parts.append((int(label), _Part(voxels, each.radii, each.edges)))
+    return parts
+
+
+def _read_parts(file: Path) -> list[tuple[int, _Part]]:
+    with np.load(file, allow_pickle=False) as arrays:
+        labels = dict.fromkeys(int(name.split()[0]) for name in arrays.files)
+        return [(label, _Part(*(arrays[f"{label} {key}"] for key in _PART))) for label in labels]
 
 
 def _joined(label: int, parts: list[_Part]) -> ObjectSkeleton:

@@ -7,16 +7,17 @@ stay closed (measured: all of 124 border vertices of a ball are kept while 3/4 o
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_skipseg import durable
 from napari_skipseg.errors import InputError
-from napari_skipseg.exports.labels import BLOCK, ObjectLabels, Triple
+from napari_skipseg.exports.labels import BLOCK, LabelBlock, ObjectLabels, Triple
 from napari_skipseg.exports.options import ExportOptions, MeshFormat
 from napari_skipseg.extras import import_extra
 from napari_skipseg.images.space import Space
@@ -54,7 +55,7 @@ def check_meshes(labels: ObjectLabels) -> None:
 
 @dataclass(frozen=True)
 class _Piece:
-    """The mesh of an object in a block: where it lies in the scratch file."""
+    """The mesh of an object in a block: where it lies in the file of the block."""
 
     block: int
     place: int
@@ -62,36 +63,69 @@ class _Piece:
     faces: int
 
 
-class MeshPieces:
-    """The meshes of all blocks in a scratch file, and which of them are of which object."""
+class MeshPieces(Sequence[ObjectMesh]):
+    """The meshes of all blocks, a file each, and which of them are of which object; each is one mesh if read.
 
-    def __init__(self, scratch: BinaryIO, blocks: list[tuple[Triple, Triple]]) -> None:
-        self._scratch, self._blocks = scratch, blocks
+    A file has its number of pieces; label, vertices and faces of each; and all of their vertices (z, y, x) in voxels
+    from the block's first one (32-bit floats) and their faces.
+    """
+
+    def __init__(self, folder: Path, blocks: list[LabelBlock]) -> None:
+        self._folder, self._blocks = folder, blocks
         self._pieces: dict[int, list[_Piece]] = {}
+        self._labels: list[int] = []
 
-    def add(self, label: int, block: int, vertices: NDArray[np.float32], faces: NDArray[np.uint32]) -> None:
-        """Add a mesh: vertices (z, y, x) in voxels from the block's first one."""
-        piece = _Piece(block, self._scratch.tell(), len(vertices), len(faces))
-        self._scratch.write(np.ascontiguousarray(vertices, np.float32).tobytes())
-        self._scratch.write(np.ascontiguousarray(faces, np.uint32).tobytes())
-        self._pieces.setdefault(label, []).append(piece)
+    def write(self, block: int, meshes: list[tuple[int, NDArray[np.float32], NDArray[np.uint32]]]) -> None:
+        """Write the meshes of a block, (label, vertices, faces) each: the file is whole and on disk, or not there.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        head = [len(meshes), *(n for label, vertices, faces in meshes for n in (label, len(vertices), len(faces)))]
+        parts = [np.array(head, "<u8").tobytes()]
+        for _, vertices, faces in meshes:
+            parts += [vertices.astype("<f4").tobytes(), faces.astype("<u4").tobytes()]
+        durable.write_whole(self._file(block), b"".join(parts), synced=True)
+
+    def take(self, block: int) -> bool:
+        """Take the meshes of a block that is written; return whether it is."""
+        file = self._file(block)
+        if not file.exists():
+            return False
+        with file.open("rb") as handle:
+            count = int.from_bytes(handle.read(8), "little")
+            head = np.frombuffer(handle.read(24 * count), "<u8").reshape(-1, 3)
+        place = 8 + 24 * count
+        for label, vertices, faces in head.tolist():
+            self._pieces.setdefault(label, []).append(_Piece(block, place, vertices, faces))
+            place += 12 * (vertices + faces)
+        self._labels = sorted(self._pieces) if block == len(self._blocks) - 1 else []
+        return True
+
+    def _file(self, block: int) -> Path:
+        return self._folder / f"mesh-{block}"
 
     def __len__(self) -> int:
-        return len(self._pieces)
+        return len(self._labels)
 
-    def __iter__(self) -> Iterator[ObjectMesh]:
-        """Yield the whole mesh of each object."""
-        self._scratch.flush()
-        for label in sorted(self._pieces):
-            yield self._join(label)
+    @overload
+    def __getitem__(self, index: int) -> ObjectMesh: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ObjectMesh]: ...
+    def __getitem__(self, index: int | slice) -> ObjectMesh | list[ObjectMesh]:
+        """Return the whole mesh of an object, in the order of labels."""
+        if isinstance(index, slice):
+            return [self._join(label) for label in self._labels[index]]
+        return self._join(self._labels[index])
 
     def _join(self, label: int) -> ObjectMesh:
         vertices, faces, on_seam, count = [], [], [], 0
         for piece in self._pieces[label]:
-            low, high = self._blocks[piece.block]
-            self._scratch.seek(piece.place)
-            points = np.frombuffer(self._scratch.read(12 * piece.vertices), np.float32).reshape(-1, 3)
-            corners = np.frombuffer(self._scratch.read(12 * piece.faces), np.uint32).reshape(-1, 3)
+            low, high = self._blocks[piece.block].low, self._blocks[piece.block].high
+            with self._file(piece.block).open("rb") as handle:
+                handle.seek(piece.place)
+                points = np.frombuffer(handle.read(12 * piece.vertices), "<f4").reshape(-1, 3)
+                corners = np.frombuffer(handle.read(12 * piece.faces), "<u4").reshape(-1, 3)
             size = np.subtract(high, low, dtype=np.float32)
             on_seam.append(((points == 0) | (points == size)).any(axis=1))
             vertices.append(points.astype(np.float64) + low)
@@ -119,28 +153,33 @@ def _merged(
 
 
 def iter_mesh_blocks(
-    labels: ObjectLabels, options: ExportOptions, scratch: BinaryIO, size: Triple = BLOCK
+    labels: ObjectLabels, options: ExportOptions, folder: Path, size: Triple = BLOCK
 ) -> Generator[Progress, None, MeshPieces]:
-    """Yield block by block; return the meshes of all objects. scratch: an empty file for those of the blocks.
+    """Yield block by block; return the meshes of all objects. folder: where those of blocks are kept; a block that is
+    there from an earlier try, with the same labels and options, is not meshed again.
 
     Raises:
         InputError: as `check_meshes` and `ObjectLabels.read`.
+        OSError: nothing can be written.
     """
     check_meshes(labels)
     zmesh = import_extra("zmesh", "meshes", "Meshes")
     blocks = labels.blocks(size, low=(-1, -1, -1))  # the cubes around the first voxels begin one before them
-    pieces = MeshPieces(scratch, [(block.low, block.high) for block in blocks])
+    pieces = MeshPieces(folder, blocks)
     for done, block in enumerate(blocks):
         yield Progress(done, len(blocks), "meshing")
-        values = labels.read(block.low, [stop + 1 for stop in block.high])
-        if not values.any():
+        if pieces.take(done):
             continue
-        mesher = zmesh.Mesher((1, 1, 1))
-        mesher.mesh(values)
-        for label in mesher.ids():
-            mesh = mesher.get(label)
-            mesher.erase(label)
-            pieces.add(int(label), done, *_simplified(mesher, mesh, options))
+        values, found = labels.read(block.low, [stop + 1 for stop in block.high]), []
+        if values.any():
+            mesher = zmesh.Mesher((1, 1, 1))
+            mesher.mesh(values)
+            for label in mesher.ids():
+                mesh = mesher.get(label)
+                mesher.erase(label)
+                found.append((int(label), *_simplified(mesher, mesh, options)))
+        pieces.write(done, found)
+        pieces.take(done)
     return pieces
 
 

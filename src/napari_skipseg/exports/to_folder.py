@@ -1,17 +1,18 @@
-"""Objects from labels to a folder: all that is chosen appears at the end, whole, or not at all."""
+"""Objects from labels to a folder: all that is chosen appears at the end, whole; an export that was stopped goes on."""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Generator
-from dataclasses import dataclass, field, replace
+import shutil
+from collections.abc import Callable, Generator
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg import durable
 from napari_skipseg.errors import InputError
 from napari_skipseg.exports.contacts import OtherLabels, iter_contacts
 from napari_skipseg.exports.imod import check_imod, iter_outlines, middles, write_imod
@@ -23,12 +24,12 @@ from napari_skipseg.exports.neuroglancer import (
     write_precomputed_mesh,
 )
 from napari_skipseg.exports.options import ExportOptions
-from napari_skipseg.exports.skeletons import check_skeletons, iter_skeletons, lengths_table, swc_of
-from napari_skipseg.exports.surfaces import check_meshes, iter_mesh_blocks, write_mesh
+from napari_skipseg.exports.skeletons import ObjectSkeleton, check_skeletons, iter_skeletons, lengths_table, swc_of
+from napari_skipseg.exports.surfaces import ObjectMesh, check_meshes, iter_mesh_blocks, write_mesh
+from napari_skipseg.exports.unfinished import UnfinishedExport, resumed_export, unfinished_folder
 from napari_skipseg.exports.webknossos import check_webknossos, iter_write_webknossos
-from napari_skipseg.images.faults import file_errors_as
+from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import LazyArray, Stack
-from napari_skipseg.inference.saving import scratch_folder
 from napari_skipseg.objects.measure import iter_measure
 from napari_skipseg.objects.table import ObjectTable
 from napari_skipseg.progress import Progress
@@ -56,20 +57,6 @@ class ExportedFiles:
     files: tuple[Path, ...]
     count: int
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Staged:
-    """Where results are written before they get their names, and these names."""
-
-    folder: Path
-    name: str
-    written: list[str] = field(default_factory=list)
-
-    def place(self, ending: str) -> Path:
-        """Return the path of a new result."""
-        self.written.append(f"{self.name}{ending}")
-        return self.folder / self.written[-1]
 
 
 def targets(options: ExportOptions, name: str) -> list[str]:
@@ -106,7 +93,9 @@ def check_export(request: ExportRequest, folder: Path) -> None:
         check_imod()
     if options.webknossos:
         check_webknossos(labels)
-    there = [each for each in targets(options, request.name) if os.path.lexists(folder / each)]
+    unfinished = unfinished_folder(folder, request.name)
+    names = [each for each in targets(options, request.name) if not unfinished.is_published(each)]
+    there = [each for each in names if os.path.lexists(folder / each)]
     if there and not request.overwrite:
         raise InputError(
             f"'{folder / there[0]}' is there already: choose a different folder, or remove it (in a shell, --overwrite "
@@ -117,11 +106,13 @@ def check_export(request: ExportRequest, folder: Path) -> None:
 def iter_export_objects(request: ExportRequest, folder: Path) -> Generator[Progress, None, ExportedFiles]:
     """Yield while the objects are exported; return what was written into `folder`.
 
-    Memory holds a few blocks, the skeletons, and the largest mesh. All is written beside its place, and renamed at the
-    end: a kill or a full disk leaves what was there before.
+    Memory holds a few blocks, the skeletons, and the largest mesh. All is written into the folder `NAME_unfinished`,
+    and renamed at the end: a kill or a full disk leaves what was there before, and this folder, from which the same
+    call goes on to the same bytes: results that are whole, and blocks that are meshed or have skeletons, are kept.
 
     Raises:
-        InputError: as `check_export`; there are no such objects, or too many for a file each.
+        InputError: as `check_export`; there are no such objects, or too many for a file each; an export of other
+            labels, or with other options, is unfinished.
         FileError: the labels cannot be read, or nothing be written.
     """
     check_export(request, folder)
@@ -132,13 +123,28 @@ def iter_export_objects(request: ExportRequest, folder: Path) -> Generator[Progr
     labels, counts = _chosen(labels, counts, request)
     if request.options.meshes != "none" or request.options.skeletons or request.options.imod != "none":
         check_number_of_files(len(counts))
-    with scratch_folder(folder) as scratch, file_errors_as(folder):
-        staged = _Staged(scratch / "results", request.name)
-        staged.folder.mkdir()
-        yield from _iter_write(labels, counts, request, staged)
+    names = targets(request.options, request.name)
+    record = _record_of(request, counts)
+    with resumed_export(folder, request.name, record, request.overwrite) as export:
+        yield from _iter_write(labels, counts, request, export)
         yield Progress(0, 1, "bringing the results to disk")
-        _publish(staged, folder, scratch)
-    return ExportedFiles(tuple(folder / each for each in staged.written), len(counts), notes_about(request))
+        export.publish(names)
+    return ExportedFiles(tuple(folder / each for each in names), len(counts), notes_about(request))
+
+
+def _record_of(request: ExportRequest, counts: ObjectCounts) -> dict[str, Any]:
+    """Return what decides the bytes of an export, as JSON values."""
+    labels, other, space = request.labels, request.other, request.labels.space
+    return {
+        "version": version("napari-skipseg"),
+        "options": asdict(request.options),
+        "labels": counts.digest,
+        "objects": list(request.objects),
+        "name": labels.name,
+        "planes": labels.planes,
+        "space": [*space.voxel_size, space.unit, *space.origin],
+        "other": None if other is None else [other.name, other.labels.time, identify(other.labels.stack)],
+    }
 
 
 def notes_about(request: ExportRequest) -> tuple[str, ...]:
@@ -163,7 +169,7 @@ def _chosen(labels: ObjectLabels, counts: ObjectCounts, request: ExportRequest) 
         raise InputError(f"There is no object {missing[0]} in '{labels.name}'.")
     kept = counts.voxels >= request.options.least_voxels
     if not kept.all():
-        counts = ObjectCounts(counts.labels[kept], counts.voxels[kept], counts.places[kept])
+        counts = replace(counts, labels=counts.labels[kept], voxels=counts.voxels[kept], places=counts.places[kept])
         labels = labels.choose(counts.labels)
     if not len(counts):
         raise InputError(f"'{labels.name}' has no objects of {max(1, request.options.least_voxels)} voxels or more.")
@@ -171,31 +177,56 @@ def _chosen(labels: ObjectLabels, counts: ObjectCounts, request: ExportRequest) 
 
 
 def _iter_write(
-    labels: ObjectLabels, counts: ObjectCounts, request: ExportRequest, staged: _Staged
+    labels: ObjectLabels, counts: ObjectCounts, request: ExportRequest, export: UnfinishedExport
 ) -> Generator[Progress, None, None]:
     options = request.options
-    if options.contacts:
-        contacts = yield from iter_contacts(labels, request.other, counts)
-        contacts.write_csv(staged.place("_contacts.csv"))
-    if options.table:
-        table = yield from iter_measure_sparse(labels, counts)
-        table.write_csv(staged.place("_table.csv"))
-    precomputed = None
-    if options.precomputed:
-        precomputed = staged.place("_precomputed")
-        yield from iter_write_precomputed(labels, counts, precomputed, with_meshes=_are_meshes_inside(options))
-    if options.webknossos:
-        yield from iter_write_webknossos(labels, counts, staged.place("_webknossos"))
-    if options.meshes != "none":
-        inside = precomputed if _are_meshes_inside(options) else None
-        yield from _iter_write_meshes(labels, options, staged.place("_meshes"), inside)
-    if options.skeletons:
-        yield from _iter_write_skeletons(labels, counts, options, staged)
-    if options.imod != "none":
+
+    def contacts(path: Path) -> Generator[Progress, None, None]:
+        (yield from iter_contacts(labels, request.other, counts)).write_csv(path)
+
+    def table(path: Path) -> Generator[Progress, None, None]:
+        (yield from iter_measure_sparse(labels, counts)).write_csv(path)
+
+    def precomputed(path: Path) -> Generator[Progress, None, None]:
+        yield from iter_write_precomputed(labels, counts, path, with_meshes=_are_meshes_inside(options))
+
+    def webknossos(path: Path) -> Generator[Progress, None, None]:
+        yield from iter_write_webknossos(labels, counts, path)
+
+    def imod(path: Path) -> Generator[Progress, None, None]:
         are_points = options.imod == "points"
         contours = middles(counts) if are_points else (yield from iter_outlines(labels))
         yield Progress(0, 1, "writing the IMOD model")
-        write_imod(staged.place(".mod"), contours, labels, are_points)
+        write_imod(path, contours, labels, are_points)
+
+    if options.contacts:
+        yield from _iter_anew(export, "_contacts.csv", contacts)
+    if options.table:
+        yield from _iter_anew(export, "_table.csv", table)
+    if options.precomputed:
+        yield from _iter_anew(export, "_precomputed", precomputed)
+    if options.webknossos:
+        yield from _iter_anew(export, "_webknossos", webknossos)
+    if options.meshes != "none" and not export.is_done("meshes"):
+        yield from _iter_write_meshes(labels, options, export)
+    if options.skeletons and not export.is_done("skeletons"):
+        yield from _iter_write_skeletons(labels, counts, options, export)
+    if options.imod != "none":
+        yield from _iter_anew(export, ".mod", imod)
+
+
+def _iter_anew(
+    export: UnfinishedExport, ending: str, write: Callable[[Path], Generator[Progress, None, None]]
+) -> Generator[Progress, None, None]:
+    """Write a result, unless it is there whole; what an earlier try left of it is removed first."""
+    stage, path = ending.strip("._"), export.result(ending)
+    if export.is_done(stage):
+        return
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    yield from write(path)
+    export.finish(stage, [path])
 
 
 def _are_meshes_inside(options: ExportOptions) -> bool:
@@ -204,29 +235,39 @@ def _are_meshes_inside(options: ExportOptions) -> bool:
 
 
 def _iter_write_meshes(
-    labels: ObjectLabels, options: ExportOptions, folder: Path, precomputed: Path | None
+    labels: ObjectLabels, options: ExportOptions, export: UnfinishedExport
 ) -> Generator[Progress, None, None]:
-    folder.mkdir()
-    with tempfile.TemporaryFile(dir=folder.parent) as scratch:
-        pieces = yield from iter_mesh_blocks(labels, options, scratch)
-        for done, mesh in enumerate(pieces):
-            yield Progress(done, len(pieces), "writing meshes")
-            path = folder / f"{mesh.label}.{options.meshes}"
-            write_mesh(path, mesh.placed(labels.space), mesh.faces, options.meshes)
-            if precomputed is not None:
-                write_precomputed_mesh(precomputed, mesh, labels.space)
+    folder = export.result("_meshes")
+    folder.mkdir(exist_ok=True)
+
+    def write(mesh: ObjectMesh) -> list[Path]:
+        path = folder / f"{mesh.label}.{options.meshes}"
+        write_mesh(path, mesh.placed(labels.space), mesh.faces, options.meshes)
+        if not _are_meshes_inside(options):
+            return [path]
+        return [path, *write_precomputed_mesh(export.result("_precomputed"), mesh, labels.space)]
+
+    pieces = yield from iter_mesh_blocks(labels, options, export.folder)
+    yield from export.iter_each("meshes", pieces, write, "writing meshes")
+    export.finish("meshes")
 
 
 def _iter_write_skeletons(
-    labels: ObjectLabels, counts: ObjectCounts, options: ExportOptions, staged: _Staged
+    labels: ObjectLabels, counts: ObjectCounts, options: ExportOptions, export: UnfinishedExport
 ) -> Generator[Progress, None, None]:
-    skeletons = yield from iter_skeletons(labels, options)
-    folder = staged.place("_skeletons")
-    folder.mkdir()
-    for done, skeleton in enumerate(skeletons):
-        yield Progress(done, len(skeletons), "writing skeletons")
-        (folder / f"{skeleton.label}.swc").write_text(swc_of(skeleton, labels.space), encoding="utf-8")
-    lengths_table(skeletons, counts, labels.space).write_csv(staged.place("_skeletons.csv"))
+    folder = export.result("_skeletons")
+    folder.mkdir(exist_ok=True)
+
+    def write(skeleton: ObjectSkeleton) -> list[Path]:
+        path = folder / f"{skeleton.label}.swc"
+        path.write_text(swc_of(skeleton, labels.space), encoding="utf-8")
+        return [path]
+
+    skeletons = yield from iter_skeletons(labels, options, export.folder)
+    yield from export.iter_each("skeletons", skeletons, write, "writing skeletons")
+    table = export.result("_skeletons.csv")
+    lengths_table(skeletons, counts, labels.space).write_csv(table)
+    export.finish("skeletons", [table])
 
 
 def iter_measure_sparse(labels: ObjectLabels, counts: ObjectCounts) -> Generator[Progress, None, ObjectTable]:
@@ -251,18 +292,6 @@ class _Numbered(LazyArray):
         found = self._labels.read([start for start, _, _ in spans], [stop for _, stop, _ in spans])
         places = np.where(found > 0, np.searchsorted(self._objects, found) + 1, 0).astype(np.uint32)
         return places[tuple(slice(None) if isinstance(part, slice) else 0 for part in index)]
-
-
-def _publish(staged: _Staged, folder: Path, scratch: Path) -> None:
-    """Give the results their names, when all of them are on disk."""
-    durable.sync((file for file in staged.folder.rglob("*") if file.is_file()), staged.folder)
-    for number, name in enumerate(staged.written):
-        target = folder / name
-        durable.refuse_link(target)
-        if target.exists():
-            durable.replace(target, scratch / f"replaced-{number}")
-        durable.replace(staged.folder / name, target)
-    durable.sync_folder(folder)
 
 
 def with_space_of(labels: ObjectLabels, other: ObjectLabels) -> ObjectLabels:
