@@ -22,6 +22,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.jobs.operations import FoundObjects
 from napari_skipseg.objects.classes import ClassImage
+from napari_skipseg.objects.contact_file import FEATURES, ContactClassifier, write_classifier
 from napari_skipseg.objects.find import find_objects_in_array
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.measure import measure_objects
@@ -534,6 +535,38 @@ def test_the_table_and_save_follow_the_selected_layer_of_objects(open_tab, qtbot
         assert asked[-1] == name
     viewer.layers.remove(first)
     assert tab.table.rows.rowCount() == 1
+
+
+def test_a_classifier_of_contacts_decides_cells_and_a_wrong_file_is_a_sentence(open_tab, qtbot, tmp_path, engine):
+    boundary = np.zeros((3, 40, 120), np.float32)
+    for number, strength in enumerate((0.9, 0.42, 0.7), start=1):
+        boundary[..., 30 * number] = strength
+    _, _, tab = open_tab(boundary, is_segmented=False, contrast_limits=(0, 1), scale=(4, 4, 4))
+    form, contacts = tab.form, tab.form.contacts
+    assert not contacts.isVisible()
+    choose(form.method, "cells")
+    form.threshold.setValue(0.3)
+    press_find(qtbot, tab)
+    assert len(tab.result().table) == 3, "the boundary of 0.42 is below 0.5"
+    assert contacts.isVisible()
+    assert form.merge.isVisible()
+    qtbot.keyClicks(contacts.text, str(tmp_path / "none.json"))
+    qtbot.keyClick(contacts.text, Qt.Key.Key_Return)
+    assert not tab.find_button.isEnabled()
+    assert "There is no classifier of contacts at" in tab.message.text()
+    weights = {**dict.fromkeys(FEATURES, 0.0), "mean strength": 3.0, "always 1": -12 * 0.8}
+    file = write_classifier(tmp_path / "contacts.json", ContactClassifier(tuple(weights.values())))
+    contacts.text.clear()
+    qtbot.keyClicks(contacts.text, str(file))
+    qtbot.keyClick(contacts.text, Qt.Key.Key_Return)
+    assert not form.merge.isVisible()
+    press_find(qtbot, tab)
+    assert len(tab.result().table) == 2, "it joins over boundaries below 0.8"
+    assert engine.calls[-1][2].contacts.startswith(f"{file}@sha256:")
+    choose(form.method, "components")
+    assert (contacts.isVisible(), form.read().contacts) == (False, "")
+    form.show_options(engine.calls[-1][2])
+    assert (contacts.text.text(), form.read().contacts) == (str(file), engine.calls[-1][2].contacts)
 
 
 def test_areas_that_a_segmentation_left_out_are_no_cells_on_screen_and_in_the_whole_stack(open_tab, qtbot):

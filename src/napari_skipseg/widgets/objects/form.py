@@ -7,12 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QHBoxLayout, QSlider, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLineEdit, QPushButton, QSlider, QSpinBox, QVBoxLayout, QWidget
 
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.objects.contact_file import name_with_hash
 from napari_skipseg.objects.options import THICK, Method, ObjectOptions, ObjectPlanes
 from napari_skipseg.option_fields import option_fields
 from napari_skipseg.thresholds import DEFAULT_THRESHOLD
-from napari_skipseg.widgets.forms.fields import NOTE_STYLE, FreshCombo, KeyedSlider, PlainLabel
+from napari_skipseg.widgets.forms.dialogs import ask_file
+from napari_skipseg.widgets.forms.fields import NOTE_STYLE, FreshCombo, KeyedSlider, PlainLabel, mark_field
 from napari_skipseg.widgets.forms.option_rows import OptionEditor, OptionRows, edit_combo
 from napari_skipseg.widgets.layers.axes import voxel_size_of
 from napari_skipseg.widgets.objects.sources import ProbabilitySource, is_certain, suggest_method
@@ -93,6 +96,58 @@ def size_at(step: int) -> int:
     return round(10 ** (step / _DECADE)) if step else 0
 
 
+class ClassifierField(QWidget):  # type: ignore[misc]
+    """The file of a classifier of contacts, and a button to choose one. fault: why it is none, "" if it is one.
+
+    The file is read when it is chosen; its hash stays with it, so that a different file in its place is noticed.
+    """
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fault = ""
+        self._named = ""
+        self.text, self.button = QLineEdit(), QPushButton("…")
+        self.text.setPlaceholderText("none")
+        self.text.setAccessibleName("Contacts")
+        self.button.setMaximumWidth(30)
+        self.button.setAccessibleName("Choose a classifier of contacts")
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.text, 1)
+        row.addWidget(self.button)
+        self.text.editingFinished.connect(self._on_text)
+        self.button.clicked.connect(self._choose)
+
+    def value(self) -> str:
+        """Return the file with the hash of the classifier in it, "" if there is none or a fault."""
+        return self._named
+
+    def set_value(self, named: str) -> None:
+        """Show a file, with the hash of a classifier or without; "" = none."""
+        self.text.setText(named.partition("@sha256:")[0])
+        self._take(named)
+
+    def _choose(self) -> None:
+        file = ask_file(self, "Classifier of contacts", "Classifiers of contacts (*.json)", "contacts")
+        if file is not None:
+            self.set_value(str(file))
+
+    def _on_text(self) -> None:
+        typed = self.text.text().strip()
+        if typed != self._named.partition("@sha256:")[0] or self.fault:
+            self._take(typed)
+
+    def _take(self, named: str) -> None:
+        self._named, self.fault = "", ""
+        try:
+            self._named = name_with_hash(named) if named else ""
+        except SkipsegError as error:
+            self.fault = str(error)
+        self.changed.emit()
+
+
 _FIRST = ("class_name", "method", "planes")
 """Options that come first in the form; the others follow in the order of their fields."""
 THICK_NOTE = "Slices are {:.3g} times thicker than pixels: each slice suits cells better."
@@ -108,13 +163,15 @@ class ObjectsForm(OptionRows):
     moved = Signal()
 
     def __init__(self, options: type[ObjectOptions] = ObjectOptions) -> None:
-        found = {name: each for name, each in option_fields(options).items() if name not in ("box", "contacts", "mask")}
+        found = {name: each for name, each in option_fields(options).items() if name not in ("box", "mask")}
         layer, measured, class_name = FreshCombo(), FreshCombo(), FreshCombo()
         smallest = SizeField("Objects of {} or more.", "No lower limit.", 7)
         largest = SizeField("Objects of at most {}.", "No upper limit.", 9)
         sizes = {"smallest": smallest, "largest": largest}
         editors = {name: OptionEditor(each, each.value, each.set_value, each.changed) for name, each in sizes.items()}
         editors["class_name"] = edit_combo(class_name)
+        classifier = ClassifierField()
+        editors["contacts"] = OptionEditor(classifier, classifier.value, classifier.set_value, classifier.changed)
         threshold = KeyedSlider(1.0, 0.01, DEFAULT_THRESHOLD)
         editors["threshold"] = OptionEditor(
             threshold, lambda: round(float(threshold.value()), 2), self._show_threshold, threshold.valueChanged
@@ -125,9 +182,10 @@ class ObjectsForm(OptionRows):
         self._kind = options
         self._source: ProbabilitySource | None = None
         self._chosen_method = self._chosen_planes = self._chosen_threshold = False
-        self.smallest, self.largest, self.class_name = smallest, largest, class_name
+        self.smallest, self.largest, self.class_name, self.contacts = smallest, largest, class_name, classifier
         self.layer, self.measured = layer, measured
         self.method, self.planes, self.threshold = (self.field(name) for name in ("method", "planes", "threshold"))
+        self.merge = self.field("merge")
         self.layer.setToolTip("A result, or another layer with a probability or labels")
         self.measured.setToolTip("The image whose grey values are measured in each object")
         self.edited.connect(self._on_edited)
@@ -178,7 +236,18 @@ class ObjectsForm(OptionRows):
             values["seeds"] = "distance"
         if not self._has_slices():
             values["planes"] = "volume"
+        if not self._has_contacts(values["method"]):
+            values["contacts"] = ""
         return self._kind(**values)
+
+    def _has_contacts(self, method: Method) -> bool:
+        """Return whether a classifier can decide contacts: of basins of a probability."""
+        return method != "components" and not (self._source is not None and self._source.labels)
+
+    @property
+    def fault(self) -> str:
+        """Why the options cannot be used, "" if they can."""
+        return self.contacts.fault if self._has_contacts(self.method.currentData()) else ""
 
     def read_for(self, class_names: Sequence[str]) -> ObjectOptions:
         """Return the options for the results of a model with these classes.
@@ -191,7 +260,10 @@ class ObjectsForm(OptionRows):
         method = options.method if self._chosen_method else suggest_method(class_names, class_name)
         planes = self.planes.currentData() if self._chosen_planes else self._suggested_planes(method)
         threshold = options.threshold if self._chosen_threshold else None
-        return replace(options, class_name=class_name, method=method, planes=planes, threshold=threshold)
+        contacts = options.contacts if self._has_contacts(method) else ""
+        return replace(
+            options, class_name=class_name, method=method, planes=planes, threshold=threshold, contacts=contacts
+        )
 
     def show_options(self, options: ObjectOptions) -> None:
         """Show options as if the user had chosen them, except where there is no field for them now."""
@@ -258,8 +330,11 @@ class ObjectsForm(OptionRows):
         has_seeds = options.method != "components"
         self.show_row("threshold", not is_labels)
         self.show_row("seeds", has_seeds and not is_labels)
-        self.show_row("seed_distance", has_seeds)
-        self.show_row("merge", options.method == "cells")
+        is_taught = bool(options.contacts)  # contacts are decided in place of what these two say
+        self.show_row("contacts", self._has_contacts(options.method))
+        self.show_row("seed_distance", has_seeds and not is_taught)
+        self.show_row("merge", options.method == "cells" and not is_taught)
+        mark_field(self.contacts, self.fault, self._options["contacts"].option.form_text)
         self._update_voxel(options)
         self.changed.emit()
 

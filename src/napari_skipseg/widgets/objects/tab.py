@@ -474,7 +474,7 @@ class ObjectsTab(ObjectsOnShow):
             return _NOTHING
         if 0 in data_of(source.layer).shape:
             return f"'{source.layer.name}' is empty: choose a different layer."
-        return _SEGMENTING if self._segment.is_running() else ""
+        return self.form.fault or (_SEGMENTING if self._segment.is_running() else "")
 
     def check_if_shown(self) -> None:
         """Check the choices, if this tab is on screen."""
