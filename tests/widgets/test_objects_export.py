@@ -14,6 +14,7 @@ from napari_skipseg.exports.labels import labels_at_time
 from napari_skipseg.exports.to_folder import ExportRequest, iter_export_objects
 from napari_skipseg.jobs.messages import ExportObjects
 from napari_skipseg.widgets.layers.placement import camera_of, canvas_size
+from napari_skipseg.widgets.objects.shapes import ObjectShape, show_shape
 
 pytestmark = pytest.mark.gui
 LEFT = Qt.MouseButton.LeftButton
@@ -63,6 +64,17 @@ def test_the_mesh_of_the_selected_object_lies_over_it_in_3d(found, qtbot) -> Non
     seen = float(np.linalg.norm(high - low) * camera.zoom) / min(canvas_size(viewer))
     assert 0.9 < seen < 1, "a small object fills the canvas"
     qtbot.waitUntil(lambda: not tab.is_running)
+    assert not shown.layer.visible, "the labels would cover it"
+    trigger(tab, "mesh of the selected")  # again: another layer takes its place
+    qtbot.waitUntil(lambda: mesh not in viewer.layers, timeout=30_000)
+    qtbot.waitUntil(lambda: not tab.is_running)
+    assert (f"em object {label} mesh" in viewer.layers, shown.layer.visible) == (True, False)
+    viewer.layers.remove(f"em object {label} mesh")
+    assert shown.layer.visible
+    show_shape(viewer, shown, ObjectShape("mesh", label, np.asarray(mesh.data[0]), np.asarray(mesh.data[1])))
+    assert not shown.layer.visible
+    viewer.dims.ndisplay = 2
+    assert shown.layer.visible
 
 
 def test_a_skeleton_is_shown_as_lines(found, qtbot) -> None:

@@ -26,13 +26,17 @@ from napari_skipseg.objects.files import planes_in
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.forms.worker import EngineLike
 from napari_skipseg.widgets.layers.placement import frame_in_3d
+from napari_skipseg.widgets.layers.results import KEY
 from napari_skipseg.widgets.objects.export import without_channels
 from napari_skipseg.widgets.objects.layers import ShownObjects
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+    from napari.layers import Labels
 
 MESH, SKELETON = "mesh", "skeleton"
+SHAPE = "shape"
+"""The role of a layer that shows a mesh or skeleton."""
 SHOWN = {MESH: ExportOptions(meshes="ply"), SKELETON: ExportOptions(skeletons=True)}
 """What the engine writes to be shown as a layer."""
 WRITTEN = {
@@ -145,10 +149,12 @@ def _box_of(shown: ShownObjects, label: int) -> tuple[Stack, int | None]:
 
 
 def show_shape(viewer: ViewerModel, shown: ShownObjects, shape: ObjectShape) -> None:
-    """Show a mesh as a Surface layer, a skeleton as Vectors, in place of an earlier one; the view turns to it in 3D."""
+    """Show a mesh as a Surface layer, a skeleton as Vectors, in place of an earlier one; the view turns to it in 3D.
+
+    The labels of the objects, which would cover it, are hidden until it is removed or the view is 2D again.
+    """
     name = f"{shown.source.name} object {shape.label} {shape.kind}"
-    if name in viewer.layers:
-        viewer.layers.remove(name)
+    former = next((each for each in viewer.layers if each.name == name), None)
     place = {"scale": shown.layer.scale[-3:], "translate": shown.layer.translate[-3:], "units": shown.layer.units[-3:]}
     color = shown.layer.get_color(shape.label)
     if shape.kind == MESH:
@@ -162,5 +168,30 @@ def show_shape(viewer: ViewerModel, shown: ShownObjects, shape: ObjectShape) -> 
         layer = viewer.add_vectors(
             vectors, name=name, edge_color="yellow", edge_width=1.5, vector_style="line", **place
         )
+    layer.metadata[KEY] = {"role": SHAPE, "source": str(shown.layer.unique_id)}
+    if former is not None:  # removed last, so that the labels stay hidden
+        viewer.layers.remove(former)
+        layer.name = name
+    _hide_labels_until_removed(viewer, shown.layer)
     viewer.dims.ndisplay = 3
     frame_in_3d(viewer, layer)
+
+
+def _hide_labels_until_removed(viewer: ViewerModel, labels: Labels) -> None:
+    """Hide labels while the view is 3D and a mesh or skeleton of theirs is in it."""
+    if not labels.visible:
+        return  # the user hid them, or an earlier shape did
+    labels.visible = False
+
+    def show_again(event: Any = None) -> None:
+        shapes = [layer for layer in viewer.layers if layer.metadata.get(KEY, {}).get("role") == SHAPE]
+        is_covered = any(each.metadata[KEY]["source"] == str(labels.unique_id) for each in shapes)
+        if viewer.dims.ndisplay == 3 and is_covered and labels in viewer.layers:
+            return
+        for emitter in (viewer.layers.events.removed, viewer.dims.events.ndisplay):
+            emitter.disconnect(show_again)
+        labels.visible = True
+
+    viewer.dims.ndisplay = 3
+    for emitter in (viewer.layers.events.removed, viewer.dims.events.ndisplay):
+        emitter.connect(show_again)
