@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.find import find_objects_in_array
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
+from napari_skipseg.proofread import hierarchy
 from napari_skipseg.proofread.apply import apply_edit
 from napari_skipseg.proofread.edits import Edit, EditRefusedError, Merge, Split
 from napari_skipseg.proofread.exchange import EditsFile, LabelsTarget, iter_apply_to_file
-from napari_skipseg.proofread.hierarchy import merge_tree
+from napari_skipseg.proofread.hierarchy import iter_merge_tree, merge_tree
 from napari_skipseg.proofread.regions import iter_regions_of_probability
 from napari_skipseg.proofread.session import apply_edits
 from napari_skipseg.proofread.state import ObjectsUnderEdit
@@ -85,6 +87,28 @@ def test_the_hierarchy_cut_at_the_threshold_gives_the_cells(merge: float) -> Non
     for node in (0, tree.count, len(tree.parent) - 1):
         below = tree.leaves(node)
         assert all(node in tree.steps(int(leaf)) for leaf in below)
+
+
+def test_the_hierarchy_says_how_far_it_is_and_merges_no_more_when_it_is_closed(monkeypatch) -> None:
+    merge, begin, states, made = hierarchy._merge, threading.Event(), [], []
+
+    def held(*arguments):
+        states.append(arguments[-1])
+        begin.wait(60)
+        made.append(merge(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(hierarchy, "_merge", held)
+    those = regions(bumpy((12, 60, 60), 1), ObjectOptions("cells", threshold=0.5))
+    work = iter_merge_tree(those)
+    assert [next(work).message for _ in range(3)][1:] == ["building the hierarchy of merges"] * 2
+    threading.Timer(0.1, begin.set).start()
+    work.close()
+    regions_left = len(those.known_graph.nodes.size)
+    assert made[0][-1] == regions_left, "no node of a merge"
+    assert run_to_end(iter_merge_tree(those)).count == regions_left
+    assert made[1][-1] > regions_left
+    assert states[1][0] == len(those.known_graph.edges.one), "the bar ends at all contacts"
 
 
 def test_objects_found_with_other_options_take_the_edits_that_still_make_sense() -> None:

@@ -19,6 +19,7 @@ from searching import with_search
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.measure import measure_objects
+from napari_skipseg.proofread import hierarchy, state
 from napari_skipseg.proofread.edits import (
     Confirm,
     Delete,
@@ -233,6 +234,35 @@ def test_the_wheel_grows_a_region_and_does_not_zoom(open_cells) -> None:
     assert isinstance(edits(tab)[0], Grow)
     scroll(hand, cell(2), 1)
     assert camera.zoom != zoom, "without a region the wheel zooms"
+
+
+def test_the_hierarchy_of_a_large_graph_is_built_with_a_bar_and_cancelled(open_cells, qtbot, monkeypatch) -> None:
+    monkeypatch.setattr(state, "MANY_CONTACTS", 0)
+    _, _, tab, hand = open_cells()
+    objects, begin, build, works = tab.opened.session.objects, threading.Event(), hierarchy._merge, []
+
+    def held(*arguments):
+        works.append(arguments[-1])
+        begin.wait(60)
+        return build(*arguments)
+
+    monkeypatch.setattr(hierarchy, "_merge", held)
+    hand.press(Qt.Key.Key_G)
+    hand.click(cell(2))
+    qtbot.waitUntil(lambda: "building the hierarchy of merges" in tab.progress_text.text())
+    assert tab.cancel_button.isVisible()
+    hand.click(cell(1))
+    assert "click again then" in tab.reason.text()
+    qtbot.mouseClick(tab.cancel_button, LEFT)
+    qtbot.waitUntil(lambda: works[0][hierarchy._STOP] == 1)
+    begin.set()
+    qtbot.waitUntil(lambda: not tab.is_running)
+    assert not objects.has_tree
+    hand.click(cell(2))
+    qtbot.waitUntil(lambda: not tab.is_running and tab.pending.edit is not None)
+    assert {int(outlined(tab)[cell(number)]) for number in (1, 2)} == {1}
+    scroll(hand, cell(2), 1)
+    np.testing.assert_array_equal([outlined(tab)[cell(number)] for number in range(4)], [0, 1, 1, 1])
 
 
 def test_a_click_pushes_the_outline_of_the_selected_object(open_cells) -> None:

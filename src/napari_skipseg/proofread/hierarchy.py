@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,17 +15,31 @@ from numpy.typing import NDArray
 
 from napari_skipseg.objects.agglomerate import MergeTree, leaf_order
 from napari_skipseg.objects.find import join_markers
+from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.proofread.regions import Regions, contact_strengths
 from napari_skipseg.scores.table import compiled
 
+_LOOK = 0.1
+"""Seconds between two looks at how far the merging is."""
+_CONTACTS, _STOP = 0, 1
+"""Places in the state of `_merge`."""
+
 
 def merge_tree(regions: Regions) -> MergeTree:
-    """Return the hierarchy of regions with a graph: the contact that separates least is merged first.
+    """Return the hierarchy of regions with a graph, as `iter_merge_tree`."""
+    return run_to_end(iter_merge_tree(regions))
+
+
+def iter_merge_tree(regions: Regions) -> Generator[Progress, None, MergeTree]:
+    """Yield while the hierarchy of regions with a graph is built; return it. If it is closed, the work stops.
+
+    The contact that separates least is merged first.
 
     Regions of one marker merge at level 0. Of cells, a merged contact has the mean over all of its voxels, as when
     cells are found: cut at `options.merge` the tree gives the cells. Of other objects, it is as strong as the weaker
     of its two parts.
     """
+    yield Progress(0, 1, "looking at the contacts")
     graph, options = regions.known_graph, regions.options
     count = len(graph.nodes.size)
     times, depth, rows, columns = regions.shape
@@ -36,9 +53,16 @@ def merge_tree(regions: Regions) -> MergeTree:
     ends = np.stack([edges.one, edges.other], axis=1).astype(np.int64)
     same = markers[ends[:, 0]] == markers[ends[:, 1]]
     totals, is_mean = strengths * contacts, options.method == "cells"
-    parent, level, children, over, used = _merge(
-        count, ends, np.where(same, -1.0, strengths), totals, contacts, is_mean
-    )
+    state = np.zeros(2, np.int64)
+    work = partial(_merge, count, ends, np.where(same, -1.0, strengths), totals, contacts, is_mean, state)
+    with ThreadPoolExecutor(1, "hierarchy of merges") as threads:
+        merging = threads.submit(work)
+        try:
+            while not wait([merging], timeout=_LOOK).done:
+                yield Progress(int(state[_CONTACTS]), max(1, len(ends)), "building the hierarchy of merges")
+        finally:
+            state[_STOP] = 1
+    parent, level, children, over, used = merging.result()
     order, low, high = leaf_order(count, parent[:used], children[:used])
     return MergeTree(count, parent[:used], level[:used], children[:used], over[:used], order, low, high)
 
@@ -67,7 +91,9 @@ def _merge(
     totals: NDArray[np.float64],
     contacts: NDArray[np.int64],
     is_mean: bool,
+    state: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], int]:
+    # state: how many contacts are merged or gone, which is written here; not 0 if the work is to stop
     # the arrays are changed in place: copies would take 40 bytes for each of millions of contacts
     most, edges = max(1, 2 * count), len(strength)
     parent, level = np.full(most, -1), np.zeros(most)
@@ -96,7 +122,7 @@ def _merge(
     heapq.heapify(heap)
     name = np.arange(count)  # of the node of the tree that a group is
     used = count
-    while len(heap) > 0:
+    while len(heap) > 0 and state[_STOP] == 0:
         valid, edge = heapq.heappop(heap)
         if not links.alive[edge] or links.strength[edge] != valid:
             continue
@@ -105,19 +131,21 @@ def _merge(
         if links.degree[kept] < links.degree[gone]:
             kept, gone = gone, kept
         links.alive[edge] = False
+        state[_CONTACTS] += 1
         level[used] = max(valid, level[name[kept]], level[name[gone]])
         children[used, 0], children[used, 1] = min(name[kept], name[gone]), max(name[kept], name[gone])
         parent[name[kept]] = parent[name[gone]] = used
         over[used] = edge
         name[kept] = used
         used += 1
-        _move(links, known, heap, gone, kept, count, is_mean)
+        state[_CONTACTS] += _move(links, known, heap, gone, kept, count, is_mean)
     return parent, level, children, over, used
 
 
 @compiled
-def _move(links: _Links, known: Any, heap: Any, gone: int, kept: int, count: int, is_mean: bool) -> None:
-    """Give the contacts of one group to another; two contacts of the same pair become one."""
+def _move(links: _Links, known: Any, heap: Any, gone: int, kept: int, count: int, is_mean: bool) -> int:
+    """Give the contacts of one group to another; two of the same pair become one. Return how many are gone so."""
+    joined = 0
     ends, strength, total, number, alive, first, degree, following = links
     link = first[gone]
     while link >= 0:
@@ -130,6 +158,7 @@ def _move(links: _Links, known: Any, heap: Any, gone: int, kept: int, count: int
         into = known[key] if key in known else -1  # noqa: SIM401  # numba gives an optional number for `get`
         if into >= 0 and alive[into]:
             alive[moved] = False
+            joined += 1
             total[into] += total[moved]
             number[into] += number[moved]
             before = strength[into]
@@ -146,3 +175,4 @@ def _move(links: _Links, known: Any, heap: Any, gone: int, kept: int, count: int
             degree[kept] += 1
             known[key] = moved
     first[gone] = -1
+    return joined

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from napari_skipseg.images.stack import LazyArray
 from napari_skipseg.objects.agglomerate import MergeTree
 from napari_skipseg.objects.blocks import WithoutAxes
+from napari_skipseg.progress import Progress
 from napari_skipseg.proofread.edits import Edit, EditRefusedError, Voxel
-from napari_skipseg.proofread.hierarchy import merge_tree
+from napari_skipseg.proofread.hierarchy import iter_merge_tree, merge_tree
 from napari_skipseg.proofread.regions import Regions, add_boxes
 
 LARGEST_EDITED_BOX = 2**28
@@ -25,6 +26,9 @@ LARGEST_EDITED_BOX = 2**28
 KEPT_PLANES, LARGEST_KEPT = 2, 2**24
 """Slices of regions that are kept, and their voxels: napari reads the slice on screen again at each preview and edit,
 and a store of blocks reads 16 slices for one."""
+
+MANY_CONTACTS = 50_000
+"""Contacts from which on the hierarchy of merges takes longer than 0.1 s."""
 
 _CHUNK = (8, 128, 128)
 _UNCHANGED = np.uint32(2**32 - 1)
@@ -140,6 +144,22 @@ class ObjectsUnderEdit:
     def tree(self) -> MergeTree | None:
         """The hierarchy of merges of the regions, None for labels of another program."""
         return None if self.regions.graph is None else merge_tree(self.regions)
+
+    def iter_build_tree(self) -> Generator[Progress, None, None]:
+        """Yield while `tree` is built, which takes minutes for millions of contacts, unless it is there."""
+        if self.regions.graph is not None and not self.has_tree:
+            self.__dict__["tree"] = yield from iter_merge_tree(self.regions)  # where `cached_property` looks
+
+    @property
+    def has_tree(self) -> bool:
+        """Whether `tree` is built."""
+        return "tree" in self.__dict__
+
+    @property
+    def takes_long_to_grow(self) -> bool:
+        """Whether `tree` is to be built first, for longer than a click should take."""
+        graph = self.regions.graph
+        return graph is not None and not self.has_tree and len(graph.edges.one) > MANY_CONTACTS
 
     @cached_property
     def edge_ends(self) -> NDArray[np.int64]:

@@ -21,6 +21,13 @@ MOST_RANKED_AT_ONCE = 20_000
 
 NONE_LEFT = "There is no doubt left: all decisions were confirmed or skipped."
 
+_ACTS = {"merge?": "A merges it", "split?": "A splits it", "object?": "K splits it"}
+
+
+def question_about(doubt: Doubt) -> str:
+    """Return why a decision may be wrong, and which keys answer."""
+    return f"{doubt.reason} {_ACTS[doubt.kind]}, C leaves it, N skips it."
+
 
 class DoubtList(QObject):  # type: ignore[misc]
     """Doubts about objects under edit, the one to look at first in front. announced: that an awaited list is there."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from napari_skipseg.images.formats import USUAL_DEPTH, Depth
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.recipes.recipe import objects_recipe_from_dict
@@ -21,10 +23,12 @@ from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.table import ObjectTable
 from napari_skipseg.progress import Progress
 from napari_skipseg.proofread.doubts import Doubt, rank_doubts
+from napari_skipseg.proofread.edits import Voxel
 from napari_skipseg.proofread.exchange import LabelsTarget, iter_regions, iter_write_labels
 from napari_skipseg.proofread.measure import MeasuredImages, measured_images
 from napari_skipseg.proofread.regions import IN_MEMORY
 from napari_skipseg.proofread.session import EditSession
+from napari_skipseg.proofread.state import ObjectsUnderEdit, VoxelBox
 from napari_skipseg.proofread.store import EditStore, edits_record, folder_of
 from napari_skipseg.widgets.layers.axes import axes_of
 from napari_skipseg.widgets.layers.results import KEY, data_of, stack_of_layer
@@ -137,6 +141,14 @@ def iter_open_session(source: ProofreadSource) -> Generator[Progress, None, Open
     except BaseException:
         store.close()
         raise
+
+
+def place_of_object(objects: ObjectsUnderEdit, label: int) -> tuple[Voxel, VoxelBox]:
+    """Return a voxel in the middle of an object, and the object's box."""
+    time, box = objects.box_of(objects.regions_of(label))
+    inside = np.argwhere(objects.read_objects(time, box) == label)
+    z, y, x = (int(at) + side.start for at, side in zip(inside[len(inside) // 2], box, strict=True))
+    return (time, z, y, x), box
 
 
 def describe_opened(opened: OpenedObjects) -> str:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QButtonGroup, QGridLayout, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
@@ -44,7 +42,7 @@ from napari_skipseg.widgets.objects.export import FILTERS, TIFF, ZARR, with_endi
 from napari_skipseg.widgets.objects.layers import ShownObjects
 from napari_skipseg.widgets.proofread.actions import EDITOR_ACTIONS, LEARN, TOOLS
 from napari_skipseg.widgets.proofread.canvas import ProofreadLayers
-from napari_skipseg.widgets.proofread.doubt_list import DoubtList
+from napari_skipseg.widgets.proofread.doubt_list import DoubtList, question_about
 from napari_skipseg.widgets.proofread.edited_table import EditedObjectsTable
 from napari_skipseg.widgets.proofread.learning import LearningRow, ReadPreview
 from napari_skipseg.widgets.proofread.opening import (
@@ -53,6 +51,7 @@ from napari_skipseg.widgets.proofread.opening import (
     iter_open_session,
     iter_save_edited,
     layers_to_proofread,
+    place_of_object,
     source_of_layer,
 )
 from napari_skipseg.widgets.proofread.tools import PendingEdit, ToolName
@@ -249,8 +248,22 @@ class ProofreadTab(JobTab):
             return
         if self.pending.tool == "select":
             self._select(voxel)
+        elif self.pending.tool == "grow" and self.opened.session.objects.takes_long_to_grow:
+            self._build_tree(self.opened, voxel)
+        else:
+            self._choose(partial(self.pending.click, voxel, shift))
+
+    def _build_tree(self, opened: OpenedObjects, voxel: Voxel) -> None:
+        """Build the hierarchy in which regions grow, with the bar; then let the region that was clicked grow."""
+        if self.is_running:
+            self.reason.say("Regions grow when the work above has ended: click again then.", FAULT_COLOR)
             return
-        self._choose(partial(self.pending.click, voxel, shift))
+
+        def grow(_: None) -> None:
+            if self.opened is opened and self.pending is not None and self.pending.tool == "grow":
+                self._choose(partial(self.pending.click, voxel, False))
+
+        self.start(opened.session.objects.iter_build_tree, "Building the hierarchy of merges", grow)
 
     def _on_drawn(self, line: list[Voxel], shift: bool) -> None:
         if self.pending is not None:
@@ -293,22 +306,14 @@ class ProofreadTab(JobTab):
 
     def _show_pending(self) -> None:
         """Outline what would be changed, and say what comes next."""
-        pending, layers, opened = self.pending, self.layers, self.opened
-        if pending is None or layers is None or opened is None:
+        pending, layers = self.pending, self.layers
+        if pending is None or layers is None:
             return
-
-        def read(index: tuple[int | slice, ...]) -> NDArray[Any]:
-            try:
-                return pending.sides_at(index)
-            except EditRefusedError:  # napari reads whenever it draws: the reason is shown when the edit is done
-                return np.zeros_like(opened.session.objects.labels()[index])
-
         layers.takes_wheel = pending.takes_wheel
         text = pending.describe()
-        layers.outline_with(read if text else None)
+        layers.outline_with(pending.shown_sides_at if text else None)
         if self.doubt is not None:
-            act = {"merge?": "A merges it", "split?": "A splits it", "object?": "K splits it"}[self.doubt.kind]
-            text = f"{self.doubt.reason} {act}, C leaves it, N skips it."
+            text = question_about(self.doubt)
         self.reason.say(text)
         self.check()
 
@@ -455,11 +460,9 @@ class ProofreadTab(JobTab):
         if self.opened is None or self.layers is None:
             return
         objects, label = self.opened.session.objects, int(self.table.data.column("label")[row])
-        time, box = objects.box_of(objects.regions_of(label))
-        inside = np.argwhere(objects.read_objects(time, box) == label)
-        z, y, x = (int(at) + side.start for at, side in zip(inside[len(inside) // 2], box, strict=True))
-        self._select((time, z, y, x))
-        self.layers.go_to((time, z, y, x), box)
+        voxel, box = place_of_object(objects, label)
+        self._select(voxel)
+        self.layers.go_to(voxel, box)
 
     def save(self) -> None:
         """Ask for a file, and write the edited objects and their measurements."""
@@ -471,7 +474,6 @@ class ProofreadTab(JobTab):
         if chosen is None:
             return
         file, table = with_ending(chosen, ZARR if "Zarr" in kind else TIFF), self.table.measure_now()
-
         work = partial(iter_save_edited, opened, table, file)
         self.start(work, "Saving", lambda file: self.show_message(f"Saved {file.name} in {file.parent}."))
 

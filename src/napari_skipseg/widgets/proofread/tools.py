@@ -218,6 +218,13 @@ class PendingEdit:
             return "Shift-click the other side." if self.sides[0] else "Click the other side."
         return ""
 
+    def shown_sides_at(self, index: tuple[int | slice, ...]) -> NDArray[np.uint32]:
+        """Return `sides_at`, 0 everywhere if the edit cannot be done: why is shown when it is done."""
+        try:
+            return self.sides_at(index)
+        except EditRefusedError:  # napari reads whenever it draws
+            return np.zeros_like(self._objects.labels()[index])
+
     def sides_at(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
         """Return what would be changed at an index of the image: 1 and 2 are both sides of a split or a contact.
 
