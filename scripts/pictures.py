@@ -102,6 +102,37 @@ def proofread(viewer: napari.Viewer, panel: QWidget) -> None:
     viewer.status = "Ready"
 
 
+def mesh(viewer: napari.Viewer, panel: QWidget) -> None:
+    """Find the cells of the volume, and show the mesh of one that goes through all slices, over the first slice."""
+    tab = panel.objects_tab
+    open_tab(panel, "Objects")
+    wait(tab.find_button.isEnabled)
+    tab.form.planes.setCurrentIndex(tab.form.planes.findData("volume"))
+    tab.form.planes.activated.emit(tab.form.planes.currentIndex())
+    tab.find_button.click()
+    wait(lambda: not tab.is_running)
+    if tab.result() is None:
+        sys.exit(tab.message.text())
+    table, lengths = tab.result().table, viewer.layers["EM sample (synthetic)"].data.shape
+    is_chosen = np.ones(len(table), bool)
+    for axis, length in zip("zyx", lengths, strict=True):
+        low, high = (table.column(f"bounding box {axis} {end}") for end in ("start", "end"))
+        # through all slices, and not cut off at the other sides
+        is_chosen &= (high - low == length) if axis == "z" else (low > 0) & (high < length)
+    tab.table.chosen.emit(int(np.where(is_chosen, table.column("voxels"), 0).argmax()))
+    tab.show_shape_of_selected("mesh")
+    wait(lambda: not tab.is_running)
+    if viewer.dims.ndisplay != 3:
+        sys.exit(tab.message.text())
+    tab.unmark()
+    image = viewer.layers["EM sample (synthetic)"]
+    image.depiction = "plane"
+    image.plane.position, image.plane.normal = (0, 0, 0), (1, 0, 0)
+    viewer.camera.angles = (0, 35, 60)
+    viewer.camera.zoom *= 0.8
+    viewer.status = "Ready"
+
+
 def library(panel: QWidget, folder: Path) -> QWidget:
     """Show all models, among them two that were trained from another one, and the patches of one of these."""
     start = read_model(BUILT_IN / "em-membrane")
@@ -234,6 +265,12 @@ def main() -> None:
         wait_for(lambda: False, 0.5)
         shoot("proofread.png")
         panel.proofread_tab.close_session()
+    mesh(viewer, panel)
+    wait_for(lambda: False, 0.5)
+    shoot("mesh.png")
+    viewer.layers.pop()
+    viewer.dims.ndisplay = 2
+    viewer.layers["EM sample (synthetic)"].depiction = "volume"
     inspect(viewer, panel)
     shoot("inspect.png")
     with tempfile.TemporaryDirectory(prefix="em-") as folder:
