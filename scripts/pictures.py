@@ -109,6 +109,7 @@ def mesh(viewer: napari.Viewer, panel: QWidget) -> None:
     wait(tab.find_button.isEnabled)
     tab.form.planes.setCurrentIndex(tab.form.planes.findData("volume"))
     tab.form.planes.activated.emit(tab.form.planes.currentIndex())
+    tab.form.smallest.number.setValue(0)
     tab.find_button.click()
     wait(lambda: not tab.is_running)
     if tab.result() is None:
