@@ -99,6 +99,10 @@ def test_contacts_are_written_and_an_unselected_object_is_a_sentence(found, qtbo
     qtbot.waitUntil((tmp_path / "out" / "em_objects_contacts.csv").exists, timeout=30_000)
     qtbot.waitUntil(lambda: not tab.is_running)
     assert "em_objects_contacts.csv" in tab.message.text()
+    (tmp_path / "out" / "em_objects_unfinished").mkdir()  # as a stop leaves it
+    trigger(tab, "Contacts between")
+    qtbot.waitUntil(lambda: "An export that is repeated goes on" in tab.message.text(), timeout=30_000)
+    qtbot.waitUntil(lambda: not tab.is_running)
     tab.result().layer.selected_label = 999
     trigger(tab, "mesh of the selected")
     qtbot.waitUntil(lambda: "Select an object first" in tab.message.text(), timeout=30_000)

@@ -193,7 +193,7 @@ def test_the_table_takes_the_height_that_the_tab_has_left(open_tab, qtbot):
     viewer, _, tab = open_tab()
     press_find(qtbot, tab)
     heights = []
-    for height in (900, 1200):
+    for height in (950, 1250):
         viewer.window.resize(1280, height)
         wait_for(lambda: False, 0.3)
         assert tab.height() - tab.save_button.geometry().bottom() < 20

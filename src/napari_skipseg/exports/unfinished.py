@@ -27,7 +27,7 @@ _ALL = "all"
 _AT_ONCE = 256
 """Objects whose files are brought to disk together, before a mark says so."""
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class UnfinishedExport:
         return has_record and self.is_done(_ALL) and not (self.results / result).exists()
 
     def iter_each(
-        self, stage: str, items: Sequence[Item], write: Callable[[Item], Iterable[Path]], text: str
+        self, stage: str, items: Sequence[_Item], write: Callable[[_Item], Iterable[Path]], text: str
     ) -> Generator[Progress, None, None]:
         """Yield while the files of each item are written; those that an earlier try wrote are left out.
 

@@ -18,6 +18,7 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.exports.options import ExportOptions
 from napari_skipseg.exports.skeletons import read_swc
 from napari_skipseg.exports.surfaces import read_ply
+from napari_skipseg.exports.unfinished import unfinished_folder
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import file_name
@@ -84,6 +85,12 @@ def request_of(shown: ShownObjects, options: ExportOptions, folder: Path) -> Exp
         )
     name = f"{file_name(shown.source.name)}_objects"
     return ExportObjects(stack, options, name, folder, planes=planes_in(shown.recipe))
+
+
+def kept_of(request: ExportObjects) -> str:
+    """Return that an export which was stopped goes on if it is repeated, "" if nothing of it is kept."""
+    is_kept = unfinished_folder(request.target, request.name).folder.is_dir()
+    return "An export that is repeated goes on from what is done." if is_kept else ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -58,6 +58,7 @@ from napari_skipseg.widgets.objects.shapes import (
     ExportButton,
     ObjectShape,
     iter_shape,
+    kept_of,
     request_of,
     show_shape,
 )
@@ -463,9 +464,8 @@ class ObjectsTab(ObjectsOnShow):
             pop_up(f"SkipSeg wrote {names} in {folder}.", f"{counted(done.count, 'object')} exported")
             self.show_message(" ".join([f"{counted(done.count, 'object')} in {names}, in {folder}.", *done.notes]))
 
-        self.start(
-            partial(self._engine.run, request), "Exporting objects", on_written, waiting_text="waits for an export"
-        )
+        work, kept = partial(self._engine.run, request), partial(kept_of, request)
+        self.start(work, "Exporting objects", on_written, on_stop=kept, waiting_text="waits for an export")
 
     def _fault(self) -> str:
         """Return why objects cannot be found, "" if they can."""
