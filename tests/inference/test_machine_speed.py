@@ -14,7 +14,7 @@ from napari_skipseg.devices import versions
 from napari_skipseg.inference import kept_speed, machine_speed
 from napari_skipseg.inference.backends import choose, compiled
 from napari_skipseg.inference.kept_speed import NetworkSpeed, find_network_speed, keep_speed, read_machine_speed
-from napari_skipseg.inference.pipeline import WRITERS
+from napari_skipseg.inference.pipeline import WRITING_THREADS
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def test_figures_of_each_part_are_measured_kept_and_add_up(tmp_path: Path) -> No
     for each in (flat, deep):
         assert each["voxels_per_second"] == pytest.approx(1e9 / each["network"])
         assert min(each["reading"], each["network"], each["writing"]) > 0
-        slowest = max(each["reading"], each["network"], each["writing"] / WRITERS)
+        slowest = max(each["reading"], each["network"], each["writing"] / WRITING_THREADS)
         assert each["stack_seconds"] >= 2**30 * slowest / 1e9 * 0.99
     assert flat["slice_seconds"] < flat["stack_seconds"]
     assert deep["slice_seconds"] is None

@@ -114,7 +114,7 @@ def test_three_stages_take_the_time_of_one() -> None:
 def test_the_share_in_which_the_network_computes_is_measured(
     slow: str, least: float, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "WRITERS", 1)  # several share the units, and a slow one counts less
+    monkeypatch.setattr(pipeline, "WRITING_THREADS", 1)  # several share the units, and a slow one counts less
     watch = Watch(0.002, units=20)
     watch.slow[slow] = 0.04
     run_to_end(watch.work())

@@ -20,7 +20,7 @@ from napari_skipseg.progress import Progress
 
 Reader = Callable[[TileUnit], Pixels]
 Writer = Callable[[TileUnit, TileOutput, int], None]
-WRITERS = 8
+WRITING_THREADS = 8
 """Threads that write units, at most. Each takes 9 to 13 ns a voxel, 1 to 2 of them under Python's lock."""
 
 WrittenRegion = tuple[tuple[int, int], ...]
@@ -91,7 +91,10 @@ class Pipeline:
         writing: deque[tuple[list[TileUnit], list[Future[None]]]] = deque()
         begun = total - len(order)
         count = _Count(total, self.passes.per_tile, begun, begun)
-        reader, writer = ThreadPoolExecutor(1, "reading"), ThreadPoolExecutor(min(WRITERS, len(cores())), "writing")
+        reader, writer = (
+            ThreadPoolExecutor(1, "reading"),
+            ThreadPoolExecutor(min(WRITING_THREADS, len(cores())), "writing"),
+        )
         try:
             while len(order) or reading or writing:
                 while len(order) and len(reading) < AHEAD:

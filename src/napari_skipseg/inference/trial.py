@@ -31,7 +31,7 @@ from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.kept_speed import find_network_speed
 from napari_skipseg.inference.memory import AHEAD, BEHIND
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.pipeline import WRITERS
+from napari_skipseg.inference.pipeline import WRITING_THREADS
 from napari_skipseg.inference.predict import Run, iter_prepare
 from napari_skipseg.inference.prediction import Focus
 from napari_skipseg.inference.saving import SavedArray, scratch_folder, write_tiff
@@ -99,7 +99,7 @@ class Trial:
     def _elapsed(self, tiles: float, batch: int) -> dict[TrialPart, float]:
         """Return the seconds of each part if the others took none."""
         elapsed = {part: cost.passed for part, cost in self.of_parts(tiles, batch).items()}
-        elapsed["writing"] /= min(WRITERS, len(cores()))  # threads share the units
+        elapsed["writing"] /= min(WRITING_THREADS, len(cores()))  # threads share the units
         return elapsed
 
     def slowest(self, tiles: float, batch: int) -> TrialPart:

@@ -63,7 +63,7 @@ LEAVING = 7.0
 """Seconds that a training has for its last step and its checkpoint when the viewer closes."""
 IDLE = 2.0
 """Seconds without a job after which the engine loads torch."""
-LONG = (Finetune, Train, RunBatch, Segment)
+YIELDS_TO_STROKES = (Finetune, Train, RunBatch, Segment)
 """What gives way to a user who paints; all else was just asked for, such as a live view of what was painted."""
 OUT_OF_MEMORY_SCORE = 500
 """Of 1000: if the system runs out of memory, it kills the engine and not the viewer."""
@@ -159,7 +159,7 @@ class Worker:
     def _give_way(self, envelope: Envelope) -> None:
         """Wait while the user paints, unless the job is cancelled or was just asked for."""
         while (
-            isinstance(envelope.value, LONG)
+            isinstance(envelope.value, YIELDS_TO_STROKES)
             and envelope.job != self._cancelled
             and (left := self._continues_at - time.monotonic()) > 0
         ):
