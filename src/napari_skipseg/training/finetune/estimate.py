@@ -32,9 +32,10 @@ from napari_skipseg.training.finetune.blocks import (
 )
 from napari_skipseg.training.finetune.crops import MOST_SCORED
 from napari_skipseg.training.finetune.head_task import classes_with_heads
+from napari_skipseg.training.finetune.labelled_pixels import FEATURE_BORDER, FEATURE_TILE, MOST_TILES
 from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, check_images, plan_classes
 from napari_skipseg.training.finetune.patches import REHEARSED_EVERY
-from napari_skipseg.training.finetune.pixel_classifier import FEATURE_BORDER, FEATURE_TILE, MOST_TILES, has_pixel_heads
+from napari_skipseg.training.finetune.pixel_classifier import has_pixel_heads
 from napari_skipseg.training.finetune.priors import PRIOR_PATCHES
 from napari_skipseg.training.finetune.rehearsal import rehearsal_samples_of
 from napari_skipseg.training.finetune.task import (
