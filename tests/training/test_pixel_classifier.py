@@ -20,7 +20,7 @@ from napari_skipseg.networks.head import add_pixel_heads, grow_classes, sources_
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training.compute import Compute
-from napari_skipseg.training.finetune import labelled_pixels, pixel_classifier
+from napari_skipseg.training.finetune import estimate, labelled_pixels, pixel_classifier
 from napari_skipseg.training.finetune.estimate import iter_plan_finetuning
 from napari_skipseg.training.finetune.labelled_pixels import LabelledPixels, iter_read_pixels
 from napari_skipseg.training.finetune.labels import Corrected, plan_classes
@@ -171,6 +171,16 @@ def test_without_remembering_only_the_taught_class_is_left(tmp_path):
     model = read_model(made.folder).description
     assert model.class_names == model.pixel_classes == ("mitochondrion",)
     assert np.asarray(segment(stack, str(made.folder)).probability).shape == stack.shape
+
+
+def test_the_time_that_is_told_grows_with_how_busy_the_processor_is(monkeypatch):
+    stack, truth = texture()
+    settings, corrected = settings_of(reach="quick"), corrected_of(stack, stroked(truth))
+    threads, told = torch.get_num_threads(), []
+    for seconds in (0.1, 0.3):
+        monkeypatch.setattr(estimate, "_time_forward", lambda *_, took=seconds: estimate._Forward(took, 0.1 * threads))
+        told.append(run_to_end(iter_plan_finetuning(settings, (corrected,), "cpu")).seconds)
+    assert told[1] == pytest.approx(3 * told[0])
 
 
 def test_the_lesson_tells_a_time(taught):
@@ -382,7 +392,7 @@ def test_tiles_whose_windows_overlap_are_computed_together():
 
     near, far = [tile(0, 0), tile(0, 256), tile(128, 128)], tile(1664, 1664)
     tiles = [(0, near[0]), (1, near[0]), (0, near[1]), (0, near[2]), (0, far)]
-    joined = labelled_pixels._join_tiles(tiles, [(2048, 2048), (128, 128)], 64)
+    joined = labelled_pixels.join_tiles(tiles, [(2048, 2048), (128, 128)], 64)
     found = [(number, window, sorted(tiles, key=str)) for number, window, tiles in joined]
     assert found == [
         (0, (slice(0, 256), slice(0, 384)), sorted(near, key=str)),

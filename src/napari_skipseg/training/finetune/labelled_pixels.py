@@ -104,7 +104,7 @@ def iter_read_pixels(
     offsets = np.cumsum([0, *(int(each.max(initial=0)) + 1 for each in strokes)])
     tiles = _draw_tiles(targets, FEATURE_TILE[dimensions], generator)
     columns, labels, names, painted, around, sums = [], [], [], [], [], _Moments()
-    windows = _join_tiles(tiles, [target.shape for target in targets], FEATURE_BORDER[dimensions])
+    windows = join_tiles(tiles, [target.shape for target in targets], FEATURE_BORDER[dimensions])
     for done, (number, window, inside_it) in enumerate(windows):
         yield Progress(done, len(windows), f"computing features: part {done + 1} of {len(windows)}")
         features, start = compute_features(network, images[number].image, window, compute)
@@ -181,38 +181,42 @@ def _draw_tiles(
     return [(number, tile) for number, tile, _ in order]
 
 
-def _join_tiles(
+def join_tiles(
     tiles: Sequence[tuple[int, tuple[slice, ...]]], shapes: Sequence[tuple[int, ...]], border: int
 ) -> list[tuple[int, tuple[slice, ...], list[tuple[slice, ...]]]]:
     """Return what is computed at once, (number of the image, window, its tiles): tiles whose windows overlap are one.
 
     Two are joined if that is less to compute than both with their borders, and no side is longer than `MOST_WINDOW`.
     """
-
-    def sides(number: int, window: tuple[slice, ...]) -> list[int]:
-        return [
-            min(length, part.stop + border) - max(0, part.start - border)
-            for part, length in zip(window, shapes[number], strict=True)
-        ]
-
     windows = [(number, tile, [tile]) for number, tile in tiles]
     place = 0
     while place < len(windows):
         number, window, inside = windows[place]
+        shape, own = shapes[number], math.prod(sides_with_border(window, shapes[number], border))
         for other in range(place + 1, len(windows)):
             its_number, its_window, its_tiles = windows[other]
+            if its_number != number:
+                continue
             both = tuple(
                 slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(window, its_window, strict=True)
             )
-            if its_number != number or max(sides(number, both)) > MOST_WINDOW[len(window)]:
-                continue
-            if math.prod(sides(number, both)) <= sum(math.prod(sides(number, each)) for each in (window, its_window)):
+            sides = sides_with_border(both, shape, border)
+            apart = own + math.prod(sides_with_border(its_window, shape, border))
+            if max(sides) <= MOST_WINDOW[len(window)] and math.prod(sides) <= apart:
                 windows[place] = number, both, [*inside, *its_tiles]
                 del windows[other]
                 place = -1  # a larger window may now overlap with one that was passed
                 break
         place += 1
     return windows
+
+
+def sides_with_border(window: tuple[slice, ...], shape: tuple[int, ...], border: int) -> list[int]:
+    """Return the sides of a window of an image of this shape with its border, as far as that is in the image."""
+    return [
+        min(length, part.stop + border) - max(0, part.start - border)
+        for part, length in zip(window, shape, strict=True)
+    ]
 
 
 def _draw_pixels(strokes: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.intp]:
