@@ -23,7 +23,7 @@ from napari_skipseg.networks.head import add_pixel_heads
 from napari_skipseg.networks.network import Network
 from napari_skipseg.networks.pixel_head import TaughtNetwork
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.compute import Compute, choose_compute
+from napari_skipseg.training.compute import Compute, choose_compute, one_thread
 from napari_skipseg.training.distributed import ONE_PROCESS
 from napari_skipseg.training.finetune.labelled_pixels import (
     Columns,
@@ -130,18 +130,21 @@ class LiveFeatures:
         taught = [number for number in range(len(names)) if _has_both(labels, number + 2)]
         if not taught:
             return LiveResult((), None, note)
-        pixels = self._gather(labels)
-        shown: list[NDArray[np.float32]] = []
-        alike: list[str] = []
-        for number in taught:
-            positive = pixels.labels == number + 1
-            yield Progress(len(shown), len(taught), f"fitting {names[number]}")
-            choices = yield from iter_choose_regressions(pixels, positive)
-            fitted = fit_class(pixels, positive, choices)
-            write_head(self._head, fitted, pixels)
-            shown.append(self._apply())
-            if fitted.loss > INDISTINCT and _count_strokes(pixels, positive) >= ENOUGH_STROKES:
-                alike.append(names[number])
+        # a stroke is many small products: where another program had one of two cores, two threads that wait for each
+        # other took 1-3 s of the processor for it, and one takes 0.4
+        with one_thread():
+            pixels = self._gather(labels)
+            shown: list[NDArray[np.float32]] = []
+            alike: list[str] = []
+            for number in taught:
+                positive = pixels.labels == number + 1
+                yield Progress(len(shown), len(taught), f"fitting {names[number]}")
+                choices = yield from iter_choose_regressions(pixels, positive)
+                fitted = fit_class(pixels, positive, choices)
+                write_head(self._head, fitted, pixels)
+                shown.append(self._apply())
+                if fitted.loss > INDISTINCT and _count_strokes(pixels, positive) >= ENOUGH_STROKES:
+                    alike.append(names[number])
         if alike:
             note = (
                 f"The strokes of {' and '.join(alike)} look like the others to this model: look for strokes of the "
@@ -198,13 +201,14 @@ class LiveFeatures:
         """Keep the columns of pixels of a tile, given by their places in it."""
         corner = key[2] * LIVE_TILE - start[0], key[3] * LIVE_TILE - start[1]
         strides = self._network.feature_strides
-        if key not in self._tiles:
-            around = np.random.default_rng(key).integers(LIVE_TILE**2, size=DRAWN_IN_TILE)
-            sums = _sum_up(features, strides, corner)
-            self._tiles[key] = _Tile(sums, columns_at(strides, features, _in_maps(around, corner)))
-        tile = self._tiles[key]
-        new = np.array([place for place in places.tolist() if place not in tile.columns], np.intp)
-        tile.columns.update(zip(new.tolist(), columns_at(strides, features, _in_maps(new, corner)), strict=True))
+        with one_thread():
+            if key not in self._tiles:
+                around = np.random.default_rng(key).integers(LIVE_TILE**2, size=DRAWN_IN_TILE)
+                sums = _sum_up(features, strides, corner)
+                self._tiles[key] = _Tile(sums, columns_at(strides, features, _in_maps(around, corner)))
+            tile = self._tiles[key]
+            new = np.array([place for place in places.tolist() if place not in tile.columns], np.intp)
+            tile.columns.update(zip(new.tolist(), columns_at(strides, features, _in_maps(new, corner)), strict=True))
 
     def _gather(self, labels: dict[TileKey, NDArray[np.uint8]]) -> LabelledPixels:
         """Return the labelled pixels of all tiles."""
