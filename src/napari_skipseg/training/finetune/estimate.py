@@ -63,9 +63,9 @@ FEWEST_STEPS = 10
 OVERHEAD = 0.15
 """Time of patches and validations, as a share of the time of the steps."""
 SECONDS_PER_PATCH = 0.01
-FIT_SECONDS = 0.5
+FIT_SECONDS = 1.0
 """Time to fit a pixel head on a processor that does nothing else."""
-START = 1.0
+START = 1.5
 """Seconds to read the images, to write the model and to show it, on such a processor."""
 MEASURED_VOXELS = {
     dimensions: margin + PROBES * math.prod(PROBE[dimensions])
