@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_finetuning import library, settings_of  # noqa: F401 (a fixture)
 from test_pixel_classifier import VESICLE, stroked, texture
+from torch.nn import functional
 
 from napari_skipseg.api import segment
 from napari_skipseg.errors import InputError
@@ -16,8 +17,7 @@ from napari_skipseg.models.catalog import MODELS_VARIABLE, locate_model
 from napari_skipseg.models.model import read_model
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.scores.overlap import score_overlap
-from napari_skipseg.training.finetune import live as live_module
-from napari_skipseg.training.finetune import pixel_classifier
+from napari_skipseg.training.finetune.labelled_pixels import columns_at
 from napari_skipseg.training.finetune.labels import Corrected
 from napari_skipseg.training.finetune.live import LiveFeatures
 from napari_skipseg.training.finetune.run import iter_finetune
@@ -117,12 +117,15 @@ def test_strokes_elsewhere_are_read_if_they_were_painted_before(texture_live) ->
 
 def test_columns_of_single_pixels_are_those_that_the_head_sees(texture_live) -> None:
     stack, _, live = texture_live
-    features, start = live._compute_features(part(stack, 0, np.zeros((SIDE, SIDE), np.uint8)))
-    places = np.array([0, 70, LIVE_TILE**2 - 1])
+    features, _ = live._compute_features(part(stack, 0, np.zeros((SIDE, SIDE), np.uint8)))
     strides = live._network.feature_strides
-    columns = live_module._columns_at(features, strides, (64 - start[0], 128 - start[1]), places)
-    at = tuple(first + part for first, part in zip((64, 128), np.divmod(places, LIVE_TILE), strict=True))
-    expected = pixel_classifier._columns(live._network, features, at)
+    places = np.array([0, 70, SIDE - 1]), np.array([SIDE - 1, 33, 0])
+    columns = columns_at(strides, features, places)
+    large = [
+        functional.interpolate(maps, scale_factor=stride, mode="bilinear", align_corners=False)
+        for stride, maps in zip(strides, features, strict=True)
+    ]
+    expected = np.concatenate([maps[0, :, places[0], places[1]].T.numpy() for maps in large], axis=1)
     np.testing.assert_allclose(columns, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -20,16 +20,11 @@ from napari_skipseg.networks.head import add_pixel_heads, grow_classes, sources_
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training.compute import Compute
-from napari_skipseg.training.finetune import pixel_classifier
+from napari_skipseg.training.finetune import estimate, labelled_pixels, pixel_classifier
 from napari_skipseg.training.finetune.estimate import iter_plan_finetuning
+from napari_skipseg.training.finetune.labelled_pixels import LabelledPixels, iter_read_pixels
 from napari_skipseg.training.finetune.labels import Corrected, plan_classes
-from napari_skipseg.training.finetune.pixel_classifier import (
-    LabelledPixels,
-    fit_class,
-    fit_pixel_heads,
-    has_pixel_heads,
-    iter_read_pixels,
-)
+from napari_skipseg.training.finetune.pixel_classifier import fit_class, fit_pixel_heads, has_pixel_heads
 from napari_skipseg.training.finetune.run import iter_finetune
 from napari_skipseg.training.progress import ValidationPicture
 
@@ -176,6 +171,16 @@ def test_without_remembering_only_the_taught_class_is_left(tmp_path):
     model = read_model(made.folder).description
     assert model.class_names == model.pixel_classes == ("mitochondrion",)
     assert np.asarray(segment(stack, str(made.folder)).probability).shape == stack.shape
+
+
+def test_the_time_that_is_told_grows_with_how_busy_the_processor_is(monkeypatch):
+    stack, truth = texture()
+    settings, corrected = settings_of(reach="quick"), corrected_of(stack, stroked(truth))
+    threads, told = torch.get_num_threads(), []
+    for seconds in (0.1, 0.3):
+        monkeypatch.setattr(estimate, "_time_forward", lambda *_, took=seconds: estimate._Forward(took, 0.1 * threads))
+        told.append(run_to_end(iter_plan_finetuning(settings, (corrected,), "cpu")).seconds)
+    assert told[1] == pytest.approx(3 * told[0])
 
 
 def test_the_lesson_tells_a_time(taught):
@@ -368,17 +373,32 @@ def test_an_accepted_slice_is_many_strokes_and_a_stroke_is_one():
     labels = np.full((128, 128), -1, np.int8)
     labels[60:66, 10:100] = 1  # over the grid's lines
     labels[70:76, 10:40] = 0
-    assert len(np.unique(pixel_classifier.number_strokes(labels, 64))) == 3
-    assert len(np.unique(pixel_classifier.number_strokes(np.zeros((128, 128), np.int8), 64))) == 4
+    assert len(np.unique(labelled_pixels.number_strokes(labels, 64))) == 3
+    assert len(np.unique(labelled_pixels.number_strokes(np.zeros((128, 128), np.int8), 64))) == 4
 
 
 def test_rare_labels_are_among_the_tiles_that_are_read(monkeypatch):
-    monkeypatch.setattr(pixel_classifier, "MOST_TILES", 4)
+    monkeypatch.setattr(labelled_pixels, "MOST_TILES", 4)
     labels = np.zeros((512, 512), np.int8)
     labels[500, 500] = 1
-    tiles = pixel_classifier._draw_tiles([labels], 64, np.random.default_rng(0))
+    tiles = labelled_pixels._draw_tiles([labels], 64, np.random.default_rng(0))
     assert len(tiles) == 4
     assert (0, (slice(448, 512), slice(448, 512))) in tiles
+
+
+def test_tiles_whose_windows_overlap_are_computed_together():
+    def tile(y, x):
+        return slice(y, y + 128), slice(x, x + 128)
+
+    near, far = [tile(0, 0), tile(0, 256), tile(128, 128)], tile(1664, 1664)
+    tiles = [(0, near[0]), (1, near[0]), (0, near[1]), (0, near[2]), (0, far)]
+    joined = labelled_pixels.join_tiles(tiles, [(2048, 2048), (128, 128)], 64)
+    found = [(number, window, sorted(tiles, key=str)) for number, window, tiles in joined]
+    assert found == [
+        (0, (slice(0, 256), slice(0, 384)), sorted(near, key=str)),
+        (1, near[0], [near[0]]),
+        (0, far, [far]),
+    ]
 
 
 def test_growing_a_network_with_pixel_heads_starts_their_classes_anew(taught):

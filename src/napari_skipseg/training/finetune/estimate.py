@@ -14,6 +14,7 @@ from torch import Tensor
 
 from napari_skipseg.durable import write_durably
 from napari_skipseg.errors import FileError
+from napari_skipseg.inference.guards import PROBE, PROBES
 from napari_skipseg.models.catalog import describe_model, locate_model
 from napari_skipseg.models.description import check_trainable
 from napari_skipseg.models.model import Model, read_model
@@ -32,9 +33,16 @@ from napari_skipseg.training.finetune.blocks import (
 )
 from napari_skipseg.training.finetune.crops import MOST_SCORED
 from napari_skipseg.training.finetune.head_task import classes_with_heads
+from napari_skipseg.training.finetune.labelled_pixels import (
+    FEATURE_BORDER,
+    FEATURE_TILE,
+    MOST_TILES,
+    join_tiles,
+    sides_with_border,
+)
 from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, check_images, plan_classes
 from napari_skipseg.training.finetune.patches import REHEARSED_EVERY
-from napari_skipseg.training.finetune.pixel_classifier import FEATURE_BORDER, FEATURE_TILE, MOST_TILES, has_pixel_heads
+from napari_skipseg.training.finetune.pixel_classifier import has_pixel_heads
 from napari_skipseg.training.finetune.priors import PRIOR_PATCHES
 from napari_skipseg.training.finetune.rehearsal import rehearsal_samples_of
 from napari_skipseg.training.finetune.task import (
@@ -55,12 +63,16 @@ FEWEST_STEPS = 10
 OVERHEAD = 0.15
 """Time of patches and validations, as a share of the time of the steps."""
 SECONDS_PER_PATCH = 0.01
-FIT_SECONDS = 2.0
-"""Time to fit a pixel head."""
-START = 2.0
-"""Seconds to read the images and to write the model."""
-MARGIN_VOXELS = {2: 512 * 512 * 3 // 2, 3: 96**3 * 3 // 2}
-"""Voxels that are predicted to measure the margin: a part of the image, and half of it or less as a tile."""
+FIT_SECONDS = 1.0
+"""Time to fit a pixel head on a processor that does nothing else."""
+START = 1.5
+"""Seconds to read the images, to write the model and to show it, on such a processor."""
+MEASURED_VOXELS = {
+    dimensions: margin + PROBES * math.prod(PROBE[dimensions])
+    for dimensions, margin in ((2, 512**2 * 5 // 4), (3, 96**3 * 9 // 8))
+}
+"""Voxels that are predicted to measure a new model: its margin on a part of the image and on a tile with half of its
+sides, and how sure it is on some patches."""
 
 
 def time_of(work: Callable[[], object]) -> float:
@@ -158,10 +170,10 @@ def estimate_seconds(
 
 
 def _voxels_after(table: BlockTable, parent: Model, folder: Path, has_heads: bool) -> int:
-    """Return the voxels that are predicted after the fit: for the margin, and for the scores of both models.
+    """Return the voxels that are predicted after the fit: to measure the new model, and for the scores of both.
 
-    has_heads: the training is compared with its start besides, on what is held out; the margin is among the seconds of
-    pixel heads.
+    has_heads: the training is compared with its start besides, on what is held out; what is measured of the new model
+    is among the seconds of pixel heads.
     """
     description = parent.description
     held_out = _voxels_of(table.held_out[:MOST_SCORED], description.margin)
@@ -170,24 +182,63 @@ def _voxels_after(table: BlockTable, parent: Model, folder: Path, has_heads: boo
     if sample is not None and len(sample):
         scored = int(sample.held_out.sum()) or len(sample)
         own = scored * math.prod(sample.images.shape[2:])
-    margin = 0 if has_heads else MARGIN_VOXELS[description.spec.dimensions]
-    return margin + (4 if has_heads else 2) * held_out + 2 * own
+    measured = 0 if has_heads else MEASURED_VOXELS[description.spec.dimensions]
+    return measured + (4 if has_heads else 2) * held_out + 2 * own
 
 
 def _seconds_of_pixel_heads(network: Network, plan: ClassPlan, table: BlockTable, compute: Compute) -> float:
-    """Return about how many seconds pixel heads take: features of the tiles, a fit for each class, and the margin."""
+    """Return about how many seconds pixel heads take: features, a fit for each class, and measures of the new model.
+
+    The latter are computed on the CPU in f32. What no network computes takes longer too if other programs are busy.
+    """
     dimensions = network.spec.dimensions
     side = FEATURE_TILE[dimensions] + 2 * FEATURE_BORDER[dimensions]
     network = add_pixel_heads(network, plan.kept, [number - 1 for number in plan.learnt], classes=len(plan.classes))
-    network = compute.place(network).eval()
     tile = torch.zeros(1, network.spec.in_channels, *(-(-side // network.stride) * network.stride,) * dimensions)
+    voxels = tile[0, 0].numel()
+    known = _time_forward(network.eval(), tile, compute)
+    on_cpu = Compute(torch.device("cpu"))
+    is_same = (compute.device.type, compute.precision) == (on_cpu.device.type, on_cpu.precision)
+    measuring = known if is_same else _time_forward(network, tile, on_cpu)
+    slower = max(1.0, measuring.seconds * torch.get_num_threads() / max(1e-3, measuring.processor))
+    predicted = known.seconds * _voxels_of_features(table, dimensions) + measuring.seconds * MEASURED_VOXELS[dimensions]
+    return slower * (START + FIT_SECONDS * len(plan.learnt)) + predicted / voxels
 
-    def forward() -> Tensor:
+
+class _Forward(NamedTuple):
+    """Seconds of a pass by the clock, and of the processor."""
+
+    seconds: float
+    processor: float
+
+
+def _time_forward(network: TaughtNetwork, tile: Tensor, compute: Compute) -> _Forward:
+    """Measure a pass over a tile; other programs take from the processor what the clock has more."""
+    compute.place(network)
+    used = [0.0]
+
+    def forward() -> None:
+        began = time.process_time()
         with torch.inference_mode():
-            return compute.logits(network, tile)
+            compute.logits(network, tile)
+        used[0] = time.process_time() - began
 
-    tiles = min(MOST_TILES, len(table.blocks)) + MARGIN_VOXELS[dimensions] / tile[0, 0].numel()
-    return START + time_of(forward) * tiles + FIT_SECONDS * len(plan.learnt)
+    return _Forward(time_of(forward), used[0])
+
+
+def _voxels_of_features(table: BlockTable, dimensions: int) -> int:
+    """Return the voxels that are computed around the labels; images end at their last block for all that is known."""
+    planes: dict[object, list[LabelledBlock]] = {}
+    for block in table.blocks:
+        planes.setdefault((block.image, block.time, block.box[:-dimensions]), []).append(block)
+    tiles, shapes = [], []
+    for number, blocks in enumerate(planes.values()):
+        boxes = [block.box[-dimensions:] for block in blocks]
+        shapes.append(tuple(max(stop for _, stop in sides) for sides in zip(*boxes, strict=True)))
+        tiles += [(number, tuple(slice(*side) for side in box)) for box in boxes]
+    border = FEATURE_BORDER[dimensions]
+    windows = join_tiles(tiles[:MOST_TILES], shapes, border)
+    return sum(math.prod(sides_with_border(window, shapes[number], border)) for number, window, _ in windows)
 
 
 def _labelled_share(table: BlockTable) -> float:

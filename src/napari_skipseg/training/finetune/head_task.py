@@ -21,9 +21,10 @@ from napari_skipseg.networks.pixel_head import TaughtNetwork
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.finetune.crops import CorrectionCrops
+from napari_skipseg.training.finetune.labelled_pixels import iter_read_pixels
 from napari_skipseg.training.finetune.labels import ClassPlan
 from napari_skipseg.training.finetune.patches import PatchBatch
-from napari_skipseg.training.finetune.pixel_classifier import FittedClass, fit_pixel_heads, iter_read_pixels
+from napari_skipseg.training.finetune.pixel_classifier import FittedClass, fit_pixel_heads
 from napari_skipseg.training.finetune.priors import DENSE_SHARE
 from napari_skipseg.training.finetune.task import FinetuneData, FinetuneTask
 from napari_skipseg.training.losses import (

@@ -16,8 +16,9 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.finetune.crops import CorrectionCrops
+from napari_skipseg.training.finetune.labelled_pixels import STROKE_SIDE, number_strokes
 from napari_skipseg.training.finetune.patches import iter_held_out_patches
-from napari_skipseg.training.finetune.pixel_classifier import STROKE_SIDE, FittedClass, number_strokes
+from napari_skipseg.training.finetune.pixel_classifier import FittedClass
 from napari_skipseg.training.finetune.stroke_scores import CalledPixels
 from napari_skipseg.training.losses import IGNORED
 

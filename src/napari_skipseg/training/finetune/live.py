@@ -23,18 +23,17 @@ from napari_skipseg.networks.head import add_pixel_heads
 from napari_skipseg.networks.network import Network
 from napari_skipseg.networks.pixel_head import TaughtNetwork
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.compute import Compute, choose_compute
+from napari_skipseg.training.compute import Compute, choose_compute, one_thread
 from napari_skipseg.training.distributed import ONE_PROCESS
-from napari_skipseg.training.finetune.pixel_classifier import (
+from napari_skipseg.training.finetune.labelled_pixels import (
     Columns,
     LabelledPixels,
+    columns_at,
     compute_features,
-    fit_class,
     group_maps,
-    iter_choose_regressions,
     number_strokes,
-    write_head,
 )
+from napari_skipseg.training.finetune.pixel_classifier import fit_class, iter_choose_regressions, write_head
 from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.progress import LIVE_TILE, LivePart, LiveResult
 
@@ -131,18 +130,21 @@ class LiveFeatures:
         taught = [number for number in range(len(names)) if _has_both(labels, number + 2)]
         if not taught:
             return LiveResult((), None, note)
-        pixels = self._gather(labels)
-        shown: list[NDArray[np.float32]] = []
-        alike: list[str] = []
-        for number in taught:
-            positive = pixels.labels == number + 1
-            yield Progress(len(shown), len(taught), f"fitting {names[number]}")
-            choices = yield from iter_choose_regressions(pixels, positive)
-            fitted = fit_class(pixels, positive, choices)
-            write_head(self._head, fitted, pixels)
-            shown.append(self._apply())
-            if fitted.loss > INDISTINCT and _count_strokes(pixels, positive) >= ENOUGH_STROKES:
-                alike.append(names[number])
+        # a stroke is many small products: where another program had one of two cores, two threads that wait for each
+        # other took 1-3 s of the processor for it, and one takes 0.4
+        with one_thread():
+            pixels = self._gather(labels)
+            shown: list[NDArray[np.float32]] = []
+            alike: list[str] = []
+            for number in taught:
+                positive = pixels.labels == number + 1
+                yield Progress(len(shown), len(taught), f"fitting {names[number]}")
+                choices = yield from iter_choose_regressions(pixels, positive)
+                fitted = fit_class(pixels, positive, choices)
+                write_head(self._head, fitted, pixels)
+                shown.append(self._apply())
+                if fitted.loss > INDISTINCT and _count_strokes(pixels, positive) >= ENOUGH_STROKES:
+                    alike.append(names[number])
         if alike:
             note = (
                 f"The strokes of {' and '.join(alike)} look like the others to this model: look for strokes of the "
@@ -199,13 +201,14 @@ class LiveFeatures:
         """Keep the columns of pixels of a tile, given by their places in it."""
         corner = key[2] * LIVE_TILE - start[0], key[3] * LIVE_TILE - start[1]
         strides = self._network.feature_strides
-        if key not in self._tiles:
-            around = np.random.default_rng(key).integers(LIVE_TILE**2, size=DRAWN_IN_TILE)
-            sums = _sum_up(features, strides, corner)
-            self._tiles[key] = _Tile(sums, _columns_at(features, strides, corner, around))
-        tile = self._tiles[key]
-        new = np.array([place for place in places.tolist() if place not in tile.columns], np.intp)
-        tile.columns.update(zip(new.tolist(), _columns_at(features, strides, corner, new), strict=True))
+        with one_thread():
+            if key not in self._tiles:
+                around = np.random.default_rng(key).integers(LIVE_TILE**2, size=DRAWN_IN_TILE)
+                sums = _sum_up(features, strides, corner)
+                self._tiles[key] = _Tile(sums, columns_at(strides, features, _in_maps(around, corner)))
+            tile = self._tiles[key]
+            new = np.array([place for place in places.tolist() if place not in tile.columns], np.intp)
+            tile.columns.update(zip(new.tolist(), columns_at(strides, features, _in_maps(new, corner)), strict=True))
 
     def _gather(self, labels: dict[TileKey, NDArray[np.uint8]]) -> LabelledPixels:
         """Return the labelled pixels of all tiles."""
@@ -346,33 +349,6 @@ def _sum_up(features: Sequence[Tensor], strides: Sequence[int], corner: tuple[in
     return _Sums(np.concatenate(counts), np.concatenate(totals), np.concatenate(squares))
 
 
-def _columns_at(
-    features: Sequence[Tensor], strides: Sequence[int], corner: tuple[int, int], places: NDArray[np.intp]
-) -> Columns:
-    """Return the features (pixels, columns) at places of a tile that begins at `corner` of the finest map.
-
-    They are interpolated as the head does it, at these pixels alone: whole maps in full resolution would be gigabytes.
-    """
-    at = [first + part for first, part in zip(corner, np.divmod(places, LIVE_TILE), strict=True)]
-    parts = []
-    for stride, values in zip(strides, features, strict=True):
-        maps = values[0]
-        rows, columns = (
-            _neighbours(torch.from_numpy(place).to(maps.device), stride, length)
-            for place, length in zip(at, maps.shape[1:], strict=True)
-        )
-        total = torch.zeros(len(maps), len(places), device=maps.device)
-        for y, weight_y in rows:
-            for x, weight_x in columns:
-                total += maps[:, y, x] * (weight_y * weight_x)
-        parts.append(total.T.cpu().numpy())
-    return np.concatenate(parts, axis=1)
-
-
-def _neighbours(place: Tensor, stride: int, length: int) -> list[tuple[Tensor, Tensor]]:
-    """Return the two nearest positions along an axis of a coarser map, each with its weight."""
-    # positions of pixel centres, as `interpolate` has them without aligned corners
-    exact = ((place + 0.5) / stride - 0.5).clamp(min=0, max=length - 1)
-    low = exact.floor().long()
-    share = (exact - low).float()
-    return [(low, 1 - share), ((low + 1).clamp(max=length - 1), share)]
+def _in_maps(places: NDArray[np.intp], corner: tuple[int, int]) -> tuple[NDArray[np.intp], ...]:
+    """Return Y and X in the finest map of places in a tile that begins at `corner` of it."""
+    return tuple(first + part for first, part in zip(corner, np.divmod(places, LIVE_TILE), strict=True))

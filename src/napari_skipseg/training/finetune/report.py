@@ -20,9 +20,9 @@ from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.evaluate import WholeImages
 from napari_skipseg.training.finetune.blocks import BlockTable
 from napari_skipseg.training.finetune.crops import CorrectionCrops
+from napari_skipseg.training.finetune.labelled_pixels import STROKE_SIDE, number_strokes
 from napari_skipseg.training.finetune.labels import ClassPlan
 from napari_skipseg.training.finetune.patches import iter_held_out_patches, iter_whole_patches
-from napari_skipseg.training.finetune.pixel_classifier import STROKE_SIDE, number_strokes
 from napari_skipseg.training.finetune.rehearsal import RehearsalSamples
 from napari_skipseg.training.finetune.stroke_scores import CalledPixels, StrokeScores, gain_in_image
 from napari_skipseg.training.finetune.stroke_verdict import (

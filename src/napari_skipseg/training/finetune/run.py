@@ -39,6 +39,7 @@ from napari_skipseg.training.finetune.head_task import (
     iter_fit_first_heads,
 )
 from napari_skipseg.training.finetune.keep_better import QUICK_IS_BETTER, has_body_of, iter_is_first_better
+from napari_skipseg.training.finetune.labelled_pixels import LabelledPixels, iter_read_pixels
 from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, check_images, plan_classes
 from napari_skipseg.training.finetune.patches import (
     PatchSampler,
@@ -46,14 +47,7 @@ from napari_skipseg.training.finetune.patches import (
     iter_held_out_patches,
     iter_rehearsal_batches,
 )
-from napari_skipseg.training.finetune.pixel_classifier import (
-    FittedClass,
-    LabelledPixels,
-    fit_pixel_heads,
-    has_pixel_heads,
-    head_logits,
-    iter_read_pixels,
-)
+from napari_skipseg.training.finetune.pixel_classifier import FittedClass, fit_pixel_heads, has_pixel_heads, head_logits
 from napari_skipseg.training.finetune.priors import iter_keep_shares, labelled_fraction
 from napari_skipseg.training.finetune.rehearsal import (
     RehearsalSamples,
