@@ -122,8 +122,12 @@ def test_a_model_of_that_name_is_not_trained_over(trained, files):
 
 
 def test_training_on_from_a_model_starts_with_its_weights_and_names_it(trained, files, tmp_path):
-    settings = settings_of(files, "tuned", start_from=str(trained), steps=1, learning_rate=1e-9)
-    tuned = read_model(run_to_end(iter_train(settings, tmp_path, "cpu")))
+    parent = shutil.copytree(trained, tmp_path / "small")
+    (parent / "LICENSE.txt").write_text("only for research", encoding="utf-8")
+    settings = settings_of(files, "tuned", start_from=str(parent), steps=1, learning_rate=1e-9)
+    folder = run_to_end(iter_train(settings, tmp_path, "cpu"))
+    tuned = read_model(folder)
+    assert (folder / "LICENSE.txt").read_text(encoding="utf-8") == "only for research"
     assert tuned.description.training.parent == "small"
     assert tuned.description.training.parent_sha256 == read_description(trained).weights_sha256
     assert tuned.description.weights_sha256 != ""

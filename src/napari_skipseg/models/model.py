@@ -25,6 +25,7 @@ from napari_skipseg.models.description import ModelDescription, description_to_j
 from napari_skipseg.models.folder import (
     DESCRIPTION_FILE,
     LARGEST_HEADER,
+    LICENSE_FILE,
     SAMPLE_FILE,
     SIZES,
     WEIGHTS_FILE,
@@ -168,10 +169,17 @@ def largest_weights(count: int) -> int:
     return LARGEST_HEADER + max(SIZES.values()) * count
 
 
-def write_model(folder: Path, description: ModelDescription, network: Network, sample: bytes | None = None) -> Model:
+def write_model(
+    folder: Path,
+    description: ModelDescription,
+    network: Network,
+    sample: bytes | None = None,
+    started_from: Path | None = None,
+) -> Model:
     """Write a new model to `folder`, whole or not at all; return it as it will be read back.
 
     Weights are stored in half precision, batch-norm statistics in float32. sample: the content of its sample file.
+    started_from: the folder of the model that it went on from, whose licence lies beside the new one too.
 
     Raises:
         ModelError: `folder` is already there (a model is never overwritten) or cannot be written.
@@ -184,6 +192,8 @@ def write_model(folder: Path, description: ModelDescription, network: Network, s
     sampled = None if sample is None else hashlib.sha256(sample).hexdigest()
     description = replace(description, weights_sha256=hashlib.sha256(content).hexdigest(), sample_sha256=sampled)
     files = {WEIGHTS_FILE: content, DESCRIPTION_FILE: description_to_json(description).encode()}
+    if started_from is not None and (started_from / LICENSE_FILE).is_file():
+        files[LICENSE_FILE] = (started_from / LICENSE_FILE).read_bytes()
     try:
         make_folders(folder.parent)
         put_files(folder, files if sample is None else {SAMPLE_FILE: sample, **files})

@@ -132,7 +132,8 @@ def _iter_fit_and_write(
     images = [run.image for run in data.training]
     described = with_signature(replace(draft, margin=margin), images, backend, parent, settings.seed)
     sample = sample_of_training(data, len(settings.classes), settings.spec.dimensions, settings.seed)
-    write_model(target, described, network, sample_to_bytes(sample))
+    started_from = None if settings.start_from is None else locate_model(settings.start_from)
+    write_model(target, described, network, sample_to_bytes(sample), started_from)
 
 
 def waits_for_scores(target: Path, is_same_run: Callable[[TrainingRecord], bool]) -> bool:

@@ -268,7 +268,7 @@ def _iter_fit_and_write(
     description = with_signature(description, images, backend, setup.parent.description, settings.seed)
     new = sample_of_corrections(corrections, setup.plan, setup.dimensions, settings.seed)
     sample = join_samples(setup.rehearsal if settings.remember else None, new, settings.seed)
-    write_model(target, description, network, sample_to_bytes(sample))
+    write_model(target, description, network, sample_to_bytes(sample), locate_model(settings.model))
     return heads
 
 

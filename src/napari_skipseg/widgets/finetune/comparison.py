@@ -42,7 +42,10 @@ CHANGE_COLORS = {"blue": "#4c9be8", "orange": "#f28e2b"}
 """Of what is gained and of what is lost: a pair that colour-blind people can distinguish."""
 CHANGED_OF = "{} changed"
 """The source of the layer of changes, made of the source of the image."""
-NOTHING_TO_COMPARE = "The results of the two models do not show the same part of the image: segment the view again."
+NOTHING_TO_COMPARE = (
+    "The results of the two models do not show the same part of the image: wait until the view is segmented, or "
+    "segment it again."
+)
 
 
 class ChangedLabels(LazyArray):
