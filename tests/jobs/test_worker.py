@@ -128,7 +128,7 @@ def test_long_work_waits_while_the_user_paints_and_what_was_just_asked_for_does_
     monkeypatch.setattr(worker_module, "iter_perform", lambda *_: (Progress(step, 2) for step in range(2)))
     monkeypatch.setattr(worker_module, "to_line", lambda *_: b"")
     kind: Any = type("Long", (), {})
-    monkeypatch.setattr(worker_module, "LONG", (kind,))
+    monkeypatch.setattr(worker_module, "YIELDS_TO_STROKES", (kind,))
 
     def seconds(value: Any, *told: Envelope, cancel_after: float = 0.0) -> float:
         worker = Worker(io.BytesIO())

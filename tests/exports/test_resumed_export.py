@@ -148,7 +148,7 @@ def test_results_that_have_their_names_already_are_known_as_its_own(tmp_path: Pa
 _KILLED = """
 import sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from test_unfinished import asked, small_blocks
+from test_resumed_export import asked, small_blocks
 from pytest import MonkeyPatch
 from napari_skipseg.exports.to_folder import iter_export_objects
 small_blocks.__wrapped__(MonkeyPatch())
