@@ -140,7 +140,7 @@ def fail(message: str, code: int = 1, show_traceback: bool = False) -> NoReturn:
 
 def with_progress_bar(work: Generator[Progress, None, Result], title: str, notes: bool = True) -> Result:
     """Return the result of `work`; a bar with the time left is shown, or a line a minute without a terminal.
-    What was `ImageFindings` about an image is printed once, a line each, unless `notes` is False: the result tells it
+    What was `ImageFindings` about an image is printed once, a line each, unless `notes` is False: the result has it
     then.
 
     Ctrl-C or SIGTERM closes `work` at its next step, so that it leaves things in order; a second one, or a step that

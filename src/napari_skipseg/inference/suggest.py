@@ -2,7 +2,7 @@
 
 A few strokes of a class that a model knows decide. Without them a model is ranked by how little its result changes if
 the image is turned, or blurred and made brighter, by how sure it is, and by how near the image is to its training
-images. That tells which models suit the image, not what somebody wants to find in it: where models of different
+images. That shows which models suit the image, not what somebody wants to find in it: where models of different
 classes suit it about as well, that is said. Loads without torch.
 """
 
@@ -184,7 +184,7 @@ def iter_suggest(view: SuggestView, device: str = "auto") -> Generator[Progress,
 
 
 def _describe_doubt(ranked: Sequence[Suggestion]) -> str:
-    """Return that the order does not tell what is wanted: a model of other classes suits the image about as well."""
+    """Return a sentence that asks for strokes if a model of other classes suits the image about as well; else ""."""
     if not ranked or ranked[0].by_strokes:
         return ""
     first = ranked[0]

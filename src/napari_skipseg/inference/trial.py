@@ -147,7 +147,7 @@ def iter_trial(
 
 
 def _kept_cost(run: Run) -> TrialCost | None:
-    """Return the cost of a batch by what `napari-skipseg benchmark` measured here, None if that does not tell it."""
+    """Return the cost of a batch by what `napari-skipseg benchmark` measured here, None if there is no such figure."""
     backend = run.passes.backend
     title = choose_device(run.options.device).title
     speed = find_network_speed(run.model.description.name, title, backend.name, backend.precision)

@@ -4,7 +4,7 @@ The features of a network's levels, up-sampled to the image, are a hypercolumn (
 it learns from a few strokes in a second, and the network stays as it is, so that its own classes do too. The network
 reads the image at half and at a quarter of its size too: so it sees structures that are larger than those that it was
 trained on, and more of what is around. Beside these features stand the filters of pixel classification (Sommer et al.
-2011): a network that never met a tissue may tell it worse than they do.
+2011): a network that never met a tissue may separate it less well than they do.
 """
 
 from __future__ import annotations

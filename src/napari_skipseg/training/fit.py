@@ -307,7 +307,7 @@ def _save(run: _Run) -> None:
 
 
 def _iter_validate_and_save(run: _Run) -> Generator[Progress, KeepBest | None, ValidationPicture | None]:
-    """Validate and write the checkpoint in the first process; tell all processes whether the loss still falls."""
+    """Validate and write the checkpoint in the first process; let all processes know whether the loss still falls."""
     picture = None
     with run.processes.failing_together():
         if run.processes.is_first:

@@ -2,10 +2,10 @@
 
 A stroke is one unit: its pixels are much alike. Strokes show a class about as often as background, so what is right of
 the pixels that are marked in them says little about an image in which the class is rare: of ten strokes 0.9 were right,
-and of what was marked in the stack 0.15. Three rates tell it: t, the share of the class that is found, f, the share of
-the background that is called the class, both on strokes, and c, the share of the image that is called the class. The
-class then has the share p = (c - f) / (t - f) of the image (Rogan and Gladen 1978), and t p / c of what is marked is
-right.
+and of what was marked in the stack 0.15. It follows from three rates: t, the share of the class that is found, f, the
+share of the background that is called the class, both on strokes, and c, the share of the image that is called the
+class. The class then has the share p = (c - f) / (t - f) of the image (Rogan and Gladen 1978), and t p / c of what is
+marked is right.
 
 The limits of a rate are those of Gaffke (2005) for the mean of values in [0, 1]: a bootstrap over strokes with one more
 that is as wrong as can be. If strokes are right or wrong as wholes, these are the limits of Clopper and Pearson. The
@@ -178,7 +178,7 @@ def scores_in_image(found: Interval, wrong: Interval, marked: float) -> tuple[In
 
 
 def _in_image(found: float, wrong: float, marked: float) -> tuple[float, float] | None:
-    """Return the share of what is marked that is right, and Dice; None if the rates cannot tell."""
+    """Return the share of what is marked that is right, and Dice; None if they do not follow from the rates."""
     if found <= wrong or marked <= 0:
         return None
     there = min(max((marked - wrong) / (found - wrong), 0.0), 1.0)

@@ -1,4 +1,4 @@
-"""What held-out strokes tell of a class in the image, in words: one rule for all reaches.
+"""How well a class is found in the image, by held-out strokes, in words: one rule for all reaches.
 
 A class that the old model does not find is better if surely half of it is right in the image. A class that it finds is
 better if Dice in the image is surely higher than with the old model, on the same strokes.

@@ -176,7 +176,7 @@ class CorrectTab(JobTab):
         self._viewer, self._form, self._results = viewer, form, results
         self.sessions, self.identities, self.links = CorrectionSessions(), ImageHashes(), ConnectionGroup()
         self.session: CorrectionSession | None = None
-        self._engine, self._next_word = engine, 0.0
+        self._engine, self._next_request = engine, 0.0
         self._is_opening = self._is_wanted = self._is_restoring = False
         self._closing: set[str] = set()
         self._fault_said = ""
@@ -334,9 +334,9 @@ class CorrectTab(JobTab):
     def _give_way(self, is_painting: bool) -> None:
         """Let long work of the engine wait while the user paints, and for a moment after."""
         now = time.monotonic()
-        if not is_painting or now >= self._next_word:
+        if not is_painting or now >= self._next_request:
             self._engine.give_way(BETWEEN_STROKES)
-            self._next_word = now + BETWEEN_STROKES / 4
+            self._next_request = now + BETWEEN_STROKES / 4
 
     def _go_to_last_label(self, session: CorrectionSession) -> None:
         """Bring the last correction into view."""

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QButtonGroup, QGridLayout, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QButtonGroup, QGridLayout, QPushButton, QWidget
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.prediction import file_name
@@ -34,6 +34,8 @@ from napari_skipseg.widgets.forms.fields import (
     Missing,
     PlainLabel,
     PrimaryButton,
+    fill_column,
+    make_row,
     set_hint,
 )
 from napari_skipseg.widgets.forms.job_tab import JobTab
@@ -92,21 +94,7 @@ class ProofreadTab(JobTab):
         self.check()
 
     def _lay_out(self) -> None:
-        column, chosen = QVBoxLayout(self), QHBoxLayout()
-        column.setContentsMargins(10, 10, 10, 10)
-        column.setSpacing(6)
-        chosen.addWidget(PlainLabel("Objects"))
-        chosen.addWidget(self.choice, 1)
-        column.addLayout(chosen)
-        buttons = QHBoxLayout()
-        for button in (self.open_button, self.close_button, self.cancel_button):
-            buttons.addWidget(button, 1)
-        column.addLayout(buttons)
-        for widget in (self.progress, self.progress_text, self.message):
-            column.addWidget(widget)
-        inner, grid = QVBoxLayout(self.editor), QGridLayout()
-        inner.setContentsMargins(0, 0, 0, 0)
-        group = QButtonGroup(self)
+        group, grid = QButtonGroup(self), QGridLayout()
         for place, (tool, button) in enumerate(self.tool_buttons.items()):
             button.setCheckable(True)
             group.addButton(button)
@@ -115,12 +103,13 @@ class ProofreadTab(JobTab):
         for place, (name, button) in enumerate(self.buttons.items(), start=len(self.tool_buttons)):
             set_hint(button, f"{EDITOR_ACTIONS[name].hint} (key: {EDITOR_ACTIONS[name].key})")
             grid.addWidget(button, place // 2, place % 2)
-        inner.addLayout(grid)
-        inner.addWidget(self.reason)
-        inner.addWidget(self.learning)
-        inner.addWidget(self.table, 1)
-        inner.addWidget(self.save_button)
-        column.addWidget(self.editor, 1)
+        inner = fill_column(self.editor, grid, self.reason, self.learning, self.table, self.save_button, spacing=6)
+        inner.setStretchFactor(self.table, 1)
+        chosen = make_row(PlainLabel("Objects"), self.choice, stretches=(0, 1))
+        buttons = make_row(self.open_button, self.close_button, self.cancel_button)
+        shown = (self.progress, self.progress_text, self.message, self.editor)
+        column = fill_column(self, chosen, buttons, *shown, spacing=6, margin=10)
+        column.setStretchFactor(self.editor, 1)
         column.addStretch(0)
 
     def _connect(self) -> None:
