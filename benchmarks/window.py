@@ -165,7 +165,7 @@ def while_training(strokes: int) -> list[tuple[str, ...]]:
     tab.form.reaches["full"].click()
     wait(tab.tune_button.isEnabled, "the lesson")
     tab.tune_button.click()
-    wait(lambda: "training loss" in tab.progress_text.text(), "the first step")
+    wait(lambda: tab.progress_text.text().startswith("step "), "the first step")
     alone = Gaps()
     with alone.watched():
         wait_for(lambda: False, 20)
@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--strokes", type=int, default=8)
     parser.add_argument("--only", nargs="+", default=["strokes", "training", "crowd"], help="parts: all by default")
     flags = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ |= {f"NAPARI_SKIPSEG_{kind}": str(Path(folder) / kind) for kind in ("CORRECTIONS", "MODELS")}
         rows, crowd = [], []
         if "strokes" in flags.only:

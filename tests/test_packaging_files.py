@@ -6,7 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
-import yaml
+from rattler_build import Stage0Recipe, VariantConfig
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -20,7 +20,10 @@ def conda_line(requirement: str) -> str:
 
 
 def test_the_conda_recipe_has_the_dependencies_and_the_licences_of_the_package() -> None:
-    recipe = yaml.safe_load((ROOT / "packaging" / "conda" / "recipe.yaml").read_text(encoding="utf-8"))
+    text = (ROOT / "packaging" / "conda" / "recipe.yaml").read_text(encoding="utf-8")
+    (variant,) = Stage0Recipe.from_yaml(text).render(VariantConfig())  # refuses unknown fields and licences
+    recipe = variant.recipe.to_dict()
+    assert recipe["build"]["noarch"] == "python"
     viewer = {conda_line(line) for line in PROJECT["optional-dependencies"]["napari"]}
     needed = {conda_line(line) for line in PROJECT["dependencies"]}
     assert set(recipe["requirements"]["run"]) == {f"python {PROJECT['requires-python']}"} | needed | viewer
