@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 
 import numpy as np
+
+
+PRELOADED = ["napari_skipseg.corrections.store", "napari_skipseg.proofread.session", "pytest"]
+"""Imported once, in the process of which every worker is a fork: that takes longer than most workers live."""
+
+
+def _run(script: str, arguments: Sequence[str], environment: dict[str, str], output: Connection) -> None:
+    os.environ.update(environment)
+    os.dup2(output.fileno(), sys.stdout.fileno())
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
 
 
 def work_and_kill(script: str, arguments: Sequence[str], seconds: float) -> tuple[list[list[str]], float]:
@@ -17,32 +31,29 @@ def work_and_kill(script: str, arguments: Sequence[str], seconds: float) -> tupl
 
     seconds: from the first line to the kill.
     """
-    process = subprocess.Popen(
-        [sys.executable, script, *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONHASHSEED": "0"},
-    )
-    assert process.stdout is not None
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(script, arguments, dict(os.environ), writer), daemon=True)
+    process.start()
+    writer.close()
     lines: list[list[str]] = []
 
     def listen() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.endswith("\n"):
-                lines.append(line.split())
+        with os.fdopen(os.dup(reader.fileno()), encoding="utf-8") as printed:
+            lines.extend(line.split() for line in printed if line.endswith("\n"))
 
     listener = threading.Thread(target=listen)
     listener.start()
     while not lines:
-        assert process.poll() is None, "the process ended by itself"
+        assert process.is_alive(), "the process ended by itself"
         time.sleep(0.002)
     time.sleep(seconds)
     killed = time.time()
     process.kill()
-    process.wait()
+    process.join()
     listener.join()
-    process.stdout.close()
+    reader.close()
     return lines, killed
 
 
