@@ -14,7 +14,6 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-
 PRELOADED = ["napari_skipseg.corrections.store", "napari_skipseg.proofread.session", "pytest"]
 """Imported once, in the process of which every worker is a fork: that takes longer than most workers live."""
 
