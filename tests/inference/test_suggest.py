@@ -158,7 +158,7 @@ def test_copies_of_a_model_take_one_place(library, sample) -> None:
     write_model(library / "my-membranes", replace(model.description, name="my-membranes"), model.network)
     reasons = {each.model: each.reasons for each in ranked(sample.stack).ranked}
     assert set(reasons) == {"membranes", "organelles"}
-    assert "and its copy my-membranes" in reasons["membranes"]
+    assert "same weights as my-membranes" in reasons["membranes"]
 
 
 def test_noise_suits_a_model_less_than_tissue(library, sample) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hand import choose
 from qtpy.QtCore import Qt
 
 from napari_skipseg.errors import EngineError
+from napari_skipseg.widgets.forms.estimate_line import SettledLine
+from napari_skipseg.widgets.forms.worker import EngineQueue, in_one_step
 
 pytestmark = pytest.mark.gui
 
@@ -130,3 +134,15 @@ def test_inverting_is_offered_and_one_click_and_goes_to_the_engine_as_other_opti
     qtbot.mouseClick(tab.segment_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not tab.is_running)
     assert (engine.calls[0][2].invert, engine.calls[0][2].padding) == (True, "none")
+
+
+def test_nothing_is_said_to_be_measured_while_the_engine_works_on_something_else(qtbot):
+    engine = SimpleNamespace(is_busy=True)
+    line = SettledLine(EngineQueue(engine), "measuring…")
+    qtbot.addWidget(line)
+    line.update_for("choices", in_one_step("measure", lambda: "about 3 s"))
+    qtbot.wait(900)
+    assert line.summary.text() == ""
+    engine.is_busy = False
+    qtbot.waitUntil(lambda: line.summary.text() == "measuring…")
+    qtbot.waitUntil(lambda: line.summary.text() == "about 3 s")

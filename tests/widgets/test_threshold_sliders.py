@@ -15,13 +15,12 @@ def test_each_class_has_a_slider_with_the_models_threshold(qtbot):
     assert moved == [{"membrane": 0.5, "mitochondrion": 0.2}]
 
 
-def test_a_moved_threshold_stays_with_its_class_and_others_are_the_new_models(qtbot):
+def test_another_model_brings_thresholds_of_its_own(qtbot):
     field = ThresholdSliders()
     qtbot.addWidget(field)
     field.offer({"membrane": 0.5})
     assert field.labels == {}
     field.setValue(0.8)
     field.offer({"membrane": 0.5, "mitochondrion": 0.31})
-    assert field.values() == {"membrane": 0.8, "mitochondrion": 0.31}
-    field.offer({"membrane": 0.5, "mitochondrion": 0.44})
-    assert field.values() == {"membrane": 0.8, "mitochondrion": 0.44}
+    assert field.values() == {"membrane": 0.5, "mitochondrion": 0.31}
+    assert "own: 0.31" in field.sliders["mitochondrion"].toolTip()

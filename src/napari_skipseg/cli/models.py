@@ -87,7 +87,6 @@ def _row(model: LibraryModel) -> dict[str, Any]:
 
 def _short_row(model: LibraryModel) -> dict[str, Any]:
     description = model.description
-    started_from = None if description is None else description.training.parent
     return {
         "name": f"{'  ' * model.depth}{model.name}",
         "classes": "" if description is None else ", ".join(description.class_names),
@@ -96,7 +95,7 @@ def _short_row(model: LibraryModel) -> dict[str, Any]:
         "changed": time.strftime("%Y-%m-%d", time.localtime(model.changed)),
         "state": "damaged" if model.fault else "built in" if model.is_built_in else "",
         "license": model.mark or ("" if description is None else description.card.license),
-        "trained from": model.parent or (f"{started_from} (not here)" if started_from else ""),
+        "trained from": model.trained_from,
     }
 
 

@@ -177,7 +177,7 @@ def iter_suggest(view: SuggestView, device: str = "auto") -> Generator[Progress,
             best[each.model] = each
     for name, others in copies.items():
         if name in best:
-            reasons = (*best[name].reasons, f"and its copy {', '.join(others)}")
+            reasons = (*best[name].reasons, f"same weights as {', '.join(others)}")
             best[name] = replace(best[name], reasons=reasons)
     ranked = tuple(sorted(best.values(), key=_rank, reverse=True))
     return Suggestions(ranked, left_out, _describe_doubt(ranked))

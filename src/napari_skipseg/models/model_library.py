@@ -64,6 +64,12 @@ class LibraryModel:
         return self.folder.parent == catalog.BUILT_IN
 
     @property
+    def trained_from(self) -> str:
+        """The name of the model it was trained from, even if that is not here; "" if from random weights."""
+        named = None if self.description is None else self.description.training.parent
+        return self.parent or (f"{named}, a model that is not on this computer" if named else "")
+
+    @property
     def mark(self) -> str:
         """What its licence does not allow: "non-commercial", "terms unclear", or ""."""
         card = None if self.description is None else self.description.card

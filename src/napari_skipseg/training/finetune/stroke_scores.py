@@ -26,8 +26,8 @@ OUTSIDE_LIMIT = 0.05
 """Chance that a rate lies below its lower limit, and that it lies above the upper one."""
 LEAST_THERE = 0.005
 """Share of an image that a class is taken to have at least, where two models are compared."""
-MOST_STROKES = 1000
-"""Strokes of the background, at most, that somebody can be asked for."""
+MOST_STROKES = 60
+"""Strokes of the background, in all, that somebody can be asked for; a stroke takes some seconds."""
 
 
 class Interval(NamedTuple):

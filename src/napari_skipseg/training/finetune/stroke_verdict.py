@@ -124,4 +124,4 @@ def _what_to_paint(name: str, scores: StrokeScores) -> str:
     more = scores.missing_background(GOOD)
     if more is not None:
         return f"Paint {counted(more, 'more background stroke')} {where}."
-    return f"Paint more of {name}, and more background strokes {where}."
+    return f"A few more would not tell either: look at the view, and paint {name} and background where it is wrong."

@@ -392,7 +392,7 @@ class SessionReopener(QObject):  # type: ignore[misc]
             for found in lost:
                 self._offers.offer_interrupted(found, partial(self.open, found))
             if lost:
-                pop_up(lost_text(lost))
+                pop_up(lost_text(lost), "Strokes to restore in Correct.")
 
         work = in_one_step("looking for corrections", find)
         start_work(self, work, "Looking for corrections", on_outcome=on_outcome, is_quiet=True)

@@ -24,7 +24,8 @@ class SettledLine(QWidget):  # type: ignore[misc]
     """The engine's answer to the choices in one line, requested once these no longer change; and a warning below.
 
     A subclass shows the answers. It shows no faults unless it overrides `show_fault`. queue: None if no engine is
-    needed. asking_text: shown until the answer comes. waiting_text: shown by jobs that wait for the answer.
+    needed. asking_text: shown until the answer comes, but not while
+    the engine works on something else. waiting_text: shown by jobs that wait for the answer.
     """
 
     def __init__(self, queue: EngineQueue | None, asking_text: str, waiting_text: str = "") -> None:
@@ -53,8 +54,7 @@ class SettledLine(QWidget):  # type: ignore[misc]
         if key in self._answers:
             self.show_answer(self._answers[key])
         else:
-            self.say(self._asking_text)
-            self._timer.start()
+            self._wait()
 
     def keep(self, key: Hashable) -> None:
         """Keep the answer if it is one to these choices, else remove it; send no request."""
@@ -92,11 +92,20 @@ class SettledLine(QWidget):  # type: ignore[misc]
         set_hint(self.summary, hint)
         self.warning.say(warning, WARNING_COLOR)
 
+    @property
+    def _is_free(self) -> bool:
+        return self._queue is None or self._queue.is_empty
+
+    def _wait(self) -> None:
+        # nothing is measured while the engine works on something else, which may take minutes
+        self.say(self._asking_text if self._is_free else "")
+        self._timer.start()
+
     def _on_settled(self) -> None:
-        if self._queue is not None and not self._queue.is_empty:
-            self._timer.start()
-        else:
+        if self._is_free:
             self._request()
+        else:
+            self._wait()
 
     def request_now(self) -> None:
         """Send the request at once, or as soon as the engine is free, without waiting for more changes."""
@@ -108,6 +117,7 @@ class SettledLine(QWidget):  # type: ignore[misc]
         key = self._key
         if self._work is None:
             return
+        self.say(self._asking_text)
 
         def on_outcome(outcome: WorkOutcome) -> None:
             if not outcome.fault:

@@ -419,10 +419,9 @@ def details_html(model: LibraryModel, library: list[LibraryModel]) -> str:
     lines = [f"<p style='background-color: #a03038; color: white'>{escape(model.fault)}</p>"] if model.fault else []
     if model.description is None:
         return f"<h2>{escape(model.name)}</h2>{''.join(lines)}"
-    started_from = model.description.training.parent
     children = [each.name for each in library if each.parent == model.name and each.depth]
     family = {
-        "Trained from": model.parent or (f"{started_from} (not here)" if started_from else ""),
+        "Trained from": model.trained_from,
         "Started from it": ", ".join(children),
         "Same weights": ", ".join(twins_of(model, library)),
     }

@@ -79,28 +79,23 @@ class ThresholdSliders(QWidget):  # type: ignore[misc]
         self._grid.setContentsMargins(0, 0, 0, 0)
         self._grid.setVerticalSpacing(2)
         self._grid.setColumnStretch(1, 1)
-        self._own: dict[str, float] = {}
         self.sliders: dict[str, KeyedSlider] = {}
         self.labels: dict[str, PlainLabel] = {}
         self.setToolTip(HINT)
         self.offer({"": DEFAULT_THRESHOLD})
 
     def offer(self, own: Mapping[str, float]) -> None:
-        """Show a slider for each class of a model. own: its thresholds.
-
-        A class that the model before had too keeps the threshold that the user chose for it.
-        """
+        """Show a slider for each class of a model, at its own threshold. own: these thresholds."""
         before = self.values()
-        chosen = {name: value for name, value in before.items() if value != round(self._own.get(name, value), 2)}
         old: tuple[QWidget, ...] = (*self.sliders.values(), *self.labels.values())
         for each in old:
             self._grid.removeWidget(each)
             each.hide()
             each.deleteLater()
-        self._own, self.sliders, self.labels = dict(own), {}, {}
+        self.sliders, self.labels = {}, {}
         for row, (name, value) in enumerate(own.items()):
-            slider = self.sliders[name] = KeyedSlider(1.0, 0.01, chosen.get(name, value))
-            slider.setToolTip(HINT if len(own) == 1 else f"{HINT} ({name})")
+            slider = self.sliders[name] = KeyedSlider(1.0, 0.01, value)
+            slider.setToolTip(f"{HINT}. The model's own: {value:.2f}" + (f" ({name})" if len(own) > 1 else ""))
             slider.setAccessibleName(f"Threshold of {name}" if name else "Threshold")
             slider.valueChanged.connect(self.moved)
             if len(own) > 1:
