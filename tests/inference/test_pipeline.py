@@ -96,7 +96,9 @@ class Watch:
 
 
 def threads() -> set[str]:
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith(("reading", "writing"))}
+    # the threads that compress chunks stay for the next writer
+    names = {thread.name for thread in threading.enumerate() if not thread.name.startswith("writing chunks")}
+    return {name for name in names if name.startswith(("reading", "writing"))}
 
 
 def test_three_stages_take_the_time_of_one() -> None:
