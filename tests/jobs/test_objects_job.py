@@ -69,7 +69,7 @@ def test_objects_are_those_found_in_memory_with_their_measurements_and_a_recipe(
 def test_a_result_taken_as_files_hold_it_has_the_very_objects_that_a_batch_finds_in_its_file(
     engine: Engine, model_folder: Path, tmp_path: Path
 ) -> None:
-    image = gaussian_filter(np.random.default_rng(3).random((3, 40, 48)), (0, 1, 1)).astype(np.float32)
+    image = gaussian_filter(np.random.default_rng(3).random((3, 80, 96)), (0, 1, 1)).astype(np.float32)
     write_ome_tiff(tmp_path / "a.tif", image, Space("ZYX", SIZE, UNIT))
     options = SegmentOptions(tile=64, device="cpu")
     result = run_to_end(engine.run(Segment(read_stack(tmp_path / "a.tif"), str(model_folder), options)))

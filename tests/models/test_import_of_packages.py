@@ -7,6 +7,7 @@ import http.server
 import json
 import stat
 import threading
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -274,7 +275,7 @@ def test_a_damaged_network_or_one_that_reads_files_is_refused(tmp_path: Path) ->
             return torch.from_file("/etc/hostname", False, 0) + torch.sigmoid(image)
 
     package = write_foreign(tmp_path / "p")
-    with pytest.warns(DeprecationWarning, match="torch.jit"):
+    with warnings.catch_warnings(action="ignore"):  # newer torch calls torch.jit old
         torch.jit.save(torch.jit.script(Reads()), str(package / "net.pt"))
     assert "uses 'torch.from_file'" in refusal(package)
     (package / "net.pt").write_bytes(b"no network")
