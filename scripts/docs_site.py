@@ -20,9 +20,8 @@ from mkdocs.structure.pages import Page
 
 from napari_skipseg.cli import app
 from napari_skipseg.models.catalog import BUILT_IN, DEFAULT_MODEL
-from napari_skipseg.models.description import ModelDescription, card_facts
+from napari_skipseg.models.description import ModelDescription, card_facts, license_mark
 from napari_skipseg.models.folder import read_description
-from napari_skipseg.models.licenses import license_mark
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")

@@ -27,7 +27,7 @@ MAY_IMPORT_TORCH = (
     "napari_skipseg.inference.dropout",
     "napari_skipseg.inference.system_report",
     "napari_skipseg.inference.backends.folding",
-    "napari_skipseg.inference.backends.tensor_average",
+    "napari_skipseg.inference.backends.torch_backend",
     "napari_skipseg.inference.backends.torch_backend",
     "napari_skipseg.training",
     "napari_skipseg.studies",

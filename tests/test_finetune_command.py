@@ -10,7 +10,7 @@ from command_line import runner
 from tiny_models import write_tiny
 
 import napari_skipseg as skipseg
-from napari_skipseg.cli.finetune import _describe_saved, _iter_without_losses
+from napari_skipseg.cli.train import _describe_saved, _iter_without_losses
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.models.catalog import MODELS_VARIABLE

@@ -19,7 +19,7 @@ from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.formats import Depth, Format
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import ArrayLike, Stack
-from napari_skipseg.inference.opened_models import open_model
+from napari_skipseg.inference.backends.warm import open_model
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Focus, Prediction

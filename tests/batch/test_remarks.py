@@ -16,8 +16,8 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.objects.table import ObjectTable
-from napari_skipseg.scores.doubts import doubt_truth
 from napari_skipseg.scores.overlap import score_overlap
+from napari_skipseg.scoring.values import doubt_truth
 
 MODEL = ModelDescription(
     "tiny", UNetSpec(widths=(2, 4)), (ClassLabel("membrane", 0),), 8, "", voxel_size=(50.0, 4.0, 4.0), unit="nm"

@@ -13,8 +13,7 @@ import zarr
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.calibration import AxisScale, calibrate
 from napari_skipseg.images.files import read_stack, write_ome_tiff
-from napari_skipseg.images.space import Space
-from napari_skipseg.images.units import convert_length, find_unit
+from napari_skipseg.images.space import Space, convert_length, find_unit
 
 SHAPE = (3, 20, 30)
 VALUES = np.random.default_rng(0).integers(1, 100, SHAPE, "uint8")

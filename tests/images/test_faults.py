@@ -10,8 +10,7 @@ from scipy import ndimage
 
 from napari_skipseg.images.slice_checks.checks import SliceFault, iter_slice_faults
 from napari_skipseg.images.slice_checks.messages import describe_faults, in_list
-from napari_skipseg.images.slice_checks.phase_correlation import PhaseCorrelation
-from napari_skipseg.images.slice_checks.samples import iter_sample_slices
+from napari_skipseg.images.slice_checks.samples import PhaseCorrelation, iter_sample_slices
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample

@@ -15,7 +15,7 @@ from test_ome_sets import read_in_a_process
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.tiff import bounds
-from napari_skipseg.images.tiff.codec_sizes import HEAD, inner_pixels
+from napari_skipseg.images.tiff.bounds import HEAD, inner_pixels
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads its memory from /proc")
 

@@ -16,8 +16,8 @@ from tiny_models import write_tiny
 from napari_skipseg.devices import has_openvino
 from napari_skipseg.errors import ModelError
 from napari_skipseg.inference.backends import compiled
+from napari_skipseg.inference.backends.warm import open_model
 from napari_skipseg.inference.memory import measure_memory
-from napari_skipseg.inference.opened_models import open_model
 from napari_skipseg.models.folder import WEIGHTS_FILE
 from napari_skipseg.models.model import CheckedModel, Model, read_model
 

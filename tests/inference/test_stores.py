@@ -18,9 +18,9 @@ from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.array import ZarrArray
+from napari_skipseg.images.zarr.chunk_files import PlainChunks
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.metadata import read_node
-from napari_skipseg.images.zarr.plain_chunks import PlainChunks
 from napari_skipseg.images.zarr.writer import create_ome_zarr
 from napari_skipseg.inference import stores
 from napari_skipseg.inference.options import SegmentOptions

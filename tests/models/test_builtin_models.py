@@ -10,12 +10,11 @@ import pytest
 from packaging.licenses import canonicalize_license_expression
 
 from napari_skipseg.models.catalog import BUILT_IN, DEFAULT_MODEL, find_models
-from napari_skipseg.models.description import card_as_text
+from napari_skipseg.models.description import card_as_text, license_mark
 from napari_skipseg.models.folder import read_description
-from napari_skipseg.models.licenses import license_mark
 from napari_skipseg.networks.build import count_parameters
 from napari_skipseg.networks.specs import ResidualFCNSpec, UNetSpec
-from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
+from napari_skipseg.objects.classes import BOUNDARY_CLASSES
 
 MEBIBYTES = {
     "em-membrane": 16,

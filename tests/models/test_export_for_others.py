@@ -17,7 +17,6 @@ from tiny_models import write_tiny
 from napari_skipseg.errors import FileError, ModelError
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.description import Card, ClassLabel, ModelDescription
-from napari_skipseg.models.exchange.citations import cite_model
 from napari_skipseg.models.exchange.import_package import iter_import_package
 from napari_skipseg.models.exchange.network_files import (
     compute_probability,
@@ -27,7 +26,7 @@ from napari_skipseg.models.exchange.network_files import (
     run_torchscript,
     torchscript_bytes,
 )
-from napari_skipseg.models.exchange.package import export_package, spdx_name, standardized
+from napari_skipseg.models.exchange.package import cite_model, export_package, spdx_name, standardized
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.networks.build import build

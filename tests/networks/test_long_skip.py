@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from napari_skipseg.networks.gates import GateOptions
-from napari_skipseg.networks.long_skip import LongSkip
+from napari_skipseg.networks.gates import GateOptions, LongSkip
 from napari_skipseg.networks.network import count_trainable
 from napari_skipseg.networks.specs import SKIPS
 

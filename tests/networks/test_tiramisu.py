@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from napari_skipseg.networks.build import build, count_parameters
-from napari_skipseg.networks.gates import Gate, GateOptions
-from napari_skipseg.networks.long_skip import LongSkip
+from napari_skipseg.networks.gates import Gate, GateOptions, LongSkip
 from napari_skipseg.networks.network import count_trainable
 from napari_skipseg.networks.specs import TiramisuSpec
 from napari_skipseg.networks.tiramisu import DenseBlock, TransitionDown

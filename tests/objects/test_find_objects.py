@@ -12,10 +12,9 @@ from scipy import ndimage
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.objects.classes import ClassImage, probability_of_class
+from napari_skipseg.objects.classes import BOUNDARY_CLASSES, ClassImage, probability_of_class
 from napari_skipseg.objects.find import ObjectSearch, find_objects_in_array
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.scores.distances import distance_to_edge
 
 TWO_BALLS = ball((24, 24, 44), (12, 12, 13), 9) | ball((24, 24, 44), (12, 12, 29), 9)

@@ -17,8 +17,7 @@ from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.objects import blocks, find_in_blocks
 from napari_skipseg.objects.block_regions import find_block_regions
-from napari_skipseg.scores.instances import score_instances
-from napari_skipseg.scores.matching import score_matching
+from napari_skipseg.scores.instances import score_instances, score_matching
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.scores.matching import pool_matching, score_matching
+from napari_skipseg.scores.instances import pool_matching, score_matching
 
 
 def images():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_skipseg.scores.overlap import pool_overlap, score_overlap
-from napari_skipseg.scores.summary import ScoreSummary
+from napari_skipseg.scoring.values import ScoreSummary
 
 TRUTHS = {"small": [1, 1, 0, 0], "large": [1, 1, 1, 1, 1, 1, 1, 1, 0, 0]}
 PREDICTIONS = {"small": [0, 1, 1, 0], "large": [1, 1, 1, 1, 1, 1, 1, 1, 0, 0]}

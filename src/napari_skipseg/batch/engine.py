@@ -22,8 +22,7 @@ from napari_skipseg.models.catalog import locate_model
 
 if TYPE_CHECKING:
     from napari_skipseg.inference.backends.choose import BackendChoice, BackendMaker
-    from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
-    from napari_skipseg.inference.backends.views import NetworkView
+    from napari_skipseg.inference.backends.interface import Backend, NetworkView, Pixels, TileOutput
     from napari_skipseg.inference.ensemble import AveragingBackend
     from napari_skipseg.models.model import Model
 
@@ -48,7 +47,7 @@ class NetworkRunner:
     """
 
     def __init__(self, request: SegmentRequest, place: RunPlace, share: MemoryShare = WHOLE_MEMORY) -> None:
-        from napari_skipseg.inference.opened_models import open_model
+        from napari_skipseg.inference.backends.warm import open_model
 
         self.model = open_model(locate_model(request.model))
         if self.model.description.weights_sha256 != request.model_sha256:

@@ -14,11 +14,11 @@ from napari_skipseg.images.files import images_to_read
 from napari_skipseg.images.slices import holds_slices
 from napari_skipseg.images.zarr.metadata import is_zarr
 from napari_skipseg.inference.saving import plain_name
+from napari_skipseg.objects.classes import BOUNDARY_CLASSES
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
-from napari_skipseg.scores.doubts import doubt_truth
 from napari_skipseg.scores.instances import MaskError
 from napari_skipseg.scoring.pairs import Pair
+from napari_skipseg.scoring.values import doubt_truth
 
 if TYPE_CHECKING:
     from napari_skipseg.models.description import ModelDescription
@@ -101,7 +101,7 @@ def score_result(
     The scores of objects come first, but none against a mask; then the overlap of each class, such as "membrane dice".
     results: by name, such as "binary". The values of the classes in the truth are those of the model's description. For
     a model with one class, the value is `label`; if that is None, the class is all above 0, or for a membrane whatever
-    `scores.polarity` takes for membranes.
+    `foreground_of` takes for membranes.
 
     Raises:
         SkipsegError: the truth cannot be read, or does not fit.

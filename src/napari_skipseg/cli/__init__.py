@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 _COMMANDS = {
     "segment": "segment",
-    "suggest": "suggest",
+    "suggest": "segment",
     "objects": "objects",
     "export": "export",
     "batch": "batch",
-    "run": "run",
+    "run": "segment",
     "train": "train",
-    "finetune": "finetune",
+    "finetune": "train",
     "score": "score",
     "networks": "lists",
     "doctor": "lists",

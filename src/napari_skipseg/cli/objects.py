@@ -13,7 +13,7 @@ from napari_skipseg.terminal import print_line, print_report, with_progress_bar
 
 if TYPE_CHECKING:
     from napari_skipseg.objects.classes import ClassImage
-    from napari_skipseg.scores.summary import ScoreSummary
+    from napari_skipseg.scoring.values import ScoreSummary
 
 _FLAGS = Flags(ObjectOptions)
 
@@ -36,7 +36,7 @@ def objects(
     options = ObjectOptions(**_FLAGS.given(flags))
     from napari_skipseg.inference.objects_to_folder import ObjectsRequest, iter_objects_to_folder
     from napari_skipseg.objects.files import read_probability
-    from napari_skipseg.scoring.truth import check_truth_shape, read_image_of
+    from napari_skipseg.scoring.pairs import check_truth_shape, read_image_of
 
     found = read_probability(probability, axes, voxel_size, unit)
     measured = None if image is None else read_image_of(found.stack, image)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from napari_skipseg.cli.options import AsJson, read_classes
 from napari_skipseg.errors import InputError
-from napari_skipseg.scores.summary import ScoreSummary
 from napari_skipseg.terminal import print_line, print_or_write_csv, print_report, report_rows, with_progress_bar
+
+if TYPE_CHECKING:
+    from napari_skipseg.scoring.values import ScoreSummary
 
 
 class TruthFlag(StrEnum):

@@ -1,4 +1,4 @@
-"""The command `segment`."""
+"""The commands `segment`, `run`, which repeats one, and `suggest`, which names the models for an image."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from napari_skipseg.cli.options import DepthFlag, Flags, FormatFlag, UnitFlag, VoxelSizeFlag, add_flags
+from napari_skipseg.cli.options import (
+    AsJson,
+    DepthFlag,
+    DeviceFlag,
+    Flags,
+    FormatFlag,
+    UnitFlag,
+    VoxelSizeFlag,
+    add_flags,
+    read_classes,
+)
 from napari_skipseg.errors import InputError
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.terminal import print_line, print_report, with_progress_bar
+from napari_skipseg.terminal import print_line, print_report, report_rows, with_progress_bar
 
 _FLAGS = Flags(SegmentOptions, defaults={"attention": False})
 
@@ -102,3 +112,78 @@ def check_stack(file: Path, as_stack: bool) -> None:
             f"'{file}' is no folder of slices: leave out --as-stack. (One of several images in a file is chosen with "
             "--image NUMBER or --image NAME, all of them with --all-images.)"
         )
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A _recipe.json, or a result that contains one.")],
+    out_dir: Annotated[
+        Path | None, typer.Argument(metavar="OUT_DIR", help="Folder for the results; else 'again' beside RECIPE.")
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--input", help="An image to use instead of the recipe's; repeat for several.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="The recipe's model, if it has moved: its name or folder.")] = "",
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away an unfinished run that lies there.")] = False,
+) -> None:
+    """Segment, or find objects, again with a recipe: the same image, model, options and choices."""
+    from napari_skipseg.images.files import read_stack
+    from napari_skipseg.inference.recipes.lookup import name_of_run, read_recipe_file
+    from napari_skipseg.inference.recipes.repeat import AGAIN, iter_repeat, prepare_repeat
+
+    found, near = read_recipe_file(recipe), recipe.absolute().parent
+    printed: tuple[str, ...] = ()
+    images: list[Path | None] = [*image] if image else [None]
+    for file in images:
+        stack = None if file is None else read_stack(file)
+        repeat = prepare_repeat(found, stack, near, model)
+        for warning in repeat.warnings:
+            if warning not in printed:
+                print_line(f"Warning: {warning}", err=True)
+        printed = repeat.warnings
+        name = name_of_run(recipe) if file is None else ""
+        work = iter_repeat(repeat, near / AGAIN if out_dir is None else out_dir, restart, name)
+        for written in with_progress_bar(work, repeat.title):
+            print_line(str(written))
+
+
+def suggest(
+    file: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image; the middle of it is looked at.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="Strokes over it: 0 = nothing, 1 = background, 2 and more = classes.")
+    ] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", metavar="NAME=VALUE", help="A class of the strokes; repeatable.")
+    ] = None,
+    axes: Annotated[str | None, typer.Option(help="Names of the axes in the file's order, such as ZYX.")] = None,
+    voxel_size: VoxelSizeFlag = None,
+    unit: UnitFlag = None,
+    device: DeviceFlag = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Say which installed models suit an image, the best first. A few strokes decide if a model knows their class."""
+    from napari_skipseg.images.files import read_stack
+    from napari_skipseg.images.intensity.normalize import measure
+    from napari_skipseg.inference.suggest import iter_suggest, view_of_stack
+
+    values = read_classes(classes or [])
+    if (labels is None) != (not values) or sorted(values.values()) != list(range(2, 2 + len(values))):
+        raise InputError("Strokes need a name for each class: give --labels FILE and --class NAME=2 (then 3, 4, …).")
+    stack = read_stack(file, axes, voxel_size, unit)
+    strokes = None if labels is None else read_stack(labels, are_labels=True).channel(0)
+    view = view_of_stack(stack, measure(stack), strokes, tuple(sorted(values, key=lambda name: values[name])))
+    found = with_progress_bar(iter_suggest(view, device), "suggest")
+    rows = [
+        {
+            "model": each.model,
+            "rescale": each.rescale if as_json else "yes" if each.rescale else "no",
+            "score": round(each.score, 3) if as_json else f"{each.score:.2f}",
+            "reasons": "; ".join(each.reasons),
+        }
+        for each in found.ranked
+    ]
+    report_rows(rows, as_json)
+    if not as_json:
+        if found.note:
+            print_line(found.note)
+        for name, reason in found.left_out.items():
+            print_line(f"{name}: {reason}.")

@@ -1,16 +1,25 @@
-"""The command `train`."""
+"""The commands `train` and `finetune`."""
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Generator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from napari_skipseg.cli.options import DeviceFlag, Flags, UnitFlag, VoxelSizeFlag, add_flags, flag, one_of
+from napari_skipseg.cli.options import AsJson, DeviceFlag, Flags, UnitFlag, VoxelSizeFlag, add_flags, flag, one_of
 from napari_skipseg.networks.specs import NETWORK_NAMES, SKIPS, SelectInit
-from napari_skipseg.terminal import drive_with_progress, print_line, with_progress_bar
-from napari_skipseg.training.settings import AUGMENTATIONS, TrainSettings
+from napari_skipseg.progress import Progress
+from napari_skipseg.terminal import drive_with_progress, print_line, print_report, report_rows, with_progress_bar
+from napari_skipseg.training.settings import AUGMENTATIONS, FinetuneSettings, TrainSettings
+from napari_skipseg.wording import counted, in_words
+
+if TYPE_CHECKING:
+    from napari_skipseg.training.progress import Finetuned, TrainingSummary
 
 _OWN: dict[str, Any] = {
     "images": Annotated[list[Path] | None, flag("An image; repeat for several.")],
@@ -65,3 +74,119 @@ def train(
 
 
 add_flags(train, TRAIN_FLAGS)
+
+
+STEP = re.compile(r"step (\d+)")
+FINETUNE_FLAGS: dict[str, Any] = {
+    "classes": Annotated[
+        list[str] | None,
+        flag("A class of the labels; repeat. By default the model's, from 2 on.", "--class", metavar="NAME=VALUE"),
+    ],
+    "augment": Annotated[str | None, flag(f"How patches are varied: {one_of(tuple(AUGMENTATIONS))}.")],
+    **Flags(FinetuneSettings).annotations,
+}
+"""The options that become settings; options that are not given keep their defaults."""
+
+
+def finetune(
+    model: Annotated[str, typer.Option(help="The model to start from, by name or folder.")],
+    name: Annotated[str, typer.Option(help="Name of the new model.")],
+    images: Annotated[list[Path], typer.Option(help="A corrected image; repeat for several.")],
+    labels: Annotated[list[Path], typer.Option(help="Its labels: 0 = not looked at, 1 = background, 2… = classes.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the new model; by default your model folder.")] = None,
+    device: DeviceFlag = "auto",
+    as_json: AsJson = False,
+    **flags: Any,
+) -> None:
+    """Fine-tune a model on corrected images, and compare it with the old one; after a stop, the same command resumes.
+
+    Several devices: torchrun --nproc-per-node 2 -m napari_skipseg.cli finetune …
+    """
+    from napari_skipseg.models.catalog import check_free, user_folder
+    from napari_skipseg.training.flags import finetune_from_flags
+
+    files = {"images": [str(image) for image in images], "labels": [str(label) for label in labels]}
+    settings = finetune_from_flags({"model": model, "name": name, **files, **flags})
+    from napari_skipseg.training.distributed import started_by_torchrun
+    from napari_skipseg.training.finetune.estimate import iter_plan_finetuning
+    from napari_skipseg.training.finetune.labels import read_corrected
+    from napari_skipseg.training.finetune.run import iter_finetune
+
+    processes, folder, corrected = started_by_torchrun(), out or user_folder(), read_corrected(settings)
+    work = iter_finetune(settings, corrected, folder, device, processes)
+    if not processes.is_first:
+        drive_with_progress(work, lambda _progress: None)
+        return
+    check_free(name, folder)
+    summary = with_progress_bar(iter_plan_finetuning(settings, corrected, device), "looking at the labels")
+    # the time was measured on one device
+    _print_summary(summary if processes.count == 1 else replace(summary, seconds=None))
+    try:
+        finetuned = with_progress_bar(_iter_without_losses(work), f"fine-tuning {name}")
+    except KeyboardInterrupt:
+        print_line(_describe_saved(folder, name), err=True)
+        raise
+    _print_report(finetuned, as_json)
+
+
+def _describe_saved(folder: Path, name: str) -> str:
+    """Return which part of a stopped fine-tuning is saved."""
+    from napari_skipseg.training.unfinished import find_unfinished
+
+    if (folder / name).exists():
+        return f"The model '{name}' is written: the same command only scores it."
+    steps = [found.step for found in find_unfinished(folder) if found.settings.name == name]
+    if steps and steps[0]:
+        return f"Step {steps[0]} is saved: the same command continues from there."
+    return "No step was done yet, so nothing is saved: the same command begins again."
+
+
+def _print_summary(summary: TrainingSummary) -> None:
+    """Print on stderr which labels are learnt and held out, and how long the training takes."""
+    trained, held = counted(summary.places[0], "place"), summary.places[1]
+    takes = "" if summary.seconds is None else f" Takes about {in_words(summary.seconds)}."
+    slices = counted(summary.slices, "slice")
+    judged = f"compares old and new on {held} other{'s' * (held != 1)}"
+    if summary.is_in_turn:
+        judged = "holds out each stroke in turn for the scores"
+    print_line(f"Labels on {slices}: learns from {trained}, {judged}.{takes}", err=True)
+    width = max(len(class_name) for class_name in summary.pixels)
+    for class_name, count in summary.pixels.items():
+        held_out = "" if summary.is_in_turn else f", {summary.held_out.get(class_name, 0):,} held out"
+        print_line(f"  {class_name:{width}}  {counted(count, 'pixel')} to learn from{held_out}", err=True)
+
+
+def _iter_without_losses(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress, None, Finetuned]:
+    """Forward `work` without the losses in its messages, so that the time left fits; print once where it resumes."""
+    from napari_skipseg.training.progress import without_losses
+
+    begun = False
+    with contextlib.closing(work):
+        while True:
+            try:
+                progress = next(work)
+            except StopIteration as stop:
+                finetuned: Finetuned = stop.value
+                return finetuned
+            if not begun and (found := STEP.match(progress.message)):
+                begun = True
+                if (done := int(found[1]) - 1) > 0:
+                    print_line(f"Resumed from its checkpoint at step {done}.", err=True)
+            yield replace(progress, message=without_losses(progress.message))
+
+
+def _print_report(finetuned: Finetuned, as_json: bool) -> None:
+    """Print the comparison of the old and the new model, and the folder of the new one."""
+    rows = [asdict(row) for row in finetuned.report.rows]
+    for unknown in ("first", "limits"):
+        if all(row[unknown] is None for row in rows):
+            rows = [{key: value for key, value in row.items() if key != unknown} for row in rows]
+    if as_json:
+        print_report({"folder": str(finetuned.folder), **asdict(finetuned.report)}, as_json)
+        return
+    report_rows(rows, as_json)
+    print_line(finetuned.report.reason)
+    print_line(str(finetuned.folder))
+
+
+add_flags(finetune, FINETUNE_FLAGS)

@@ -15,7 +15,7 @@ from skimage.measure import find_contours
 from napari_skipseg.errors import InputError
 from napari_skipseg.exports.labels import ObjectCounts, ObjectLabels
 from napari_skipseg.extras import import_extra
-from napari_skipseg.images.units import convert_length
+from napari_skipseg.images.space import convert_length
 from napari_skipseg.progress import Progress
 
 MOST_POINTS = 20_000_000

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from napari_skipseg.images.space import Space
-from napari_skipseg.images.units import EXACT_METRES, METRES, convert_length, spelled_unit
+from napari_skipseg.images.space import EXACT_METRES, METRES, Space, convert_length, spelled_unit
 
 _KEPT = ("pm", "Å", "nm", "µm", "mm")
 """Units that a stack keeps from its file; other units become nm, µm or mm, depending on the size of a pixel."""

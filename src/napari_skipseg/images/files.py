@@ -22,12 +22,11 @@ from napari_skipseg.images.choice import (
 from napari_skipseg.images.mrc import is_mrc, read_mrc
 from napari_skipseg.images.pictures import is_lossy, is_picture, list_pictures, read_picture
 from napari_skipseg.images.slices import TIFF_ENDINGS, files_matching, is_pattern, read_slices, slice_names
-from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
+from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace, check_unit
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff.checks import list_tiff_images, open_tiff
 from napari_skipseg.images.tiff.reader import read_tiff, read_tiff_recipe
 from napari_skipseg.images.tiff.writer import write_ome_tiff
-from napari_skipseg.images.units import check_unit
 from napari_skipseg.images.zarr.metadata import METADATA, is_zarr
 
 __all__ = ["holds_labels", "location_of_image", "read_levels", "read_recipe", "read_stack", "write_ome_tiff"]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.box import NamedBox, box_to_text
+from napari_skipseg.images.space import METRES
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.units import METRES
 from napari_skipseg.progress import Progress, run_to_end
 
 _BLOCK = {"T": 1, "Z": 32, "Y": 1024, "X": 1024}

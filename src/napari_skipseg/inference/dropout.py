@@ -12,9 +12,8 @@ from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare
 from napari_skipseg.errors import InputError
 from napari_skipseg.inference.backends.choose import choose_torch
 from napari_skipseg.inference.backends.fallback import FallbackBackend
-from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
+from napari_skipseg.inference.backends.interface import Backend, NetworkView, Pixels, TileOutput
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
-from napari_skipseg.inference.backends.views import NetworkView
 from napari_skipseg.models.model import Model
 
 CHANNEL_DROPOUT = (nn.Dropout2d, nn.Dropout3d)

@@ -17,8 +17,19 @@ import numpy as np
 from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare
 from napari_skipseg.errors import InputError
 from napari_skipseg.inference.backends.choose import BackendMaker
-from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
-from napari_skipseg.inference.backends.views import FIRST_AXIS, Draw, NetworkView, Symmetry, X, Y, Z, slice_batches
+from napari_skipseg.inference.backends.interface import (
+    FIRST_AXIS,
+    Backend,
+    Draw,
+    NetworkView,
+    Pixels,
+    Symmetry,
+    TileOutput,
+    X,
+    Y,
+    Z,
+    slice_batches,
+)
 from napari_skipseg.inference.memory import SLICES
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.model import Model

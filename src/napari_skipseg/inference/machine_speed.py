@@ -23,8 +23,8 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.inference.backends.choose import BackendChoice, fastest_precision, make_backend
+from napari_skipseg.inference.backends.warm import open_model
 from napari_skipseg.inference.kept_speed import keep_speed, load, processor_name
-from napari_skipseg.inference.opened_models import open_model
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_prepare
 from napari_skipseg.inference.trial import iter_trial

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.resample import SAME, network_lengths
+from napari_skipseg.images.space import METRES
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.units import METRES
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.description import ModelDescription
 

@@ -23,9 +23,8 @@ from napari_skipseg.errors import InputError, SkipsegError
 from napari_skipseg.images.intensity.normalize import Normalization
 from napari_skipseg.images.intensity.signature import LEAST_SIDE, limit_for, sign_image, signature_distance
 from napari_skipseg.images.resample import resample_axis
-from napari_skipseg.images.space import Space
+from napari_skipseg.images.space import METRES, Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.units import METRES
 from napari_skipseg.inference.scale import LARGEST, SMALLEST, network_scale, trained_voxel_size
 from napari_skipseg.models.catalog import find_models
 from napari_skipseg.models.description import ModelDescription

@@ -17,7 +17,7 @@ from napari_skipseg.durable import replace as rename
 from napari_skipseg.errors import ModelError, SkipsegError
 from napari_skipseg.locks import is_held
 from napari_skipseg.models import catalog
-from napari_skipseg.models.description import ModelDescription, description_from_json, description_to_json
+from napari_skipseg.models.description import ModelDescription, description_from_json, description_to_json, license_mark
 from napari_skipseg.models.folder import (
     DESCRIPTION_FILE,
     STARTED_FROM_FILE,
@@ -26,7 +26,6 @@ from napari_skipseg.models.folder import (
     check_files,
     read_description,
 )
-from napari_skipseg.models.licenses import license_mark
 from napari_skipseg.models.transfer import check_new_name
 
 DELETED_MODELS = "deleted"

@@ -19,9 +19,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from napari_skipseg.networks.gates import GateOptions
+from napari_skipseg.networks.gates import GateOptions, LongSkip
 from napari_skipseg.networks.layers import LAYERS
-from napari_skipseg.networks.long_skip import LongSkip
 from napari_skipseg.networks.network import Deep, FeatureLevel, Network, NetworkOutput, Parts
 from napari_skipseg.networks.specs import BlockName, BlockOrder, ResidualFCNSpec, Stage
 

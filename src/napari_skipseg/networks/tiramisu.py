@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from napari_skipseg.networks.gates import Gate, GateOptions
+from napari_skipseg.networks.gates import Gate, GateOptions, LongSkip
 from napari_skipseg.networks.layers import LAYERS
-from napari_skipseg.networks.long_skip import LongSkip
 from napari_skipseg.networks.network import Deep, FeatureLevel, Network, NetworkOutput, Parts
 from napari_skipseg.networks.specs import Skip, TiramisuSpec
 

@@ -14,11 +14,15 @@ from napari_skipseg.images.box import box_from_text, cut_to_box
 from napari_skipseg.images.mask import open_mask, read_named_mask
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 
-_MOST_LABELS = 31
-"""An image of integers up to this is taken for labels if its file does not say what it holds."""
+BOUNDARY_CLASSES = ("membrane", "boundary", "wall", "border")
+"""The ISBI scores take the probability of cell, which is one minus theirs. Cells are found between the first of these
+classes that a probability has."""
+
+MOST_LABELS = 31
+"""An image of integers up to this value is taken for labels if its file does not say what it holds; others are
+probabilities scaled by their type."""
 
 _NOT_PADDING = np.float32(1 / 255)
 """The probability of tissue that is not of the class, in labels beside which padding is known: 0 means padding."""
@@ -269,7 +273,7 @@ def holds_few_values(stack: Stack) -> bool:
     for place in stack.slices("YX"):
         values = stack.read(place)
         high = int(values.max())
-        few = few and high <= _MOST_LABELS
+        few = few and high <= MOST_LABELS
         marked = marked or high
         is_mask = high in (0, marked) and bool(np.isin(values, (0, marked)).all())
         if not few and (not is_mask or marked == largest):

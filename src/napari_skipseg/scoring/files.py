@@ -12,12 +12,20 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe
-from napari_skipseg.objects.classes import records_padding, thresholds_in
+from napari_skipseg.objects.classes import BOUNDARY_CLASSES, MOST_LABELS, records_padding, thresholds_in
 from napari_skipseg.objects.files import read_tissue
 from napari_skipseg.progress import Progress, run_to_end
-from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
-from napari_skipseg.scores.doubts import doubt_truth
-from napari_skipseg.scores.instances import MASK, InstanceScores, MaskError, is_mask, pool_instances, score_instances
+from napari_skipseg.scores.instances import (
+    MASK,
+    InstanceScores,
+    MaskError,
+    MatchingScores,
+    is_mask,
+    pool_instances,
+    pool_matching,
+    score_instances,
+    score_matching,
+)
 from napari_skipseg.scores.isbi import (
     IsbiScores,
     SliceScores,
@@ -25,16 +33,15 @@ from napari_skipseg.scores.isbi import (
     iter_score_slices,
     membrane_to_cell,
 )
-from napari_skipseg.scores.matching import MatchingScores, pool_matching, score_matching
 from napari_skipseg.scores.overlap import OverlapScores, pool_overlap, score_overlap
-from napari_skipseg.scores.polarity import Foreground, foreground_of
-from napari_skipseg.scores.summary import ScoreSummary
-from napari_skipseg.scoring.pairs import Pair, pair_files
-from napari_skipseg.scoring.truth import note_voxels, read_both
+from napari_skipseg.scoring.pairs import Pair, note_voxels, pair_files, read_both
 from napari_skipseg.scoring.values import (
-    MOST_LABELS,
+    Foreground,
+    ScoreSummary,
     as_probability,
     check_labels,
+    doubt_truth,
+    foreground_of,
     largest_label,
     marked_truth,
     note_empty,
@@ -60,7 +67,7 @@ class ScoreOptions:
     membrane: the prediction is a probability of membrane (in files of ours the recipe says so). Then "isbi" scores its
         complement, and the membranes of the truth are the foreground of "overlap".
     foreground: what is above 0 in the truth of a membrane, "cells" or "membranes". "auto" judges by thickness
-        (`scores.polarity`); if that is not clear, a note says what was assumed.
+        (`foreground_of`); if that is not clear, a note says what was assumed.
     threshold: probability above which a pixel counts as predicted, for "overlap"; None = that of its segmentation.
     classes: names and label values of classes that are scored one by one, in images of labels. The values are the
         truth's, and the prediction's too, unless that is a file of ours with the names of its classes.

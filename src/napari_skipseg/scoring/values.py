@@ -1,20 +1,22 @@
-"""The meaning of the numbers in a prediction and in a truth: masks, labels or probabilities."""
+"""The meaning of the numbers in a prediction and in a truth, and their scores over several images as one value."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Collection, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.intensity.normalize import check_not_labels
+from napari_skipseg.objects.classes import MOST_LABELS
 from napari_skipseg.scores.isbi import probability_from_image
-from napari_skipseg.wording import counted
+from napari_skipseg.wording import counted, percent
 
-MOST_LABELS = 31
-"""Integer images up to this value hold labels; others hold probabilities scaled by their type."""
 MANY_VALUES = 8
 """Values in a truth from which they may be numbers of objects rather than classes."""
 
@@ -130,3 +132,144 @@ def doubt_overlap(counts: Mapping[str, Any]) -> str:
         f"The Dice of {counts['dice']:.3f} is no better than that of an image which is marked everywhere "
         f"({everywhere:.3f}): check that prediction and truth show the same thing, and what each has above 0."
     )
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """Scores by name: those of all images pooled, and those of each image.
+
+    pooled: from the pixels, slices or pairs of all images together. Large images weigh more than in the mean.
+    images: the scores of each image by its name.
+    class_name: the class that was scored, empty if no classes were named.
+    notes: decisions about the files that a user should know, one sentence each.
+
+    Scores are floats; integers are counts and have no mean.
+    """
+
+    pooled: Mapping[str, float]
+    images: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    class_name: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """The mean of each score over the images (SAT, Table 1)."""
+        return {name: statistics.fmean(values) for name, values in self._columns().items()}
+
+    @property
+    def deviation(self) -> dict[str, float | None]:
+        """The standard deviation of each score over the images (SAT, Table 1), None for a single image.
+
+        Of a sample, with n - 1 in the denominator; the paper does not say which one it reports.
+        """
+        return {name: statistics.stdev(values) if len(values) > 1 else None for name, values in self._columns().items()}
+
+    def rows(self, per_image: bool = True) -> list[dict[str, Any]]:
+        """Return a table: a row for each image (unless not `per_image`), then pooled; mean and sd of several."""
+        named = {"class": self.class_name} if self.class_name else {}
+        rows: list[tuple[str, Mapping[str, float | None]]] = list(self.images.items()) if per_image else []
+        rows.append(("pooled", self.pooled))
+        if len(self.images) > 1:
+            rows += [("mean", self.mean), ("sd", self.deviation)]
+        return [{**named, "image": name, **values} for name, values in rows]
+
+    def as_json(self, per_image: bool) -> dict[str, Any]:
+        """Return the pooled scores at the top, and mean, standard deviation and (`per_image`) images below them."""
+        spread = {"n_images": len(self.images), "mean": self.mean, "standard_deviation": self.deviation}
+        images = [{"image": name, **values} for name, values in self.images.items()]
+        notes = {"notes": list(self.notes)} if self.notes else {}
+        return {**self.pooled, **spread, **notes, **({"images": images} if per_image else {})}
+
+    def _columns(self) -> dict[str, list[float]]:
+        columns: dict[str, list[float]] = {}
+        for values in self.images.values():
+            for name, value in values.items():
+                if isinstance(value, float):
+                    columns.setdefault(name, []).append(value)
+        return columns
+
+
+AT_CHANCE = 0.2
+"""Agreement beyond chance (Cohen's kappa) below which a truth is doubted: "slight" (Landis and Koch 1977)."""
+MOST_BOUNDARY = 0.6
+"""Share of an image above which a truth of boundaries is doubted: it is 0.2 to 0.45 in truths of ssTEM and FIB-SEM."""
+_UNLIKE = 3.0
+"""Ratio from which on the shares of truth and prediction are unlike."""
+POOR = 0.4
+"""Agreement beyond chance up to which a truth with an unlike share is doubted: "fair" (Landis and Koch 1977)."""
+
+
+def doubt_truth(truth: str, class_name: str, is_boundary: bool, counts: Mapping[str, Any]) -> str:
+    """Return why a truth may be that of another class or image, "" if nothing suggests it.
+
+    class_name: what is scored, "" for the foreground. counts: of pixels, as in `OverlapScores`.
+    """
+    hits, false, missed, rest = (
+        int(counts[name]) for name in ("true_positives", "false_positives", "false_negatives", "true_negatives")
+    )
+    total = hits + false + missed + rest
+    if not total:
+        return ""
+    share, found = (hits + missed) / total, (hits + false) / total
+    called = class_name or "the class that is scored"
+    if is_boundary and share > MOST_BOUNDARY:
+        return (
+            f"'{truth}' says that {percent(share)} of the image is {called}: check that it is a truth of {called}, and "
+            "which value it has there."
+        )
+    if not (0 < share < 1 and 0 < found < 1):
+        return ""
+    chance = share * found + (1 - share) * (1 - found)
+    agreement = ((hits + rest) / total - chance) / (1 - chance)
+    if agreement < AT_CHANCE:
+        return (
+            f"The result agrees with '{truth}' hardly better than chance (kappa {agreement:.2f}): this may be the "
+            f"truth of another class or image, or be turned or mirrored. Check that it is a truth of {called}."
+        )
+    lies_elsewhere = 2 * hits < min(hits + missed, hits + false)
+    if agreement < POOR and lies_elsewhere and not 1 / _UNLIKE < share / found < _UNLIKE:
+        return (
+            f"{percent(share)} of '{truth}' is {called}, and {percent(found)} of the prediction: this may be the truth "
+            "of another class."
+        )
+    return ""
+
+
+Foreground = Literal["auto", "cells", "membranes"]
+
+_EXAMINED_SLICES = 8
+CLEARLY_THICKER = 1.5
+"""Ratio of mean thickness from which on one of the two values is taken for cells.
+
+Measured on true labels: cells against membranes 3.5 (ssTEM of a larva), 5.1 (neuropil, membranes drawn thick),
+5.2 (synthetic sample), 5.7 (FIB-SEM). Random values of equal shares give 1.0."""
+
+
+def foreground_of(
+    truth: NDArray[Any], outside: NDArray[np.bool_] | None = None
+) -> Literal["cells", "membranes"] | None:
+    """Return what is above 0 in a truth of membranes, judged by thickness; None if that is not clear.
+
+    Membranes are thin lines and cells are thick, so the mean distance of a pixel to the other value tells them apart.
+    More than two values are labels of objects, which are cells.
+
+    truth: (Y, X) or (Z, Y, X), any numeric type. outside: pixels of neither, such as a frame around the tissue.
+    """
+    slices = truth.reshape(-1, *truth.shape[-2:])
+    step = -(-len(slices) // _EXAMINED_SLICES)
+    examined = slices[::step]
+    inside = np.ones(examined.shape, np.bool_) if outside is None else ~outside.reshape(slices.shape)[::step]
+    if len(np.unique(examined[examined > 0])) > 1:
+        return "cells"
+    foreground, background = (_mean_thickness(side & inside) for side in (examined > 0, examined <= 0))
+    if not foreground or not background:
+        return None
+    if foreground >= CLEARLY_THICKER * background:
+        return "cells"
+    return "membranes" if background >= CLEARLY_THICKER * foreground else None
+
+
+def _mean_thickness(mask: NDArray[np.bool_]) -> float:
+    """Return the mean distance, in pixels, from a pixel of `mask` to the nearest one outside; 0 for an empty mask."""
+    distances = [distance_transform_edt(each)[each] for each in mask if each.any() and not each.all()]
+    return float(np.concatenate(distances).mean()) if distances else 0.0

@@ -16,8 +16,8 @@ from torch import Tensor
 from napari_skipseg.errors import InputError, SpecError
 from napari_skipseg.images.files import holds_lossy, read_stack
 from napari_skipseg.images.intensity.normalize import measure_greys
+from napari_skipseg.images.space import METRES
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.units import METRES
 from napari_skipseg.training.augment import resample, sampling_grid, spoil_sections, vary_greys
 from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.settings import Augmentation, TrainSettings, slices_to_hold_out

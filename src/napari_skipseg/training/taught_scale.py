@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from napari_skipseg.images.resample import SAME
+from napari_skipseg.images.space import METRES
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.units import METRES
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.training.finetune.blocks import BlockTable
 

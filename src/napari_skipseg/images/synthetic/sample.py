@@ -14,11 +14,12 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.neurites import SectionSpacing, cut_sections
-from napari_skipseg.images.synthetic.organelles import add_mitochondria, add_vesicles
 from napari_skipseg.images.synthetic.texture import (
     ION_BEAM,
     TRANSMISSION,
     Microscope,
+    add_mitochondria,
+    add_vesicles,
     expose,
     find_clots,
     render_cytoplasm,

@@ -23,9 +23,15 @@ from napari_skipseg.devices import cores
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.faults import read_errors_as_sentences
 from napari_skipseg.images.stack import LazyArray
-from napari_skipseg.images.zarr.keys import ChunkPlaces, KeyForm, find_chunks
+from napari_skipseg.images.zarr.chunk_files import (
+    BLOSC_HEADER,
+    ChunkPlaces,
+    KeyForm,
+    blosc_length,
+    find_chunks,
+    plain_chunks,
+)
 from napari_skipseg.images.zarr.metadata import METADATA, Node, check_harmless
-from napari_skipseg.images.zarr.plain_chunks import BLOSC_HEADER, blosc_length, plain_chunks
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest

@@ -8,8 +8,7 @@ from napari_skipseg.device_faults import fault_kind, gist_of, is_out_of_memory
 from napari_skipseg.devices import release_memory
 from napari_skipseg.errors import OutOfMemoryError, SkipsegError
 from napari_skipseg.inference.backends.halving import BackendOption, HalvingBackend
-from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
-from napari_skipseg.inference.backends.views import Draw, NetworkView
+from napari_skipseg.inference.backends.interface import Backend, Draw, NetworkView, Pixels, TileOutput
 from napari_skipseg.models.model import Model
 
 

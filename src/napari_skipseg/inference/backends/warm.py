@@ -1,6 +1,6 @@
-"""Models that stay in memory with their backends, so that the next run of the same model starts at once.
+"""Models opened for inference, and kept in memory with their backends, so that the next run of one starts at once.
 
-The module loads without torch; reading a model needs it.
+A model that was checked before on this computer is not built until its network is used. Loads without torch.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from napari_skipseg.devices import Device
 from napari_skipseg.errors import ModelError
+from napari_skipseg.inference.backends import compiled
 from napari_skipseg.models.folder import read_description
+from napari_skipseg.models.model import CheckedModel, Model, network_facts, read_content, read_model
 from napari_skipseg.progress import Progress
 
 if TYPE_CHECKING:
     from napari_skipseg.inference.backends.fallback import FallbackBackend
-    from napari_skipseg.models.model import Model
 
 KEPT_BACKENDS = 4
 KEPT_MODELS = 2
@@ -34,8 +35,6 @@ class WarmModel:
     """
 
     def __init__(self, folder: str, weights_sha256: str) -> None:
-        from napari_skipseg.inference.opened_models import open_model
-
         self.model = open_model(Path(folder))
         self.key = _warm_key(folder, weights_sha256)
         self._backends: dict[tuple[str, tuple[int, ...]], FallbackBackend] = {}
@@ -84,3 +83,26 @@ def _warm_key(folder: str, weights_sha256: str) -> tuple[object, ...]:
     if description.weights_sha256 != weights_sha256:
         raise ModelError(f"The model in '{folder}' was changed just now: try again to use it as it is.")
     return folder, description
+
+
+def open_model(folder: Path) -> Model:
+    """Return the model in `folder`, whose weights file has the described SHA-256.
+
+    That these weights fit the network is checked once, with torch, and kept on disk beside the compiled networks.
+
+    Raises:
+        ModelError: as `read_model`.
+    """
+    description = read_description(folder)
+    key = compiled.key_of(
+        what="fits",
+        network=network_facts(description),
+        weights=description.weights_sha256,
+        code=compiled.code_hash(),
+    )
+    known = compiled.read_facts(key)
+    if known is not None and known.keys() == {"weights"}:
+        return CheckedModel(description, read_content(folder, description, known["weights"]))
+    model = read_model(folder)
+    compiled.write_facts(key, {"weights": sum(values.size for _, values in model.iter_weights())})
+    return model

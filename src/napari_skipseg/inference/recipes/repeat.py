@@ -18,6 +18,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends import openvino_backend
 from napari_skipseg.inference.backends.choose import TORCH
 from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
+from napari_skipseg.inference.backends.warm import open_model
 from napari_skipseg.inference.objects_to_folder import (
     ObjectsRequest,
     check_other_forms,
@@ -26,7 +27,6 @@ from napari_skipseg.inference.objects_to_folder import (
     name_of_objects,
     remove_other_forms,
 )
-from napari_skipseg.inference.opened_models import open_model
 from napari_skipseg.inference.predict import select_channel
 from napari_skipseg.inference.prediction import Focus, file_name
 from napari_skipseg.inference.recipes.lookup import (

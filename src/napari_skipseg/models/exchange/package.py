@@ -25,8 +25,7 @@ from PIL import Image
 from napari_skipseg.durable import make_folders, replacing_durably
 from napari_skipseg.errors import FileError, ModelError
 from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
-from napari_skipseg.models.description import ModelDescription, card_facts, description_to_json
-from napari_skipseg.models.exchange.citations import cite_model
+from napari_skipseg.models.description import ModelDescription, card_facts, description_to_json, license_mark
 from napari_skipseg.models.exchange.extra import needed
 from napari_skipseg.models.exchange.network_files import (
     OPSET,
@@ -41,8 +40,30 @@ from napari_skipseg.models.exchange.network_files import (
     torchscript_bytes,
 )
 from napari_skipseg.models.folder import DESCRIPTION_FILE, LICENSE_FILE, WEIGHTS_FILE, read_description, read_weights
-from napari_skipseg.models.licenses import license_mark
 from napari_skipseg.models.model import Model, read_model
+
+_NETWORKS = {
+    "unet": ("U-Net: Ronneberger et al. 2015", "10.1007/978-3-319-24574-4_28"),
+    "residual-fcn": ("Residual FCN: Drozdzal et al. 2016", "10.1007/978-3-319-46976-8_19"),
+    "vnet": ("V-Net: Milletari et al. 2016", "10.1109/3DV.2016.79"),
+    "tiramisu": ("FC-DenseNet: Jégou et al. 2017", "10.1109/CVPRW.2017.156"),
+    "di2in": ("DI2IN: Yang et al. 2017", "10.1007/978-3-319-59050-9_50"),
+}
+_GATES = ("SAT: Asgari Taghanaki et al. 2019", "10.1007/978-3-030-32692-0_48")
+_SAT = {"st", "at", "sat"}
+_DOI = re.compile(r"([^;()]*?),?\s*doi:\s*(10\.\d{4,9}/[^\s;,)]+)")
+
+
+def cite_model(description: ModelDescription) -> list[dict[str, str]]:
+    """Return the citations of a model, each with a text and a DOI; the same DOI comes once."""
+    spec, card = description.spec, description.card
+    found = [_NETWORKS[spec.network]] if spec.network in _NETWORKS else []
+    if _SAT.intersection(spec.skips):
+        found.append(_GATES)
+    for text, doi in _DOI.findall(f"{card.data} ; {card.terms}"):
+        found.append((f"Data: {text.strip() or doi}", doi.rstrip(".")))
+    return [{"text": text, "doi": doi} for doi, text in {doi: text for text, doi in reversed(found)}.items()][::-1]
+
 
 RDF_FILE = "rdf.yaml"
 PACKAGE_FORMAT = "0.5.12"

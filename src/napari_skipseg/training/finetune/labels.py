@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from napari_skipseg.corrections.subject import FIRST_CLASS
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.space import METRES
 from napari_skipseg.images.stack import ArrayLike, Stack
-from napari_skipseg.images.units import METRES
 from napari_skipseg.models.description import ClassLabel, ModelDescription, output_channels
 from napari_skipseg.training.settings import FinetuneSettings
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.models.model import Model
+from napari_skipseg.objects.classes import BOUNDARY_CLASSES
 from napari_skipseg.progress import Progress, run_to_end
-from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.scores.isbi import SliceScores, combine_slices, iter_score_slices
 from napari_skipseg.scores.overlap import OverlapScores, pool_overlap, score_overlap
 from napari_skipseg.training.compute import Compute

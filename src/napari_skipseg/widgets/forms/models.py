@@ -17,9 +17,8 @@ from safetensors.numpy import load
 
 from napari_skipseg.errors import ModelError, SkipsegError
 from napari_skipseg.models.catalog import describe_model, find_models
-from napari_skipseg.models.description import ModelDescription, card_facts
+from napari_skipseg.models.description import ModelDescription, card_facts, license_mark
 from napari_skipseg.models.folder import DESCRIPTION_FILE, read_description, read_sample
-from napari_skipseg.models.licenses import license_mark
 from napari_skipseg.widgets.forms.fields import FreshCombo, RichLabel, ScrolledDown, fill_column, set_hint
 
 NO_MODEL = "There is no model: train one with napari-skipseg train, or copy a model folder into your models."

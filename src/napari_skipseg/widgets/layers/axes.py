@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.space import Space, check_axes
-from napari_skipseg.images.units import METRES, find_unit
+from napari_skipseg.images.space import METRES, Space, check_axes, find_unit
 
 if TYPE_CHECKING:
     from napari.layers import Layer

@@ -27,8 +27,7 @@ from napari_skipseg.widgets.objects.layers import ShownObjects
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-    from napari_skipseg.scores.instances import InstanceScores
-    from napari_skipseg.scores.matching import MatchingScores
+    from napari_skipseg.scores.instances import InstanceScores, MatchingScores
 
 
 _MOST = 2**28
@@ -69,8 +68,7 @@ def iter_score(found: Stack, truth: Stack) -> Generator[Progress, None, ObjectSc
     Raises:
         InputError: there are too many voxels, or the truth is a mask without instances.
     """
-    from napari_skipseg.scores.instances import MASK, MaskError, is_mask, score_instances
-    from napari_skipseg.scores.matching import score_matching
+    from napari_skipseg.scores.instances import MASK, MaskError, is_mask, score_instances, score_matching
 
     if math.prod(found.shape) > _MOST:
         raise InputError(

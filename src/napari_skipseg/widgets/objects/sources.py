@@ -12,10 +12,9 @@ from napari_skipseg.images.formats import USUAL_DEPTH, Depth
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import QuantizedArray
 from napari_skipseg.inference.recipes.recipe import OBJECTS_OPERATION
-from napari_skipseg.objects.classes import records_padding, thresholds_in
+from napari_skipseg.objects.classes import BOUNDARY_CLASSES, records_padding, thresholds_in
 from napari_skipseg.objects.files import OBJECTS_TYPE
 from napari_skipseg.objects.options import Method, ObjectOptions
-from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 from napari_skipseg.widgets.layers.axes import axes_of, is_rgb, voxel_size_of
 from napari_skipseg.widgets.layers.results import KEY, data_of, image_of, is_ours, is_result, results_in, stack_of_layer

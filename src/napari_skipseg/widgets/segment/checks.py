@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.space import Space
+from napari_skipseg.images.space import METRES, Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.units import METRES
 from napari_skipseg.inference.options import SegmentOptions, threshold_fields
 from napari_skipseg.inference.scale import is_far_off, lengths_seen_by_network, network_scale, trained_voxel_size
 from napari_skipseg.models.description import ModelDescription
