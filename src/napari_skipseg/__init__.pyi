@@ -33,9 +33,8 @@ from .objects.find_in_blocks import iter_find_objects
 from .objects.measure import measure_objects
 from .objects.options import ObjectOptions
 from .progress import Progress, run_to_end
-from .scores.instances import score_instances
+from .scores.instances import score_instances, score_matching
 from .scores.isbi import score_isbi
-from .scores.matching import score_matching
 from .scores.overlap import score_overlap
 from .training.finetune.labels import Corrected
 from .training.finetune.run import iter_finetune
