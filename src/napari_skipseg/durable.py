@@ -176,6 +176,35 @@ def make_folders(folder: Path) -> None:
         sync_folder(folder.parent)
 
 
+def missing_folders(folder: Path) -> list[Path]:
+    """Return of `folder` and those above it all that do not exist, the lowest first."""
+    return [place for place in (folder, *folder.parents) if not place.exists()]
+
+
+def nearest_place(folder: Path) -> Path:
+    """Return `folder`, or the nearest place above it that exists; it may be a file."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those of some folders that are there and empty, in their order."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def remove(place: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it, if it is there.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+
+
 def replace(source: Path, target: Path) -> Path:
     """Rename `source`, a file or a folder, to `target`; return that. A file that is there is replaced.
 

@@ -20,6 +20,7 @@ from typing import BinaryIO
 from napari_skipseg.errors import FileError
 
 LOCK_FILE = "lock"
+_AT_WORK = "'{folder}' is being written by a different run (process {holder}): wait for it, or end it first."
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 _FAR = 2**30
 """Byte that is locked on Windows, where locked bytes cannot be read: the number of the process lies before it."""
@@ -37,11 +38,12 @@ class FolderLock:
     Some file systems have no locks (Lustre without `-o flock`, some NFS). There every lock is granted, and a warning
     says so once.
 
-    refusal: the sentence if another process holds the lock, with {holder} in place of the number of that process.
+    refusal: the sentence if another process holds the lock, with {holder} in place of the number of that process, and
+    {folder} in place of the folder.
     """
 
-    def __init__(self, folder: Path, refusal: str) -> None:
-        self._folder, self._file, self._refusal = folder, folder / LOCK_FILE, refusal
+    def __init__(self, folder: Path, refusal: str = _AT_WORK) -> None:
+        self._folder, self._file, self._refusal = folder, folder / LOCK_FILE, refusal.replace("{folder}", str(folder))
         self._handle: BinaryIO | None = None
 
     def take(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def counted(number: int, one: str, several: str = "") -> str:
     """Return so many of a thing: 1 file, 2,000 files. several: the plural, if it is not `one` + s."""
@@ -22,6 +24,12 @@ def in_words(seconds: float) -> str:
         return f"{minutes} min"
     hours = minutes // 60
     return f"{hours} h {minutes % 60} min" if hours < 48 else f"{round(hours / 24)} days"
+
+
+def sides_in_words(sides: Iterable[float]) -> str:
+    """Return the sides of a voxel in words, as one number if they are equal: "50 × 4 × 4", or "4"."""
+    texts = [f"{side:.4g}" for side in sides]
+    return texts[0] if len(set(texts)) == 1 else " × ".join(texts)
 
 
 def percent(share: float) -> str:

@@ -12,9 +12,8 @@ from pathlib import Path, PurePosixPath
 from napari_skipseg.batch.inputs import RECORDS, SETTINGS_FILE, UNFINISHED, BatchInput
 from napari_skipseg.batch.settings import BatchSettings, batch_settings_to_json
 from napari_skipseg.devices import versions
-from napari_skipseg.durable import write_whole
-from napari_skipseg.errors import FileError
-from napari_skipseg.images.faults import file_errors_as, replacing
+from napari_skipseg.durable import missing_folders, remove_empty, write_whole
+from napari_skipseg.images.faults import check_can_be_made, file_errors_as, replacing
 from napari_skipseg.locks import FolderLock
 
 SUMMARY_FILE, REPORT_FILE, CHOICE_FILE = "summary.csv", "report.html", "chosen.json"
@@ -63,17 +62,11 @@ class RunPlace:
         Raises:
             FileError: a different run has locked it, or nothing can be written.
         """
-        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        lock = FolderLock(
-            self.path,
-            f"'{self.path}' is being written by a different run (process {{holder}}): wait for it, or end it first.",
-        )
+        lock = FolderLock(self.path)
+        check_can_be_made(self.path)
         with contextlib.ExitStack() as leaving:
-            leaving.callback(_remove_empty, made)
+            leaving.callback(remove_empty, missing_folders(self.path))
             with file_errors_as(self.path):
-                nearest = next(folder for folder in (self.path, *self.path.parents) if folder.exists())
-                if not nearest.is_dir():
-                    raise FileError(f"'{nearest}' is a file: choose a different folder.")
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock.take()
             leaving.callback(lock.release)
@@ -111,9 +104,3 @@ def write_bytes(path: Path, content: bytes) -> None:
     with file_errors_as(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()

@@ -18,6 +18,7 @@ from napari_skipseg.batch.place import write_run_text
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.identity import fingerprint
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.wording import sides_in_words
 
 if TYPE_CHECKING:
     from napari_skipseg.inference.options import SegmentOptions
@@ -176,16 +177,16 @@ def describe_voxels(stack: Stack) -> str:
     if not stack.space.has_size:
         return ""
     sides = [stack.space.size_along(axis) for axis in stack.space.spatial_axes]
-    return _in_words(sides, stack.space.unit)
+    return f"{sides_in_words(sides)} {stack.space.unit}"
 
 
 def remarks_on(stack: Stack, description: ModelDescription, options: SegmentOptions) -> tuple[str, ...]:
     """Return remarks on the voxel size of an image, one sentence each."""
-    from napari_skipseg.inference.scale import network_scale, trained_voxel_size
+    from napari_skipseg.inference.scale import axes_seen, network_scale, trained_voxel_size
 
     if not stack.space.has_size:
         return (NO_SIZE,)
-    seen = "ZYX" if options.planes == "xyz" else "ZYX"[-description.spec.dimensions :]
+    seen = axes_seen(description, options)
     trained = trained_voxel_size(description, stack.space.unit, seen)
     if (
         options.rescale
@@ -194,12 +195,6 @@ def remarks_on(stack: Stack, description: ModelDescription, options: SegmentOpti
     ):
         return ()
     here, there = (
-        _in_words([size["ZYX".index(axis)] for axis in seen], stack.space.unit)
-        for size in (stack.space.voxel_size, trained)
+        f"{sides_in_words(size[-len(seen) :])} {stack.space.unit}" for size in (stack.space.voxel_size, trained)
     )
     return (OTHER_SIZE.format(here, description.name, there),)
-
-
-def _in_words(sides: list[float], unit: str) -> str:
-    numbers = [f"{side:.4g}" for side in sides]
-    return f"{numbers[0] if len(set(numbers)) == 1 else ' × '.join(numbers)} {unit}"

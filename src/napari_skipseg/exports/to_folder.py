@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_skipseg.durable import remove
 from napari_skipseg.errors import InputError
 from napari_skipseg.exports.contacts import OtherLabels, iter_contacts
 from napari_skipseg.exports.imod import check_imod, iter_outlines, middles, write_imod
@@ -222,9 +222,7 @@ def _iter_anew(
     stage, path = ending.strip("._"), export.result(ending)
     if export.is_done(stage):
         return
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+    remove(path)
     yield from write(path)
     export.finish(stage, [path])
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +120,7 @@ def resumed_export(
         InputError: one of a different record is unfinished.
     """
     export = unfinished_folder(folder, name)
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    made = durable.missing_folders(folder)
     lock = FolderLock(
         export.folder, f"Process {{holder}} exports '{name}' into '{folder}' at this moment: wait for it."
     )
@@ -140,9 +139,7 @@ def resumed_export(
     except InputError as error:
         if not isinstance(error, _OtherExportError):
             _remove(export, lock)
-            for place in made:
-                if place.is_dir() and not any(place.iterdir()):
-                    place.rmdir()
+            durable.remove_empty(made)
         raise
     else:
         _remove(export, lock)
@@ -166,10 +163,8 @@ def _begin(export: UnfinishedExport, record: dict[str, Any], overwrite: bool) ->
         file.unlink()
     if not file.exists():
         for each in export.folder.iterdir():
-            if each.is_dir():
-                shutil.rmtree(each)
-            elif each.name != "lock":
-                each.unlink()
+            if each.name != "lock":
+                durable.remove(each)
         durable.write_durably(file, content)
     export.results.mkdir(exist_ok=True)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from napari_skipseg.durable import is_held_on_windows, replacing_durably
+from napari_skipseg.durable import is_held_on_windows, nearest_place, replacing_durably
 from napari_skipseg.errors import FileError, SkipsegError
 
 LONGEST_ON_WINDOWS = 259
@@ -24,6 +24,17 @@ def file_errors_as(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise FileError(_write_fault(path, error)) from error
+
+
+def check_can_be_made(folder: Path) -> None:
+    """Check that no file is in the place of `folder` or of one above it.
+
+    Raises:
+        FileError: there is one.
+    """
+    nearest = nearest_place(folder)
+    if not nearest.is_dir():
+        raise FileError(f"'{nearest}' is a file: choose a different folder.")
 
 
 @contextmanager

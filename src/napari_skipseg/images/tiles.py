@@ -137,7 +137,7 @@ def plan_tiles(
     seen = seen or shape
     if not len(shape) == len(largest) == len(seen) or min(*shape, *largest, *seen, stride, chunk) < 1 or margin < 0:
         raise ValueError(f"cannot plan tiles of {largest} over {shape} with margin {margin} and stride {stride}")
-    margin = _up(margin, stride)
+    margin = round_up(margin, stride)
     return TilePlan(
         tuple(
             _plan_axis(_Axis(length, network, margin, stride), most, chunk, shrink)
@@ -157,7 +157,7 @@ class _Axis:
 
     @cached_property
     def whole(self) -> int:
-        return _up(self.seen, self.stride)
+        return round_up(self.seen, self.stride)
 
     @cached_property
     def is_rescaled(self) -> bool:
@@ -204,7 +204,7 @@ def _plan_axis(axis: _Axis, largest: int, chunk: int, shrink: bool) -> AxisPlan:
         return AxisPlan(axis.length, axis.seen, axis.whole, chunk, (0,), (0, axis.length))
     while axis.room(most) < axis.stride:
         most += axis.stride
-    chunk = min(_up(chunk, axis.stride), axis.room(most) // axis.stride * axis.stride)
+    chunk = min(round_up(chunk, axis.stride), axis.room(most) // axis.stride * axis.stride)
     borders = axis.borders(most, chunk) or (0, axis.length)
     low, high = 0, most // axis.stride
     while shrink and high - low > 1:
@@ -220,7 +220,8 @@ def _plan_axis(axis: _Axis, largest: int, chunk: int, shrink: bool) -> AxisPlan:
     return AxisPlan(axis.length, axis.seen, size, chunk, starts, borders)
 
 
-def _up(length: int, stride: int) -> int:
+def round_up(length: int, stride: int) -> int:
+    """Return the next multiple of `stride` from `length` on."""
     return -(-length // stride) * stride
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare, versions
+from napari_skipseg.images.tiles import round_up
 from napari_skipseg.inference.backends import compiled
 from napari_skipseg.inference.options import Planes
 from napari_skipseg.inference.recipes.recipe import MOST_AT_ONCE
@@ -121,15 +122,15 @@ def choose_tile(
     candidate fits, return the smallest tile: a stride and its margins.
     """
     stride = model.description.stride
-    border = 2 * _up(model.description.margin, stride)
+    border = 2 * round_up(model.description.margin, stride)
     smallest = border + stride
     room = _Room(model, device.name, planes, measure_memory(model, precision), share)
     if wanted:
         side = wanted
     else:
-        sides = (_up(keep + border, stride) for keep in room.keeps)
+        sides = (round_up(keep + border, stride) for keep in room.keeps)
         side = next((side for side in sides if room.fits(side, 1)), smallest)
-    size = max(_up(side, stride), smallest)
+    size = max(round_up(side, stride), smallest)
     batch = next((count for count in room.batches(size) if room.fits(size, count)), 1)
     needed = room.needs(size, batch)[device.name]
     return TileChoice(side, batch, needed, _reason(side, batch, wanted, room, needed))
@@ -210,7 +211,3 @@ def _in_words(size: int) -> str:
     if size < 10**8:
         return f"{size / 10**6:.0f} MB"
     return f"{size / 10**9:.{0 if size >= 10**10 else 1}f} GB"
-
-
-def _up(length: int, stride: int) -> int:
-    return -(-length // stride) * stride

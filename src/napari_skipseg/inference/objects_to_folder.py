@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from napari_skipseg.devices import versions
-from napari_skipseg.durable import refuse_link
+from napari_skipseg.durable import refuse_link, remove
 from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.formats import FORMAT_ENDINGS, Format
 from napari_skipseg.images.stack import Stack
@@ -107,9 +106,7 @@ def keeping_blocks(target: ObjectsTarget) -> Iterator[ObjectsTarget]:
         FileError: another run is at work there, or nothing can be written.
     """
     place = target.folder / f"{target.name}_objects{ENDING}"
-    lock = FolderLock(
-        place, f"'{place}' is being written by another run (process {{holder}}): wait for it, or end it first."
-    )
+    lock = FolderLock(place)
     with file_errors_as(place):
         refuse_link(place)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -139,10 +136,7 @@ def remove_other_forms(target: ObjectsTarget) -> None:
     """
     for other in _other_forms(target):
         with file_errors_as(other.file):
-            if other.file.is_dir():
-                shutil.rmtree(other.file)
-            else:
-                other.file.unlink(missing_ok=True)
+            remove(other.file)
 
 
 def _other_forms(target: ObjectsTarget) -> list[ObjectsTarget]:

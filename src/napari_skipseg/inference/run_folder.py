@@ -19,7 +19,6 @@ import contextlib
 import json
 import platform
 import re
-import shutil
 import time
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
@@ -30,7 +29,10 @@ from typing import Any
 from napari_skipseg.devices import cpu_title
 from napari_skipseg.durable import (
     is_draft,
+    missing_folders,
     refuse_link,
+    remove,
+    remove_empty,
     remove_old_drafts,
     replace,
     sync_folder,
@@ -38,7 +40,7 @@ from napari_skipseg.durable import (
     write_whole,
 )
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.faults import file_errors_as
+from napari_skipseg.images.faults import check_can_be_made, file_errors_as
 from napari_skipseg.inference.recipes.recipe import dict_to_json
 from napari_skipseg.inference.run_journal import JOURNAL, TileJournal, append_tiles, noted_tiles, tiles_to_bytes
 from napari_skipseg.locks import FolderLock
@@ -76,16 +78,11 @@ class RunFolder:
         self._name = name
         self._moving: list[str] | None = None
         self._journal = TileJournal(self.path)
-        self._made = [place for place in (folder, *folder.parents) if not place.exists()]
-        nearest = next(place for place in (folder, *folder.parents) if place.exists())
-        if not nearest.is_dir():
-            raise FileError(f"'{nearest}' is a file: choose a different folder.")
+        self._made = missing_folders(folder)
+        check_can_be_made(folder)
         with file_errors_as(self.path):
             refuse_link(self.path)
-        self._lock = FolderLock(
-            self.path,
-            f"'{self.path}' is being written by a different run (process {{holder}}): wait for it, or end it first.",
-        )
+        self._lock = FolderLock(self.path)
         with contextlib.ExitStack() as leaving:
             leaving.callback(self._release)
             with file_errors_as(self.path):
@@ -176,7 +173,7 @@ class RunFolder:
             target, replaced = self.path.parent / file.name, self.path / f"{_REPLACED}{number}"
             with file_errors_as(target):
                 if file.is_dir() and (target.exists() or target.is_symlink()):
-                    _remove(replaced)
+                    remove(replaced)
                     replace(target, replaced)  # after a kill there is the old store or the new one, never half of one
                 replace(file, target)
         with file_errors_as(self.path.parent):
@@ -228,7 +225,7 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
         for place in self.path.iterdir():
             if place.name.startswith(_REPLACED) or is_draft(place.name) or self._is_ours(place.name, _OURS_INSIDE):
-                _remove(place)
+                remove(place)
 
     def _is_ours(self, name: str, endings: re.Pattern[str] = _OURS) -> bool:
         return name.startswith(self._name) and endings.fullmatch(name, len(self._name)) is not None
@@ -237,9 +234,7 @@ class RunFolder:
         """Release the folder, and remove it and the folders made for it if they are empty."""
         self._journal.close()
         self._lock.release()
-        for place in (self.path, *self._made):
-            with contextlib.suppress(OSError):
-                place.rmdir()
+        remove_empty((self.path, *self._made))
 
     def __enter__(self) -> RunFolder:
         return self
@@ -295,13 +290,6 @@ def _read_facts(path: Path) -> dict[str, Any] | None:
     if not all(isinstance(facts[name], kind) for name, kind in kinds.items()):
         return None
     return facts if all(isinstance(name, str) for name in facts["moving"] or ()) else None
-
-
-def _remove(place: Path) -> None:
-    if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place)
-    else:
-        place.unlink(missing_ok=True)
 
 
 class RunTimes:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_skipseg.durable import draft_folder, replace, sync_folder
+from napari_skipseg.durable import draft_folder, missing_folders, nearest_place, remove_empty, replace, sync_folder
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.faults import file_errors_as, replacing
 from napari_skipseg.images.files import read_recipe, write_ome_tiff
@@ -159,8 +159,7 @@ def check_length(folder: Path, name: str, endings: Iterable[str]) -> None:
         FileError: it is too long; the message has the number of letters.
     """
     longest = max(endings, key=len)
-    nearest = next(place for place in (folder, *folder.parents) if place.exists())
-    limit = os.pathconf(nearest, "PC_NAME_MAX") if hasattr(os, "pathconf") else _LONGEST_NAME
+    limit = os.pathconf(nearest_place(folder), "PC_NAME_MAX") if hasattr(os, "pathconf") else _LONGEST_NAME
     shorter = name
     while shorter and len(os.fsencode(shorter + longest)) > limit:
         shorter = shorter[:-1]
@@ -209,7 +208,7 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
     Raises:
         FileError: `folder` cannot be made, or nothing be written to it.
     """
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    made = missing_folders(folder)
     try:
         with contextlib.ExitStack() as leaving:
             try:
@@ -222,9 +221,7 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
                 ) from error
             yield scratch
     finally:
-        for place in made:
-            if place.is_dir() and not any(place.iterdir()):
-                place.rmdir()
+        remove_empty(made)
 
 
 def plain_name(file_name: str) -> str:

@@ -11,6 +11,7 @@ from napari_skipseg.images.space import METRES
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.description import ModelDescription
+from napari_skipseg.wording import sides_in_words
 
 SMALLEST, LARGEST = 1 / 16, 16.0
 """Largest length of the network's grid along an axis, relative to the image."""
@@ -18,6 +19,11 @@ FAR_OFF = 1.5
 """Ratio of voxel sizes at which an image differs too much from what a model was trained on."""
 _UNLIKE = 1.5
 """Largest ratio of the sides of a voxel that counts as a cube."""
+
+
+def axes_seen(description: ModelDescription, options: SegmentOptions) -> str:
+    """Return the axes that a tile spans: those of the network, or all three."""
+    return "ZYX" if options.planes == "xyz" else "ZYX"[-description.spec.dimensions :]
 
 
 def trained_voxel_size(description: ModelDescription, unit: str, seen: str) -> tuple[float, float, float] | None:
@@ -39,8 +45,7 @@ def describe_unknown_size(stack: Stack, description: ModelDescription) -> str:
     lacks = "is not known" if set(stack.space.voxel_size) == {1.0} else "has no unit"
     trained = ""
     if description.unit in METRES:
-        sizes = [f"{size:.4g}" for size in description.voxel_size[-description.spec.dimensions :]]
-        size = sizes[0] if len(set(sizes)) == 1 else " × ".join(sizes)
+        size = sides_in_words(description.voxel_size[-description.spec.dimensions :])
         trained = f"; {description.name} was trained at {size} {description.unit}"
     rescale = ", and --rescale if the two differ" if trained else ""
     return f"The voxel size of '{stack.name}' {lacks}{trained}: give it with --voxel-size Z Y X --unit nm{rescale}."
@@ -53,15 +58,12 @@ def is_far_off(factors: Mapping[str, float]) -> bool:
 
 def describe_far_off(stack: Stack, description: ModelDescription, options: SegmentOptions) -> str:
     """Return a sentence with a cure if the voxels are not rescaled and far from the model's, "" otherwise."""
-    seen = "ZYX" if options.planes == "xyz" else "ZYX"[-description.spec.dimensions :]
+    seen = axes_seen(description, options)
     factors = network_scale(stack, description, seen)
     trained = trained_voxel_size(description, stack.space.unit, seen)
     if options.rescale or trained is None or not is_far_off(factors):
         return ""
-    here, there = (
-        sizes[0] if len(set(sizes)) == 1 else " × ".join(sizes)
-        for sizes in ([f"{size['ZYX'.index(axis)]:.4g}" for axis in seen] for size in (stack.space.voxel_size, trained))
-    )
+    here, there = (sides_in_words(size[-len(seen) :]) for size in (stack.space.voxel_size, trained))
     kind = "pixels" if seen == "YX" else "voxels"
     can_rescale = all(SMALLEST <= factor <= LARGEST for factor in factors.values())
     cure = "add --rescale" if can_rescale else "check the voxel size and the model"
@@ -113,7 +115,7 @@ def network_lengths_of(stack: Stack, description: ModelDescription, options: Seg
     Raises:
         InputError: as `lengths_seen_by_network`.
     """
-    seen = "ZYX" if options.planes == "xyz" else "ZYX"[-description.spec.dimensions :]
+    seen = axes_seen(description, options)
     return dict(zip(seen, lengths_seen_by_network(stack, description, seen, options.rescale), strict=True))
 
 

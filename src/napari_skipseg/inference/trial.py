@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 
 from napari_skipseg.devices import Device, choose_device, cores, free_memory
+from napari_skipseg.durable import nearest_place
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.formats import Depth, Format
 from napari_skipseg.images.intensity.normalize import GreyStatistics
@@ -338,7 +339,7 @@ def iter_plan(
         on_gpu,
         free_memory(device.name) if on_gpu else 0,
         _disk(run, depth, form),
-        shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free,
+        shutil.disk_usage(nearest_place(folder.absolute())).free,
         run.findings,
         run.seems_inverted,
         trial.slowest(len(run.grid), run.batch),

@@ -11,7 +11,7 @@ import numpy as np
 from napari_skipseg.device_faults import fault_kind, gist_of, is_out_of_memory
 from napari_skipseg.devices import release_memory
 from napari_skipseg.errors import OutOfMemoryError, SkipsegError
-from napari_skipseg.images.tiles import Tile, TilePlan, plan_tiles
+from napari_skipseg.images.tiles import Tile, TilePlan, plan_tiles, round_up
 from napari_skipseg.inference.backends.interface import Backend, Draw, NetworkView, Pixels, TileOutput
 from napari_skipseg.models.model import Model
 
@@ -207,9 +207,9 @@ def halved(tile: tuple[int, ...], margin: int, stride: int) -> tuple[int, ...]:
 
     Axes less than half as long as the longest one are not halved.
     """
-    margins = 2 * _up(margin, stride)
+    margins = 2 * round_up(margin, stride)
     return tuple(
-        margins + _up(-(-(length - margins) // 2), stride)
+        margins + round_up(-(-(length - margins) // 2), stride)
         if 2 * length >= max(tile) and length > margins + stride
         else length
         for length in tile
@@ -255,7 +255,3 @@ def _joined(outputs: Sequence[TileOutput]) -> TileOutput:
 
 def _in_words(tile: tuple[int, ...]) -> str:
     return " × ".join(map(str, tile))
-
-
-def _up(length: int, stride: int) -> int:
-    return -(-length // stride) * stride

@@ -19,7 +19,7 @@ from napari_skipseg.widgets.forms.fields import Missing
 from napari_skipseg.widgets.layers.axes import check_layer_axes, is_rgb
 from napari_skipseg.widgets.layers.live import Results
 from napari_skipseg.widgets.layers.results import data_of
-from napari_skipseg.wording import counted
+from napari_skipseg.wording import counted, sides_in_words
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
@@ -155,8 +155,7 @@ def find_rescaling(choices: SegmentFormValues) -> Rescaling | None:
     trained = trained_voxel_size(model, choices.unit, seen)
     if trained is None:
         return None
-    size = _in_words(trained, choices.unit, seen)
-    here = _in_words(choices.voxel_size, choices.unit, seen)
+    size, here = (f"{sides_in_words(each[-len(seen) :])} {choices.unit}" for each in (trained, choices.voxel_size))
     kind = "Pixels" if seen == "YX" else "Voxels"
     hint = f"Show the model {kind.lower()} of {size}, resampled tile by tile; results come back on the image's own grid"
     work = prod(factors.values())
@@ -166,12 +165,6 @@ def find_rescaling(choices: SegmentFormValues) -> Rescaling | None:
         else ". Fewer voxels to segment, so faster" * (work < 0.8)
     )
     return Rescaling(f"{kind} are {here}; {model.name} was trained at {size}.", size, hint)
-
-
-def _in_words(voxel_size: tuple[float, float, float], unit: str, seen: str) -> str:
-    """Return the sizes along the axes seen, one number where they are all the same: "50 × 4 × 4 nm", or "4 nm"."""
-    sizes = [f"{voxel_size['ZYX'.index(axis)]:.4g}" for axis in seen]
-    return f"{sizes[0] if len(set(sizes)) == 1 else ' × '.join(sizes)} {unit}"
 
 
 def _scale(choices: SegmentFormValues) -> dict[str, float]:
@@ -285,7 +278,7 @@ def find_warning(choices: SegmentFormValues) -> str:
     if model is None or choices.layer is None or model.unit not in METRES:
         return ""
     if choices.unit not in METRES:
-        sizes = _in_words(model.voxel_size, model.unit, choices.seen)
+        sizes = f"{sides_in_words(model.voxel_size[-len(choices.seen) :])} {model.unit}"
         missing = ": choose the unit beside the numbers" if set(choices.voxel_size) != {1.0} else ""
         return f"The voxel size is not known; {model.name} was trained at {sizes}{missing}."
     if choices.rescale or not is_far_off(_scale(choices)):
