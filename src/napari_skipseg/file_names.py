@@ -1,10 +1,21 @@
-"""Names of files compared as people read them: é is one name, whether stored as one character or as two."""
+"""Names of files: compared as people read them (é is one name, however it is stored), and what Windows forbids."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
 from pathlib import Path, PurePosixPath
+
+FORBIDDEN = '/\\:*?"<>|'
+"""Marks of paths, and what Windows allows in no name."""
+_PORTS = {f"{port}{number}" for port in ("COM", "LPT") for number in "0123456789¹²³"}
+_RESERVED = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"} | _PORTS
+"""What Windows takes for a device, with any ending."""
+
+
+def is_reserved(name: str) -> bool:
+    """Return whether Windows takes a file of this name for a device, whatever its ending."""
+    return name.partition(".")[0].rstrip().upper() in _RESERVED
 
 
 def normalized_name(name: str) -> str:

@@ -14,7 +14,6 @@ from napari_skipseg.batch.settings import BatchSettings, make_settings
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.identity import identify
-from napari_skipseg.images.npy import find_npy_file
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.layout import Layout
@@ -22,6 +21,7 @@ from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import QuantizedArray
 from napari_skipseg.jobs.client import Engine
+from napari_skipseg.jobs.encoding import find_npy_file
 from napari_skipseg.jobs.messages import FindObjects, ListDevices, Segment
 from napari_skipseg.objects.classes import ClassImage, probability_of_class
 from napari_skipseg.objects.find import find_objects_in_array

@@ -14,9 +14,8 @@ import pytest
 from small_stacks import make_stack
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images import npy
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.jobs import workspace
+from napari_skipseg.jobs import encoding, workspace
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.messages import Segment
 from napari_skipseg.progress import run_to_end
@@ -35,7 +34,7 @@ def test_full_disk_is_one_sentence_and_leaves_nothing(
     def fail(opened: object, values: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(npy, "_append", fail)
+    monkeypatch.setattr(encoding, "_append", fail)
     with Engine() as engine:
         with pytest.raises(FileError, match=r"No space left on device\): free \d+ MiB there, or set TMPDIR"):
             run_to_end(engine.run(Segment(make_stack(), str(model_folder), SegmentOptions("cpu"))))

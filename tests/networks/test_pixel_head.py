@@ -14,7 +14,7 @@ from napari_skipseg.models.description import ClassLabel, ModelDescription, desc
 from napari_skipseg.models.model import Model, read_model, write_model
 from napari_skipseg.models.selection import gate_place
 from napari_skipseg.networks.build import build
-from napari_skipseg.networks.layers import LAYERS
+from napari_skipseg.networks.network import LAYERS
 from napari_skipseg.networks.pixel_head import FILTERS_PER_SCALE, FilterBank
 from napari_skipseg.networks.specs import (
     NETWORK_NAMES,

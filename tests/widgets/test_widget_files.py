@@ -18,7 +18,6 @@ from napari_skipseg.batch.inputs import MICROSCOPE_ENDINGS
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.mrc import MRC_ENDINGS
-from napari_skipseg.images.npy import iter_write_npy
 from napari_skipseg.images.slices import TIFF_ENDINGS
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
@@ -26,6 +25,7 @@ from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs import preparation
 from napari_skipseg.jobs.client import Engine
+from napari_skipseg.jobs.encoding import iter_write_npy
 from napari_skipseg.jobs.messages import Segment
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.widgets.layers import files

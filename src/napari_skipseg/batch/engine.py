@@ -33,7 +33,6 @@ _CHOSEN = {"side": int, "batch": int, "device": str}
 beginning of each file."""
 
 Result = TypeVar("Result")
-Key = tuple[str, tuple[int, ...], "BackendChoice | None"]
 
 
 class NetworkRunner:
@@ -47,14 +46,13 @@ class NetworkRunner:
     """
 
     def __init__(self, request: SegmentRequest, place: RunPlace, share: MemoryShare = WHOLE_MEMORY) -> None:
-        from napari_skipseg.inference.backends.warm import open_model
+        from napari_skipseg.inference.backends.warm import KeptBackends, open_model
 
         self.model = open_model(locate_model(request.model))
         if self.model.description.weights_sha256 != request.model_sha256:
             raise ModelError(f"The weights of the model '{request.model}' have changed: start the batch again.")
         self.chosen = _chosen(self.model, request.options, place, share)
-        self._share = share
-        self._backends: dict[Key, Backend] = {}
+        self._kept = KeptBackends(_KEPT, share)
         self._making = threading.Lock()
         self._changed = threading.Condition()
         self._holder: DeviceTurn | None = None
@@ -93,18 +91,8 @@ class NetworkRunner:
 
     def backend(self, model: Model, device: Device, shape: tuple[int, ...], pinned: BackendChoice | None) -> Backend:
         """Return a backend: one that was made before, unless a different one had to take over in it, else a new one."""
-        from napari_skipseg.inference.backends.choose import make_backend
-        from napari_skipseg.inference.backends.fallback import notes_of
-
-        key = (device.name, shape, pinned)
         with self._making:
-            if key in self._backends and notes_of(self._backends[key]):
-                del self._backends[key]
-            if key not in self._backends:
-                while len(self._backends) >= _KEPT:
-                    del self._backends[next(iter(self._backends))]
-                self._backends[key] = make_backend(model, device, shape, pinned, self._share)
-            return self._backends[key]
+            return self._kept.backend(model, device, shape, pinned)
 
 
 @dataclass(frozen=True)

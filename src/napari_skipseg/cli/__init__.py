@@ -21,7 +21,7 @@ _COMMANDS = {
     "segment": "segment",
     "suggest": "segment",
     "objects": "objects",
-    "export": "export",
+    "export": "objects",
     "batch": "batch",
     "run": "segment",
     "train": "train",
@@ -29,7 +29,7 @@ _COMMANDS = {
     "score": "score",
     "networks": "lists",
     "doctor": "lists",
-    "benchmark": "benchmark",
+    "benchmark": "lists",
     "sample": "sample",
     "demo": "sample",
 }

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import stat
 from pathlib import Path
 
 from napari_skipseg.errors import FileError
-
-_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])", re.IGNORECASE)
-"""Names that are devices on Windows, with any ending."""
+from napari_skipseg.file_names import FORBIDDEN, is_reserved
 
 
 def is_plain_name(name: str) -> bool:
@@ -19,9 +16,9 @@ def is_plain_name(name: str) -> bool:
     """
     if not name or name in (".", "..") or name != name.strip() or name.endswith("."):
         return False
-    if any(letter in '/\\:*?"<>|' or not letter.isprintable() for letter in name):
+    if any(letter in FORBIDDEN or not letter.isprintable() for letter in name):
         return False
-    return not _RESERVED.fullmatch(name.partition(".")[0].strip())
+    return not is_reserved(name)
 
 
 def find_beside(path: Path, name: str) -> Path:

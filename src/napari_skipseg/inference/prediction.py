@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_skipseg.file_names import is_reserved
 from napari_skipseg.foreign_text import printable
 from napari_skipseg.images.formats import Depth
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import ArrayLike, LazyArray
-from napari_skipseg.models.description import is_reserved
 from napari_skipseg.progress import Progress
 from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 

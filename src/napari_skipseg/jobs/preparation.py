@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.intensity.normalize import GreyStatistics, iter_measure_greys
-from napari_skipseg.images.npy import find_npy_file, iter_write_npy
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.views import NarrowedArray
 from napari_skipseg.inference.guards import iter_measure_for, probe_grid, read_probes
@@ -25,6 +24,7 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import QuantizedArray
 from napari_skipseg.inference.scale import network_lengths_of
 from napari_skipseg.jobs import messages
+from napari_skipseg.jobs.encoding import find_npy_file, iter_write_npy
 from napari_skipseg.jobs.messages import ArrayReference, CorrectedStack
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.description import ModelDescription

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from napari_skipseg.errors import ModelError, SkipsegError
+from napari_skipseg.file_names import FORBIDDEN, is_reserved
 from napari_skipseg.foreign_text import printable
 from napari_skipseg.images.intensity.grey_steps import GreyStep
 from napari_skipseg.images.intensity.padding import PaddingRule
@@ -47,11 +48,6 @@ _STRICT = ConfigDict(extra="forbid")
 
 _LONGEST_NAME = 200
 """Bytes of a model's name; a folder's name may have 255, and files beside it have longer ones."""
-_FORBIDDEN = '/\\:*?"<>|'
-"""Marks of paths, and what Windows allows in no name."""
-_PORTS = {f"{port}{number}" for port in ("COM", "LPT") for number in "0123456789¹²³"}
-_RESERVED = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"} | _PORTS
-"""What Windows takes for a device, with any ending."""
 
 
 @dataclass(frozen=True)
@@ -212,12 +208,7 @@ def can_name(name: str) -> bool:
     size = len(name.encode("utf-8", "surrogatepass"))
     if not 0 < size <= _LONGEST_NAME or name.startswith((".", " ")) or name.endswith((".", " ")):
         return False
-    return not is_reserved(name) and printable(name) == name and not any(mark in _FORBIDDEN for mark in name)
-
-
-def is_reserved(name: str) -> bool:
-    """Return whether Windows takes a file of this name for a device."""
-    return name.partition(".")[0].rstrip().upper() in _RESERVED
+    return not is_reserved(name) and printable(name) == name and not any(mark in FORBIDDEN for mark in name)
 
 
 def check_trainable(description: ModelDescription) -> None:

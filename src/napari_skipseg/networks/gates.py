@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from napari_skipseg.networks.layers import LAYERS
+from napari_skipseg.networks.network import LAYERS
 from napari_skipseg.networks.specs import ATTENDING, MAPPING, SELECTING, SelectInit, Skip, SkipSpec
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from napari_skipseg.errors import ModelError, SkipsegError
-from napari_skipseg.networks.network import Network, NetworkOutput
+from napari_skipseg.networks.network import Network, NetworkOutput, mirrored_positions
 from napari_skipseg.networks.specs import FixedStep, ImportedSpec
 
 RunFile = Callable[[Tensor], list[Tensor]]
@@ -67,7 +67,7 @@ class ImportedNetwork(Network):
         missing = [max(0, wanted - length) for wanted, length in zip(lengths, size, strict=True)]
         for axis, extra in enumerate(missing, start=2):
             if extra:
-                image = image.index_select(axis, _mirrored(image.shape[axis], extra).to(image.device))
+                image = image.index_select(axis, mirrored_positions(image.shape[axis], extra, image.device))
         windows = [
             list(_windows(max(length, wanted), wanted, halo))
             for (length, _, _, halo), wanted in zip(rules, lengths, strict=True)
@@ -176,13 +176,6 @@ def _torchscript_runner(content: bytes, device: torch.device) -> RunFile:
 def _allowed(length: int, least: int, step: int) -> int:
     """Return the length that is computed for an axis of `length`: the next one above it, or the only one."""
     return least if step == 0 or length <= least else least + -(-(length - least) // step) * step
-
-
-def _mirrored(length: int, extra: int) -> Tensor:
-    """Return the positions 0 … length - 1 and `extra` more, mirrored at the ends as often as necessary."""
-    period = max(1, 2 * (length - 1))
-    folded = torch.arange(length + extra) % period
-    return torch.minimum(folded, period - folded)
 
 
 def _windows(length: int, size: int, halo: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:

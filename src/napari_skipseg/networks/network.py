@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from napari_skipseg.networks.specs import NetworkSpec
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The torch layers and names that differ between 2D and 3D."""
+
+    convolution: type[nn.Conv2d] | type[nn.Conv3d]
+    up_convolution: type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]
+    batch_norm: type[nn.BatchNorm2d] | type[nn.BatchNorm3d]
+    max_pool: type[nn.MaxPool2d] | type[nn.MaxPool3d]
+    dropout: type[nn.Dropout2d] | type[nn.Dropout3d]
+    linear: str
+    """Torch's name of linear interpolation."""
+
+
+LAYERS = {
+    2: Layers(nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d, nn.Dropout2d, "bilinear"),
+    3: Layers(nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d, nn.MaxPool3d, nn.Dropout3d, "trilinear"),
+}
 
 
 class NetworkOutput(NamedTuple):
@@ -86,7 +106,7 @@ class Network(nn.Module):
         missing = [-length % self.stride for length in size]
         for axis, extra in enumerate(missing, start=2):
             if extra:
-                image = image.index_select(axis, _reflected(image.shape[axis], extra, image.device))
+                image = image.index_select(axis, mirrored_positions(image.shape[axis], extra, image.device))
         logits, attentions = self.run(image)
         if any(missing):
             logits = _crop(logits, size, 1)
@@ -113,7 +133,7 @@ class Network(nn.Module):
         raise TypeError(f"{type(self).__name__} has no `finish`")
 
 
-def _reflected(length: int, extra: int, device: torch.device) -> Tensor:
+def mirrored_positions(length: int, extra: int, device: torch.device) -> Tensor:
     """Return the positions 0 … length - 1 and `extra` more, mirrored at the ends as often as necessary."""
     period = max(1, 2 * (length - 1))
     folded = torch.arange(length + extra, device=device) % period

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from napari_skipseg.networks.layers import LAYERS
-from napari_skipseg.networks.network import FeatureLevel, Network, NetworkOutput, class_probability
+from napari_skipseg.networks.network import LAYERS, FeatureLevel, Network, NetworkOutput, class_probability
 from napari_skipseg.networks.specs import PixelHeadSpec
 
 FILTERS_PER_SCALE = 5

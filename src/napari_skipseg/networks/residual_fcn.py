@@ -20,8 +20,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from napari_skipseg.networks.gates import GateOptions, LongSkip
-from napari_skipseg.networks.layers import LAYERS
-from napari_skipseg.networks.network import Deep, FeatureLevel, Network, NetworkOutput, Parts
+from napari_skipseg.networks.network import LAYERS, Deep, FeatureLevel, Network, NetworkOutput, Parts
 from napari_skipseg.networks.specs import BlockName, BlockOrder, ResidualFCNSpec, Stage
 
 Resize = Literal["keep", "halve", "double"]

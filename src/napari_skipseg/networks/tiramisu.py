@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_skipseg.networks.gates import Gate, GateOptions, LongSkip
-from napari_skipseg.networks.layers import LAYERS
-from napari_skipseg.networks.network import Deep, FeatureLevel, Network, NetworkOutput, Parts
+from napari_skipseg.networks.network import LAYERS, Deep, FeatureLevel, Network, NetworkOutput, Parts
 from napari_skipseg.networks.specs import Skip, TiramisuSpec
 
 DENSE_GATES: tuple[Skip, ...] = ("st", "at", "sat", "reduce")

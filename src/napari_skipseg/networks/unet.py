@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from napari_skipseg.networks.gates import GateOptions, LongSkip
-from napari_skipseg.networks.layers import LAYERS
-from napari_skipseg.networks.network import Deep, FeatureLevel, Network, NetworkOutput, Parts
+from napari_skipseg.networks.network import LAYERS, Deep, FeatureLevel, Network, NetworkOutput, Parts
 from napari_skipseg.networks.specs import UNetSpec
 
 

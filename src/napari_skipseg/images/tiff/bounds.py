@@ -17,7 +17,7 @@ import tifffile
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.set_files import find_beside
-from napari_skipseg.images.tiff.ome_set import (
+from napari_skipseg.images.tiff.ome import (
     BYTES_PER_PLANE,
     FEW_PLANES,
     LARGEST_TEXT,

@@ -19,7 +19,7 @@ from napari_skipseg.images.faults import read_errors_as_sentences
 from napari_skipseg.images.set_files import check_regular, find_beside
 from napari_skipseg.images.tiff.bounds import check_metadata, check_segments
 from napari_skipseg.images.tiff.images import held_images, mark_copies, note_copies, page_at, series_of
-from napari_skipseg.images.tiff.ome_set import (
+from napari_skipseg.images.tiff.ome import (
     BYTES_PER_PLANE,
     FEW_PLANES,
     OmeImage,

@@ -18,8 +18,7 @@ from napari_skipseg.images.file_image import FileImage, stack_from_file_image
 from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import ArrayLike, FileAxes, Stack
 from napari_skipseg.images.tiff.checks import OpenTiff, open_tiff, open_unread
-from napari_skipseg.images.tiff.ome import find_recipe
-from napari_skipseg.images.tiff.ome_set import is_companion
+from napari_skipseg.images.tiff.ome import find_recipe, is_companion
 from napari_skipseg.images.tiff.pages import lazy_array
 from napari_skipseg.images.tiff.scales import read_scales
 from napari_skipseg.images.views import InvertedArray, LookupArray

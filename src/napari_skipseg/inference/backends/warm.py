@@ -9,7 +9,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_skipseg.devices import Device
+from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare
 from napari_skipseg.errors import ModelError
 from napari_skipseg.inference.backends import compiled
 from napari_skipseg.models.folder import read_description
@@ -17,19 +17,46 @@ from napari_skipseg.models.model import CheckedModel, Model, network_facts, read
 from napari_skipseg.progress import Progress
 
 if TYPE_CHECKING:
+    from napari_skipseg.inference.backends.choose import BackendChoice
     from napari_skipseg.inference.backends.fallback import FallbackBackend
 
 KEPT_BACKENDS = 4
 KEPT_MODELS = 2
 """A model that was fine-tuned, and the new model."""
 
+_Key = tuple[str, tuple[int, ...], "BackendChoice | None"]
+
+
+class KeptBackends:
+    """The backends of a model by device, tile and what is pinned: the last ones that were made, `most` of them.
+
+    One in which another had to take over is not kept: the next run begins with the fastest again.
+    """
+
+    def __init__(self, most: int, share: MemoryShare = WHOLE_MEMORY) -> None:
+        self._most, self._share = most, share
+        self._kept: dict[_Key, FallbackBackend] = {}
+
+    def backend(
+        self, model: Model, device: Device, shape: tuple[int, ...], pinned: BackendChoice | None = None
+    ) -> FallbackBackend:
+        """Return a backend for tiles of `shape`: a kept one that never failed, or else a new one."""
+        from napari_skipseg.inference.backends.choose import make_backend
+
+        key = (device.name, shape, pinned)
+        if key in self._kept and self._kept[key].notes:
+            del self._kept[key]
+        if key not in self._kept:
+            while len(self._kept) >= self._most:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = make_backend(model, device, shape, pinned, self._share)
+        return self._kept[key]
+
 
 class WarmModel:
     """A model and the backends made for it, so that the next run of the same model and tile starts at once.
 
-    Backends that sample with dropout are not among them: they are made for their run, in no time. Nor is one kept in
-    which another had to take over: the next run begins with the fastest again. A turned tile, or a block in three
-    planes, takes several at a time.
+    Backends that sample with dropout are not among them: they are made for their run, in no time.
 
     key: what distinguishes it from other models, and from itself after a change on disk.
     """
@@ -37,20 +64,7 @@ class WarmModel:
     def __init__(self, folder: str, weights_sha256: str) -> None:
         self.model = open_model(Path(folder))
         self.key = _warm_key(folder, weights_sha256)
-        self._backends: dict[tuple[str, tuple[int, ...]], FallbackBackend] = {}
-
-    def backend(self, model: Model, device: Device, shape: tuple[int, ...]) -> FallbackBackend:
-        """Return a backend for tiles of `shape`: a kept one that never failed, or else a new one."""
-        from napari_skipseg.inference.backends.choose import make_backend
-
-        key = (device.name, shape)
-        if key in self._backends and self._backends[key].notes:
-            del self._backends[key]
-        if key not in self._backends:
-            while len(self._backends) >= KEPT_BACKENDS:
-                del self._backends[next(iter(self._backends))]
-            self._backends[key] = make_backend(model, device, shape)
-        return self._backends[key]
+        self.backend = KeptBackends(KEPT_BACKENDS).backend
 
 
 class WarmModels:

@@ -34,7 +34,7 @@ from napari_skipseg.images.pictures import is_picture
 from napari_skipseg.images.slices import TIFF_ENDINGS, gaps_in, holds_slices, natural_key, slice_names
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.tiff.ome_set import is_companion
+from napari_skipseg.images.tiff.ome import is_companion
 from napari_skipseg.images.zarr.layout import LayerKind, Layout
 from napari_skipseg.images.zarr.metadata import METADATA, is_zarr
 from napari_skipseg.images.zarr.writer import write_ome_zarr

@@ -11,10 +11,10 @@ import pytest
 from chosen_cases import pairs_first
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images import npy
-from napari_skipseg.images.npy import find_npy_file, iter_write_npy
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import LazyArray, Stack
+from napari_skipseg.jobs import encoding
+from napari_skipseg.jobs.encoding import find_npy_file, iter_write_npy
 from napari_skipseg.progress import run_to_end
 
 
@@ -43,7 +43,7 @@ SHAPES = {"YX": (9, 7), "YXC": (9, 7, 3), "ZYX": (4, 9, 7), "TCZYX": (2, 3, 4, 9
 def test_copy_is_the_image(
     axes: str, dtype: str, largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(npy, "LARGEST_PART", largest)
+    monkeypatch.setattr(encoding, "LARGEST_PART", largest)
     stack = make_stack(SHAPES[axes], axes, dtype)
     run_to_end(iter_write_npy(stack, tmp_path / "input.npy"))
     copied = np.load(tmp_path / "input.npy")
@@ -53,7 +53,7 @@ def test_copy_is_the_image(
 
 @pytest.mark.parametrize(("axes", "part"), [("ZYX", 40 * 50), ("YXC", 2000)])
 def test_copy_reads_a_slice_at_a_time(axes: str, part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(npy, "LARGEST_PART", 2000)
+    monkeypatch.setattr(encoding, "LARGEST_PART", 2000)
     data = Counting(np.zeros((30, 40, 50), np.uint8))
     run_to_end(iter_write_npy(Stack(data, Space(axes)), tmp_path / "input.npy"))
     assert data.largest <= part
