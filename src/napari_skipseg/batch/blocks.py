@@ -151,10 +151,7 @@ class _OneBackendStore:
         self._store, self._run = store, run
 
     def write(self, piece: Any) -> None:
-        from napari_skipseg.inference.backends.fallback import notes_of
-
-        notes = [note for backend in self._run.passes.backends for note in notes_of(backend)]
-        if notes:
+        if notes := self._run.passes.notes:
             raise DeviceError(f"A block could not be computed like the rest of its file: {notes[-1]}")
         self._store.write(piece)
 

@@ -17,6 +17,7 @@ import numpy as np
 from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare
 from napari_skipseg.errors import InputError
 from napari_skipseg.inference.backends.choose import BackendMaker
+from napari_skipseg.inference.backends.fallback import notes_of
 from napari_skipseg.inference.backends.interface import (
     FIRST_AXIS,
     Backend,
@@ -280,6 +281,11 @@ class Passes(NamedTuple):
     def backend(self) -> Backend:
         """The backend in the recipe; the others are the same for different sizes, but each may fail by itself."""
         return self.backends[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence for each backend that failed before another took over."""
+        return [note for backend in self.backends for note in notes_of(backend)]
 
 
 def choose_passes(

@@ -263,7 +263,7 @@ def iter_measure_for(
     stack: as the network needs it, with one channel if it needs one.
 
     Raises:
-        InputError: as `measure_greys` and `scale.seen_lengths`.
+        InputError: as `measure_greys` and `scale.lengths_seen_by_network`.
     """
     lengths = network_lengths_of(stack, description, options)
     rule = padding_rule(description, options)

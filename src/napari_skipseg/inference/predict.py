@@ -20,7 +20,6 @@ from napari_skipseg.images.mask import MaskSurvey, open_mask
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
 from napari_skipseg.inference.backends.choose import BackendMaker, fastest_precision, make_backend, prefer_backend
-from napari_skipseg.inference.backends.fallback import notes_of
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.certainty import PatchProber, Verdict, describe_verdict
 from napari_skipseg.inference.ensemble import Passes, choose_passes, dropout_rate
@@ -290,7 +289,7 @@ def iter_fill(
 
 def _note_faults(run: Run) -> str:
     """Return what to say if one backend failed and the next took its place; the recipe says it too."""
-    notes = [note for backend in run.passes.backends for note in notes_of(backend)]
+    notes = run.passes.notes
     if not notes:
         return ""
     backend = run.passes.backend

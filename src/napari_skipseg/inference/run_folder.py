@@ -107,6 +107,11 @@ class RunFolder:
         else:
             self.recipe, self.changes, self._moving = facts["recipe"], facts["changes"], facts["moving"]
 
+    @property
+    def recipe_now(self) -> dict[str, Any]:
+        """The recipe with the changes since the beginning; empty before `begin`."""
+        return (self.recipe or {}) | self.changes
+
     def begin(self, recipe: Mapping[str, Any]) -> None:
         """Record the recipe, so that a continued run uses the same choices.
 

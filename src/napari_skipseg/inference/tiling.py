@@ -34,7 +34,7 @@ TileRegion = tuple[slice, ...]
 class TileUnit:
     """One tile of one part of the stack: a slice, channel and time, or a volume and time.
 
-    fixed: the position along each axis of `Grid.axes` that a tile does not span.
+    fixed: the position along each axis of `TileGrid.axes` that a tile does not span.
     """
 
     number: int

@@ -138,7 +138,7 @@ def _prepare(
         name_input(run, stack)
         objects = None if target.objects is None else asdict(target.objects)
         place.begin(run.recipe | {"depth": target.depth, "form": target.form, "objects": objects})
-    run.recipe.update((place.recipe or {}) | place.changes)
+    run.recipe.update(place.recipe_now)
     names = model.description.class_names
     # of a box, the results are cut out of the stores, and must not have their names
     prefix = place.path / f"{target.name}{TILE_STORES if run.grid.box else ''}"
@@ -204,7 +204,7 @@ def _finish(
         place.flush()
         store.sync()
         return files
-    for saved in _arrays_of(run, store, (place.recipe or {}) | place.changes):
+    for saved in _arrays_of(run, store, place.recipe_now):
         file = place.path / target.file(saved.name).name
         yield Progress(len(run.grid), len(run.grid), f"writing {file.name}")
         if target.form == "ome-zarr":
@@ -249,7 +249,7 @@ def _move(place: RunFolder, target: FolderTarget) -> list[Path]:
 
 def _write_sidecars(place: RunFolder, target: FolderTarget, times: str) -> list[Path]:
     """Write the recipe and the times into the run's folder, and return the files."""
-    texts = {RECIPE_FILE: dict_to_json((place.recipe or {}) | place.changes), TIMES_FILE: times}
+    texts = {RECIPE_FILE: dict_to_json(place.recipe_now), TIMES_FILE: times}
     files = [place.path / target.sidecar(name).name for name in texts]
     for file, text in zip(files, texts.values(), strict=True):
         with file_errors_as(file):

@@ -160,7 +160,7 @@ class SkipDoubt:
 
 @dataclass(frozen=True)
 class Reweigh:
-    """Decide all contacts that nobody judged by a classifier. weights: as in `classifier.ContactClassifier`."""
+    """Decide all contacts that nobody judged by a classifier. weights: as in `contact_file.ContactClassifier`."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
     weights: tuple[float, ...]
