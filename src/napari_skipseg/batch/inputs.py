@@ -325,7 +325,7 @@ def _titles(file: Path) -> dict[str, str]:
         return {}
 
 
-def _entry_of_image(base: Path, relative: str, location: str, title: str = "") -> BatchInput:
+def _entry_of_image(base: Path, relative: str, location: str, title: str) -> BatchInput:
     """Return the entry of one image of a file; its number, or its path in a store, is appended to its names."""
     named = parse_location(location)
     inside = Path(location).relative_to(base / relative).as_posix() if named.image is None else str(named.image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +17,11 @@ from napari_skipseg.batch.records import read_file_record
 from napari_skipseg.batch.report import write_report, write_summary
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.table import BatchRow, ProgressTable, Retry
-from napari_skipseg.batch.threads import ThreadMessage, iter_lanes
+from napari_skipseg.batch.threads import iter_lanes
 from napari_skipseg.batch.truths import check_truth_folder
 from napari_skipseg.errors import InputError
 from napari_skipseg.progress import Progress
 from napari_skipseg.wording import counted
-
-Runner = Callable[[BatchSettings, "deque[BatchInput]", RunPlace], Generator[ThreadMessage | None, None, None]]
-"""Processes the waiting files, on this machine or others, and yields messages; see `threads.iter_lanes`."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class BatchResult:
 
 
 def iter_batch(
-    settings: BatchSettings, retry: bool = False, runner: Runner | None = None, only: Collection[str] | None = None
+    settings: BatchSettings, retry: bool = False, only: Collection[str] | None = None
 ) -> Generator[Progress, Retry | None, BatchResult]:
     """Process all files; yield `BatchOpened`, then `FileChanged` whenever a row changes, and return the outcome.
 
@@ -67,16 +64,14 @@ def iter_batch(
     skipped; a file that was stopped or killed continues at its next tile; a failure is recorded with its reason. Close
     the generator to stop; send a `Retry` to process failed files again while it runs.
 
-    retry: process only the files that failed the last time. runner: processes the files; None = as in the settings.
-    only: the files to process, by their names in the table, whatever their state; None = all.
+    retry: process only the files that failed the last time. only: the files to process, by their names in the table,
+    whatever their state; None = all.
 
     Raises:
         SkipsegError: there are no inputs or no model, the output folder is not allowed, locked by a different run or
             not writable, or the disk is full.
     """
     start = time.monotonic()
-    if runner is None:
-        runner = iter_cluster if settings.workers or settings.scheduler else iter_lanes
     found = find_inputs(settings)
     check_truth_folder(settings, len(found.entries))
     place = place_of_run(settings)
@@ -91,7 +86,8 @@ def iter_batch(
         if len(entries) < len(found.entries):
             table.read_records(entry for entry in found.entries if entry not in entries)
         yield table.opened(found, tuple(entry.relative for entry in entries))
-        with contextlib.closing(runner(settings, waiting, place)) as work:
+        iter_messages = iter_cluster if settings.workers or settings.scheduler else iter_lanes
+        with contextlib.closing(iter_messages(settings, waiting, place)) as work:
             for message in work:
                 command = (
                     yield table.on_message(None) if message is None else table.on_message(message.news, message.entry)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import Stack
@@ -13,6 +14,14 @@ _RANGE = re.compile(r"\s*([tzyx])\s*=\s*(\d+)\s*:\s*(\d+)\s*", re.IGNORECASE)
 
 NamedBox = dict[str, slice]
 """By axis, of "TZYX"; an axis that is left out counts as a whole."""
+
+
+def iter_boxes(shape: Sequence[int], sides: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Yield boxes of these sides that fill an array, in C order; the last ones along an axis may be smaller."""
+    ranges = zip(shape, sides, strict=True)
+    yield from product(
+        *([slice(start, min(start + side, length)) for start in range(0, length, side)] for length, side in ranges)
+    )
 
 
 def box_from_text(text: str) -> NamedBox:

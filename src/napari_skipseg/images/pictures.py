@@ -136,7 +136,7 @@ def picture_header(path: Path) -> tuple[int, int, int, str]:
             return picture.height, picture.width, channels, dtype
 
 
-def _read_pixels(path: Path, frame: int = 0) -> NDArray[Any]:
+def _read_pixels(path: Path, frame: int) -> NDArray[Any]:
     """Return (Y, X) or (Y, X, 3) values."""
     with _opened(path) as picture:
         if frame:

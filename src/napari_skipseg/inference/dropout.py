@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare
+from napari_skipseg.devices import WHOLE_MEMORY, Device
 from napari_skipseg.errors import InputError
 from napari_skipseg.inference.backends.choose import choose_torch
 from napari_skipseg.inference.backends.fallback import FallbackBackend
@@ -84,11 +84,10 @@ def make_dropout_backend(
     shape: tuple[int, ...],
     rate: float,
     precision: str | None = None,
-    share: MemoryShare = WHOLE_MEMORY,
 ) -> FallbackBackend:
     """Return torch with dropout for tiles of `shape`; if it fails, f32 on the same device or the CPU takes over.
 
-    precision: None = the best that the device computes in. share: of the computer's memory.
+    precision: None = the best that the device computes in.
 
     Raises:
         InputError: the network has no dropout layers.
@@ -97,7 +96,7 @@ def make_dropout_backend(
     def make(place: Device, chosen: str | None, model: Model, shape: tuple[int, ...]) -> Backend:
         return DropoutBackend(model, place, rate, chosen)
 
-    return FallbackBackend(choose_torch(device, make, share, precision), model, shape)
+    return FallbackBackend(choose_torch(device, make, WHOLE_MEMORY, precision), model, shape)
 
 
 def _mix(seed: int, *numbers: int) -> int:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from napari_skipseg.devices import WHOLE_MEMORY, Device, MemoryShare
+from napari_skipseg.devices import Device
 from napari_skipseg.errors import InputError
 from napari_skipseg.inference.backends.choose import BackendMaker
 from napari_skipseg.inference.backends.fallback import notes_of
@@ -297,13 +297,11 @@ def choose_passes(
     *,
     batch: int = 1,
     precision: str | None = None,
-    share: MemoryShare = WHOLE_MEMORY,
 ) -> Passes:
     """Return the passes for the options. Samples are computed by torch, all others by the backend of `backend_maker`.
 
     shape: of a tile in space; (Z, Y, X) also for a 2D network along all three axes. batch: number of tiles, or with
-    three planes of eights of slices, per run of the network. precision: of samples, None = the best one. share: of the
-    computer's memory.
+    three planes of eights of slices, per run of the network. precision: of samples, None = the best one.
 
     Raises:
         InputError: samples of a model without dropout, and no rate is given.
@@ -313,7 +311,7 @@ def choose_passes(
         from napari_skipseg.inference.dropout import make_dropout_backend
 
         rate = dropout_rate(model, options)
-        dropout = make_dropout_backend(model, device, shape, rate, precision, share)
+        dropout = make_dropout_backend(model, device, shape, rate, precision)
         dropout.attention = options.attention
         return Passes((dropout,), options.samples, partial(iter_samples, dropout, options.samples, options.seed))
     if options.planes == "xyz":

@@ -75,13 +75,13 @@ class LibraryModel:
         return "" if card is None else license_mark(card.license, card.terms)
 
 
-def list_library(check: bool = True) -> list[LibraryModel]:
+def list_library() -> list[LibraryModel]:
     """Return all models, each below the one that it was trained from; damaged ones say what is wrong.
 
-    A parent is known by the hash of its weights, so a new name does not cut a family. check: compare the hashes of all
-    files with those in the descriptions.
+    A parent is known by the hash of its weights, so a new name does not cut a family. The hashes of all files are
+    compared with those in the descriptions.
     """
-    found = [_look_into(folder, check) for folder in _find_folders()]
+    found = [_look_into(folder) for folder in _find_folders()]
     found.sort(key=lambda each: each.name != catalog.DEFAULT_MODEL)
     parents = {number: _parent_of(number, found) for number in range(len(found))}
     return list(_in_families(found, parents))
@@ -97,7 +97,7 @@ def _find_folders() -> Iterator[Path]:
                     yield folder
 
 
-def _look_into(folder: Path, check: bool) -> LibraryModel:
+def _look_into(folder: Path) -> LibraryModel:
     description, fault = None, ""
     try:
         description = read_description(folder)
@@ -105,8 +105,7 @@ def _look_into(folder: Path, check: bool) -> LibraryModel:
             raise ModelError(
                 f"A built-in model is called '{folder.name}' too and is used in its place: rename this one."
             )
-        if check:
-            check_files(folder, description)
+        check_files(folder, description)
     except SkipsegError as error:
         fault = str(error)
     size, changed = 0, 0.0

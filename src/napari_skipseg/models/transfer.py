@@ -171,16 +171,15 @@ def iter_import(place: Path, name: str = "", folder: Path | None = None) -> Gene
     return folder / name
 
 
-def iter_duplicate(place: Path, name: str, folder: Path | None = None) -> Generator[Progress, None, Path]:
-    """Yield while the model in the folder `place` is copied to a new one called `name`; return that.
+def iter_duplicate(place: Path, name: str) -> Generator[Progress, None, Path]:
+    """Yield while the model in the folder `place` is copied to a new one of the user's, called `name`; return that.
 
-    Weights, card and the record of its training stay the same. folder: where it is put; None = that of the user's
-    models.
+    Weights, card and the record of its training stay the same.
 
     Raises:
         ModelError: the model is damaged, the name is taken, or the folder cannot be written.
     """
-    folder = user_folder() if folder is None else folder
+    folder = user_folder()
     read_description(place)
     with _opened(place) as source:
         description, raw = _describe(source)

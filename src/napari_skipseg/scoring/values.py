@@ -245,9 +245,7 @@ Measured on true labels: cells against membranes 3.5 (ssTEM of a larva), 5.1 (ne
 5.2 (synthetic sample), 5.7 (FIB-SEM). Random values of equal shares give 1.0."""
 
 
-def foreground_of(
-    truth: NDArray[Any], outside: NDArray[np.bool_] | None = None
-) -> Literal["cells", "membranes"] | None:
+def foreground_of(truth: NDArray[Any], outside: NDArray[np.bool_]) -> Literal["cells", "membranes"] | None:
     """Return what is above 0 in a truth of membranes, judged by thickness; None if that is not clear.
 
     Membranes are thin lines and cells are thick, so the mean distance of a pixel to the other value tells them apart.
@@ -258,7 +256,7 @@ def foreground_of(
     slices = truth.reshape(-1, *truth.shape[-2:])
     step = -(-len(slices) // _EXAMINED_SLICES)
     examined = slices[::step]
-    inside = np.ones(examined.shape, np.bool_) if outside is None else ~outside.reshape(slices.shape)[::step]
+    inside = ~outside.reshape(slices.shape)[::step]
     if len(np.unique(examined[examined > 0])) > 1:
         return "cells"
     foreground, background = (_mean_thickness(side & inside) for side in (examined > 0, examined <= 0))

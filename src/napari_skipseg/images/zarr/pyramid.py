@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_skipseg.images.box import iter_boxes
 from napari_skipseg.images.space import Space
 
 LARGEST_PLANE_SIDE = 512
@@ -147,10 +148,7 @@ def regions(shape: tuple[int, ...], chunks: tuple[int, ...], largest: int) -> It
         size[axis] = chunks[axis] * min(whole, room)
         if room < whole:
             break
-    for corner in product(*(range(0, length, step) for length, step in zip(shape, size, strict=True))):
-        yield tuple(
-            slice(start, min(start + step, length)) for start, step, length in zip(corner, size, shape, strict=True)
-        )
+    yield from iter_boxes(shape, size)
 
 
 def region_below(region: PyramidRegion, steps: tuple[int, ...], finer: tuple[int, ...]) -> PyramidRegion:

@@ -104,21 +104,21 @@ def choose_imported(
 
 
 def choose_torch(
-    device: Device, make: TorchMaker, share: MemoryShare = WHOLE_MEMORY, precision: str | None = None
+    device: Device, make: TorchMaker, share: MemoryShare, precision: str | None = None
 ) -> tuple[BackendOption, ...]:
     """Return the torch backends for `device`: in `precision` (None = the best there), in f32, and on the CPU."""
     choices = []
     own_tile = own_tile_of_cpu(device, share)
     if device.name != "cpu":
-        choices.append(_torch_choice(make, device, device.title, f"{device.reason}; {UNTESTED}", precision))
+        choices.append(_torch_choice(make, device, f"{device.reason}; {UNTESTED}", precision))
         if (precision or best_precision(device.name).name) != "f32":  # GPU
-            choices.append(_torch_choice(make, device, device.title, f"half precision failed; {UNTESTED}", "f32"))
+            choices.append(_torch_choice(make, device, f"half precision failed; {UNTESTED}", "f32"))
     why = "it takes over if the others fail"
     if not choices and not has_openvino():
         why = "OpenVINO, which is faster, is not installed"
     cpu = Device("cpu", cpu_title(), "")
     wanted = precision if device.name == "cpu" else None
-    choices.append(_torch_choice(make, cpu, "the CPU", why, wanted, own_tile))
+    choices.append(_torch_choice(make, cpu, why, wanted, own_tile))
     return tuple(choices)
 
 
@@ -148,23 +148,22 @@ def _choose_pinned(device: Device, pinned: BackendChoice, share: MemoryShare) ->
         return (_openvino_choice(reason, pinned.precision, own_tile),)
     if pinned.name != TORCH:
         return ()
-    cpu = _torch_choice(_make_torch, Device("cpu", cpu_title(), ""), "the CPU", reason, pinned.precision, own_tile)
+    cpu = _torch_choice(_make_torch, Device("cpu", cpu_title(), ""), reason, pinned.precision, own_tile)
     if device.name == "cpu":
         return (cpu,)
-    return (_torch_choice(_make_torch, device, device.title, reason, pinned.precision), cpu)
+    return (_torch_choice(_make_torch, device, reason, pinned.precision), cpu)
 
 
 def _torch_choice(
     make: TorchMaker,
     device: Device,
-    place: str,
     reason: str,
-    precision: str | None = None,
+    precision: str | None,
     own_tile: Callable[[Model], tuple[int, ...]] | None = None,
 ) -> BackendOption:
     is_gpu = device.name != "cpu"
-    at_once = None if is_gpu else 1
-    return BackendOption(f"torch on {place}", reason, partial(make, device, precision), at_once, own_tile, is_gpu)
+    title = f"torch on {device.title if is_gpu else 'the CPU'}"
+    return BackendOption(title, reason, partial(make, device, precision), None if is_gpu else 1, own_tile, is_gpu)
 
 
 def _openvino_choice(

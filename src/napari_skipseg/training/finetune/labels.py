@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.corrections.subject import FIRST_CLASS
 from napari_skipseg.errors import InputError
+from napari_skipseg.images.box import iter_boxes
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.space import METRES
 from napari_skipseg.images.stack import ArrayLike, Stack
@@ -124,10 +124,7 @@ class Corrected:
             yield from self.labels.written()
             return
         steps = [_LARGEST_PART if axis in "YX" else 1 for axis in self.axes]
-        lengths = [self.stack.length(axis) for axis in self.axes]
-        for starts in product(*(range(0, length, step) for length, step in zip(lengths, steps, strict=True))):
-            sides = zip(starts, steps, lengths, strict=True)
-            yield tuple(slice(start, min(start + step, length)) for start, step, length in sides)
+        yield from iter_boxes([self.stack.length(axis) for axis in self.axes], steps)
 
     def read(self, part: tuple[slice, ...]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the labels in `part`, one slice per axis, as (T, Z, Y, X), and where labels were accepted."""
