@@ -9,6 +9,7 @@ import typer
 from napari_skipseg.batch.settings import BatchSettings, make_settings
 from napari_skipseg.cli.options import DepthFlag, Flags, FormatFlag, VoxelSizeFlag, add_flags
 from napari_skipseg.errors import InputError
+from napari_skipseg.images.formats import USUAL_DEPTH
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.objects.options import ObjectOptions, ObjectPlanes
 from napari_skipseg.terminal import print_line, with_spinner
@@ -32,8 +33,8 @@ def batch(
     inputs: Annotated[str, typer.Argument(metavar="INPUTS", help="A folder, an image, or a pattern in quotes.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder for the results; each recipe gets a subfolder.")],
     model: Annotated[str, typer.Option(help="A model's name, or its folder.")] = "em-membrane",
-    dtype: Annotated[DepthFlag, typer.Option(help="Type of the stored probabilities.")] = DepthFlag.uint8,
-    form: Annotated[FormatFlag, typer.Option("--format", help="File format of the results.")] = FormatFlag.tiff,
+    dtype: DepthFlag = USUAL_DEPTH,
+    form: FormatFlag = "tiff",
     retry: Annotated[bool, typer.Option("--retry", help="Process only the files that failed the last time.")] = False,
     **flags: Any,
 ) -> None:
@@ -52,8 +53,8 @@ def batch(
         request = make_settings(
             model,
             SegmentOptions(**_SEGMENT.given(flags)),
-            depth=dtype.value,
-            form=form.value,
+            depth=dtype,
+            form=form,
             objects=ObjectOptions(**objects) if objects else None,
         )
         settings = BatchSettings(inputs, out, request, voxel_size=flags["voxel_size"], **_BATCH.given(flags))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,13 +21,6 @@ _SHORT = 12
 UNNAMED = "a class without a name; name it with --class NAME=VALUE, or in the Correct tab"
 
 app = typer.Typer(help="List, export, import and delete corrections.", rich_markup_mode=None)
-
-
-class WhatFlag(StrEnum):
-    """The content of an export."""
-
-    target = "target"
-    strokes = "strokes"
 
 
 KeyOrImage = Annotated[
@@ -72,13 +64,14 @@ def export(
     key_or_image: KeyOrImage,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A TIFF, or a folder with the ending .zarr.")],
     what: Annotated[
-        WhatFlag, typer.Option(help="target: strokes and reviewed regions, as they train; strokes: these alone.")
-    ] = WhatFlag.target,
+        Literal["target", "strokes"],
+        typer.Option(help="target: strokes and reviewed regions, as they train; strokes: these alone."),
+    ] = "target",
 ) -> None:
     """Write corrections as labels: 0 = not looked at, 1 = background, 2 and more = the classes."""
     from napari_skipseg.corrections.exchange import export_corrections
 
-    print_line(export_corrections(_find(key_or_image), out, what=what.value))
+    print_line(export_corrections(_find(key_or_image), out, what=what))
 
 
 @app.command("import")

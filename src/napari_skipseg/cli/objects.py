@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_skipseg.cli.options import AsJson, Flags, FormatFlag, UnitFlag, VoxelSizeFlag, add_flags, flag
+from napari_skipseg.cli.options import AsJson, Flags, UnitFlag, VoxelSizeFlag, add_flags, flag
+from napari_skipseg.images.formats import Format
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.terminal import print_line, print_report, with_progress_bar
 
@@ -35,7 +36,7 @@ def objects(
     ] = None,
     voxel_size: VoxelSizeFlag = None,
     unit: UnitFlag = None,
-    form: Annotated[FormatFlag, flag("File format of the labels.", "--format")] = FormatFlag.tiff,
+    form: Annotated[Format, flag("File format of the labels.", "--format")] = "tiff",
     as_json: AsJson = False,
     **flags: Any,
 ) -> None:
@@ -50,7 +51,7 @@ def objects(
     if truth is not None:
         check_truth_shape(found.stack, truth)
     _print_notes(found, options, () if measured is None else measured.notes)
-    work = iter_objects_to_folder(ObjectsRequest(found, options, measured, form.value), out_dir)
+    work = iter_objects_to_folder(ObjectsRequest(found, options, measured, form), out_dir)
     files = with_progress_bar(work, f"finding objects in {probability.name}")
     scores = None if truth is None else _scores(files.labels, truth)
     if as_json:

@@ -5,34 +5,21 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
 from napari_skipseg.errors import InputError
+from napari_skipseg.images.formats import Depth, Format
 from napari_skipseg.option_fields import OptionField, option_fields
-
-
-class DepthFlag(StrEnum):
-    """The type of stored probabilities."""
-
-    uint8 = "uint8"
-    float32 = "float32"
-
-
-class FormatFlag(StrEnum):
-    """The file format of results."""
-
-    tiff = "tiff"
-    ome_zarr = "ome-zarr"
-
 
 VoxelSizeFlag = Annotated[
     tuple[float, float, float] | None, typer.Option(metavar="Z Y X", help="Voxel size; give --unit too.")
 ]
 UnitFlag = Annotated[str | None, typer.Option(help="Unit of the voxel size: nm, µm, …")]
 DeviceFlag = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+DepthFlag = Annotated[Depth, typer.Option(help="Type of the stored probabilities.")]
+FormatFlag = Annotated[Format, typer.Option("--format", help="File format of the results.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -56,11 +43,6 @@ def read_classes(texts: list[str]) -> dict[str, int]:
 def flag(help: str, *names: str, **more: Any) -> Any:
     """Return an option of a command."""
     return typer.Option(*names, help=help, **more)
-
-
-def one_of(names: tuple[str, ...]) -> str:
-    """Return names as a list in words."""
-    return ", ".join(names)
 
 
 class Flags:

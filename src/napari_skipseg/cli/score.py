@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,14 +16,6 @@ if TYPE_CHECKING:
     from napari_skipseg.scoring.values import ScoreSummary
 
 
-class TruthFlag(StrEnum):
-    """What the values above 0 are in a truth of membranes."""
-
-    auto = "auto"
-    cells = "cells"
-    membranes = "membranes"
-
-
 def score(
     prediction: Annotated[Path, typer.Argument(metavar="PREDICTION", help="Probabilities or labels, or a folder.")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="True labels, or a folder of them.")],
@@ -34,8 +25,9 @@ def score(
     ] = False,
     membrane: Annotated[bool, typer.Option("--membrane", help="PREDICTION is P(membrane), not P(cell).")] = False,
     truth_foreground: Annotated[
-        TruthFlag, typer.Option(help="What is above 0 in a TRUTH of membranes; auto: judged by thickness.")
-    ] = TruthFlag.auto,
+        Literal["auto", "cells", "membranes"],
+        typer.Option(help="What is above 0 in a TRUTH of membranes; auto: judged by thickness."),
+    ] = "auto",
     threshold: Annotated[
         float | None,
         typer.Option(help="Probability above which a pixel counts as predicted; by default that of its segmentation."),
@@ -59,7 +51,7 @@ def score(
     if isbi and instances:
         raise InputError("--isbi and --instances exclude each other: give one of them.")
     measure: Measure = "isbi" if isbi else "instances" if instances else "overlap"
-    options = ScoreOptions(measure, membrane, threshold, read_classes(classes or []), truth_foreground.value, ignore)
+    options = ScoreOptions(measure, membrane, threshold, read_classes(classes or []), truth_foreground, ignore)
     pairs = find_pairs(prediction, truth, options)
     summaries = with_progress_bar(iter_score_pairs(pairs, options), "scoring")
     if measure == "overlap":

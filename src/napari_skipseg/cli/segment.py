@@ -19,6 +19,7 @@ from napari_skipseg.cli.options import (
     read_classes,
 )
 from napari_skipseg.errors import InputError
+from napari_skipseg.images.formats import USUAL_DEPTH
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.terminal import print_line, print_report, report_rows, with_progress_bar
 
@@ -43,8 +44,8 @@ def segment(
         bool, typer.Option("--all-images", help="Segment all images of such a file, one by one.")
     ] = False,
     as_stack: Annotated[bool, typer.Option("--as-stack", help="IN is a folder with one file per slice.")] = False,
-    dtype: Annotated[DepthFlag, typer.Option(help="Type of the stored probabilities.")] = DepthFlag.uint8,
-    form: Annotated[FormatFlag, typer.Option("--format", help="File format of the results.")] = FormatFlag.tiff,
+    dtype: DepthFlag = USUAL_DEPTH,
+    form: FormatFlag = "tiff",
     restart: Annotated[bool, typer.Option("--restart", help="Discard an unfinished run in OUT_DIR.")] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Measure one tile; print time, memory and disk of the run.")
@@ -73,12 +74,12 @@ def segment(
             print_line(f"Note: {note}", err=True)
         if not plan:
             work = iter_segment_to_folder(
-                stack, loaded, options, out_dir, stack.name, dtype=dtype.value, form=form.value, restart=restart
+                stack, loaded, options, out_dir, stack.name, dtype=dtype, form=form, restart=restart
             )
             for written in with_progress_bar(work, f"segmenting {stack.name}"):
                 print_line(str(written))
             continue
-        planning = iter_plan(stack, loaded, options, out_dir, dtype.value, form.value)
+        planning = iter_plan(stack, loaded, options, out_dir, dtype, form)
         plans.append(with_progress_bar(planning, "measuring one tile", notes=False))
         if all_images:
             print_line(f"{stack.name} {stack.title}".strip())

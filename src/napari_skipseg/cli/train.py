@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from napari_skipseg.cli.options import AsJson, DeviceFlag, Flags, UnitFlag, VoxelSizeFlag, add_flags, flag, one_of
+from napari_skipseg.cli.options import AsJson, DeviceFlag, Flags, UnitFlag, VoxelSizeFlag, add_flags, flag
 from napari_skipseg.networks.specs import NETWORK_NAMES, SKIPS, SelectInit
 from napari_skipseg.progress import Progress
 from napari_skipseg.terminal import drive_with_progress, print_line, print_report, report_rows, with_progress_bar
@@ -29,16 +29,16 @@ _OWN: dict[str, Any] = {
     "preset": Annotated[
         str | None, flag("Name of a network in `napari-skipseg networks`; the seven flags below override it.")
     ],
-    "network": Annotated[str | None, flag(f"{one_of(NETWORK_NAMES)}.")],
-    "skip": Annotated[str | None, flag(f"What the skip connections do with the features: {one_of(SKIPS)}.")],
+    "network": Annotated[str | None, flag(f"{', '.join(NETWORK_NAMES)}.")],
+    "skip": Annotated[str | None, flag(f"What the skip connections do with the features: {', '.join(SKIPS)}.")],
     "select_init": Annotated[
-        str | None, flag(f"How the select weights of st and sat start: {one_of(get_args(SelectInit))}.")
+        str | None, flag(f"How the select weights of st and sat start: {', '.join(get_args(SelectInit))}.")
     ],
     "dimensions": Annotated[int | None, flag("2 or 3.")],
     "in_channels": Annotated[int | None, flag("Channels of the images, such as 3 for RGB.")],
     "widths": Annotated[str | None, flag("Channels per level of a U-Net, such as 32,64,128,256.")],
     "dropout": Annotated[float | None, flag("Share of the features that dropout sets to 0 while training.")],
-    "augment": Annotated[str | None, flag(f"How samples are varied: {one_of(tuple(AUGMENTATIONS))}.")],
+    "augment": Annotated[str | None, flag(f"How samples are varied: {', '.join(tuple(AUGMENTATIONS))}.")],
     "voxel_size": VoxelSizeFlag,
     "unit": UnitFlag,
 }
@@ -82,7 +82,7 @@ FINETUNE_FLAGS: dict[str, Any] = {
         list[str] | None,
         flag("A class of the labels; repeat. By default the model's, from 2 on.", "--class", metavar="NAME=VALUE"),
     ],
-    "augment": Annotated[str | None, flag(f"How patches are varied: {one_of(tuple(AUGMENTATIONS))}.")],
+    "augment": Annotated[str | None, flag(f"How patches are varied: {', '.join(tuple(AUGMENTATIONS))}.")],
     **Flags(FinetuneSettings).annotations,
 }
 """The options that become settings; options that are not given keep their defaults."""

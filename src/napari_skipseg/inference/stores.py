@@ -381,9 +381,7 @@ class ZarrStore:
     def _regions(self, grid: TileGrid, unit: TileUnit) -> Iterator[tuple[str, TileRegion]]:
         """Yield each store's region of a unit; the probability, which is written last, comes first."""
         for name, result in reversed(self._results.items()):
-            region = grid.region(unit, max(result.stride))
-            whole = (slice(0, result.shape[0]), *region) if "C" in result.axes else region
-            yield name, tuple(whole[axis] for axis in stored_order(result.axes))
+            yield name, stored_region(result, grid, unit)
 
     def take_unsynced(self) -> list[Path]:
         """Return the files written since the last call; they may not be on disk."""
@@ -428,6 +426,13 @@ def describe_conversion(path: Path, changes: Mapping[str, Any]) -> None:
         node = json.loads(file.read_bytes())
         node["attributes"][OURS]["recipe"].update(changes)
         write_durably(file, json.dumps(node, indent=2).encode())
+
+
+def stored_region(result: ResultArray, grid: TileGrid, unit: TileUnit) -> TileRegion:
+    """Return the part of a stored result that a unit writes."""
+    region = grid.region(unit, max(result.stride))
+    whole = (slice(0, result.shape[0]), *region) if "C" in result.axes else region
+    return tuple(whole[axis] for axis in stored_order(result.axes))
 
 
 def stored_order(axes: str) -> tuple[int, ...]:

@@ -43,7 +43,7 @@ from napari_skipseg.inference.stores import (
     ZarrStore,
     result_pieces,
     stored_dtype,
-    stored_order,
+    stored_region,
 )
 from napari_skipseg.inference.tiling import TileRegion, read_pixels
 from napari_skipseg.models.model import Model
@@ -248,7 +248,7 @@ def _finish(run: Run, small: tuple[ResultArray, ...], store: ZarrStore, folder: 
     total = TrialCost()
     for result in small:
         if form == "ome-zarr":
-            total += _coarser(store.writers[result.name], _first_region(result, run))
+            total += _coarser(store.writers[result.name], stored_region(result, run.grid, run.grid.unit(0)))
             continue
         classes = run.model.description.class_names if "C" in result.axes else None
         data = store.plane_view(result.name)
@@ -278,13 +278,6 @@ def _coarser(writer: OmeZarrWriter, region: TileRegion) -> TrialCost:
 
 def _voxels(region: TileRegion) -> int:
     return math.prod(part.stop - part.start for part in region)
-
-
-def _first_region(result: ResultArray, run: Run) -> TileRegion:
-    """Return the part of the stored `result` that the first tile writes."""
-    region = run.grid.region(run.grid.unit(0), max(result.stride))
-    whole = (slice(0, result.shape[0]), *region) if "C" in result.axes else region
-    return tuple(whole[axis] for axis in stored_order(result.axes))
 
 
 def _one_voxel(result: ResultArray) -> tuple[int, ...]:
