@@ -265,10 +265,10 @@ _COUNTS: dict[str, int] = {}
 def run_dask_task(request: str) -> str:
     """Do a task given as JSON and return the answer as JSON; a fault is an answer, too, and nothing is raised.
 
-    "settle" reports the backend of this machine. "file" processes one file from the image to its record. "begin" and
-    "segment" process it up to the work that other workers can share: tiles and objects, or only objects. For a begun
-    file, "block" computes the units `start` to `stop`, "level" parts of a level of its pyramids, and "objects" finds
-    the objects in blocks.
+    settle: report the backend of this machine. file: process one file from the image to its record. begin: process it
+    up to its tiles, which other workers share. segment: up to its objects, which they share, too. The others are for a
+    file that was begun. block: compute the units `start` to `stop`. level: write parts of a level of its pyramids.
+    objects: find the objects in blocks.
     """
     task = json.loads(request)
     post = ProgressReporter(task)

@@ -1,9 +1,9 @@
 """Which model suits an image: all installed models are tried on a part of it and ranked, without training.
 
-A few strokes of a class that a model knows decide. Without them a model is ranked by how little its result changes if
-the image is turned, or blurred and made brighter, by how sure it is, and by how near the image is to its training
-images. That shows which models suit the image, not what somebody wants to find in it: where models of different
-classes suit it about as well, that is said. Loads without torch.
+A few strokes of a class that a model knows decide. Without strokes three things count: how little the result changes
+if the image is turned, or blurred and made brighter; how sure the model is; and how near the image is to its training
+images. These show which models suit the image, not what somebody wants to find in it. If models of different classes
+suit it about as well, a note says so. Loads without torch.
 """
 
 from __future__ import annotations

@@ -131,8 +131,8 @@ class ModelDescription:
     voxel_size: (z, y, x) of the training data in `unit`; z means nothing to a 2D network.
     normalization: how grey values become network input; "stack" = zero mean, unit deviation over the stack; "steps" =
     the `grey_steps` of a model that somebody else made.
-    padding: "auto" = black frames and other constant areas without tissue were left out of the training, and are left
-    out when the model is used; "none" = they were part of the training.
+    padding: "auto" = black frames and other constant areas without tissue are left out, in the training and in use;
+    "none" = they count as tissue.
     weights_sha256: of `weights.safetensors`. sample_sha256: of `sample.safetensors`, patches of what it was trained on;
     None if there is no such file. signatures: of the images that it and its parents were trained on. certainty: on
     them, the share of certain voxels among those that may be of a class (`inference.certainty`); None if not measured.

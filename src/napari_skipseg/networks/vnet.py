@@ -56,9 +56,9 @@ class ResidualStage(nn.Module):
 class VNet(Network):
     """A V-Net of `len(widths) - 1` long skips above a bottom.
 
-    A contracting stage of width C sums its input with its convolutions' result (the first stage repeats the image's
-    channels to its width); 2-wide convolutions of stride 2 lead down, 2-wide transposed ones up to C channels. The
-    expanding stage of a level has width 2C, what `org` joins, so that the k-wide part of org - sat is
+    A contracting stage of width C sums its input with its convolutions' result; the first stage repeats the image's
+    channels to its width. Convolutions of width and stride 2 lead down, transposed ones lead up to C channels. The
+    expanding stage of a level has width 2C, which is what `org` joins. So the k-wide part of org - sat is
     Σ (C - 1)·2C·k^d: 43,040·k^d with the paper's widths.
 
     The papers do not describe the following. The sum needs 2C channels, but a skip of one map joins C + 1, a summed one

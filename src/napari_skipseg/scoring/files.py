@@ -127,9 +127,9 @@ def iter_score_pairs(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[
     slices of all files share the best threshold. "isbi" and "instances" leave out images without any true cell or
     object. The pooled instances of a stack are those of the volume.
 
-    Predictions of integers are probabilities scaled by the maximum of their type, but images of 0 and 1 are masks, and
-    for the overlap images of values up to 31 are labels, above 0 = foreground. Truths: above 0 = foreground; in a truth
-    of membranes, as `options.foreground`. Areas without tissue that a segmentation of ours left out do not count,
+    A prediction of integers is a probability, scaled by the maximum of its type. An image of 0 and 1 is a mask, and for
+    the overlap an image of values up to 31 has labels: above 0 = foreground. So it is in truths; for a truth of
+    membranes see `options.foreground`. Areas without tissue that a segmentation of ours left out do not count,
     unless the truth marks something there. The notes of the summaries say what was decided.
 
     Raises:

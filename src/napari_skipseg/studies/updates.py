@@ -78,9 +78,9 @@ def iter_updates(
 ) -> Generator[Progress, None, StudyResult]:
     """Draw the maps of all models, yield the progress, and return the shares of the thirds and the files in `folder`.
 
-    NAME_updates.csv contains the map of each model, updates.png all maps side by side, in one colour scale or each in
-    its `own_scale`. The rows have, for the first and the last epoch, the share of all updates in the third of the
-    convolutions at the input, at the centre (the deepest) and at the output.
+    NAME_updates.csv contains the map of a model, updates.png all maps side by side, in one colour scale or each in its
+    `own_scale`. The convolutions are divided into thirds: at the input, at the centre (the deepest) and at the output.
+    The rows have the share of all updates that each third got, in the first and in the last epoch.
 
     Raises:
         SkipsegError: a folder is no model, has no record or is named twice, or nothing can be written to `folder`.

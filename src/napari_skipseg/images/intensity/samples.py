@@ -23,8 +23,8 @@ how many slices."""
 MOST_OF_SLICE = 2
 """Most windows of such a slice that are read whole."""
 SPOT, MOST_SPOTS, MOST_EMPTY = 32, 1024, 16
-"""Side of the window in which slices that are not sampled are searched for empty ones, in how many slices at most, and
-how many of these are read whole to be sure."""
+"""How empty slices are found among those that are not sampled: the side of the window that is looked at, in how many
+slices at most, and how many of them are read whole to be sure."""
 CELL, RUN = 8, 32
 """Side of the constant squares, and length of the constant runs along the image's border, that are searched."""
 

@@ -1,8 +1,8 @@
 """The signature of an image: few numbers that show whether two images are of one kind.
 
-It does not change with brightness and contrast. It consists of the shape of the histogram and, in octaves of size,
-the share of the contrast, its asymmetry, how peaked it is, and how much it changes from place to place. The last two
-distinguish photographs, with few sharp edges and flat areas, from tissue; the shares show noise and scale.
+It does not change with brightness and contrast. It has the shape of the histogram. For each octave of size it has the
+octave's share of the contrast, its asymmetry, how peaked it is, and how much it changes from place to place. The last
+two distinguish photographs, with few sharp edges and flat areas, from tissue; the shares show noise and scale.
 """
 
 from __future__ import annotations
