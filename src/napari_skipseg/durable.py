@@ -193,7 +193,7 @@ def remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
-def remove(place: Path) -> None:
+def remove_place(place: Path) -> None:
     """Remove a file, a link, or a folder with all that is in it, if it is there.
 
     Raises:

@@ -23,6 +23,7 @@ from napari_skipseg.images.files import (
     read_recipe,
     read_stack,
 )
+from napari_skipseg.images.formats import RESULT_FILE, UNFINISHED
 from napari_skipseg.images.slices import TIFF_ENDINGS, holds_slices, slice_names
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.metadata import is_zarr
@@ -32,7 +33,6 @@ from napari_skipseg.wording import counted
 SETTINGS_FILE = "batch.json"
 RECORDS = "records"
 """Beside the settings, this marks the folder of a run: nothing in it is an input."""
-UNFINISHED = ".unfinished"
 LEAST_SLICES = 8
 """So many numbered images of one size in a folder may be the slices of a stack."""
 MICROSCOPE_ENDINGS = (".lsm", ".stk")
@@ -40,8 +40,6 @@ MICROSCOPE_ENDINGS = (".lsm", ".stk")
 BATCH_ENDINGS = (*TIFF_ENDINGS, *MICROSCOPE_ENDINGS, *pictures.PICTURE_ENDINGS, *mrc.MRC_ENDINGS)
 """Endings of images; a file with a different ending is an image if it begins like a TIFF."""
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_OURS = re.compile(r"_(probability|binary|uncertainty|objects|attention_\d+)\.(tif|ome\.zarr)$")
-"""Ends of the names of results."""
 WILD = re.compile(r"[*?\[]")
 _PARTS = re.compile(r"(\*\*/|\*\*|\*|\?|\[[^\]/]+\])")
 
@@ -267,7 +265,7 @@ def _is_image(file: Path) -> bool:
 
 
 def _is_ours(file: Path) -> bool:
-    if not _OURS.search(file.name):
+    if not RESULT_FILE.search(file.name):
         return False
     try:
         return read_recipe(file) is not None

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from napari_skipseg.batch.inputs import RECORDS, SETTINGS_FILE, UNFINISHED, BatchInput
+from napari_skipseg.batch.inputs import RECORDS, SETTINGS_FILE, BatchInput
 from napari_skipseg.batch.settings import BatchSettings, batch_settings_to_json
 from napari_skipseg.devices import versions
 from napari_skipseg.durable import missing_folders, remove_empty, write_whole
 from napari_skipseg.images.faults import check_can_be_made, file_errors_as, replacing
+from napari_skipseg.images.formats import UNFINISHED
 from napari_skipseg.locks import FolderLock
 
 SUMMARY_FILE, REPORT_FILE, CHOICE_FILE = "summary.csv", "report.html", "chosen.json"

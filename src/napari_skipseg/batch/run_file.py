@@ -20,7 +20,7 @@ from PIL import Image
 
 from napari_skipseg.batch.crash_guard import GuardedFile, StoppedError, fault_of_folder, reason_of
 from napari_skipseg.batch.engine import DeviceTurn, FileJob
-from napari_skipseg.batch.inputs import UNFINISHED, read_input
+from napari_skipseg.batch.inputs import read_input
 from napari_skipseg.batch.place import write_bytes
 from napari_skipseg.batch.records import (
     FileRecord,
@@ -39,6 +39,7 @@ from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.box import cut_to_text
 from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.files import read_recipe, read_stack
+from napari_skipseg.images.formats import UNFINISHED
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import Focus, TileWritten
 from napari_skipseg.objects.block_cache import BLOCKS_FOLDER, search_folder

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.durable import remove
+from napari_skipseg.durable import remove_place
 from napari_skipseg.errors import InputError
 from napari_skipseg.exports.contacts import OtherLabels, iter_contacts
 from napari_skipseg.exports.imod import check_imod, iter_outlines, middles, write_imod
@@ -222,7 +222,7 @@ def _iter_anew(
     stage, path = ending.strip("._"), export.result(ending)
     if export.is_done(stage):
         return
-    remove(path)
+    remove_place(path)
     yield from write(path)
     export.finish(stage, [path])
 

@@ -164,7 +164,7 @@ def _begin(export: UnfinishedExport, record: dict[str, Any], overwrite: bool) ->
     if not file.exists():
         for each in export.folder.iterdir():
             if each.name != "lock":
-                durable.remove(each)
+                durable.remove_place(each)
         durable.write_durably(file, content)
     export.results.mkdir(exist_ok=True)
 

@@ -22,6 +22,7 @@ from napari_skipseg.images import mrc, pictures
 from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale
 from napari_skipseg.images.faults import read_errors_as_sentences
 from napari_skipseg.images.file_image import FileImage, stack_from_file_image
+from napari_skipseg.images.formats import RESULT_FILE
 from napari_skipseg.images.set_files import check_regular
 from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import LazyArray, Stack
@@ -30,9 +31,6 @@ from napari_skipseg.images.tiff.checks import first_page
 TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
 _ENDINGS = (*TIFF_ENDINGS, *pictures.PICTURE_ENDINGS, *mrc.MRC_ENDINGS)
 """Endings of slices; all other files in the folder are sidecars."""
-
-_OURS = re.compile(r"_(probability|binary|uncertainty|objects|attention_\d+)\.tif$")
-"""Ends of the names of our results, which may be in the folder of their image."""
 
 MOST_OPEN = 64
 """Slices that are open at once."""
@@ -127,7 +125,7 @@ def _image_names(folder: Path) -> list[str]:
     except OSError as error:
         raise FileError(f"The folder '{folder}' cannot be read ({error.strerror}): check your permission.") from error
     files = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
-    return sorted([name for name in files if not _OURS.search(name)] or files, key=natural_key)
+    return sorted([name for name in files if not RESULT_FILE.search(name)] or files, key=natural_key)
 
 
 def _check_names(folder: Path, names: Sequence[str]) -> None:

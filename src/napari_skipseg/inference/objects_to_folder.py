@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from napari_skipseg.devices import versions
-from napari_skipseg.durable import refuse_link, remove
+from napari_skipseg.durable import refuse_link, remove_place
 from napari_skipseg.images.faults import file_errors_as
-from napari_skipseg.images.formats import FORMAT_ENDINGS, Format
+from napari_skipseg.images.formats import FORMAT_ENDINGS, UNFINISHED, Format
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.recipes.recipe import (
     RECIPE_FILE,
@@ -21,7 +21,7 @@ from napari_skipseg.inference.recipes.recipe import (
     dict_to_json,
     objects_recipe_to_dict,
 )
-from napari_skipseg.inference.run_folder import ENDING, RunTimes
+from napari_skipseg.inference.run_folder import RunTimes
 from napari_skipseg.inference.saving import check_length, check_replaceable, write_text
 from napari_skipseg.locks import FolderLock
 from napari_skipseg.objects.block_cache import holds_blocks, search_folder
@@ -105,7 +105,7 @@ def keeping_blocks(target: ObjectsTarget) -> Iterator[ObjectsTarget]:
     Raises:
         FileError: another run is at work there, or nothing can be written.
     """
-    place = target.folder / f"{target.name}_objects{ENDING}"
+    place = target.folder / f"{target.name}_objects{UNFINISHED}"
     lock = FolderLock(place)
     with file_errors_as(place):
         refuse_link(place)
@@ -136,7 +136,7 @@ def remove_other_forms(target: ObjectsTarget) -> None:
     """
     for other in _other_forms(target):
         with file_errors_as(other.file):
-            remove(other.file)
+            remove_place(other.file)
 
 
 def _other_forms(target: ObjectsTarget) -> list[ObjectsTarget]:

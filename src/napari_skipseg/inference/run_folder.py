@@ -31,9 +31,9 @@ from napari_skipseg.durable import (
     is_draft,
     missing_folders,
     refuse_link,
-    remove,
     remove_empty,
     remove_old_drafts,
+    remove_place,
     replace,
     sync_folder,
     write_durably,
@@ -41,11 +41,11 @@ from napari_skipseg.durable import (
 )
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.faults import check_can_be_made, file_errors_as
+from napari_skipseg.images.formats import UNFINISHED
 from napari_skipseg.inference.recipes.recipe import dict_to_json
 from napari_skipseg.inference.run_journal import JOURNAL, TileJournal, append_tiles, noted_tiles, tiles_to_bytes
 from napari_skipseg.locks import FolderLock
 
-ENDING = ".unfinished"
 _FACTS, _REPLACED = "run.json", "replaced-"
 TILE_STORES = "_tiles"
 """Between the name of a run and those of stores from which its results are cut: no result can have their names."""
@@ -70,7 +70,7 @@ class RunFolder:
     def __init__(
         self, folder: Path, name: str, key: Mapping[str, Any], restart: bool = False, lasting: bool = True
     ) -> None:
-        self.path = folder / f"{name}{ENDING}"
+        self.path = folder / f"{name}{UNFINISHED}"
         self.recipe: dict[str, Any] | None = None
         self.changes: dict[str, Any] = {}
         self._key: dict[str, Any] = json.loads(json.dumps(key))
@@ -178,7 +178,7 @@ class RunFolder:
             target, replaced = self.path.parent / file.name, self.path / f"{_REPLACED}{number}"
             with file_errors_as(target):
                 if file.is_dir() and (target.exists() or target.is_symlink()):
-                    remove(replaced)
+                    remove_place(replaced)
                     replace(target, replaced)  # after a kill there is the old store or the new one, never half of one
                 replace(file, target)
         with file_errors_as(self.path.parent):
@@ -230,7 +230,7 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
         for place in self.path.iterdir():
             if place.name.startswith(_REPLACED) or is_draft(place.name) or self._is_ours(place.name, _OURS_INSIDE):
-                remove(place)
+                remove_place(place)
 
     def _is_ours(self, name: str, endings: re.Pattern[str] = _OURS) -> bool:
         return name.startswith(self._name) and endings.fullmatch(name, len(self._name)) is not None

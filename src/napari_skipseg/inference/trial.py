@@ -30,7 +30,7 @@ from napari_skipseg.inference.backends.fallback import FallbackBackend
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.kept_speed import find_network_speed
-from napari_skipseg.inference.memory import AHEAD, BEHIND
+from napari_skipseg.inference.memory import AHEAD, BEHIND, FLOAT
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.pipeline import WRITING_THREADS
 from napari_skipseg.inference.predict import Run, iter_prepare
@@ -286,7 +286,6 @@ def _one_voxel(result: ResultArray) -> tuple[int, ...]:
 
 PYRAMID = 4 / 3
 """Size of a result with its coarser levels, relative to that without, at most."""
-_FLOAT = 4
 
 
 def iter_plan(
@@ -386,7 +385,7 @@ def _memory(run: Run, on_gpu: int) -> int:
     it."""
     classes = len(run.model.description.class_names)
     channels = run.model.description.spec.in_channels
-    tile = run.batch * math.prod(run.grid.tiles.size) * _FLOAT
+    tile = run.batch * math.prod(run.grid.tiles.size) * FLOAT
     waiting = tile * ((AHEAD + 1) * channels + (BEHIND + 1) * classes * (2 if run.passes.per_tile > 1 else 1))
     held: int = psutil.Process().memory_info().rss
     return held + waiting + (0 if on_gpu else run.tile_bytes)
@@ -397,7 +396,7 @@ def _disk(run: Run, depth: Depth | None, form: Format) -> int:
     for result in run.results:
         voxels = math.prod(result.shape)
         if depth is None:
-            total += voxels * _FLOAT
+            total += voxels * FLOAT
         else:
             size = voxels * np.dtype(stored_dtype(result, depth)).itemsize
             total += size * (PYRAMID if form == "ome-zarr" else 2)  # a TIFF is written beside the store it is made from

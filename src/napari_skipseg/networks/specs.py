@@ -105,8 +105,9 @@ class TiramisuSpec(SkipSpec):
     width: channels of the first convolution. growth: channels that each layer of a dense block adds. layers: per dense
     block of the contracting path, mirrored by the expanding one. bottom_layers: of the block between them. dense_gates:
     each dense block has a gate too, from its input to its last layer (SAT, figure 4). This holds for levels whose skip
-    is st, at, sat or reduce; the bottom block has the skip of the deepest level. bottleneck: 0 for the paper's layer (batch
-    norm, ReLU, 3-wide convolution), else DenseNet's: a 1-wide convolution to that many times the growth comes first.
+    is st, at, sat or reduce; the bottom block has the skip of the deepest level. bottleneck: 0 for the paper's layer
+    (batch norm, ReLU, 3-wide convolution), else DenseNet's: a 1-wide convolution to that many times the growth comes
+    first.
     """
 
     network: Literal["tiramisu"] = "tiramisu"

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.file_names import normalized_name
 from napari_skipseg.images.files import location_of_image, read_recipe, read_stack
+from napari_skipseg.images.formats import RESULT
 from napari_skipseg.images.slices import is_pattern, slice_names
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.metadata import is_zarr
@@ -19,7 +20,7 @@ from napari_skipseg.inference.saving import plain_name
 _ENDINGS = (".tif", ".tiff", ".btf", ".png", ".bmp", ".jpg", ".jpeg")
 SCORED = ("_probability", "_binary", "_objects")
 """What our own runs add to the name of an image, of results that can be scored."""
-_OURS = re.compile(r"(_probability|_binary|_objects|_uncertainty|_attention_[0-9]+)$")
+_OURS = re.compile(rf"_{RESULT}$")
 
 ImagesByName = dict[str, list[Path]]
 """The images in a folder, by their names without endings."""

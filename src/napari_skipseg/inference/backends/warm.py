@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from napari_skipseg.inference.backends.fallback import FallbackBackend
 
 KEPT_BACKENDS = 4
+"""A turned tile, or a block in three planes, takes several at a time."""
 KEPT_MODELS = 2
 """A model that was fine-tuned, and the new model."""
 

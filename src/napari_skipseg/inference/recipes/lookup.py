@@ -11,6 +11,7 @@ from pathlib import Path
 
 from napari_skipseg.errors import FileError, InputError, ModelError, SkipsegError
 from napari_skipseg.images.files import is_there, read_recipe, read_stack
+from napari_skipseg.images.formats import RESULT_FILE
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.mask import identify_mask
 from napari_skipseg.images.stack import Stack
@@ -27,9 +28,7 @@ from napari_skipseg.inference.recipes.recipe import (
 from napari_skipseg.models.catalog import find_models, locate_model
 from napari_skipseg.models.folder import read_description
 
-_NAMED = re.compile(
-    r"(.+?)(?:_objects)?_recipe\.json|(.+?)_(?:probability|binary|uncertainty|objects|attention_\d+)\.(?:tif|ome\.zarr)"
-)
+_NAMED = re.compile(rf"(.+?)(?:_objects)?_recipe\.json|(.+?){RESULT_FILE.pattern}")
 """Names of recipes and of what bears one, by what stands before."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -29,6 +28,7 @@ from napari_skipseg.images.files import (
     slice_files,
     write_ome_tiff,
 )
+from napari_skipseg.images.formats import RESULT_FILE
 from napari_skipseg.images.mrc import is_mrc
 from napari_skipseg.images.pictures import is_picture
 from napari_skipseg.images.slices import TIFF_ENDINGS, gaps_in, holds_slices, natural_key, slice_names
@@ -53,7 +53,6 @@ PROBABILITY_LOOKS: dict[str, Any] = {"contrast_limits": (0, 1), "blending": "add
 HIDDEN_MAP: dict[str, Any] = {"blending": "translucent", "opacity": 0.75, "visible": False}
 """A map that the user shows to read its values; additive blending would hide it in a bright image."""
 
-RESULT = re.compile(r"_(attention_\d+|uncertainty|probability|binary|objects)\.(tif|ome\.zarr)$")
 MAP = {name: value for name, value in HIDDEN_MAP.items() if name != "visible"}
 LOOKS: dict[str, dict[str, Any]] = {
     "attention": {"colormap": "viridis", **MAP},
@@ -86,7 +85,7 @@ def label_colors(colors: Sequence[str]) -> DirectLabelColormap:
 
 def result_kind(file: str) -> str:
     """Return the kind of result in a file by its name, one of `LOOKS`; "" if it is not a result."""
-    found = RESULT.search(Path(file).name)
+    found = RESULT_FILE.search(Path(file).name)
     return "" if found is None else found.group(1).partition("_")[0]
 
 
