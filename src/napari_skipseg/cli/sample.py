@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.errors import InputError
 from napari_skipseg.terminal import print_line
 
 _NAME = "em-sample"
@@ -22,14 +22,12 @@ def sample(
     ] = 0,
 ) -> None:
     """Write the synthetic EM stack of napari's File > Open Sample, and its truth, as OME-TIFF."""
+    from napari_skipseg.images.faults import make_folder
     from napari_skipseg.images.files import write_ome_tiff
     from napari_skipseg.images.synthetic.sample import make_sample
 
     made = make_sample((slices, side, side), seed)
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"The folder '{out_dir}' cannot be made: {error.strerror}. Choose a different one.") from error
+    make_folder(out_dir)
     stack = made.stack
     for ending, values in (("", stack.data), ("_membranes", made.membrane), ("_mitochondria", made.mitochondria)):
         file = out_dir / f"{_NAME}{ending}.tif"

@@ -37,6 +37,18 @@ def check_can_be_made(folder: Path) -> None:
         raise FileError(f"'{nearest}' is a file: choose a different folder.")
 
 
+def make_folder(target: Path) -> None:
+    """Make a folder, and those above it, if they are missing.
+
+    Raises:
+        FileError: it cannot be made.
+    """
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"The folder '{target}' cannot be made: {error.strerror}. Choose a different one.") from error
+
+
 @contextmanager
 def replacing(path: Path, synced: bool = True, after: Sequence[Path] = ()) -> Iterator[BinaryIO]:
     """Yield a new file, open for reading and writing, that is renamed to `path` at the end, or removed on an error.

@@ -11,9 +11,8 @@ from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError, InputError
-from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale
+from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale, FileImage, stack_from_file_image
 from napari_skipseg.images.faults import read_errors_as_sentences
-from napari_skipseg.images.file_image import FileImage, stack_from_file_image
 from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import ArrayLike, FileAxes, Stack
 from napari_skipseg.images.views import MappedArray

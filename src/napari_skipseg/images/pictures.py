@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.images.calibration import FileImage, stack_from_file_image
 from napari_skipseg.images.choice import ImageInfo, Location, choose_image
 from napari_skipseg.images.faults import read_errors_as_sentences
-from napari_skipseg.images.file_image import FileImage, stack_from_file_image
 from napari_skipseg.images.set_files import check_regular
 from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import Stack

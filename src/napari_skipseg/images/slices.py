@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.file_names import normalized_name
 from napari_skipseg.images import mrc, pictures
-from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale
+from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale, FileImage, stack_from_file_image
 from napari_skipseg.images.faults import read_errors_as_sentences
-from napari_skipseg.images.file_image import FileImage, stack_from_file_image
 from napari_skipseg.images.formats import RESULT_FILE
 from napari_skipseg.images.set_files import check_regular
 from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.devices import SystemReport
-from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.faults import make_folder
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.images.views import RecodedArray
@@ -257,18 +258,6 @@ def _(request: messages.ReportSystem, folder: Path, models: WarmModels) -> Opera
 
     yield from ()
     return SystemReport(system_report())
-
-
-def make_folder(target: Path) -> None:
-    """Make the folder of the models.
-
-    Raises:
-        FileError: it cannot be made.
-    """
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"The folder '{target}' cannot be made: {error.strerror}. Choose a different one.") from error
 
 
 def open_voxels(values: ArrayLike) -> ArrayLike:

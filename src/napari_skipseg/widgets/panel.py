@@ -13,7 +13,8 @@ from qtpy.QtCore import QEvent, QObject, QTimer, QUrl
 from qtpy.QtGui import QDesktopServices, QShowEvent
 from qtpy.QtWidgets import QApplication, QTabWidget, QToolButton, QWidget
 
-from napari_skipseg.errors import EngineError, FileError
+from napari_skipseg.errors import EngineError
+from napari_skipseg.images.faults import make_folder
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.widgets.batch.tab import BatchTab
 from napari_skipseg.widgets.correct.tab import CorrectTab
@@ -252,12 +253,7 @@ def open_demo(headless_folder: Path | None = None) -> list[Path]:
     import napari
 
     if headless_folder is not None:
-        try:
-            headless_folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FileError(
-                f"The folder '{headless_folder}' cannot be made ({error.strerror}): choose a different one."
-            ) from error
+        make_folder(headless_folder)
     os.environ[SETTINGS_VARIABLE] = ""  # the demonstration is the same for everybody, and changes no settings
     viewer = napari.Viewer()
     try:

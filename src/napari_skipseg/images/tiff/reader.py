@@ -11,10 +11,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from napari_skipseg.images.calibration import AxisScale
+from napari_skipseg.images.calibration import AxisScale, FileImage, stack_from_file_image
 from napari_skipseg.images.choice import Location
 from napari_skipseg.images.faults import read_errors_as_sentences
-from napari_skipseg.images.file_image import FileImage, stack_from_file_image
 from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import ArrayLike, FileAxes, Stack
 from napari_skipseg.images.tiff.checks import OpenTiff, open_tiff, open_unread

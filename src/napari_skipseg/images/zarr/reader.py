@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 from napari_skipseg.durable import is_draft
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.calibration import AxisScale, number_of
+from napari_skipseg.images.calibration import AxisScale, FileImage, number_of, stack_from_file_image
 from napari_skipseg.images.choice import ImageInfo, check_number, main_image, refuse_several
 from napari_skipseg.images.faults import read_errors_as_sentences
-from napari_skipseg.images.file_image import FileImage, stack_from_file_image
 from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import GIVE_AXES, ArrayLike, FileAxes, Stack, name_axes
 from napari_skipseg.images.zarr.array import ZarrArray
