@@ -16,8 +16,6 @@ from tiny_models import write_tiny
 import napari_skipseg as skipseg
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
-from napari_skipseg.inference.backends import choose
-from napari_skipseg.inference.recipes import repeat
 from napari_skipseg.models.catalog import MODELS_VARIABLE
 
 PLACE = ((50.0, 4.0, 4.0), "nm")
@@ -47,11 +45,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def only_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch is ready sooner than OpenVINO."""
-    for module in (choose, repeat):
-        monkeypatch.setattr(module, "has_openvino", lambda: False)
+pytestmark = pytest.mark.usefixtures("only_torch")
 
 
 @pytest.fixture
