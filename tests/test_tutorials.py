@@ -15,7 +15,7 @@ from napari_skipseg.proofread.store import EDITS_VARIABLE
 
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 BLOCK = re.compile(r"(?:<!-- exit code (\d) -->\n)?```(bash|python)\n(.*?)```", re.DOTALL)
-SMALL = ["--slices", "4", "--side", "256"]
+SMALL = ["--slices", "3", "--side", "192"]
 """Flags of a smaller sample, with which a tutorial takes seconds instead of a minute."""
 RESULTS = {
     "first-stack": ("results/em-sample_binary.tif", "results/em-sample_objects.csv"),

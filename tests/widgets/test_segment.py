@@ -77,7 +77,7 @@ def test_threshold_moves_the_binary_layer_without_a_run(open_panel, qtbot, engin
     np.testing.assert_array_equal(np.asarray(viewer.layers["binary"].data), image / 255 > 0.25)
     press(qtbot, panel)
     np.testing.assert_array_equal(np.asarray(viewer.layers["binary"].data), image / 255 > 0.25)
-    assert (len(engine.calls), len(viewer.layers)) == (2, 5)
+    assert (len(engine.calls), len(viewer.layers)) == (2, 3)
 
 
 def test_samples_ask_for_a_dropout_rate_and_show_uncertainty(open_panel, qtbot, engine):
@@ -306,7 +306,7 @@ def test_cancel_before_anything_is_there_changes_nothing(open_panel, qtbot, engi
     viewer.add_image(ramp(32, 48))
     engine.pause = 2.0  # before the first tile, so that the click comes sooner on a busy machine too
     press(qtbot, panel, wait=False)
-    qtbot.waitUntil(lambda: len(viewer.layers) == 5)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3)
     qtbot.mouseClick(panel.segment_tab.cancel_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not panel.segment_tab.is_running)
     assert len(viewer.layers) == 1
@@ -433,7 +433,7 @@ def test_the_real_engine_segments_is_killed_and_segments_again(open_panel, qtbot
     with Engine() as real:
         viewer, panel = open_panel(real)
         tab = panel.segment_tab
-        viewer.add_image(np.random.default_rng(0).integers(0, 255, (24, 128, 128), np.uint8), name="em")
+        viewer.add_image(np.random.default_rng(0).integers(0, 255, (40, 256, 256), np.uint8), name="em")
         tab.form.options.tile.setValue(64)
         press(qtbot, panel, wait=False)
         qtbot.waitUntil(lambda: tab.progress.value() > 0)
@@ -447,7 +447,7 @@ def test_the_real_engine_segments_is_killed_and_segments_again(open_panel, qtbot
         press(qtbot, panel)
         alone = f"z {viewer.dims.current_step[0]}"
         probability = np.asarray(viewer.layers[f"{alone} probability"].data)
-        assert probability.shape == (1, 128, 128)
+        assert probability.shape == (1, 256, 256)
         assert 0 < probability.min() < probability.max() < 1
         attention = viewer.layers[f"{alone} attention 1"].data
-        assert attention.shape == (1, 128, 128)
+        assert attention.shape == (1, 256, 256)
