@@ -121,7 +121,7 @@ def _viewers_open_fast(model_folder: Path) -> Iterator[None]:
 
 @pytest.fixture
 def painted() -> None:
-    """The windows of the test are painted: for a test of what is seen in the canvas."""
+    """The windows of the test are painted: for a test that drags over the canvas, or of what painting costs."""
 
 
 @pytest.fixture(autouse=True)
