@@ -92,10 +92,11 @@ def _viewers_open_fast(model_folder: Path) -> Iterator[None]:
     known (0.2 s), the menus of a closed window are taken apart one by one (0.2 s), every Qt event passes through a
     filter in Python that serves hidden menu bars (0.2 s), the settings of napari are written to the user's file seven
     times (0.2 s), the garbage collector looks at all that torch and napari hold (0.3 s), the welcome text is set
-    again for each of 176 shortcuts (0.1 s), and the parameters of the same functions are looked up at each of 2,400
-    connections (0.1 s).
+    again for each of 176 shortcuts (0.1 s), the parameters of the same functions are looked up at each of 2,400
+    connections (0.1 s), and the menus of the window are filled (0.1 s).
     """
     from app_model import Application
+    from app_model.backends.qt import QModelMenu
     from napari._qt.qt_main_window import _QtMainWindow
     from napari._qt.widgets.qt_welcome import QtWelcomeWidget
     from napari.settings._base import EventedConfigFileSettings
@@ -109,6 +110,7 @@ def _viewers_open_fast(model_folder: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PluginManifest, "discover", lambda paths=(): iter(plugins))
         patch.setattr(Application, "dispose", lambda self: None)
+        patch.setattr(QModelMenu, "rebuild", lambda self, *args, **options: None)
         patch.delattr(_QtMainWindow, "eventFilter")
         patch.setattr(QtWelcomeWidget, "refresh_shortcuts", lambda self, event=None: None, raising=False)
         patch.setattr(EventedConfigFileSettings, "_maybe_save", lambda self: None)
