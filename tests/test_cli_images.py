@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-from command_line import Ran, runner
 from made_images import write_positions, write_slices
 from tiny_models import write_tiny
 
@@ -49,11 +47,6 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quickly(library: Path, monkeypatch: pytest.MonkeyPatch, only_torch: None) -> None:
     monkeypatch.setenv(MODELS_VARIABLE, str(library))
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -4,33 +4,22 @@ import csv
 import errno
 import json
 import os
-import signal
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import tifffile
 
-from napari_skipseg import cli
 from napari_skipseg.errors import FileError
 from napari_skipseg.scores.overlap import score_overlap
 from napari_skipseg.terminal import print_or_write_csv, report_rows
 
 
 @pytest.fixture
-def score(monkeypatch, capsys):
-    """Run `score` in this process; return its exit code and what it said."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
+def score(monkeypatch, run):
+    """Run `score` in this process."""
     monkeypatch.setenv("COLUMNS", "80")
-
-    def score(*arguments):
-        monkeypatch.setattr(sys, "argv", ["napari-skipseg", "score", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capsys.readouterr()
-        return int(ended.value.code or 0), shown.out, shown.err
-
-    return score
+    return partial(run, "score")
 
 
 @pytest.fixture
