@@ -1,7 +1,6 @@
 """The command `score`: its table, JSON and CSV hold the same numbers, and a CSV file is whole or not there."""
 
 import csv
-import errno
 import json
 import os
 from functools import partial
@@ -9,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import tifffile
+from full_disk import full_disk
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.scores.overlap import score_overlap
@@ -187,11 +187,8 @@ def test_what_does_not_go_together_is_said_in_one_line(score, files, tmp_path, m
 
 
 def test_a_full_disk_leaves_the_table_of_before(tmp_path, monkeypatch):
-    def full(number):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     print_or_write_csv(tmp_path / "scores.csv", [{"dice": 0.5}])
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(FileError, match="no space left"):
         print_or_write_csv(tmp_path / "scores.csv", [{"dice": 0.25}])
     assert (tmp_path / "scores.csv").read_text(encoding="utf-8-sig") == "dice\n0.5\n"
