@@ -303,10 +303,11 @@ def memory_is_given_back(setting: Setting) -> Any:
 def averages(setting: Setting) -> Any:
     """Copies, samples and planes averaged on the device are those averaged on the CPU, and no fault is noted."""
     model, found = read_model(find_models()["em-membrane"]), {}
+    slice_shape, volume_shape = ((64, 64), (16, 32, 32)) if setting.device == "cpu" else ((256, 256), (48, 64, 64))
     ways: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
-        "average 8": ({"average": 8}, (256, 256)),
-        "planes": ({"planes": "xyz"}, (48, 64, 64)),
-        "samples": ({"samples": 4, "dropout": 0.2}, (256, 256)),
+        "average 8": ({"average": 8}, slice_shape),
+        "planes": ({"planes": "xyz"}, volume_shape),
+        "samples": ({"samples": 4, "dropout": 0.2}, slice_shape),
     }
     for name, (options, shape) in ways.items():
         chosen = SegmentOptions(setting.device, attention=False, **options)

@@ -38,7 +38,7 @@ SMALLEST = 300
 """Pixels of a cell in the picture of objects."""
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 TEXTS = PICTURES / "window.json"
-"""What stood in the window when the pictures were made; tests/widgets/test_pictures.py compares it with today's."""
+"""What stood in the window when the pictures were made; tests/widgets/test_docs_pictures.py compares it with today."""
 
 
 def wait(done: Callable[[], bool]) -> None:

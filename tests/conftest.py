@@ -1,9 +1,11 @@
 """Fixtures for all tests."""
 
+import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +37,13 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_old_is_searched_for_garbage() -> None:
+    """What is there when a file begins is set aside: searching all of torch again and again took 7 % of the time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real EM data: SKIPSEG_DATA, else ../shared/data beside the checkout.
@@ -49,6 +58,21 @@ def data_folder() -> Path:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run the command line in this process; return its exit code, and what it printed to both outputs."""
+    from command_line import runner
+
+    return runner(monkeypatch, capsys)
+
+
+@pytest.fixture
+def only_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks run in torch, which is ready sooner than OpenVINO."""
+    for module in ("backends.choose", "recipes.repeat"):
+        monkeypatch.setattr(f"napari_skipseg.inference.{module}.has_openvino", lambda: False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

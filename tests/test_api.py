@@ -18,7 +18,6 @@ from tiny_models import write_tiny
 import napari_skipseg as skipseg
 from napari_skipseg.errors import SpecError
 from napari_skipseg.images.space import Space
-from napari_skipseg.inference.backends import choose
 from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.model import Model
 
@@ -35,9 +34,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def model(library: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
+def model(library: Path, monkeypatch: pytest.MonkeyPatch, only_torch: None) -> Model:
     monkeypatch.setenv(MODELS_VARIABLE, str(library))
-    monkeypatch.setattr(choose, "has_openvino", lambda: False)  # torch is ready sooner
     return skipseg.load_model("tiny")
 
 

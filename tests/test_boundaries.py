@@ -312,7 +312,13 @@ def public_names(tree: ast.Module) -> Iterator[str]:
 
 def test_a_public_name_has_one_meaning() -> None:
     owners: dict[str, list[str]] = {}
-    for path in FILES:
-        for name in public_names(ast.parse(path.read_text(encoding="utf-8"))):
-            owners.setdefault(name, []).append(module_name(path))
+    for path, tree in nodes():
+        for name in public_names(tree) if isinstance(tree, ast.Module) else ():
+            owners.setdefault(name, []).append(str(path))
     assert {name for name, modules in owners.items() if len(modules) > 1} == set(TWICE)
+
+
+def test_every_test_file_has_a_name_of_its_own() -> None:
+    """Without packages, pytest knows a test file by its name alone."""
+    names = [file.name for file in Path(__file__).parent.rglob("*.py") if file.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))

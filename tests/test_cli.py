@@ -27,7 +27,6 @@ from napari_skipseg import api, cli
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.intensity.samples import SAMPLED_SLICES
 from napari_skipseg.images.space import Space
-from napari_skipseg.inference.backends import choose
 from napari_skipseg.inference.prediction import to_uint8
 from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.folder import read_description
@@ -52,11 +51,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process; with torch, which is ready sooner than OpenVINO."""
+def run(library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], only_torch: None) -> Run:
+    """Run the command line in this process."""
     monkeypatch.setenv(MODELS_VARIABLE, str(library))
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(choose, "has_openvino", lambda: False)
     started = runner(monkeypatch, capsys)
 
     def run(*arguments: object) -> Ran:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-from command_line import Ran, runner
 from made_images import write_positions, write_slices
 from tiny_models import write_tiny
 
@@ -20,7 +18,6 @@ from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.choice import SeveralImagesError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.identity import identify
-from napari_skipseg.inference.backends import choose
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.jobs import preparation
@@ -48,14 +45,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def quickly(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def quickly(library: Path, monkeypatch: pytest.MonkeyPatch, only_torch: None) -> None:
     monkeypatch.setenv(MODELS_VARIABLE, str(library))
-    monkeypatch.setattr(choose, "has_openvino", lambda: False)
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 from tiny_models import write_tiny
 
-from napari_skipseg.inference.backends import choose
-
 SCRIPT = Path(__file__).parent.parent / "scripts" / "gpu_check.py"
 
 
@@ -31,8 +29,9 @@ def reported(folder: Path) -> dict[str, dict[str, Any]]:
     return {each["check"]: each for each in json.loads((folder / "gpu_check.json").read_text(encoding="utf-8"))}
 
 
-def test_what_needs_no_gpu_passes_on_the_cpu(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "has_openvino", lambda: False)  # torch is ready sooner
+def test_what_needs_no_gpu_passes_on_the_cpu(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only_torch: None
+) -> None:
     tiny = write_tiny(tmp_path / "em-membrane")
     monkeypatch.setattr(script, "find_models", lambda: {"em-membrane": tiny})  # the real one takes 10 s
     names = ["machine", "recipe_is_clean", "batches_agree", "averages", "memory_factor", "gpu_tests"]

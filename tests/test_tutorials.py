@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 from command_line import Ran, runner
 
-from napari_skipseg.inference.backends import choose
 from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.proofread.store import EDITS_VARIABLE
 
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 BLOCK = re.compile(r"(?:<!-- exit code (\d) -->\n)?```(bash|python)\n(.*?)```", re.DOTALL)
-SMALL = ["--slices", "4", "--side", "256"]
+SMALL = ["--slices", "3", "--side", "192"]
 """Flags of a smaller sample, with which a tutorial takes seconds instead of a minute."""
 RESULTS = {
     "first-stack": ("results/em-sample_binary.tif", "results/em-sample_objects.csv"),
@@ -28,11 +27,12 @@ RESULTS = {
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Ran]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, only_torch: None
+) -> Callable[..., Ran]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
     monkeypatch.setenv(EDITS_VARIABLE, str(tmp_path / "edits"))
-    monkeypatch.setattr(choose, "has_openvino", lambda: False)  # torch is ready sooner
     return runner(monkeypatch, capsys)
 
 

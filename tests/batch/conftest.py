@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from batch_folders import Gate, write_tiny_model
 
-from napari_skipseg.inference.backends import choose
-
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -16,8 +14,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "has_openvino", lambda: False)
+def quickly(only_torch: None) -> None:
+    pass
 
 
 @pytest.fixture

@@ -46,7 +46,6 @@ from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.zarr import chunk_writer
 from napari_skipseg.inference.predict import iter_predict
-from napari_skipseg.inference.recipes import repeat
 from napari_skipseg.inference.recipes.lookup import read_recipe_file
 from napari_skipseg.inference.recipes.repeat import iter_repeat, prepare_repeat
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
@@ -275,7 +274,6 @@ def test_names_that_no_terminal_can_show_are_names(three: Path, tmp_path: Path, 
 def test_a_name_that_is_no_utf8_is_a_name(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    monkeypatch.setattr(repeat, "has_openvino", lambda: False)
     monkeypatch.setenv(MODELS_VARIABLE, str(tiny.parent))
     odd = write_image(tmp_path / "in" / "a.tif").rename(tmp_path / "in" / os.fsdecode(b"caf\xe9.tif"))
     settings = settings_for(tmp_path / "in", tmp_path / "out", tiny, form=form, objects=ObjectOptions())
@@ -709,7 +707,6 @@ def test_where_objects_fail_the_segmentation_is_kept(three: Path, tmp_path: Path
 def test_each_file_of_a_batch_can_be_done_again_by_its_recipe(
     three: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    monkeypatch.setattr(repeat, "has_openvino", lambda: False)
     monkeypatch.setenv(MODELS_VARIABLE, str(tiny.parent))
     taken = {"axes": "TYX", "voxel_size": (1.0, 30.0, 30.0), "unit": "nm"}
     options = ObjectOptions("watershed", smallest=3)
@@ -727,7 +724,6 @@ def test_each_file_of_a_batch_can_be_done_again_by_its_recipe(
 def test_objects_in_a_box_are_measured_there_also_when_the_recipe_is_done_again(
     three: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repeat, "has_openvino", lambda: False)
     monkeypatch.setenv(MODELS_VARIABLE, str(tiny.parent))
     settings = settings_for(
         three / "deep", tmp_path / "out", tiny, box="y=8:40,x=4:900", objects=ObjectOptions("components")

@@ -39,12 +39,21 @@ class Programs(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+def lonely(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The address and the process of a scheduler, whose workers come with `cluster`."""
+    with scheduler(tmp_path_factory.mktemp("scheduler")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    lonely: tuple[str, subprocess.Popen[bytes]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Programs]:
     """A scheduler with two workers, which keep what is sent to them in a folder of their own."""
-    folder = tmp_path_factory.mktemp("cluster")
+    folder, (address, process) = tmp_path_factory.mktemp("cluster"), lonely
     holds = Holds(folder / "holds")
     kept = {dask_worker.SENT_MODELS_VARIABLE: str(folder / "sent"), **holds.variables}
-    with scheduler(folder) as (address, process), contextlib.ExitStack() as leaving:
+    with contextlib.ExitStack() as leaving:
         workers = [leaving.enter_context(worker(folder, address, **kept)) for _ in range(2)]
         wait_for_workers(address, 2)
         yield Programs(address, process, tuple(workers), holds)
@@ -96,15 +105,22 @@ def stop_at(plain: BatchSettings, folder: Path, cluster: Programs, kind: str, st
     raise AssertionError("five runs came to their end before they could be stopped")
 
 
-def test_a_scheduler_without_workers_is_told_of(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_without_workers_is_told_of(
+    lonely: tuple[str, subprocess.Popen[bytes]],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first of all, as workers come with the next test."""
     monkeypatch.setattr(dask_tasks, "LACKING", 0.3)
     write_image(tmp_path / "in" / "a.tif", 1)
-    with scheduler(tmp_path) as (address, _):
-        work = iter_batch(elsewhere(settings_for(tmp_path / "in", tmp_path / "out", tiny), tmp_path / "out", address))
-        told = next(event.message for event in work if "none" in event.message)
-        assert told == f"0 of 1 image: waiting for workers: none has come to {address} yet"
-        with worker(tmp_path, address, **{dask_worker.SENT_MODELS_VARIABLE: str(tmp_path / "sent")}):
-            assert states(run_to_end(work)) == {"a.tif": "done"}
+    settings = settings_for(tmp_path / "in", tmp_path / "out", tiny)
+    work = iter_batch(elsewhere(settings, tmp_path / "out", lonely[0]))
+    told = next(event.message for event in work if "none" in event.message)
+    assert told == f"0 of 1 image: waiting for workers: none has come to {lonely[0]} yet"
+    request.getfixturevalue("cluster")
+    assert states(run_to_end(work)) == {"a.tif": "done"}
 
 
 @pytest.mark.slow

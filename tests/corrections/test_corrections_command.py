@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
-from napari_skipseg import cli
 from napari_skipseg.cli.corrections import UNNAMED
 from napari_skipseg.corrections.catalog import find_corrections
 from napari_skipseg.corrections.store import open_corrections
@@ -22,20 +20,10 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process: its code, and what it wrote to both outputs."""
+def run(monkeypatch: pytest.MonkeyPatch, run: Run) -> Run:
+    """Run `corrections` in this process."""
     monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["napari-skipseg", "corrections", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capsys.readouterr()
-        return int(ended.value.code or 0), shown.out, shown.err
-
-    return run
+    return partial(run, "corrections")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from full_disk import full_disk
 
 from napari_skipseg import durable
 from napari_skipseg.corrections import journal, store
@@ -212,11 +212,8 @@ def test_a_full_disk_keeps_what_is_in_memory_until_there_is_space(
     corrections.strokes[0, :10] = 2
     corrections.flush(5)
 
-    def full(number: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
+        patch.setattr(os, "fsync", full_disk)
         corrections.strokes[1, :10] = 3
         assert not corrections.flush(5)
         assert "No space left on device" in corrections.fault
@@ -238,11 +235,8 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_journal(image: Stack, monkeypatch
     corrections = open_corrections(image)
     corrections.strokes[0, :10] = 2
 
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(store.CorrectionChunkFiles, "write", full)
+        patch.setattr(store.CorrectionChunkFiles, "write", full_disk)
         assert not corrections.checkpoint()
         assert "free some space" in corrections.fault
     kill(corrections)

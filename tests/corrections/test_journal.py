@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from full_disk import full_disk
 
 from napari_skipseg.corrections import journal
 from napari_skipseg.corrections.journal import Journal, JournalEntry, journals, read_journal
@@ -136,10 +136,7 @@ def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path, monkeypatch: pyte
     assert notes.flush(5)
     real = journal._sync
 
-    def full(handle: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(journal, "_sync", full)
+    monkeypatch.setattr(journal, "_sync", full_disk)
     notes.append(0, (0, 0, 0), values_of(2))
     assert not notes.flush(5)
     assert notes.fault == (
@@ -161,10 +158,7 @@ def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_disk_that_stays_full_is_told_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(handle: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(journal, "_sync", full)
+    monkeypatch.setattr(journal, "_sync", full_disk)
     notes = opened(tmp_path)
     notes.append(0, (0, 0, 0), values_of(1))
     assert not notes.close()

@@ -96,8 +96,8 @@ def test_two_images_of_different_voxels_are_refused() -> None:
         contacts(shapes(), shapes()[1:])
 
 
-def test_a_million_objects_are_counted() -> None:
-    values = np.arange(1, 10**6 + 1, dtype=np.uint32).reshape(100, 100, 100)
-    table = contacts(values, size=(64, 64, 64), space=Space("ZYX"))
-    assert len(table) == 3 * 99 * 100 * 100
+def test_very_many_objects_are_counted() -> None:
+    values = np.arange(1, 60**3 + 1, dtype=np.uint32).reshape(60, 60, 60)
+    table = contacts(values, size=(40, 40, 40), space=Space("ZYX"))
+    assert len(table) == 3 * 59 * 60 * 60
     assert table.column("area (pixel²)").sum() == len(table)

@@ -115,7 +115,7 @@ def parts(draw: Any) -> tuple[int, int, list[int]]:
     return length, new, sorted({0, new, *draw(st.lists(st.integers(0, new), max_size=4))})
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(parts(), st.integers(0, 9))
 def test_parts_made_of_no_more_than_they_need_equal_the_whole_to_the_bit(
     cut: tuple[int, int, list[int]], seed: int
@@ -133,7 +133,7 @@ def test_parts_made_of_no_more_than_they_need_equal_the_whole_to_the_bit(
         np.testing.assert_array_equal(more, part)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(parts(), st.data())
 def test_places_may_come_in_any_order_and_more_than_once(cut: tuple[int, int, list[int]], data: Any) -> None:
     length, new, _ = cut

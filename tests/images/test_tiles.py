@@ -30,7 +30,7 @@ def counted(shape, tiles, stride=1):
     return times
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(plans())
 def test_every_voxel_is_kept_once(plan):
     shape, *_ = plan
@@ -40,7 +40,7 @@ def test_every_voxel_is_kept_once(plan):
     assert np.all(times == 1)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(plans())
 def test_every_pixel_of_every_level_is_kept_once(plan):
     shape, _, _, stride = plan
@@ -49,7 +49,7 @@ def test_every_pixel_of_every_level_is_kept_once(plan):
         assert np.all(counted(shape, tiles, level) == 1)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(plans())
 def test_margins_are_respected_but_at_the_borders_of_the_image(plan):
     shape, _, margin, _ = plan
@@ -63,7 +63,7 @@ def test_margins_are_respected_but_at_the_borders_of_the_image(plan):
             assert keep.stop == length or start + size - keep.stop >= margin
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(plans())
 def test_tiles_are_of_one_size_on_the_stride_and_end_less_than_a_stride_beyond_the_image(plan):
     shape, largest, margin, stride = plan
@@ -77,7 +77,7 @@ def test_tiles_are_of_one_size_on_the_stride_and_end_less_than_a_stride_beyond_t
             assert size <= max(most, 2 * -(-margin // stride) * stride + stride)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(plans())
 def test_what_is_kept_lies_at_the_same_place_in_tile_and_image(plan):
     *_, stride = plan
@@ -92,7 +92,7 @@ def test_what_is_kept_lies_at_the_same_place_in_tile_and_image(plan):
             assert inside.stop <= size // stride
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(plans(), st.integers(0, 5))
 def test_an_image_read_and_put_together_by_tiles_is_the_image(plan, seed):
     shape, _, _, stride = plan
@@ -136,7 +136,7 @@ def test_impossible_plans_are_a_programmers_mistake(shape, largest, margin, stri
         plan_tiles(shape, largest, margin, stride)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 12), st.integers(-30, 30), st.integers(1, 40))
 def test_reflection_is_that_of_numpy(length, start, size):
     places = np.arange(length)
@@ -164,7 +164,7 @@ def planned(length, largest, margin, stride, chunk, seen=None):
     return plan.axes[0], [(tile.start[0], tile.size[0], tile.keep[0]) for tile in plan]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(chunked_rows())
 def test_every_border_but_the_last_is_a_multiple_of_the_plans_chunk(row):
     axis, tiles = planned(*row)
@@ -180,7 +180,7 @@ def test_every_border_but_the_last_is_a_multiple_of_the_plans_chunk(row):
     assert len(tiles) == 1 or axis.chunk % stride == 0
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(chunked_rows())
 def test_no_tile_could_keep_a_chunk_more_so_that_fewer_would_not_do(row):
     axis, tiles = planned(*row)
@@ -192,7 +192,7 @@ def test_no_tile_could_keep_a_chunk_more_so_that_fewer_would_not_do(row):
         assert keep.stop + axis.chunk + margin > latest + size
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(chunked_rows())
 def test_tiles_are_no_larger_than_their_number_takes(row):
     length, _, margin, stride, chunk = row
@@ -221,7 +221,7 @@ def test_a_million_voxels_along_every_axis_are_planned_at_once():
     assert plan[-1].keep == (slice(999424, 10**6),) * 3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(plans(), st.data())
 def test_a_plan_is_a_sequence_of_its_tiles(plan, data):
     tiles = plan_tiles(*plan)
@@ -248,7 +248,7 @@ def rescaled_rows(draw):
     return length, *others, max(1, round(length * factor))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(rescaled_rows())
 def test_a_rescaled_row_keeps_whole_chunks_and_every_voxel_once(row):
     length, _, _, stride, _, seen = row
@@ -263,7 +263,7 @@ def test_a_rescaled_row_keeps_whole_chunks_and_every_voxel_once(row):
     assert len(tiles) == 1 or axis.chunk % stride == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(rescaled_rows())
 def test_a_rescaled_tile_reads_what_interpolation_takes_and_the_margin_beyond(row):
     _, _, margin, _, _, seen = row
@@ -276,7 +276,7 @@ def test_a_rescaled_tile_reads_what_interpolation_takes_and_the_margin_beyond(ro
         assert min(seen - 1, last + more) < start + size
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(rescaled_rows())
 def test_a_rescaled_tile_holds_the_map_pixels_that_interpolation_takes(row):
     *_, stride, _, seen = row

@@ -23,6 +23,8 @@ from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.progress import run_to_end
 
+pytestmark = pytest.mark.usefixtures("only_torch")
+
 SIZE, ORIGIN = (50.0, 4.0, 8.0), (100.0, 20.0, 30.0)
 RNG = np.random.default_rng(8)
 

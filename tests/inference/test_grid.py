@@ -59,7 +59,7 @@ def grids(draw: Any) -> tuple[TileGrid, int]:
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(grids())
 def test_regions_cover_every_result_once(made: tuple[TileGrid, int]) -> None:
     grid, stride = made
@@ -70,7 +70,7 @@ def test_regions_cover_every_result_once(made: tuple[TileGrid, int]) -> None:
         assert times.min() == times.max() == 1
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(grids())
 def test_every_region_is_whole_chunks(made: tuple[TileGrid, int]) -> None:
     grid, stride = made
@@ -108,7 +108,7 @@ def views(draw: Any) -> Focus:
     return Focus(view)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(grids(), st.lists(views() | st.integers(1, 9), max_size=12), st.data())
 def test_each_unit_is_taken_once_wherever_one_looks(made: tuple[TileGrid, int], steps: list[Any], data: Any) -> None:
     grid, _ = made

@@ -359,9 +359,8 @@ def test_more_in_a_negative_that_is_farther_from_the_training_is_no_offer() -> N
     assert not any(each.seems_inverted for each in run(slightly, model, finds_bright)[1])
 
 
-@pytest.mark.parametrize("seed", [6, 8])
-def test_em_mitochondria_does_not_ask_to_invert_the_sample(seed: int) -> None:
-    stack = Stack(make_sample((1, 512, 512), seed).stack.data, Space("ZYX", (50, 4, 4), "nm"), name="it")
+def test_em_mitochondria_does_not_ask_to_invert_the_sample() -> None:
+    stack = Stack(make_sample((1, 512, 512), 6).stack.data, Space("ZYX", (50, 4, 4), "nm"), name="it")
     options = SegmentOptions("cpu", rescale=True)
     prediction = run_to_end(iter_predict(stack, load_model("em-mitochondria"), options))
     assert "invert" not in " ".join(prediction.recipe["findings"])

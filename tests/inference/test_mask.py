@@ -28,6 +28,8 @@ from napari_skipseg.objects.classes import records_padding
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
 
+pytestmark = pytest.mark.usefixtures("only_torch")
+
 SIZE, ORIGIN = (50.0, 4.0, 8.0), (100.0, 20.0, 30.0)
 RNG = np.random.default_rng(8)
 

@@ -49,7 +49,7 @@ def through_identity(values: Values, model: Model, axes: str = "ZYX", **options:
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
-@pytest.mark.parametrize("tile", [0, 16, 40])
+@pytest.mark.parametrize("tile", [0, 24, 56])
 def test_every_tiling_gives_the_same_bytes_and_zero_in_padding(dimensions: int, tile: int) -> None:
     model = make_model(dimensions, margin=4)
     found = through_identity(IMAGE, model, tile=tile)
@@ -168,8 +168,7 @@ def cells(border: int) -> tuple[Values, Values]:
     return np.pad(image, border), np.pad(edge < 3.5, border)
 
 
-@pytest.mark.parametrize("border", [16, 96])
-def test_the_built_in_model_finds_membranes_in_a_black_frame_as_without_it(border: int) -> None:
+def test_the_built_in_model_finds_membranes_in_a_black_frame_as_without_it(only_torch: None) -> None:
     model = skipseg.load_model("em-membrane")
 
     def dice(around: int) -> float:
@@ -182,4 +181,4 @@ def test_the_built_in_model_finds_membranes_in_a_black_frame_as_without_it(borde
             assert found[~inner].mean() <= 0.01
         return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
 
-    assert abs(dice(border) - dice(0)) < 0.03
+    assert abs(dice(96) - dice(0)) < 0.03

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from full_disk import full_disk
 from identity import Identity, always, identity, make_model, strided_mean
 from numpy.typing import NDArray
 
@@ -201,10 +201,7 @@ def test_memory_mapped_results_equal_those_in_memory(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_found_before_the_first_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    monkeypatch.setattr(os, "posix_fallocate", full_disk, raising=False)
     with pytest.raises(FileError, match=r"No space left.*free some space"):
         through_identity(Stack(grey(20, 20), Space("YX")), make_model(), tmp_path)
 

@@ -29,7 +29,6 @@ from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.memory import TileChoice
 from napari_skipseg.inference.options import SegmentOptions, SegmentRequest, request_hash
 from napari_skipseg.inference.predict import iter_predict
-from napari_skipseg.inference.recipes import repeat
 from napari_skipseg.inference.recipes.lookup import find_input, find_model_of_recipe, read_recipe_file
 from napari_skipseg.inference.recipes.recipe import (
     BACKENDS,
@@ -73,11 +72,7 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def only_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch is ready sooner than OpenVINO."""
-    for module in (choose, repeat):
-        monkeypatch.setattr(module, "has_openvino", lambda: False)
+pytestmark = pytest.mark.usefixtures("only_torch")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from full_disk import full_disk
 from run_files import whole
 
 from napari_skipseg.errors import FileError
@@ -161,10 +162,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_failed_run_takes_the_folders_along_that_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*given: Any, **named: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(tifffile.TiffWriter, "write", full)
+    monkeypatch.setattr(tifffile.TiffWriter, "write", full_disk)
     with pytest.raises(FileError):
         save_prediction(make_prediction(), tmp_path / "a" / "b", "cells")
     assert list(tmp_path.iterdir()) == []

@@ -90,9 +90,7 @@ def interpolate_back(values: NDArray[np.float32], size: tuple[int, int, int]) ->
     return across.transpose(1, 0, 2)
 
 
-@pytest.mark.parametrize(
-    ("dimensions", "voxel"), [(2, 2.0), (2, 2.56), (2, 5.48), (2, 8.0), (2, 14.0), (3, 2.56), (3, 5.48), (3, 14.0)]
-)
+@pytest.mark.parametrize(("dimensions", "voxel"), [(2, 2.0), (2, 5.48), (2, 14.0), (3, 2.56), (3, 14.0)])
 def test_tiled_equals_whole(dimensions: int, voxel: float) -> None:
     model = at(make_model(dimensions, (3, 4), margin=16), 4.0, 4.0, 4.0)
     shape = [round(length * 4 / voxel) for length in {2: (130, 110), 3: (60, 36, 30)}[dimensions]]
@@ -105,8 +103,7 @@ def test_tiled_equals_whole(dimensions: int, voxel: float) -> None:
         assert np.abs(here.data - there.data).max() < 1e-4
 
 
-@pytest.mark.parametrize("factor", [0.5, 0.64, 1.37, 2.0, 3.5])
-@pytest.mark.parametrize("tile", [0, 40])
+@pytest.mark.parametrize(("factor", "tile"), [(0.5, 40), (0.64, 0), (1.37, 40), (2.0, 0), (3.5, 40)])
 def test_a_ramp_comes_back_where_it_was_and_attention_maps_lie_over_it(factor: float, tile: int) -> None:
     """At integer strides of the stack's own voxels, whatever the network's are."""
     model = at(make_model(widths=(2, 3, 4, 5), margin=4), 1.0, 4.0, 4.0)

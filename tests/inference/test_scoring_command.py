@@ -1,36 +1,25 @@
 """The command `score`: its table, JSON and CSV hold the same numbers, and a CSV file is whole or not there."""
 
 import csv
-import errno
 import json
 import os
-import signal
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import tifffile
+from full_disk import full_disk
 
-from napari_skipseg import cli
 from napari_skipseg.errors import FileError
 from napari_skipseg.scores.overlap import score_overlap
 from napari_skipseg.terminal import print_or_write_csv, report_rows
 
 
 @pytest.fixture
-def score(monkeypatch, capsys):
-    """Run `score` in this process; return its exit code and what it said."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
+def score(monkeypatch, run):
+    """Run `score` in this process."""
     monkeypatch.setenv("COLUMNS", "80")
-
-    def score(*arguments):
-        monkeypatch.setattr(sys, "argv", ["napari-skipseg", "score", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capsys.readouterr()
-        return int(ended.value.code or 0), shown.out, shown.err
-
-    return score
+    return partial(run, "score")
 
 
 @pytest.fixture
@@ -198,11 +187,8 @@ def test_what_does_not_go_together_is_said_in_one_line(score, files, tmp_path, m
 
 
 def test_a_full_disk_leaves_the_table_of_before(tmp_path, monkeypatch):
-    def full(number):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     print_or_write_csv(tmp_path / "scores.csv", [{"dice": 0.5}])
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(FileError, match="no space left"):
         print_or_write_csv(tmp_path / "scores.csv", [{"dice": 0.25}])
     assert (tmp_path / "scores.csv").read_text(encoding="utf-8-sig") == "dice\n0.5\n"

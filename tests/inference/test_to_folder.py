@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from full_disk import full_disk
 from identity import Identity, identity, make_model
 from killed_runs import PROCESSES, Asked, has_all_chunks, kill
 from numpy.typing import NDArray
@@ -375,11 +376,8 @@ def test_a_full_disk_is_one_sentence_and_what_was_written_goes_on(
 def test_a_disk_that_is_full_when_the_tiff_is_written(
     cells: Path, tmp_path: Path, whole_run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*given: Any, **named: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     with monkeypatch.context() as patch:
-        patch.setattr(tifffile.TiffWriter, "write", full)
+        patch.setattr(tifffile.TiffWriter, "write", full_disk)
         with pytest.raises(FileError, match="no space left"):
             run_to_end(quickly(read_stack(cells), tmp_path / "out"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["cells.unfinished"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from full_disk import full_disk
 from small_stacks import make_stack
 
 from napari_skipseg.errors import FileError
@@ -31,10 +31,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_full_disk_is_one_sentence_and_leaves_nothing(
     temporary: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(opened: object, values: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(encoding, "_append", fail)
+    monkeypatch.setattr(encoding, "_append", full_disk)
     with Engine() as engine:
         with pytest.raises(FileError, match=r"No space left on device\): free \d+ MiB there, or set TMPDIR"):
             run_to_end(engine.run(Segment(make_stack(), str(model_folder), SegmentOptions("cpu"))))

@@ -249,13 +249,6 @@ def test_the_commands_export_and_import(
     assert json.loads(run("models", "show", "again", "--json").out)["card"]["license"] == "BSD-3-Clause AND CC-BY-4.0"
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    from command_line import runner
-
-    return runner(monkeypatch, capsys)
-
-
 def test_without_the_extra_an_export_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import Ran, runner
+from command_line import Ran
 from tiny_models import write_tiny
 
 from napari_skipseg.errors import ModelError
@@ -34,11 +34,6 @@ from napari_skipseg.progress import run_to_end
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NAPARI_SKIPSEG_MODELS", str(tmp_path / "models"))
     return tmp_path / "models"
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    return runner(monkeypatch, capsys)
 
 
 def child_of(parent: Path, name: str, margin: int) -> Path:

@@ -1,6 +1,5 @@
 """A model on disk: whole or not at all, checked, never a pickle, never overwritten."""
 
-import errno
 import hashlib
 import json
 import os
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from full_disk import full_disk
 from safetensors.torch import load_file
 
 from napari_skipseg.errors import ModelError
@@ -106,10 +106,7 @@ def test_a_model_is_never_overwritten(model, folder):
 
 @pytest.mark.parametrize(("owner", "broken"), [(Path, "write_bytes"), (os, "fsync"), (os, "replace")])
 def test_a_full_disk_leaves_nothing_behind(owner, broken, tmp_path, monkeypatch):
-    def full(*_args, **_options):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(owner, broken, full)
+    monkeypatch.setattr(owner, broken, full_disk)
     with pytest.raises(ModelError, match=r"cannot be written.*No space left"):
         write(tmp_path / "mine")
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -14,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from full_disk import full_disk
 from tiny_models import write_tiny
 
 from napari_skipseg import durable
@@ -241,10 +241,6 @@ def acting_at(number: int, act: Act, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(owner, name, wrap(getattr(owner, name)))
 
 
-def full() -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 def killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -301,7 +297,7 @@ def test_a_full_disk_at_any_step_changes_nothing(kind: str, library: Path, opera
     before = contents(library / "old")
     for number in range(100):
         with pytest.MonkeyPatch.context() as patch:
-            acting_at(number, full, patch)
+            acting_at(number, full_disk, patch)
             try:
                 operations[kind]()
                 break

@@ -89,11 +89,11 @@ OPTIONS = {
 }
 SPECS = EVERY_SKIP | OPTIONS
 QUICK = {
-    f"{network}-{2 + (row + column) % 2}d-{skip}"
-    for row, network in enumerate(NETWORK_NAMES)
+    f"{NETWORK_NAMES[(column + 3 * row) % len(NETWORK_NAMES)]}-{2 + row}d-{skip}"
+    for row in range(2)
     for column, skip in enumerate(SKIPS)
 } | OPTIONS.keys()
-"""Every network with every skip in one dimension, every network and every skip in both: like a chessboard."""
+"""Every skip and every network in both dimensions: a skip knows nothing of the network around it."""
 
 
 def cases(quick, chosen=lambda spec: True):
@@ -103,9 +103,8 @@ def cases(quick, chosen=lambda spec: True):
 
 
 QUICK_IN_OPENVINO = {
-    *(f"{name}-{2 + number % 2}d-{('org', 'sum')[number % 2]}" for number, name in enumerate(NETWORK_NAMES)),
     *(f"{name}-{3 - number % 2}d-sat" for number, name in enumerate(NETWORK_NAMES)),
-    *(f"{name}-{2 + number}d-additive" for number, name in enumerate(NETWORK_NAMES[:2])),
+    *(f"{name}-{2 + number}d-{skip}" for number, name in enumerate(NETWORK_NAMES[:2]) for skip in ("additive", "sum")),
 }
 
 
@@ -133,7 +132,6 @@ def test_every_network_is_here_with_every_skip_in_both_dimensions():
     assert len(EVERY_SKIP) == 5 * 8 * 2
     assert SPECS.keys() > QUICK_IN_OPENVINO | QUICK
     quick = [spec for name, spec in EVERY_SKIP.items() if name in QUICK]
-    assert len({(spec.network, spec.skip) for spec in quick}) == len(quick) == 5 * 8
     assert len({(spec.network, spec.dimensions) for spec in quick}) == 5 * 2
     assert len({(spec.skip, spec.dimensions) for spec in quick}) == 8 * 2
 

@@ -1,12 +1,11 @@
 """The parameter counts of the papers: Drozdzal et al. 2016 (Table 1 and its variants), Asgari Taghanaki et al. 2019."""
 
 import json
-import sys
+from functools import partial
 
 import pytest
 import torch
 
-from napari_skipseg import cli
 from napari_skipseg.networks.build import count_parameters, outline
 from napari_skipseg.networks.network import count_trainable
 from napari_skipseg.networks.presets import PRESETS, find_preset, variants
@@ -82,18 +81,10 @@ def test_the_presets_have_every_network_with_every_skip_in_2d_and_3d():
 
 
 @pytest.fixture
-def listed(monkeypatch, capsys):
+def listed(monkeypatch, run):
     """What `napari-skipseg networks` prints."""
-    monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setenv("COLUMNS", "200")
-
-    def listed(*arguments):
-        monkeypatch.setattr(sys, "argv", ["napari-skipseg", "networks", *arguments])
-        with pytest.raises(SystemExit):
-            cli.main()
-        return capsys.readouterr()
-
-    return listed
+    return partial(run, "networks")
 
 
 def test_the_json_list_has_all_counts_of_the_papers(listed):

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from chosen_cases import pairs_first
 
 from napari_skipseg.devices import Device, has_openvino
 from napari_skipseg.errors import ModelError, SpecError
@@ -168,12 +169,12 @@ def test_a_model_with_a_pixel_head_survives_its_folder(pixel_head, awaken, tmp_p
 
 
 @pytest.mark.skipif(not has_openvino(), reason="OpenVINO is not installed")
-@pytest.mark.parametrize(("dimensions", "size"), [(2, 21), (3, 16)])
-def test_openvino_and_torch_agree(dimensions, size, pixel_head, awaken):
+@pytest.mark.parametrize(("title", "dimensions"), pairs_first(HEADS, (2, 3)))
+def test_openvino_and_torch_agree(title, dimensions, awaken):
     spec = replace(SMALL[0], dimensions=dimensions, out_channels=3)
-    network = taught(spec, pixel_head, awaken)
+    network = taught(spec, HEADS[title], awaken)
     model = Model(described(network), network)
-    shape = (size,) * dimensions
+    shape = ({2: 21, 3: 16}[dimensions],) * dimensions
     images = image_of(spec, shape, batch=2).numpy()
     fast = OpenVINOBackend(model, shape, "f32").run(images)
     plain = TorchBackend(model, CPU, "f32").run(images)

@@ -3,10 +3,9 @@
 from functools import partial
 
 import pytest
-from command_line import runner
 
 
 @pytest.fixture
-def objects(monkeypatch, capsys):
+def objects(run):
     """Run `objects` in this process; return its exit code, and what it printed."""
-    return partial(runner(monkeypatch, capsys), "objects")
+    return partial(run, "objects")

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tifffile
+from chosen_cases import pairs_first
 from made import bumpy, finished, image_of
 
 from napari_skipseg.errors import FileError, InputError
@@ -25,18 +26,18 @@ from napari_skipseg.objects.region_graph import join_parts
 SHAPE, SIZE = (11, 33, 29), (2.5, 1.0, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("method", "seeds"),
-    [
-        ("components", "distance"),
-        ("watershed", "distance"),
-        ("watershed", "probability"),
-        ("cells", "distance"),
-        ("cells", "probability"),
-    ],
-)
-@pytest.mark.parametrize("block", [(4, 12, 15), (11, 33, 10), (6, 17, 29)])
-def test_any_block_gives_what_the_whole_gives(method, seeds, block, tmp_path):
+WAYS = [
+    ("components", "distance"),
+    ("watershed", "distance"),
+    ("watershed", "probability"),
+    ("cells", "distance"),
+    ("cells", "probability"),
+]
+
+
+@pytest.mark.parametrize(("way", "block"), pairs_first(WAYS, [(4, 12, 15), (11, 33, 10), (6, 17, 29)]))
+def test_any_block_gives_what_the_whole_gives(way, block, tmp_path):
+    method, seeds = way
     for number, (planes, holes) in enumerate(itertools.product(("volume", "slices"), (False, True))):
         values = np.round(bumpy(SHAPE, number) * 40) / 40  # with plateaus, so that there are ties
         options = ObjectOptions(

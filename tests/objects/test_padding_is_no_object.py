@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chosen_cases import pairs_first
 from made import bumpy, finished, image_of
 from numpy.typing import NDArray
 
@@ -85,9 +86,9 @@ def test_a_lost_slice_ends_the_cells_on_both_sides(border: Any) -> None:
     np.testing.assert_array_equal(found[5:], np.where(below > 0, below + above.max(), 0))
 
 
-@pytest.mark.parametrize(("method", "seeds"), WAYS)
-@pytest.mark.parametrize("kind", ["frame", "lost slice", "missing tile", "corner"])
-def test_blocks_give_what_the_whole_gives(method: Any, seeds: Any, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("way", "kind"), pairs_first(WAYS, ("frame", "lost slice", "missing tile", "corner")))
+def test_blocks_give_what_the_whole_gives(way: Any, kind: str, tmp_path: Path) -> None:
+    method, seeds = way
     mask = mask_of(kind, (9, 36, 40))
     values = np.where(mask, np.float32(0), tissue(mask.shape, 3))
     for number, (planes, border) in enumerate([("volume", "remove"), ("slices", "keep")]):

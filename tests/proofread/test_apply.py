@@ -308,13 +308,13 @@ def test_cells_are_the_row_without_edits(row: ObjectsUnderEdit) -> None:
     np.testing.assert_array_equal(labels_of(row), find_objects_in_array(row_of_cells(), Space("ZYX"), options=CELLS))
 
 
-def test_a_million_objects_are_edited_at_once() -> None:
-    objects = labelled(np.arange(1, 1_000_001, dtype=np.uint32).reshape(1000, 1000))
+def test_very_many_objects_are_edited_at_once() -> None:
+    objects = labelled(np.arange(1, 250_001, dtype=np.uint32).reshape(500, 500))
     begun = time.perf_counter()
-    apply_edit(objects, Merge(tuple((0, 0, 500, x) for x in range(40))))
-    apply_edit(objects, Delete(((0, 0, 999, 999),)))
-    assert time.perf_counter() - begun < 1
-    assert objects.object_at((0, 0, 500, 39)) == 500_001
+    apply_edit(objects, Merge(tuple((0, 0, 250, x) for x in range(40))))
+    apply_edit(objects, Delete(((0, 0, 499, 499),)))
+    assert time.perf_counter() - begun < 0.5
+    assert objects.object_at((0, 0, 250, 39)) == 125_001
     apply_edit(objects, Renumber())
-    assert len(np.unique(labels_of(objects))) == 1_000_000 - 39
-    assert labels_of(objects).max() == 1_000_000 - 40
+    assert len(np.unique(labels_of(objects))) == 250_000 - 39
+    assert labels_of(objects).max() == 250_000 - 40

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import runner
 from grid import CELLS, cell, labels_of, regions, row_of_cells
 
 from napari_skipseg.images.files import read_stack, write_ome_tiff
@@ -24,10 +23,10 @@ SPACE = Space("ZYX", (40, 5, 5), "nm")
 
 
 @pytest.fixture
-def edits(monkeypatch, capsys):
+def edits(monkeypatch, run):
     """Run `edits` in this process; return its exit code, and what it printed."""
     monkeypatch.setenv("COLUMNS", "400")  # a table as narrow as a terminal cuts long paths
-    return partial(runner(monkeypatch, capsys), "edits")
+    return partial(run, "edits")
 
 
 @pytest.fixture

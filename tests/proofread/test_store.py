@@ -279,7 +279,7 @@ def kill_often(seeds: range, longest: float) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 @pytest.mark.timeout(600)
 def test_kills_lose_no_edit_older_than_a_second() -> None:
-    kill_often(range(20), 1.5)
+    kill_often(range(6), 1.5)
 
 
 @pytest.mark.slow

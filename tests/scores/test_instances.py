@@ -65,7 +65,7 @@ LABELS = arrays(np.uint8, (3, 6), elements=st.integers(0, 3))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in scalar divide")  # its ratio over no pairs
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(LABELS, LABELS.filter(lambda truth: np.bincount(truth[truth > 0]).max(initial=0) > 1))
 def test_any_labels_score_as_scikit_image_says(prediction, truth):
     scores = score_instances(prediction, truth)
@@ -79,7 +79,7 @@ def test_any_labels_score_as_scikit_image_says(prediction, truth):
     assert not any(math.isnan(value) for value in json.loads(json.dumps(asdict(scores))).values())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_pooled_images_score_as_one_image_with_labels_of_its_own_for_each(data):
     truths = [data.draw(LABELS.filter(np.any)) for _ in range(2)]

@@ -98,13 +98,13 @@ def test_thinned_noise_is_that_of_the_literal_flood(density):
     assert np.array_equal(thin(cells), literal_labels(cells))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(arrays(np.bool_, SMALL_SLICES))
 def test_any_small_slice_is_thinned_as_by_the_literal_flood(cells):
     assert np.array_equal(thin(cells), literal_labels(cells))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_any_small_stack_scores_as_the_definition_says(data):
     shape = (data.draw(st.integers(1, 2)), *data.draw(SMALL_SLICES))

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from napari_skipseg.errors import InputError, ModelError, SpecError
-from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
@@ -42,27 +41,10 @@ from napari_skipseg.training.finetune.run import iter_finetune
 from napari_skipseg.training.finetune.stroke_scores import CalledPixels
 from napari_skipseg.training.finetune.task import UNPAINTED_WEIGHTS
 from napari_skipseg.training.progress import ComparisonReport, KeepBest, ScoreRow, TrainingProgress, ValidationPicture
-from napari_skipseg.training.settings import AUGMENTATIONS, STEPS, FinetuneSettings, TrainSettings, settings_from_json
-from napari_skipseg.training.train import iter_train
+from napari_skipseg.training.settings import AUGMENTATIONS, STEPS, FinetuneSettings, settings_from_json
 
 MITO = (ClassLabel("mitochondrion", 2),)
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    """A folder with a tiny model that was trained on the membranes of a synthetic sample."""
-    folder = tmp_path_factory.mktemp("models")
-    sample = make_sample((4, 96, 96))
-    files = {"images": (str(folder / "image.tif"),), "labels": (str(folder / "labels.tif"),)}
-    write_ome_tiff(folder / "image.tif", sample.stack.data, Space("ZYX", sample.stack.space.voxel_size, "nm"))
-    write_ome_tiff(folder / "labels.tif", sample.membrane, Space("ZYX", sample.stack.space.voxel_size, "nm"))
-    settings = TrainSettings(
-        "membranes", **files, classes=(ClassLabel("membrane", 1),), validate="3", patch=(64, 64), steps=60,
-        spec=UNetSpec(widths=(8, 16)), learning_rate=1e-2, augmentation=AUGMENTATIONS["none"],
-    )  # fmt: skip
-    run_to_end(iter_train(settings, folder / "models", "cpu"))
-    return folder / "models"
 
 
 @pytest.fixture(autouse=True)

@@ -1,14 +1,13 @@
 """The fit: steps, parts of a batch, early stopping, checkpoints, exact resume."""
 
-import errno
 import json
-import os
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from full_disk import full_disk
 from safetensors import safe_open
 
 from napari_skipseg import devices
@@ -147,13 +146,10 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, content):
 
 
 def test_a_full_disk_leaves_the_checkpoint_of_before(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     file = tmp_path / "file"
     run(settings_of(), file, stop_after=3)
     before = file.read_bytes()
-    monkeypatch.setattr(checkpoint, "write_durably", full)
+    monkeypatch.setattr(checkpoint, "write_durably", full_disk)
     with pytest.raises(FileError, match=r"cannot be written.*No space left.*free some space and resume"):
         run(settings_of(), file)
     assert file.read_bytes() == before

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_finetuning import library, settings_of  # noqa: F401 (a fixture)
+from test_finetuning import settings_of
 from test_pixel_classifier import VESICLE, stroked, texture
 from torch.nn import functional
 
@@ -27,12 +27,12 @@ SIDE = 192
 
 
 @pytest.fixture(autouse=True)
-def _models(library, monkeypatch):  # noqa: F811
+def _models(library, monkeypatch):
     monkeypatch.setenv(MODELS_VARIABLE, str(library))
 
 
 @pytest.fixture
-def model(library):  # noqa: F811
+def model(library):
     return read_model(locate_model("membranes"))
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_finetuning import MITO, finetuned, library, scores, settings_of  # noqa: F401 (a fixture)
+from test_finetuning import MITO, finetuned, scores, settings_of
 
 from napari_skipseg.api import segment
 from napari_skipseg.errors import InputError
@@ -33,7 +33,7 @@ VESICLE = ClassLabel("vesicle", 3)
 
 
 @pytest.fixture(autouse=True)
-def _models(library, monkeypatch):  # noqa: F811
+def _models(library, monkeypatch):
     monkeypatch.setenv(MODELS_VARIABLE, str(library))
 
 
@@ -69,7 +69,7 @@ def quick(folder, corrected, name="new", **options):
 
 
 @pytest.fixture(scope="module")
-def taught(library, tmp_path_factory):  # noqa: F811
+def taught(library, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MODELS_VARIABLE, str(library))
         stack, truth = texture()
@@ -93,7 +93,7 @@ def test_a_texture_is_learnt_from_strokes_that_no_grey_value_tells_apart(taught)
     assert known["FPR"][1] < 0.3
 
 
-def test_the_old_classes_stay_what_they_were_to_the_bit(taught, library):  # noqa: F811
+def test_the_old_classes_stay_what_they_were_to_the_bit(taught, library):
     old, new = read_model(library / "membranes").network, read_model(taught.folder).network
     image = torch.randn(1, 1, 72, 80)
     size = [slice(None), slice(0, 1)]
@@ -150,7 +150,7 @@ def test_normal_goes_on_from_a_model_with_a_pixel_head(taught, tmp_path, monkeyp
     assert dice(np.asarray(prediction.probability[1]) > prediction.thresholds[1], truth == 2) > 0.6
 
 
-def test_own_classes_are_corrected_in_the_last_level_and_others_with_a_pixel_head(taught, library):  # noqa: F811
+def test_own_classes_are_corrected_in_the_last_level_and_others_with_a_pixel_head(taught, library):
     own, head = (read_model(folder) for folder in (library / "membranes", taught.folder))
 
     def decided(model, reach, *classes):
@@ -189,11 +189,20 @@ def test_the_lesson_tells_a_time(taught):
     assert 0 < told.seconds < 60
 
 
-def test_the_same_strokes_give_the_same_model(taught, tmp_path):
+def test_the_same_strokes_give_the_same_model_and_scores_and_a_picture_of_it(taught, tmp_path):
     stack, truth = texture()
-    again = quick(tmp_path, corrected_of(stack, stroked(truth)))
+    seen = []
+    work = iter_finetune(settings_of(reach="quick"), (corrected_of(stack, stroked(truth)),), tmp_path, "cpu")
+    again = run_to_end(work, seen.append)
     weights = [read_model(each.folder).description.weights_sha256 for each in (taught, again)]
     assert weights[0] == weights[1]
+    assert again.report == taught.report
+    (picture,) = [each for each in seen if isinstance(each, ValidationPicture)]
+    assert picture.is_final
+    assert {-1, 2} <= set(np.unique(picture.target)) <= {-1, 0, 2}
+    labelled = picture.target >= 0
+    right = (picture.probability > 0.5) == (picture.target == 2)
+    assert right[labelled].mean() > 0.8
 
 
 @pytest.mark.parametrize(("value", "told"), [(1, "No voxel is labelled mitochondrion"), (2, "paint some background")])
@@ -223,7 +232,7 @@ def test_a_class_on_two_pixels_and_contradictory_strokes_give_a_model(tmp_path):
     assert not made.report.is_better
 
 
-def test_a_voxel_size_five_times_off_is_said_and_the_model_is_for_the_images_own(tmp_path, library):  # noqa: F811
+def test_a_voxel_size_five_times_off_is_said_and_the_model_is_for_the_images_own(tmp_path, library):
     stack, truth = texture()
     far = replace(stack, space=Space("ZYX", (50, 20, 20), "nm"))
     made = quick(tmp_path, corrected_of(far, stroked(truth)))
@@ -245,20 +254,6 @@ def test_a_model_whose_scoring_was_stopped_is_only_scored(taught, tmp_path):
     assert read_model(tmp_path / "new").description.card.scores == {}
     assert quick(tmp_path, *labels).report == taught.report
     assert (tmp_path / "new" / "weights.safetensors").stat().st_mtime_ns == written
-
-
-def test_the_picture_at_the_end_is_of_the_finished_model(tmp_path):
-    stack, truth = texture()
-    seen = []
-    run_to_end(
-        iter_finetune(settings_of(reach="quick"), (corrected_of(stack, stroked(truth)),), tmp_path, "cpu"), seen.append
-    )
-    (picture,) = [each for each in seen if isinstance(each, ValidationPicture)]
-    assert picture.is_final
-    assert {-1, 2} <= set(np.unique(picture.target)) <= {-1, 0, 2}
-    labelled = picture.target >= 0
-    right = (picture.probability > 0.5) == (picture.target == 2)
-    assert right[labelled].mean() > 0.8
 
 
 def test_the_card_the_table_and_the_report_have_the_same_scores(taught):
@@ -411,15 +406,3 @@ def test_growing_a_network_with_pixel_heads_starts_their_classes_anew(taught):
     assert torch.allclose(new[:, 0], old[:, 0], atol=0.02)
     assert torch.equal(new[:, 1], new[:, 2])
     assert MITO
-
-
-def test_the_model_learns_from_all_strokes_and_is_scored_on_those_that_a_fit_for_it_left_out(taught, tmp_path):
-    stack, truth = texture()
-    labels = stroked(truth)
-    seen = []
-    held_out = run_to_end(
-        iter_finetune(settings_of(reach="quick"), (corrected_of(stack, labels),), tmp_path, "cpu"), seen.append
-    ).report
-    assert held_out == taught.report
-    sentence = read_model(tmp_path / "new").description.card.scores_on
-    assert "learnt from them too" in sentence

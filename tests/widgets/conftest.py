@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions, SegmentRequest
 from napari_skipseg.inference.prediction import AttentionMap, Focus, Prediction, ResultsOpened, TileWritten
 from napari_skipseg.inference.recipes.recipe import Recipe, describe_input, recipe_to_dict
+from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.messages import EstimateRun, ListDevices, ReportSystem, Request, Segment
 from napari_skipseg.models.catalog import MODELS_VARIABLE, locate_model
 from napari_skipseg.models.description import ModelDescription
@@ -65,11 +67,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def cached_by_code(look: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Return what answers for a function as for all of the same code; it asks again for what wraps another."""
+    from napari.utils.events import EventEmitter
+
     known: dict[tuple[Any, bool], bool] = {}
 
     def answer(asked: Any) -> bool:
         function = getattr(asked, "__func__", asked)
-        code = getattr(function, "__code__", None)
+        code = type(asked) if isinstance(asked, EventEmitter) else getattr(function, "__code__", None)
         if code is None or hasattr(function, "__wrapped__") or hasattr(function, "__signature__"):
             return look(asked)
         key = (code, asked is function)
@@ -88,10 +92,11 @@ def _viewers_open_fast(model_folder: Path) -> Iterator[None]:
     known (0.2 s), the menus of a closed window are taken apart one by one (0.2 s), every Qt event passes through a
     filter in Python that serves hidden menu bars (0.2 s), the settings of napari are written to the user's file seven
     times (0.2 s), the garbage collector looks at all that torch and napari hold (0.3 s), the welcome text is set
-    again for each of 176 shortcuts (0.1 s), and the parameters of the same functions are looked up at each of 2,400
-    connections (0.1 s).
+    again for each of 176 shortcuts (0.1 s), the parameters of the same functions are looked up at each of 2,400
+    connections (0.1 s), and the menus of the window are filled (0.1 s).
     """
     from app_model import Application
+    from app_model.backends.qt import QModelMenu
     from napari._qt.qt_main_window import _QtMainWindow
     from napari._qt.widgets.qt_welcome import QtWelcomeWidget
     from napari.settings._base import EventedConfigFileSettings
@@ -105,6 +110,7 @@ def _viewers_open_fast(model_folder: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PluginManifest, "discover", lambda paths=(): iter(plugins))
         patch.setattr(Application, "dispose", lambda self: None)
+        patch.setattr(QModelMenu, "rebuild", lambda self, *args, **options: None)
         patch.delattr(_QtMainWindow, "eventFilter")
         patch.setattr(QtWelcomeWidget, "refresh_shortcuts", lambda self, event=None: None, raising=False)
         patch.setattr(EventedConfigFileSettings, "_maybe_save", lambda self: None)
@@ -113,6 +119,33 @@ def _viewers_open_fast(model_folder: Path) -> Iterator[None]:
         gc.freeze()
         yield
     gc.unfreeze()
+
+
+@pytest.fixture
+def painted() -> None:
+    """The windows of the test are painted: for a test that drags over the canvas, or of what painting costs."""
+
+
+@pytest.fixture(autouse=True)
+def _not_painted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows are shown and laid out but not painted, unless the test asks for `painted`.
+
+    Software OpenGL and Qt's painting took half of the time of a test that shows results. With software OpenGL, vispy
+    crashes in glDrawArrays after layers were cleared, plugin or not.
+    """
+    from napari._qt.qt_main_window import _QtMainWindow
+
+    if "painted" in request.fixturenames:
+        return
+    show = _QtMainWindow.show
+
+    def show_unpainted(window: Any, *args: Any, **options: Any) -> None:
+        show(window, *args, **options)
+        window.setUpdatesEnabled(False)
+
+    monkeypatch.setattr(_QtMainWindow, "show", show_unpainted)
+    # where OpenGL works, a search before each update of the scene keeps a driver of Windows from crashing
+    monkeypatch.setattr("napari._vispy.canvas.gc", SimpleNamespace(collect=lambda: 0))
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +191,8 @@ def in_mask(stack: Stack, mask: Stack | None) -> Stack:
 class FakeEngine:
     """Probability = grey value / 255, uncertainty = a tenth of it, attention = every 2nd pixel; the rest as it is.
 
-    The results open empty and fill in `steps` bands along Y.
+    The results open empty and fill in `steps` bands along Y. Attention maps come only of `levels`, as each is a layer,
+    which takes 0.1 s.
     """
 
     def __init__(self) -> None:
@@ -175,6 +209,7 @@ class FakeEngine:
         self.findings: tuple[str, ...] = ()
         self.seems_inverted = False
         self.memory_free = 2**33
+        self.levels: tuple[int, ...] = ()
         self.steps, self.pause, self.plan_pause = 4, 0.0, 0.0
         self.held_at, self.release = 0, threading.Event()  # the step before which it waits for the test
         self.fault: Exception | None = None
@@ -208,7 +243,7 @@ class FakeEngine:
         self.is_busy = True
         try:
             part = in_mask(in_box(stack.channel(options.channel or 0), options.box), request.mask)
-            full = _predicted(part, description, options)
+            full = _predicted(part, description, options, self.levels)
             full = replace(full, recipe=_recipe(stack, description, options, request.mask))
             empty = _emptied(full)
             if self.findings:
@@ -282,13 +317,15 @@ class FakeEngine:
         self.closed = True
 
 
-def _predicted(stack: Stack, description: ModelDescription, options: SegmentOptions) -> Prediction:
+def _predicted(
+    stack: Stack, description: ModelDescription, options: SegmentOptions, levels: tuple[int, ...]
+) -> Prediction:
     probability = np.asarray(stack.data[...], np.float32) / 255
     seen = "ZYX"[-description.spec.dimensions :]
     stride = tuple(2 if axis in seen else 1 for axis in stack.space.axes)
     maps = tuple(
         AttentionMap(level, stride, probability[tuple(slice(None, None, step) for step in stride)].copy())
-        for level in ((1, 2) if options.attention else ())
+        for level in (levels if options.attention else ())
     )
     deviation = probability / 10 if options.samples else None
     return Prediction(probability, stack.space, ("membrane",), maps, {}, deviation)
@@ -338,14 +375,23 @@ def qtbot(qtbot, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing: with software OpenGL, vispy crashes in glDrawArrays after layers were cleared, plugin or not."""
-    monkeypatch.setattr("napari._vispy.canvas.NapariSceneCanvas.on_draw", lambda canvas, event: None)
-
-
-@pytest.fixture
 def engine() -> FakeEngine:
     return FakeEngine()
+
+
+class SharedEngine(Engine):
+    """A real engine that outlives the panel that closes it."""
+
+    def close(self) -> None:
+        """Go on."""
+
+
+@pytest.fixture(scope="session")
+def real_engine(model_folder: Path) -> Iterator[Engine]:
+    """One process for all tests that kill none: each start of one takes 2 s of a core."""
+    engine = SharedEngine()
+    yield engine
+    Engine.close(engine)
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def write_into(hand, layer) -> np.ndarray:
     return np.asarray(layer.data).copy()
 
 
-def test_each_kind_of_edit_is_there_when_the_image_is_opened_again(open_panel, qtbot, undrawn):
+def test_each_kind_of_edit_is_there_when_the_image_is_opened_again(open_panel, qtbot):
     viewer, panel = open_panel()
     for number, edit in enumerate((paint, fill, polygon, undo, redo, assign, write_into)):
         viewer.add_image(ramp(3, 32, 48) // 2 + number, name="em", scale=(50, 4, 4), units="nm")

@@ -106,7 +106,7 @@ def test_undo_takes_back_what_was_done_last_and_ctrl_z_keeps_to_strokes(open_pan
     assert stands() == (0, 0)
 
 
-def test_a_drawn_box_and_the_view_are_accepted_and_a_box_that_slipped_is_not(open_panel, qtbot):
+def test_a_drawn_box_and_the_view_are_accepted_and_a_box_that_slipped_is_not(open_panel, qtbot, painted):
     image = ramp(3, 64, 64)
     viewer, panel, hand = open_and_correct(open_panel, qtbot, image, is_segmented=True)
     tab = panel.correct_tab

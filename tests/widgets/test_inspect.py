@@ -241,16 +241,13 @@ def test_plots_follow_the_theme(open_tab):
             assert plot.getAxis("left").textPen().color().name() == get_theme(theme).text.as_hex("long")
 
 
-def test_the_real_engine_shows_what_a_gate_lets_through(open_tab, qtbot):
-    from napari_skipseg.jobs.client import Engine
-
-    with Engine() as real:
-        viewer, tab = open_tab(real)
-        viewer.add_image(np.random.default_rng(0).integers(0, 255, (3, 60, 70), np.uint8), name="em")
-        choose(tab.plots.gate, "long skip 3")
-        press(qtbot, tab)
-        before, after = (np.asarray(viewer.layers[f"long skip 3 {kind}"].data) for kind in ("before", "after"))
-        assert before.shape == after.shape == (128, 1, 15, 18)
-        gate = read_selection(locate_model("em-membrane"))[2]
-        np.testing.assert_allclose(after, before * gate.truncated[:, None, None, None], rtol=1e-3, atol=1e-6)
-        assert list(viewer.layers["long skip 3 after"].translate) == [0, 1, 1.5, 1.5]
+def test_the_real_engine_shows_what_a_gate_lets_through(open_tab, qtbot, real_engine):
+    viewer, tab = open_tab(real_engine)
+    viewer.add_image(np.random.default_rng(0).integers(0, 255, (3, 60, 70), np.uint8), name="em")
+    choose(tab.plots.gate, "long skip 3")
+    press(qtbot, tab)
+    before, after = (np.asarray(viewer.layers[f"long skip 3 {kind}"].data) for kind in ("before", "after"))
+    assert before.shape == after.shape == (128, 1, 15, 18)
+    gate = read_selection(locate_model("em-membrane"))[2]
+    np.testing.assert_allclose(after, before * gate.truncated[:, None, None, None], rtol=1e-3, atol=1e-6)
+    assert list(viewer.layers["long skip 3 after"].translate) == [0, 1, 1.5, 1.5]

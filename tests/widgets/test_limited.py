@@ -15,7 +15,7 @@ pytestmark = pytest.mark.gui
 LEFT = Qt.MouseButton.LeftButton
 
 
-def test_a_drawn_box_is_segmented_at_its_place_and_again(open_panel, qtbot, engine) -> None:
+def test_a_drawn_box_is_segmented_at_its_place_and_again(open_panel, qtbot, engine, painted) -> None:
     viewer, panel = open_panel()
     tab, image = panel.segment_tab, ramp(5, 64, 64)
     viewer.add_image(image, name="em", scale=(50, 4, 4), translate=(0, 40, 20), units="nm")

@@ -172,7 +172,7 @@ def test_two_clicks_merge_and_keys_undo_and_redo(open_cells) -> None:
     np.testing.assert_array_equal(np.unique(found.data), [1, 2, 3])  # what was found stays as it is
 
 
-def test_a_line_merges_all_that_it_crosses_and_the_view_stays(open_cells) -> None:
+def test_a_line_merges_all_that_it_crosses_and_the_view_stays(open_cells, painted) -> None:
     viewer, _, tab, hand = open_cells()
     camera = tuple(viewer.scene.camera.center) if hasattr(viewer, "scene") else tuple(viewer.camera.center)
     hand.press(Qt.Key.Key_J)
@@ -213,7 +213,7 @@ def test_both_sides_of_a_split_are_clicked(open_cells, qtbot) -> None:
     assert at(tab, 1)[0] != at(tab, 2)[0]
 
 
-def test_the_wheel_grows_a_region_and_does_not_zoom(open_cells) -> None:
+def test_the_wheel_grows_a_region_and_does_not_zoom(open_cells, painted) -> None:
     viewer, _, tab, hand = open_cells()
     camera = getattr(viewer, "scene", viewer).camera
     zoom = camera.zoom

@@ -10,7 +10,7 @@ from napari_skipseg.jobs.client import Engine
 from napari_skipseg.scores.overlap import score_overlap
 from napari_skipseg.widgets.layers.results import KEY
 
-pytestmark = [pytest.mark.gui, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.gui, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("painted")]
 BUILT_IN = napari_skipseg.models.catalog.BUILT_IN
 
 

@@ -32,6 +32,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL"),
+    pytest.mark.usefixtures("painted"),
 ]
 BUILT_IN = Path(napari_skipseg.models.catalog.__file__).parent / "builtin"
 VOXEL_SIZE = (50.0, 4.6, 4.6)

@@ -30,7 +30,6 @@ def test_layers_that_are_cleared_during_plans_runs_and_comparisons_do_not_end_th
     teaching,  # noqa: F811
     engine,
     busy_collector,
-    undrawn,
 ):
     faulthandler.enable()
     viewer, panel, tab = open_tab()

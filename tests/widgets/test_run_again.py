@@ -112,7 +112,6 @@ def test_a_result_from_a_file_brings_its_image_along(open_panel, qtbot, engine, 
     told = prediction.recipe["inputs"][0] | {"file": str(tmp_path / "em.ome.tif")}
     files = save_prediction(replace(prediction, recipe=prediction.recipe | {"inputs": (told,)}), tmp_path, "em")
     viewer.layers.clear()
-    qtbot.wait(300)  # where layers come and go between two drawings, the software OpenGL of a test machine crashes
     viewer.open(str(files[0]), plugin="napari-skipseg")
     viewer.layers.selection = {viewer.layers[0]}
     press(qtbot, panel)
@@ -129,7 +128,6 @@ def test_a_picture_is_opened_too(open_panel, qtbot, engine, tmp_path):
     told = prediction.recipe["inputs"][0] | {"file": str(tmp_path / "pic.png")}
     files = save_prediction(replace(prediction, recipe=prediction.recipe | {"inputs": (told,)}), tmp_path, "pic")
     viewer.layers.clear()
-    qtbot.wait(300)  # where layers come and go between two drawings, the software OpenGL of a test machine crashes
     viewer.open(str(files[0]), plugin="napari-skipseg")
     assert panel.segment_tab.form.image.count() == 0
     viewer.layers.selection = {viewer.layers[0]}

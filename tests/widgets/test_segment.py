@@ -45,6 +45,7 @@ def save_as(qtbot, tab, monkeypatch, folder, results=None, form="tiff", depth="u
 
 
 def test_segment_shows_probability_binary_and_hidden_attention(open_panel, qtbot, engine):
+    engine.levels = (1, 2)
     viewer, panel = open_panel()
     image = ramp(4, 32, 48)
     viewer.add_image(image, name="em", scale=(50, 4, 4), units="nm", axis_labels=("z", "y", "x"))
@@ -76,7 +77,7 @@ def test_threshold_moves_the_binary_layer_without_a_run(open_panel, qtbot, engin
     np.testing.assert_array_equal(np.asarray(viewer.layers["binary"].data), image / 255 > 0.25)
     press(qtbot, panel)
     np.testing.assert_array_equal(np.asarray(viewer.layers["binary"].data), image / 255 > 0.25)
-    assert (len(engine.calls), len(viewer.layers)) == (2, 5)
+    assert (len(engine.calls), len(viewer.layers)) == (2, 3)
 
 
 def test_samples_ask_for_a_dropout_rate_and_show_uncertainty(open_panel, qtbot, engine):
@@ -305,7 +306,7 @@ def test_cancel_before_anything_is_there_changes_nothing(open_panel, qtbot, engi
     viewer.add_image(ramp(32, 48))
     engine.pause = 2.0  # before the first tile, so that the click comes sooner on a busy machine too
     press(qtbot, panel, wait=False)
-    qtbot.waitUntil(lambda: len(viewer.layers) == 5)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3)
     qtbot.mouseClick(panel.segment_tab.cancel_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not panel.segment_tab.is_running)
     assert len(viewer.layers) == 1
@@ -332,7 +333,7 @@ def test_cancel_brings_an_earlier_whole_result_back(open_panel, qtbot, engine):
     assert tab.save_button.isEnabled()
 
 
-def test_an_engine_that_fails_says_so_and_can_run_again(open_panel, qtbot, engine, undrawn):
+def test_an_engine_that_fails_says_so_and_can_run_again(open_panel, qtbot, engine):
     viewer, panel = open_panel()
     dead = EngineError("The engine process ended unexpectedly (killed). Press Segment to start a new one.")
     for fault, expected in (
@@ -352,11 +353,12 @@ def test_an_engine_that_fails_says_so_and_can_run_again(open_panel, qtbot, engin
         assert viewer.layers["probability"].data[16:].max() == 0
         engine.fault = None
         press(qtbot, panel)
-        assert len(viewer.layers) == 5
+        assert len(viewer.layers) == 3
         viewer.layers.clear()
 
 
-def test_results_are_saved_with_their_voxel_size(open_panel, qtbot, tmp_path, monkeypatch):
+def test_results_are_saved_with_their_voxel_size(open_panel, qtbot, engine, tmp_path, monkeypatch):
+    engine.levels = (1, 2)
     viewer, panel = open_panel()
     tab = panel.segment_tab
     viewer.add_image(ramp(3, 32, 48), name="my/em", scale=(50, 4, 4), units="nm")

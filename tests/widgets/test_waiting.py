@@ -32,7 +32,7 @@ class Paints(QObject):
         """Wait until the window is drawn once at the most for a while."""
         for _ in range(40):
             self.count = 0
-            qtbot.wait(1_500)
+            qtbot.wait(1_000)
             if self.count <= 1:
                 return
         raise AssertionError("the window is drawn again and again")
@@ -98,7 +98,7 @@ def test_work_without_steps_shows_its_duration_and_in_other_tabs_stands_below_th
     qtbot.waitUntil(panel.elsewhere.isHidden)
 
 
-def test_a_bar_that_waits_does_not_draw_the_window(open_panel, qtbot):
+def test_a_bar_that_waits_does_not_draw_the_window(open_panel, qtbot, painted):
     viewer, panel = open_panel()
     viewer.add_image(np.zeros((2, 32, 32), np.uint8))
     paints = Paints(panel.window())
@@ -114,7 +114,7 @@ def test_a_bar_that_waits_does_not_draw_the_window(open_panel, qtbot):
         qtbot.waitUntil(lambda tab=tab: not tab.is_running)
 
 
-def test_a_bar_with_steps_shows_how_many_and_is_drawn_once_a_second(open_panel, qtbot):
+def test_a_bar_with_steps_shows_how_many_and_is_drawn_once_a_second(open_panel, qtbot, painted):
     _, panel = open_panel()
     tab, paints = panel.inspect_tab, Paints(panel.window())
     panel.show_tab("Inspect")
@@ -135,7 +135,7 @@ def test_a_bar_with_steps_shows_how_many_and_is_drawn_once_a_second(open_panel, 
 
 
 @pytest.mark.slow
-def test_the_window_takes_less_than_3_percent_of_a_core_while_a_job_waits(open_panel, qtbot):
+def test_the_window_takes_less_than_3_percent_of_a_core_while_a_job_waits(open_panel, qtbot, painted):
     viewer, panel = open_panel()
     viewer.add_image(np.zeros((6, 256, 256), np.uint8))
     panel.show_tab("Objects")  # compiles what a search needs, in a thread of this process

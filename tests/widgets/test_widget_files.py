@@ -24,7 +24,6 @@ from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs import preparation
-from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.encoding import iter_write_npy
 from napari_skipseg.jobs.messages import Segment
 from napari_skipseg.progress import run_to_end
@@ -199,17 +198,16 @@ def test_a_file_that_is_gone_or_another_one_now_is_told(large_file, tmp_path):
         stack_of_layer(layer, "ZYX")
 
 
-def test_the_engine_reads_a_large_file_where_it_is_and_copies_what_was_changed(large_file, monkeypatch):
+def test_the_engine_reads_a_large_file_where_it_is_and_copies_what_was_changed(large_file, monkeypatch, real_engine):
     image, copied = noise(3, 64, 80), []
     monkeypatch.setattr(
         preparation, "iter_write_npy", lambda stack, file: copied.append(file) or iter_write_npy(stack, file)
     )
     layer, options = large_file("em.tif", image), SegmentOptions(device="cpu")
-    with Engine() as engine:
-        read = run_to_end(engine.run(Segment(stack_of_layer(layer, "ZYX"), "tiny-2d", options)))
-        assert copied == []
-        layer.data = layer.data + 0
-        again = run_to_end(engine.run(Segment(stack_of_layer(layer, "ZYX"), "tiny-2d", options)))
+    read = run_to_end(real_engine.run(Segment(stack_of_layer(layer, "ZYX"), "tiny-2d", options)))
+    assert copied == []
+    layer.data = layer.data + 0
+    again = run_to_end(real_engine.run(Segment(stack_of_layer(layer, "ZYX"), "tiny-2d", options)))
     assert [file.name for file in copied] == ["stack.npy"]
     np.testing.assert_array_equal(read.probability, again.probability)
     assert np.ptp(read.probability) > 0
@@ -245,12 +243,14 @@ def test_a_broken_file_is_told_in_one_sentence(tmp_path):
 
 
 @pytest.mark.gui
-def test_the_demonstration_opens_the_sample_and_leaves_a_picture_and_the_results(tmp_path, qapp):
+def test_the_demonstration_opens_the_sample_and_leaves_a_picture_and_the_results(tmp_path, qapp, monkeypatch):
+    from napari_skipseg.images.synthetic.sample import make_sample
     from napari_skipseg.widgets.panel import open_demo
 
+    monkeypatch.setattr(files, "_sample", lambda is_isotropic: make_sample((2, 128, 128)))
     written = open_demo(tmp_path / "demo")
     result = read_stack(written[1])
-    assert (result.shape, result.space.voxel_size, result.space.unit) == ((16, 512, 512), (50.0, 4.0, 4.0), "nm")
+    assert (result.shape, result.space.voxel_size, result.space.unit) == ((2, 128, 128), (50.0, 4.0, 4.0), "nm")
     assert [path.name for path in written][:3] == [
         "napari-skipseg-demo.png",
         "em-sample_probability.tif",

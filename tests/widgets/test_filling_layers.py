@@ -157,7 +157,7 @@ def test_layers_appear_at_once_and_the_threshold_moves_while_they_fill(open_pane
     viewer.add_image(image, name="em")
     engine.steps, engine.held_at = 16, 9
     press(qtbot, panel)
-    qtbot.waitUntil(lambda: len(viewer.layers) == 5)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3)
     tab = panel.segment_tab
     assert tab.is_running
     assert viewer.layers["probability"].data[:, 20:].max() == 0
