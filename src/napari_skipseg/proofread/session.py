@@ -55,9 +55,9 @@ class EditSession:
         return bool(self._done)
 
     @property
-    def can_redo(self) -> bool:
-        """Whether there is an edit to do again."""
-        return bool(self.store.undone)
+    def edit_to_redo(self) -> Edit | None:
+        """The edit that was undone last, None if there is none."""
+        return self.store.undone[-1].edit if self.store.undone else None
 
     @property
     def changes(self) -> list[Change]:

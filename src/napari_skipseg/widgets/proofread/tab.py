@@ -18,6 +18,7 @@ from napari_skipseg.proofread.edits import (
     Edit,
     EditRefusedError,
     FillHoles,
+    Grow,
     Lock,
     Separate,
     SkipDoubt,
@@ -238,21 +239,22 @@ class ProofreadTab(JobTab):
         if self.pending.tool == "select":
             self._select(voxel)
         elif self.pending.tool == "grow" and self.opened.session.objects.takes_long_to_grow:
-            self._build_tree(self.opened, voxel)
+            self._build_tree(partial(self._grow_at, voxel))
         else:
             self._choose(partial(self.pending.click, voxel, shift))
 
-    def _build_tree(self, opened: OpenedObjects, voxel: Voxel) -> None:
-        """Build the hierarchy in which regions grow, with the bar; then let the region that was clicked grow."""
-        if self.is_running:
-            self.reason.say("Regions grow when the work above has ended: click again then.", FAULT_COLOR)
+    def _grow_at(self, voxel: Voxel) -> None:
+        if self.pending is not None and self.pending.tool == "grow":
+            self._choose(partial(self.pending.click, voxel, False))
+
+    def _build_tree(self, then: Callable[[], None]) -> None:
+        """Build the hierarchy in which regions grow, with the bar; then go on."""
+        opened = self.opened
+        if opened is None or self.is_running:
+            self.reason.say("Regions grow when the work above has ended: try again then.", FAULT_COLOR)
             return
-
-        def grow(_: None) -> None:
-            if self.opened is opened and self.pending is not None and self.pending.tool == "grow":
-                self._choose(partial(self.pending.click, voxel, False))
-
-        self.start(opened.session.objects.iter_build_tree, "Building the hierarchy of merges", grow)
+        work = opened.session.objects.iter_build_tree
+        self.start(work, "Building the hierarchy of merges", lambda _: then() if self.opened is opened else None)
 
     def _on_drawn(self, line: list[Voxel], shift: bool) -> None:
         if self.pending is not None:
@@ -361,8 +363,12 @@ class ProofreadTab(JobTab):
         """Do again what was undone last."""
         if self.opened is None:
             return
+        session = self.opened.session
+        if isinstance(session.edit_to_redo, Grow) and session.objects.takes_long_to_grow:
+            self._build_tree(self.redo)
+            return
         try:
-            change = self.opened.session.redo()
+            change = session.redo()
         except EditRefusedError as error:
             self._refuse(error)
             return
@@ -478,7 +484,7 @@ class ProofreadTab(JobTab):
         self.editor.setVisible(opened is not None)
         if opened is not None and self.pending is not None:
             self.buttons["undo"].setEnabled(opened.session.can_undo)
-            self.buttons["redo"].setEnabled(opened.session.can_redo)
+            self.buttons["redo"].setEnabled(opened.session.edit_to_redo is not None)
             self.buttons["accept"].setEnabled(self.pending.edit is not None)
             self.buttons["confirm"].setEnabled(self.doubt is not None)
             self.save_button.setEnabled(not running)
