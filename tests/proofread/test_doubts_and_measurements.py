@@ -40,11 +40,11 @@ def test_the_decision_that_may_cost_most_comes_first_with_its_reason_and_place()
     assert [doubt.score for doubt in doubts] == sorted((doubt.score for doubt in doubts), reverse=True)
 
 
-def test_a_score_is_the_smaller_side_times_the_chance_of_an_error() -> None:
+def test_a_score_is_both_sides_times_the_chance_of_an_error() -> None:
     objects = found(row_of_cells((0.9, 0.42, 0.55)))
     doubt = next(doubt for doubt in rank_doubts(objects) if doubt.objects == (2, 3))
     sizes = np.bincount(labels_of(objects).ravel())
-    assert doubt.score == pytest.approx(min(sizes[2], sizes[3]) / (1 + np.exp(12 * (0.55 - 0.5))), rel=0.02)
+    assert doubt.score == pytest.approx(int(sizes[2]) * int(sizes[3]) / (1 + np.exp(12 * (0.55 - 0.5))), rel=0.02)
 
 
 def test_an_object_far_larger_than_the_others_is_a_doubt_until_it_is_confirmed() -> None:

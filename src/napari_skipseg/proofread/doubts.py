@@ -1,4 +1,4 @@
-"""Where to look next: the decisions between objects that would cost most voxels, times how likely they are wrong."""
+"""Where to look next: what a wrong decision between objects would cost, times how likely it is wrong."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_DOUBTS = 1000
 """Length of the list."""
 
 _MIXED = 0.25
-"""How much of the largest object is expected to belong to others. Of FIB-25's largest cells it is 0.1 to 0.3."""
+"""How much of an unusual object is expected to belong to another one. Of FIB-25's largest cells it is 0.1 to 0.3."""
 
 _JUMP, _LEAST_AREA = 2.0, 30
 """By which factor an object's area changes between two slices if it jumps, and the pixels that it then has."""
@@ -39,9 +39,10 @@ DoubtKind = Literal["merge?", "split?", "object?"]
 class Doubt:
     """A decision that may be wrong. kind: what would change it. at: a voxel on both sides; center: between them.
 
-    objects: the objects on both sides, the same one twice if it may have to be split. reason: for a user. score: voxels
-    that are expected to be wrong, the smaller side times the probability of an error; larger = look there first. An
-    "object?" is unusual as a whole: both voxels of `at` are the same.
+    objects: the objects on both sides, the same one twice if it may have to be split. reason: for a user. score: pairs
+    of voxels that are expected to be in one object by mistake, or in two: voxels of one side times voxels of the other
+    one times the probability of an error; larger = look there first. An "object?" is unusual as a whole: both voxels
+    of `at` are the same.
     """
 
     kind: DoubtKind
@@ -85,7 +86,9 @@ def _contacts(
 ) -> list[Doubt]:
     """Return the doubts about contacts of two objects."""
     ends = whole.links.ends
-    score = (1 - probabilities(whole, judge)) * whole.groups.size[ends].min(axis=1)
+    # The Rand error counts pairs. By the voxels of the smaller side alone, FIB-25 took 60 edits instead of 19 to 0.05:
+    # the list then asks about small objects that touch, before it asks what belongs to the largest ones.
+    score = (1 - probabilities(whole, judge)) * whole.groups.size[ends].prod(axis=1)
     decided: set[tuple[int, int]] = set()
     parts = parts_of_cut(objects)
     for pair in (*objects.confirmed, *objects.skipped):
@@ -120,8 +123,9 @@ def _joins(
     total = np.concatenate([[0.0], np.cumsum(table.groups.size[tree.order])])
     nodes = np.flatnonzero(tree.children[:, 0] >= 0)
     one, other = tree.children[nodes].T
-    smaller = np.minimum(total[tree.high[one]] - total[tree.low[one]], total[tree.high[other]] - total[tree.low[other]])
-    score = tree.level[nodes] * smaller
+    sizes = np.stack([total[tree.high[child]] - total[tree.low[child]] for child in (one, other)])
+    smaller = sizes.min(axis=0)
+    score = tree.level[nodes] * sizes.prod(axis=0)
     decided = (*objects.confirmed, *objects.skipped)
     place = np.full(objects.region_count + 1, -1)
     place[table.regions[tree.order]] = np.arange(tree.count)
@@ -175,7 +179,7 @@ def _unusual(
         if label in objects.locked or label in right:
             continue
         jump = min((factor - 1) / (4 * _JUMP), 1.0) if factor >= _JUMP else 0.0
-        score = _MIXED * max(float(chance[row]), jump) * float(size[row])
+        score = _MIXED * (1 - _MIXED) * max(float(chance[row]), jump) * float(size[row]) ** 2
         places = order[begin[row] : begin[row + 1]]
         largest = table.regions[places[table.groups.size[places].argmax()]]
         voxel = voxel_of(objects, int(largest))
