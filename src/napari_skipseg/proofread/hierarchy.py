@@ -9,8 +9,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
-from numba.typed import Dict
 from numpy.typing import NDArray
 
 from napari_skipseg.objects.agglomerate import MergeTree, leaf_order
@@ -50,16 +48,17 @@ def iter_merge_tree(regions: Regions) -> Generator[Progress, None, MergeTree]:
     else:
         edges, strengths = graph.edges, contact_strengths(graph, options)
         contacts = edges.contacts.astype(np.int64)
-    ends = np.stack([edges.one, edges.other], axis=1).astype(np.int64)
-    same = markers[ends[:, 0]] == markers[ends[:, 1]]
+    same = markers[edges.one] == markers[edges.other]
     totals, is_mean = strengths * contacts, options.method == "cells"
+    strengths[same] = -1.0
+    links = _links(count, np.stack([edges.one, edges.other], axis=1), strengths, totals, contacts)
     state = np.zeros(2, np.int64)
-    work = partial(_merge, count, ends, np.where(same, -1.0, strengths), totals, contacts, is_mean, state)
+    work = partial(_merge, count, links, is_mean, state)
     with ThreadPoolExecutor(1, "hierarchy of merges") as threads:
         merging = threads.submit(work)
         try:
             while not wait([merging], timeout=_LOOK).done:
-                yield Progress(int(state[_CONTACTS]), max(1, len(ends)), "building the hierarchy of merges")
+                yield Progress(int(state[_CONTACTS]), max(1, len(strengths)), "building the hierarchy of merges")
         finally:
             state[_STOP] = 1
     parent, level, children, over, used = merging.result()
@@ -70,109 +69,168 @@ def iter_merge_tree(regions: Regions) -> Generator[Progress, None, MergeTree]:
 class _Links(NamedTuple):
     """The contacts of groups while these are merged, one entry each, and linked lists of the contacts of each group.
 
-    strength: -1 within a marker. first, following: `2 * contact + side`, -1 at the end of a list. degree: lengths.
+    Each takes some 70 bytes, and there are millions: places are of 32 bits where these are enough.
+
+    strength: -1 within a marker. is_new: whether it changed. first, following: `2 * contact + side`, -1 at the end of a
+    list. degree: lengths. order: contacts by their strengths at the start. table: a hash table of the contacts by their
+    ends, -1 where it is empty.
     """
 
-    ends: NDArray[np.int64]
+    ends: NDArray[Any]
     strength: NDArray[np.float64]
     total: NDArray[np.float64]
     number: NDArray[np.int64]
     alive: NDArray[np.bool_]
-    first: NDArray[np.int64]
+    is_new: NDArray[np.bool_]
+    first: NDArray[Any]
     degree: NDArray[np.int64]
-    following: NDArray[np.int64]
+    following: NDArray[Any]
+    order: NDArray[Any]
+    table: NDArray[Any]
+
+
+def _links(
+    count: int,
+    ends: NDArray[Any],
+    strength: NDArray[np.float64],
+    total: NDArray[np.float64],
+    number: NDArray[np.int64],
+) -> _Links:
+    edges = len(strength)
+    place = np.int32 if 2 * edges < 2**31 else np.int64
+    return _Links(
+        ends.astype(place),
+        strength,
+        total,
+        number,
+        alive=np.ones(edges, np.bool_),
+        is_new=np.zeros(edges, np.bool_),
+        first=np.full(count, -1, place),
+        degree=np.zeros(count, np.int64),
+        following=np.full((edges, 2), -1, place),
+        order=np.argsort(strength, kind="stable").astype(place),
+        table=np.full(2 ** int(np.ceil(np.log2(1.5 * edges + 2))), -1, place),
+    )
 
 
 @compiled
 def _merge(
-    count: int,
-    ends: NDArray[np.int64],
-    strength: NDArray[np.float64],
-    totals: NDArray[np.float64],
-    contacts: NDArray[np.int64],
-    is_mean: bool,
-    state: NDArray[np.int64],
+    count: int, links: _Links, is_mean: bool, state: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], int]:
     # state: how many contacts are merged or gone, which is written here; not 0 if the work is to stop
-    # the arrays are changed in place: copies would take 40 bytes for each of millions of contacts
-    most, edges = max(1, 2 * count), len(strength)
+    most, edges = max(1, 2 * count), len(links.strength)
     parent, level = np.full(most, -1), np.zeros(most)
     children, over = np.full((most, 2), -1), np.full(most, -1)
-    links = _Links(
-        ends,
-        strength,
-        totals,
-        contacts,
-        np.ones(edges, np.bool_),
-        np.full(count, -1),
-        np.zeros(count, np.int64),
-        np.full((edges, 2), -1),
-    )
-    known = Dict.empty(types.int64, types.int64)
-    heap = [(0.0, 0)]
-    heap.pop()
     for edge in range(edges):
         for side in range(2):
-            node = ends[edge, side]
+            node = links.ends[edge, side]
             links.following[edge, side] = links.first[node]
             links.first[node] = 2 * edge + side
             links.degree[node] += 1
-        known[min(ends[edge, 0], ends[edge, 1]) * count + max(ends[edge, 0], ends[edge, 1])] = edge
-        heap.append((strength[edge], edge))
-    heapq.heapify(heap)
+        links.table[_slot(links, links.ends[edge, 0], links.ends[edge, 1])] = edge
+    heap = [(0.0, 0)]  # of the contacts that changed; the others come from `order`
+    heap.pop()
     name = np.arange(count)  # of the node of the tree that a group is
-    used = count
-    while len(heap) > 0 and state[_STOP] == 0:
-        valid, edge = heapq.heappop(heap)
-        if not links.alive[edge] or links.strength[edge] != valid:
-            continue
+    used, begin = count, 0
+    while state[_STOP] == 0:
+        while begin < edges and (links.is_new[links.order[begin]] or not links.alive[links.order[begin]]):
+            begin += 1
+        while len(heap) > 0 and (not links.alive[heap[0][1]] or links.strength[heap[0][1]] != heap[0][0]):
+            heapq.heappop(heap)
+        if begin == edges and len(heap) == 0:
+            break
+        edge = np.int64(-1)
+        if begin < edges:
+            edge = np.int64(links.order[begin])
+        if edge < 0 or (len(heap) > 0 and heap[0] < (links.strength[edge], edge)):
+            edge = heapq.heappop(heap)[1]
         # the shorter list goes into the longer one, so that few contacts are moved
-        kept, gone = links.ends[edge, 0], links.ends[edge, 1]
+        kept, gone = np.int64(links.ends[edge, 0]), np.int64(links.ends[edge, 1])
         if links.degree[kept] < links.degree[gone]:
             kept, gone = gone, kept
         links.alive[edge] = False
         state[_CONTACTS] += 1
-        level[used] = max(valid, level[name[kept]], level[name[gone]])
+        level[used] = max(links.strength[edge], level[name[kept]], level[name[gone]])
         children[used, 0], children[used, 1] = min(name[kept], name[gone]), max(name[kept], name[gone])
         parent[name[kept]] = parent[name[gone]] = used
         over[used] = edge
         name[kept] = used
         used += 1
-        state[_CONTACTS] += _move(links, known, heap, gone, kept, count, is_mean)
+        state[_CONTACTS] += _move(links, heap, gone, kept, is_mean)
     return parent, level, children, over, used
 
 
 @compiled
-def _move(links: _Links, known: Any, heap: Any, gone: int, kept: int, count: int, is_mean: bool) -> int:
+def _move(links: _Links, heap: Any, gone: int, kept: int, is_mean: bool) -> int:
     """Give the contacts of one group to another; two of the same pair become one. Return how many are gone so."""
     joined = 0
-    ends, strength, total, number, alive, first, degree, following = links
-    link = first[gone]
+    link = np.int64(links.first[gone])
     while link >= 0:
         moved, side = link // 2, link % 2
-        link = following[moved, side]
-        if not alive[moved]:
+        link = np.int64(links.following[moved, side])
+        if not links.alive[moved]:
             continue
-        far = ends[moved, 1 - side]
-        key = min(kept, far) * count + max(kept, far)
-        into = known[key] if key in known else -1  # noqa: SIM401  # numba gives an optional number for `get`
-        if into >= 0 and alive[into]:
-            alive[moved] = False
+        far = np.int64(links.ends[moved, 1 - side])
+        into = np.int64(links.table[_slot(links, kept, far)])
+        if into >= 0:
+            links.alive[moved] = False
             joined += 1
-            total[into] += total[moved]
-            number[into] += number[moved]
-            before = strength[into]
-            if is_mean and before >= 0 and strength[moved] >= 0:
-                strength[into] = total[into] / number[into]
+            links.total[into] += links.total[moved]
+            links.number[into] += links.number[moved]
+            before = links.strength[into]
+            if is_mean and before >= 0 and links.strength[moved] >= 0:
+                links.strength[into] = links.total[into] / links.number[into]
             else:
-                strength[into] = min(before, strength[moved])
-            if strength[into] != before:
-                heapq.heappush(heap, (strength[into], into))
+                links.strength[into] = min(before, links.strength[moved])
+            if links.strength[into] != before:
+                links.is_new[into] = True
+                heapq.heappush(heap, (links.strength[into], into))
         else:
-            ends[moved, side] = kept
-            following[moved, side] = first[kept]
-            first[kept] = 2 * moved + side
-            degree[kept] += 1
-            known[key] = moved
-    first[gone] = -1
+            _remove(links, _slot(links, gone, far))
+            links.ends[moved, side] = kept
+            links.following[moved, side] = links.first[kept]
+            links.first[kept] = 2 * moved + side
+            links.degree[kept] += 1
+            links.table[_slot(links, kept, far)] = moved
+    links.first[gone] = -1
     return joined
+
+
+@compiled
+def _home(links: _Links, one: int, other: int) -> int:
+    """Return where the contact of two groups is looked for first in the hash table."""
+    key = np.uint64(min(one, other)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(max(one, other))
+    key = (key ^ (key >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+    return np.int64((key ^ (key >> np.uint64(32))) & np.uint64(links.table.size - 1))
+
+
+@compiled
+def _slot(links: _Links, one: int, other: int) -> int:
+    """Return where the contact of two groups is in the hash table, or the empty place where it would be.
+
+    A contact of a group that is gone is never looked for, so those that are not alive may stay.
+    """
+    table, ends = links.table, links.ends
+    slot = _home(links, one, other)
+    while table[slot] >= 0:
+        found = table[slot]
+        if min(ends[found, 0], ends[found, 1]) == min(one, other) and max(ends[found, 0], ends[found, 1]) == max(
+            one, other
+        ):
+            break
+        slot = (slot + 1) & (table.size - 1)
+    return slot
+
+
+@compiled
+def _remove(links: _Links, slot: int) -> None:
+    """Empty a place of the hash table; those behind it move up, so that they are still found."""
+    table, ends, last = links.table, links.ends, links.table.size - 1
+    behind = (slot + 1) & last
+    while table[behind] >= 0:
+        found = table[behind]
+        if (behind - _home(links, ends[found, 0], ends[found, 1])) & last >= (behind - slot) & last:
+            table[slot] = found
+            slot = behind
+        behind = (behind + 1) & last
+    table[slot] = -1
