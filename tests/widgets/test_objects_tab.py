@@ -44,7 +44,7 @@ from napari_skipseg.widgets.objects.sources import (
     is_certain,
     suggest_method,
 )
-from napari_skipseg.widgets.objects.table import ObjectsTable
+from napari_skipseg.widgets.objects.table import ObjectsModel, ObjectsTable
 from napari_skipseg.widgets.panel import wait_for
 
 pytestmark = pytest.mark.gui
@@ -505,6 +505,18 @@ def test_a_table_of_a_hundred_thousand_rows_is_sorted_at_once(qtbot):
     assert table.currentIndex().row() == count - 1
     table.select_label(count + 5)
     assert not table.selectionModel().hasSelection()
+
+
+@pytest.mark.parametrize("kind", [int, float])
+def test_equal_measurements_stay_in_the_order_of_labels(kind):
+    values = np.random.default_rng(1).integers(0, 40, 1000).astype(kind)
+    if kind is float:
+        values[::50] = np.nan
+    rows = ObjectsModel()
+    rows.show_table(ObjectTable(("label", "volume"), (np.arange(1, 1001), values)))
+    for order, wanted in ((Qt.SortOrder.AscendingOrder, values), (Qt.SortOrder.DescendingOrder, -values)):
+        rows.sort(1, order)
+        assert [rows.row_at(place) for place in range(1000)] == np.argsort(wanted, kind="stable").tolist()
 
 
 def test_a_mask_of_one_label_is_no_truth_of_objects():

@@ -35,6 +35,7 @@ class ObjectsModel(QAbstractTableModel):  # type: ignore[misc]
         self.beginResetModel()
         self._table = table if table is not None else ObjectTable((), ())
         self._shown = [n for n, name in enumerate(self._table.names) if not name.startswith(NOT_SHOWN)]
+        self._sorted: tuple[int, Qt.SortOrder] | None = None
         self._put_in_order(np.arange(len(self._table)))
         self.endResetModel()
 
@@ -71,15 +72,13 @@ class ObjectsModel(QAbstractTableModel):  # type: ignore[misc]
 
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
         """Sort by a column; objects without a value there come last."""
-        if not 0 <= column < len(self._shown):
+        if not 0 <= column < len(self._shown) or (column, order) == self._sorted:  # Qt asks twice for one click
             return
-        values = self._table.columns[self._shown[column]]
-        if order == Qt.SortOrder.DescendingOrder:
-            values = -values.astype(np.float64)
+        self._sorted = column, order
         self.layoutAboutToBeChanged.emit()
         before = self.persistentIndexList()
         rows = [self._order[index.row()] for index in before]
-        self._put_in_order(np.argsort(values, kind="stable"))
+        self._put_in_order(_stable_order(self._table.columns[self._shown[column]], order))
         after = [self.index(int(self._place[row]), index.column()) for row, index in zip(rows, before, strict=True)]
         self.changePersistentIndexList(before, after)
         self.layoutChanged.emit()
@@ -93,6 +92,30 @@ class ObjectsModel(QAbstractTableModel):  # type: ignore[misc]
         labels = self._table.column("label") if "label" in self._table.names else np.empty(0, np.int64)
         row = int(np.searchsorted(labels, label))
         return int(self._place[row]) if row < len(labels) and labels[row] == label else None
+
+
+def _stable_order(values: NDArray[Any], order: Qt.SortOrder) -> NDArray[np.intp]:
+    """Return the places of values in sorted order, NaN last; of equal values the first one comes first.
+
+    NumPy's stable sort takes 150 ms of processor for a million, its quick one 30, that of whole numbers 10. So values
+    are sorted quickly, and equal ones by their places, which are sorted as one number with that of the value.
+    """
+    count, is_falling = len(values), order == Qt.SortOrder.DescendingOrder
+    if values.dtype.kind == "f":
+        places = np.argsort(-values if is_falling else values)
+        found = values[places]
+        is_new = found[1:] != found[:-1]
+        is_new[np.isnan(found[:-1])] = False
+        if is_new.all():
+            return places
+        number = np.concatenate([[0], np.cumsum(is_new)]) * count + places
+    else:
+        whole = values.astype(np.int64)
+        number = (whole.max(initial=0) - whole if is_falling else whole - whole.min(initial=0)) * count
+        number += np.arange(count)
+    number.sort()
+    number %= max(1, count)
+    return np.asarray(number)
 
 
 class ObjectsTable(QTableView):  # type: ignore[misc]
