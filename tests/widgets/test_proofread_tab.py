@@ -409,10 +409,15 @@ def test_learning_from_edits_shows_what_would_change_and_is_one_edit(open_panel,
 
 def test_the_table_follows_the_edits_and_is_that_of_the_whole(open_cells, qtbot) -> None:
     _, _, tab, hand = open_cells()
-    assert tab.table.rows.rowCount() == 3
+    rows = tab.table.rows
+    assert rows.rowCount() == 3
+    tab.table.sortByColumn(0, Qt.SortOrder.DescendingOrder)
+    tab.table.select_label(at(tab, 3)[0])
     hand.press(Qt.Key.Key_J)
     hand.drag(cell(0), cell(1))
-    qtbot.waitUntil(lambda: tab.table.rows.rowCount() == 2)
+    qtbot.waitUntil(lambda: rows.rowCount() == 2)
+    assert [rows.label_at(place) for place in range(2)] == [at(tab, 3)[0], at(tab, 0)[0]], "sorted as before"
+    assert [index.row() for index in tab.table.selectionModel().selectedRows()] == [0]
     hand.press(Qt.Key.Key_S)
     hand.click(cell(3))
     hand.press(Qt.Key.Key_D)

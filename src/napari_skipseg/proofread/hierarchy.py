@@ -139,13 +139,13 @@ def _merge(
             heapq.heappop(heap)
         if begin == edges and len(heap) == 0:
             break
-        edge = np.int64(-1)
+        edge = -1
         if begin < edges:
-            edge = np.int64(links.order[begin])
+            edge = int(np.int64(links.order[begin]))
         if edge < 0 or (len(heap) > 0 and heap[0] < (links.strength[edge], edge)):
             edge = heapq.heappop(heap)[1]
         # the shorter list goes into the longer one, so that few contacts are moved
-        kept, gone = np.int64(links.ends[edge, 0]), np.int64(links.ends[edge, 1])
+        kept, gone = int(np.int64(links.ends[edge, 0])), int(np.int64(links.ends[edge, 1]))
         if links.degree[kept] < links.degree[gone]:
             kept, gone = gone, kept
         links.alive[edge] = False
@@ -164,14 +164,14 @@ def _merge(
 def _move(links: _Links, heap: Any, gone: int, kept: int, is_mean: bool) -> int:
     """Give the contacts of one group to another; two of the same pair become one. Return how many are gone so."""
     joined = 0
-    link = np.int64(links.first[gone])
+    link = int(np.int64(links.first[gone]))  # of 64 bits, like all places that are counted with
     while link >= 0:
         moved, side = link // 2, link % 2
-        link = np.int64(links.following[moved, side])
+        link = int(np.int64(links.following[moved, side]))
         if not links.alive[moved]:
             continue
-        far = np.int64(links.ends[moved, 1 - side])
-        into = np.int64(links.table[_slot(links, kept, far)])
+        far = int(np.int64(links.ends[moved, 1 - side]))
+        into = int(np.int64(links.table[_slot(links, kept, far)]))
         if into >= 0:
             links.alive[moved] = False
             joined += 1
@@ -201,7 +201,7 @@ def _home(links: _Links, one: int, other: int) -> int:
     """Return where the contact of two groups is looked for first in the hash table."""
     key = np.uint64(min(one, other)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(max(one, other))
     key = (key ^ (key >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
-    return np.int64((key ^ (key >> np.uint64(32))) & np.uint64(links.table.size - 1))
+    return int(np.int64((key ^ (key >> np.uint64(32))) & np.uint64(links.table.size - 1)))
 
 
 @compiled

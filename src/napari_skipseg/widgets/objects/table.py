@@ -87,6 +87,10 @@ class ObjectsModel(QAbstractTableModel):  # type: ignore[misc]
         """Return the row of the table of objects at a place on screen."""
         return int(self._order[place])
 
+    def label_at(self, place: int) -> int:
+        """Return the label of the object at a place on screen."""
+        return int(self._table.column("label")[self._order[place]])
+
     def place_of(self, label: int) -> int | None:
         """Return the place of an object on screen, None if there is no such label."""
         labels = self._table.column("label") if "label" in self._table.names else np.empty(0, np.int64)
@@ -152,6 +156,16 @@ class ObjectsTable(QTableView):  # type: ignore[misc]
         for column in range(self.rows.columnCount()):
             name = str(self.rows.headerData(column, Qt.Orientation.Horizontal))
             self.setColumnWidth(column, text.horizontalAdvance(name) + _PADDING)
+
+    def renew(self, table: ObjectTable) -> None:
+        """Show other rows of the same columns; order, selected object, widths and the place on screen stay."""
+        selected = self.selectionModel().selectedRows()
+        label = self.rows.label_at(selected[0].row()) if selected else 0
+        head, place = self.horizontalHeader(), self.verticalScrollBar().value()
+        self.rows.show_table(table)
+        self.sortByColumn(head.sortIndicatorSection(), head.sortIndicatorOrder())
+        self.select_label(label)
+        self.verticalScrollBar().setValue(place)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
         """Go to the object that an arrow key selects."""

@@ -53,10 +53,8 @@ class EditedObjectsTable(ObjectsTable):
         return self.data
 
     def _show(self, table: ObjectTable) -> None:
-        bar = self.verticalScrollBar().value()
         self.data = table
-        self.show_table(table)
-        self.verticalScrollBar().setValue(bar)
+        self.renew(table)
 
     def _measure(self) -> None:
         opened = self._opened
