@@ -44,7 +44,6 @@ from napari_skipseg.progress import run_to_end
 RNG = np.random.default_rng(11)
 CPU = Device("cpu", "CPU", "for the test")
 GPU = Device("cuda", "Some GPU", "for the test")
-NAN = {"weight": torch.nan}
 
 
 @dataclass(frozen=True)
