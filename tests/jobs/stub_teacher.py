@@ -1,4 +1,7 @@
-"""An engine process whose fine-tuning is a stub: 40 steps of 20 ms unless told, a checkpoint at every fifth."""
+"""An engine process whose fine-tuning is a stub: 40 steps of 20 ms unless told, a checkpoint at every fifth.
+
+The first step of a model called "unlearnt" takes a minute.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ def iter_finetune(
     image = np.asarray(corrected[0].stack.data[...], np.float32).reshape(-1, *corrected[0].stack.shape[-2:])[0]
     steps = settings.steps or STEPS
     while step < steps:
-        time.sleep(PAUSE)
+        time.sleep(60 if settings.name == "unlearnt" else PAUSE)
         step += 1
         if step % EVERY == 0:
             checkpoint.write_text(str(step))

@@ -182,7 +182,7 @@ def test_an_engine_that_dies_before_it_has_learnt_anything_is_one_sentence(
     teacher: Engine, model_folder: Path, tmp_path: Path
 ) -> None:
     run_to_end(teacher.run(PlanFinetuning(settings_for(model_folder), (corrected(),))))
-    work = teacher.run(Finetune(settings_for(model_folder), (corrected(),), tmp_path))
+    work = teacher.run(Finetune(settings_for(model_folder, "unlearnt"), (corrected(),), tmp_path))
     next(work)
     os.kill(teacher.pid, signal.SIGKILL)
     with pytest.raises(EngineError, match=r"The engine process was killed by SIGKILL .* the viewer and its layers"):
