@@ -643,3 +643,17 @@ def test_a_tick_shows_what_was_gained_and_lost_and_follows_the_threshold(open_ta
     viewer.layers.remove("changed")
     assert not changes.tick.isChecked()
     assert changes.legend.text() == ""
+
+
+def test_the_tick_of_what_changed_segments_a_view_that_the_new_model_has_not_seen(open_tab, qtbot):
+    viewer, panel, tab = open_tab()
+    ready(panel, qtbot)
+    press(qtbot, tab.tune_button)
+    finish(panel, qtbot)
+    card = locate_model("tiny-2d-tuned") / "model.json"  # the fake engine copied it with the old name
+    card.write_text(card.read_text().replace('"tiny-2d"', '"tiny-2d-tuned"'))
+    tab.report.changes.tick.click()
+    assert tab.report.changes.legend.text() == "tiny-2d-tuned segments this view first."
+    finish(panel, qtbot)
+    assert "changed" in viewer.layers
+    assert tab.report.changes.legend.text().startswith("Blue: gained")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QAbstractButton, QLabel
+from qtpy.QtWidgets import QAbstractButton, QLabel, QLineEdit
 
 from napari_skipseg.widgets.forms.fields import Collapsible, FreshCombo
 
@@ -51,3 +51,21 @@ def test_no_text_is_cut_off_at_the_least_width_of_the_panel(open_panel, qtbot, t
     assert all(
         bar.tabRect(n).width() >= bar.fontMetrics().horizontalAdvance(bar.tabText(n)) for n in range(bar.count())
     )
+
+
+def test_every_text_of_the_panel_grows_with_the_font_size_of_napari(open_panel, qtbot):
+    from napari.settings import get_settings
+
+    _, panel = open_panel()
+    form, appearance = panel.segment_tab.form, get_settings().appearance
+    texts = [each for each in panel.findChildren(QLabel) if each.property("smaller_text")]
+    assert form.device_note in texts
+    texts += [form.axes, form.voxel_size.findChild(QLineEdit)]
+    before, size = [each.fontInfo().pixelSize() for each in texts], appearance.font_size
+    try:
+        appearance.font_size = 2 * size
+        qtbot.wait(50)
+        after = [each.fontInfo().pixelSize() for each in texts]
+    finally:
+        appearance.font_size = size
+    assert all(large > 1.5 * small for small, large in zip(before, after, strict=True))

@@ -14,9 +14,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, find_objects, label, shift
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.scores.distances import distance_to_edge
@@ -127,6 +124,8 @@ def between(first: Mask, last: Mask, count: int, pixel: tuple[float, float] = (1
 
 
 def _moved(distance: NDArray[np.float32], way: NDArray[np.float64]) -> NDArray[np.float32]:
+    from scipy.ndimage import shift
+
     return distance if not way.any() else np.asarray(shift(distance, way, order=1, mode="nearest"))
 
 
@@ -156,6 +155,10 @@ def matched_parts(first: Mask, last: Mask, pixel: tuple[float, float]) -> tuple[
     Parts that overlap belong together, also several: a part may divide. A part that overlaps none belongs to the
     nearest one of the other slice, if the gap between them is no wider than the part.
     """
+    from scipy.ndimage import find_objects, label
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     (ones, count), (others, other_count) = (label(each, _TOUCHING) for each in (first, last))
     links = _overlaps(ones, others, other_count)
     links |= {(part, near) for part, near in _nearest_parts(ones, count, others, {one for one, _ in links}, pixel)}
@@ -198,6 +201,8 @@ def _nearest_parts(
     labels: NDArray[np.int32], count: int, others: NDArray[np.int32], linked: set[int], pixel: tuple[float, float]
 ) -> Iterator[tuple[int, int]]:
     """Yield each part without a link, with the nearest part of the other slice, if that is near."""
+    from scipy.ndimage import distance_transform_edt
+
     free = [part for part in range(1, count + 1) if part not in linked]
     if not free or not others.any():
         return

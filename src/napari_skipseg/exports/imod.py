@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-from skimage.measure import find_contours
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.exports.labels import ObjectCounts, ObjectLabels
@@ -43,6 +41,9 @@ def iter_outlines(labels: ObjectLabels) -> Generator[Progress, None, _Contours]:
     Raises:
         InputError: there are more than `MOST_POINTS` points.
     """
+    from scipy import ndimage
+    from skimage.measure import find_contours
+
     found: _Contours = {}
     points = 0
     depth, height, width = labels.shape

@@ -12,8 +12,6 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import zarr
-from zarr.codecs import BloscCodec
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.exports.labels import ObjectCounts, ObjectLabels
@@ -47,6 +45,9 @@ def iter_write_webknossos(labels: ObjectLabels, counts: ObjectCounts, folder: Pa
         OSError: it cannot be written.
         InputError: as `check_webknossos`.
     """
+    import zarr
+    from zarr.codecs import BloscCodec
+
     check_webknossos(labels)
     largest = int(counts.labels[-1]) if len(counts) else 0
     dtype = "uint64" if largest > np.iinfo(np.uint32).max else "uint32"

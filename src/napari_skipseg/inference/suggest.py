@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict
-from scipy import ndimage
 
 from napari_skipseg.errors import InputError, SkipsegError
 from napari_skipseg.images.intensity.normalize import Normalization
@@ -364,6 +363,8 @@ def _agreement(
 
     probability: of all pixels. Compared is the middle of a part, which sees the same around it.
     """
+    from scipy import ndimage
+
     sides = PART_CHANGED[description.spec.dimensions]
     starts = [max(0, (length - side) // 2) for length, side in zip(pixels.shape[1:], sides, strict=True)]
     cut = (slice(None), *(slice(a, a + side) for a, side in zip(starts, sides, strict=True)))
@@ -417,7 +418,7 @@ def _sort_strokes(
     inside = np.all([(at >= 0) & (at < n) for at, n in zip(scaled, probability.shape[1:], strict=True)], axis=0)
     labels, at = labels[inside], tuple(each[inside] for each in scaled)
     found = {}
-    from scipy import stats  # it takes half of the time in which the panel opens
+    from scipy import stats  # it takes half a second to import
 
     for number, name in enumerate(view.names, start=2):
         known = [place for place, own in enumerate(description.class_names) if is_same_class(name, own)]

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 
 from napari_skipseg.durable import refuse_link, sync
 from napari_skipseg.errors import InputError
@@ -48,6 +46,9 @@ class BlockCache:
 
     def __init__(self, folder: Path, grid: BlockGrid, made_of: Mapping[str, Any]) -> None:
         """Open the folder, or make it. made_of: all that the regions depend on, for JSON."""
+        import zarr
+        from zarr.codecs import ZstdCodec
+
         self._folder = folder
         facts = json.dumps({"shape": grid.shape, "block": grid.steps, **made_of}, sort_keys=True)
         known = None

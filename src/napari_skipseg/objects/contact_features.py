@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from napari_skipseg.objects.contact_file import ContactClassifier
 from napari_skipseg.objects.contact_statistics import BINS, ContactStatistics
@@ -147,4 +146,6 @@ def features_of(groups: GroupSums, links: Links) -> NDArray[np.float64]:
 
 def probabilities(table: ContactTable, classifier: ContactClassifier) -> NDArray[np.float64]:
     """Return of each contact the probability that its two groups are different objects."""
+    from scipy.special import expit
+
     return np.asarray(expit(features_of(table.groups, table.links) @ np.array(classifier.weights)))

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import marching_cubes, mesh_surface_area
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import Stack
@@ -145,6 +144,8 @@ def add_values(labels: NDArray[np.uint32], values: NDArray[Any], sums: ValueSums
 @cache
 def cube_areas(spacing: tuple[float, float, float]) -> NDArray[np.float64]:
     """Return the area of the mesh in a cube of 8 voxels for each of the 256 ways to fill it; bit 4z + 2y + x."""
+    from skimage.measure import marching_cubes, mesh_surface_area
+
     areas = np.zeros(256)
     for filling in range(1, 255):
         corners = ((filling >> np.arange(8)) & 1).reshape(2, 2, 2).astype(np.float32)

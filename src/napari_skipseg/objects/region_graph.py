@@ -10,8 +10,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from napari_skipseg.objects.elevation import NEVER
 from napari_skipseg.objects.options import ObjectOptions
@@ -52,6 +50,9 @@ class MarkerRules(NamedTuple):
 
 def join_parts(graph: RegionGraph, pairs: NDArray[np.int64]) -> tuple[RegionGraph, Groups]:
     """Return the graph with the nodes of each pair, an array (n, 2), joined, and each node's place in it."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     count = len(graph.nodes.size)
     ends = pairs.T.astype(np.int32)  # of 64 bits, scipy 1.11 finds no components and raises no error
     links = coo_array((np.ones(len(pairs), np.bool_), tuple(ends)), (count, count))

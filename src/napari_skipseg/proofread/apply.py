@@ -9,7 +9,6 @@ from typing import assert_never
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes, gaussian_filter
 
 from napari_skipseg.objects.contact_file import ContactClassifier
 from napari_skipseg.objects.watershed import WatershedWindow, region_contacts
@@ -339,6 +338,8 @@ def _set_mask(objects: ObjectsUnderEdit, edit: Paint | Erase, recorder: ChangeRe
 
 
 def _fill_holes(objects: ObjectsUnderEdit, edit: FillHoles, recorder: ChangeRecorder) -> None:
+    from scipy.ndimage import binary_fill_holes
+
     (label,) = _objects_at(objects, [edit.at])
     time, box = objects.box_of(objects.regions_of(label))
     there = objects.read_objects(time, box)
@@ -354,6 +355,8 @@ def _fill_holes(objects: ObjectsUnderEdit, edit: FillHoles, recorder: ChangeReco
 
 
 def _smooth(objects: ObjectsUnderEdit, edit: Smooth, recorder: ChangeRecorder) -> None:
+    from scipy.ndimage import gaussian_filter
+
     (label,) = _objects_at(objects, [edit.at])
     if not 0.3 <= edit.sigma <= WIDEST_SMOOTHING:
         raise EditRefusedError(f"An object is smoothed over 0.3 to {WIDEST_SMOOTHING:g} voxels, not {edit.sigma:g}.")

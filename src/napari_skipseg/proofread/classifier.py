@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from napari_skipseg.objects.contact_file import FEATURES, ContactClassifier, read_named_classifier
 from napari_skipseg.objects.options import ObjectOptions
@@ -43,6 +42,8 @@ def fit_classifier(
     features: NDArray[np.float64], different: NDArray[np.bool_], options: ObjectOptions, cost: NDArray[np.float64]
 ) -> ContactClassifier:
     """Return the classifier of judged contacts (Newton's method). features: (n, features). cost: weight of each."""
+    from scipy.special import expit
+
     rule = rule_of(options)
     weights = rule.copy()
     wanted = different.astype(np.float64)

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from napari_skipseg.objects.block_regions import VoxelSpacing
 from napari_skipseg.objects.elevation import NEVER
@@ -105,6 +104,7 @@ def cut_by_probability(
     still shows where two cells meet: on the largest mixed basins of FIB-25 this leaves 0.4 to 0.96 times the wrong
     voxels of `cut_region`. spacing: (z, y, x), z is 0 for slices on their own.
     """
+    from scipy.ndimage import gaussian_filter
     from skimage.segmentation import watershed  # 0.3 seconds, which no other edit needs
 
     sigmas = [_SMOOTH / side if side else 0.0 for side in spacing]

@@ -15,9 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
-from skimage.metrics import contingency_table, variation_of_information
 
 from napari_skipseg.errors import InputError
 
@@ -81,6 +78,8 @@ def score_instances(prediction: ArrayLike, truth: ArrayLike) -> InstanceScores:
     Raises:
         InputError: shapes that differ, values that are no integers, a truth without any label.
     """
+    from skimage.metrics import contingency_table, variation_of_information
+
     predicted, true = as_labels(prediction, "prediction"), as_labels(truth, "truth")
     if predicted.shape != true.shape:
         raise InputError(
@@ -199,6 +198,9 @@ def score_matching(
     Raises:
         InputError: shapes that differ, values that are no integers, a threshold out of range.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import maximum_bipartite_matching
+
     predicted, true = as_labels(prediction, "prediction"), as_labels(truth, "truth")
     if predicted.shape != true.shape:
         raise InputError(

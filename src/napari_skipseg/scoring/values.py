@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.intensity.normalize import check_not_labels
@@ -269,5 +268,7 @@ def foreground_of(truth: NDArray[Any], outside: NDArray[np.bool_]) -> Literal["c
 
 def _mean_thickness(mask: NDArray[np.bool_]) -> float:
     """Return the mean distance, in pixels, from a pixel of `mask` to the nearest one outside; 0 for an empty mask."""
+    from scipy.ndimage import distance_transform_edt
+
     distances = [distance_transform_edt(each)[each] for each in mask if each.any() and not each.all()]
     return float(np.concatenate(distances).mean()) if distances else 0.0

@@ -414,9 +414,16 @@ class FinetuneSettings(FitSettings):
 
 
 Settings = TypeVar("Settings", bound=FitSettings)
-_ADAPTERS: dict[type[FitSettings], TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (TrainSettings, FinetuneSettings)
-}
+
+
+_ADAPTERS: dict[type[FitSettings], TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: type[FitSettings]) -> TypeAdapter[Any]:
+    """Return what reads and writes settings of a kind; it is built at the first use, as the window opens without."""
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
 def settings_from_json(kind: type[Settings], text: str | bytes) -> Settings:
@@ -426,7 +433,7 @@ def settings_from_json(kind: type[Settings], text: str | bytes) -> Settings:
         SpecError: not JSON, an unknown key, a missing or impossible value.
     """
     try:
-        settings: Settings = _ADAPTERS[kind].validate_json(text)
+        settings: Settings = _adapter(kind).validate_json(text)
     except ValidationError as error:
         raise SpecError(f"The {kind.purpose} settings are not valid: {first_fault(error)}.") from error
     return settings
@@ -434,7 +441,7 @@ def settings_from_json(kind: type[Settings], text: str | bytes) -> Settings:
 
 def settings_to_dict(settings: FitSettings) -> dict[str, Any]:
     """Return `settings` as values that JSON can hold."""
-    values: dict[str, Any] = _ADAPTERS[type(settings)].dump_python(settings, mode="json")
+    values: dict[str, Any] = _adapter(type(settings)).dump_python(settings, mode="json")
     return values
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from napari.settings import get_settings
 from qtpy.QtCore import QEvent, QObject, QTimer, QUrl
 from qtpy.QtGui import QDesktopServices, QShowEvent
 from qtpy.QtWidgets import QApplication, QTabWidget, QToolButton, QWidget
@@ -20,7 +21,7 @@ from napari_skipseg.widgets.batch.tab import BatchTab
 from napari_skipseg.widgets.correct.tab import CorrectTab
 from napari_skipseg.widgets.finetune.tab import FinetuneTab
 from napari_skipseg.widgets.forms.accessible import name_controls
-from napari_skipseg.widgets.forms.fields import ScrolledDown, fill_column
+from napari_skipseg.widgets.forms.fields import ScrolledDown, fill_column, text_sizes
 from napari_skipseg.widgets.forms.job_tab import JobTab, ProgressLine, pop_up
 from napari_skipseg.widgets.forms.worker import EngineQueue, PacedSignal
 from napari_skipseg.widgets.inspect.tab import InspectTab
@@ -95,6 +96,8 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
             tab.progress_changed.connect(partial(self._elsewhere_soon.put, None))
         self.tabs.currentChanged.connect(self._show_elsewhere)
         self._remember_choices()
+        self.segment_tab.form.links.tie(get_settings().appearance.events.font_size, self._follow_font_size)
+        self._follow_font_size()
         # events of the viewer and the engine would outlive the Qt side of the panel
         ends = (
             self.correct_tab.sessions.close_all,
@@ -116,6 +119,9 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self._closing.setInterval(STAYING)
         self._closing.timeout.connect(self._on_window_still_open)
         self.finetune_tab.notify_unfinished()
+
+    def _follow_font_size(self, event: Any = None) -> None:
+        self.setStyleSheet(text_sizes(get_settings().appearance.font_size))
 
     def _remember_choices(self) -> None:
         """Show the choices of the last session, and remember those of this one."""

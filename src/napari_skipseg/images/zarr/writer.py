@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 
 from napari_skipseg.durable import draft_folder, is_draft, refuse_link, replace, sync, sync_folder, write_durably
 from napari_skipseg.errors import FileError
@@ -46,6 +44,8 @@ class OmeZarrWriter:
     def __init__(
         self, path: Path, layout: Layout, named: Path | None = None, grows: bool = False, is_new: bool = False
     ) -> None:
+        import zarr
+
         self.path, self.layout = path, layout
         self._named = named or path
         self.arrays = tuple(zarr.open_array(path / str(number), mode="r") for number in range(len(layout.levels)))
@@ -231,6 +231,9 @@ def create_ome_zarr(path: str | os.PathLike[str], layout: Layout, grows: bool = 
 
 
 def _make_store(path: Path, layout: Layout, name: str) -> None:
+    import zarr
+    from zarr.codecs import ZstdCodec
+
     zarr.create_group(path, zarr_format=3, attributes=attributes_of(layout, name))
     for number, level in enumerate(layout.levels):
         zarr.create_array(

@@ -22,7 +22,7 @@ from napari_skipseg.corrections.subject import (
     CorrectionClass,
 )
 from napari_skipseg.errors import InputError
-from napari_skipseg.widgets.forms.fields import PlainLabel, fill_column, set_hint
+from napari_skipseg.widgets.forms.fields import PlainLabel, as_note, fill_column, set_hint
 from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ class ClassList(QWidget):  # type: ignore[misc]
         self._ticks: dict[int, bool] = {}
         self.heading = PlainLabel("pixels  learn")
         self.heading.setAlignment(Qt.AlignmentFlag.AlignRight)
-        self.heading.setStyleSheet("QLabel { font-size: 7pt; }")
+        as_note(self.heading, 2)
         self._column = fill_column(self, self.heading, spacing=1)
 
     def show_classes(self, classes: Sequence[CorrectionClass]) -> None:

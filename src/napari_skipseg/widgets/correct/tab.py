@@ -36,11 +36,11 @@ from napari_skipseg.widgets.correct.sessions import (
 from napari_skipseg.widgets.correct.uncertain_regions import UncertainRegionList, describe_voxel, go_to_voxel
 from napari_skipseg.widgets.forms.fields import (
     FAULT_COLOR,
-    NOTE_STYLE,
     ConnectionGroup,
     NoteLabel,
     PlainLabel,
     PrimaryButton,
+    as_note,
     call_action,
     choose_value,
     fill_column,
@@ -84,7 +84,7 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         self.add_class.setToolTip("Add a class; double-click its name to change it")
         self.import_button, self.export_button = _button("Import"), _button("Export")
         self.amount, self.state = NoteLabel(), PlainLabel()
-        self.state.setStyleSheet(NOTE_STYLE)
+        as_note(self.state)
         imports, exports = QMenu(self), QMenu(self)
         self.import_file = imports.addAction("Labels from a TIFF or MRC file…")
         self.import_zarr = imports.addAction("Labels from an OME-Zarr…")
@@ -134,8 +134,7 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         """Show whether all of it is on disk; the tooltip says what is wrong."""
         self.state.setText("not saved" if fault else SAVED if is_saved else SAVING)
         set_hint(self.state, fault or "Every stroke is on disk within a second")
-        alarm = NOTE_STYLE.replace("}", f"background-color: {FAULT_COLOR}; }}")
-        self.state.setStyleSheet(alarm if fault else NOTE_STYLE)
+        self.state.setStyleSheet(f"QLabel {{ background-color: {FAULT_COLOR}; }}" if fault else "")
 
 
 def _button(text: str) -> QPushButton:

@@ -15,7 +15,7 @@ from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.uncertain_regions import UncertainRegion, iter_rank_regions
 from napari_skipseg.images.views import CutArray
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.forms.fields import ConnectionGroup, set_hint
+from napari_skipseg.widgets.forms.fields import ConnectionGroup, as_note, set_hint
 from napari_skipseg.widgets.layers.placement import (
     PLACING,
     camera_of,
@@ -55,7 +55,7 @@ class UncertainRegionList(QListWidget):  # type: ignore[misc]
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setFixedHeight(118)
         self.setUniformItemSizes(True)
-        self.setStyleSheet("QListWidget { font-size: 8pt; }")
+        as_note(self)
         self.itemClicked.connect(lambda item: self.chosen.emit(item.data(Qt.ItemDataRole.UserRole)))
         self.hide()
 

@@ -42,6 +42,7 @@ CHANGE_COLORS = {"blue": "#4c9be8", "orange": "#f28e2b"}
 """Of what is gained and of what is lost: a pair that colour-blind people can distinguish."""
 CHANGED_OF = "{} changed"
 """The source of the layer of changes, made of the source of the image."""
+SEGMENTS_FIRST = "{} segments this view first."
 NOTHING_TO_COMPARE = (
     "The results of the two models do not show the same part of the image: wait until the view is segmented, or "
     "segment it again."

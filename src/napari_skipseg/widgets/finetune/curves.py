@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QGridLayout, QSizePolicy, QWidget
 from napari_skipseg.corrections.subject import CLASS_COLORS
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.progress import TrainingProgress, ValidationPicture
-from napari_skipseg.widgets.forms.fields import NOTE_STYLE, NoteLabel, PlainLabel, fill_column
+from napari_skipseg.widgets.forms.fields import NoteLabel, PlainLabel, as_note, fill_column
 from napari_skipseg.widgets.forms.plots import LINES, LegendPlot, theme_colors
 
 HEIGHT, CURVES_HEIGHT = 128, 104
@@ -30,7 +30,7 @@ CLEAR, SOLID = 0, 150
 
 
 HELD_OUT, LABELLED = "labelled, held out", "labelled"
-NO_CURVES = "No curves: a pixel head is fitted to all strokes at once."
+NO_CURVES = "No curves: Quick fits a classifier of pixels to all strokes at once."
 MODEL_NOW, FINISHED = "the model now", "the new model"
 
 
@@ -125,7 +125,7 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setSpacing(4)
         for column, (caption, tile) in enumerate(zip(self.captions, (self.labelled, self.predicted), strict=True)):
-            caption.setStyleSheet(NOTE_STYLE)
+            as_note(caption)
             grid.addWidget(caption, 0, column)
             grid.addWidget(tile, 1, column)
         fill_column(self, self._tiles, self.note, self.loss, self.scores)

@@ -31,6 +31,7 @@ from napari_skipseg.training.unfinished import find_unfinished
 from napari_skipseg.widgets.correct.sessions import OpenCorrections
 from napari_skipseg.widgets.finetune.comparison import (
     NOTHING_TO_COMPARE,
+    SEGMENTS_FIRST,
     BeforeAfter,
     ChangesLayer,
     ReportTable,
@@ -163,7 +164,7 @@ class FinetuneTab(JobTab):
         self.unfinished.wanted.connect(self.form.show_settings)
         self.report.used.connect(lambda: self.use(self._made))
         self.report.compared.connect(self._comparison.compare)
-        self.report.changes.toggled.connect(self.show_changes)
+        self.report.changes.toggled.connect(self._on_changes_ticked)
         removed = self._viewer.layers.events.removed
         self.links.tie(removed, lambda event: self._on_layer_removed())
         self.scratch.started.connect(self.train)
@@ -349,6 +350,13 @@ class FinetuneTab(JobTab):
         self._is_viewing = False
         self.show_changes()
         self.check()
+
+    def _on_changes_ticked(self) -> None:
+        """Show what changed; a view that the new model has not segmented yet is segmented first."""
+        self.show_changes()
+        if self.report.changes.legend.text() == NOTHING_TO_COMPARE and not self._segment.is_running():
+            self.report.changes.legend.say(SEGMENTS_FIRST.format(self._made))
+            self.view_with_wanted.emit(self._made)
 
     def show_changes(self) -> None:
         """Show what the new model changed in the view, if that is ticked; else remove the layer."""

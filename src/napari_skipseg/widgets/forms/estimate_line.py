@@ -9,7 +9,7 @@ from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QPushButton, QWidget
 
 from napari_skipseg.inference.estimate import RunPlan
-from napari_skipseg.widgets.forms.fields import NOTE_STYLE, WARNING_COLOR, MessageLine, fill_column, set_hint
+from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine, as_note, fill_column, set_hint
 from napari_skipseg.widgets.forms.worker import EngineQueue, EngineTask, Work, WorkOutcome
 
 _SETTLED = 800
@@ -88,7 +88,7 @@ class SettledLine(QWidget):  # type: ignore[misc]
     def say(self, text: str, hint: str = "", warning: str = "") -> None:
         """Show a text, its tooltip, and a warning below it."""
         self.summary.say(text)
-        self.summary.setStyleSheet(NOTE_STYLE)
+        as_note(self.summary)
         set_hint(self.summary, hint)
         self.warning.say(warning, WARNING_COLOR)
 

@@ -35,11 +35,22 @@ from napari_skipseg.foreign_text import without_bidi_marks
 from napari_skipseg.widgets.forms.dialogs import ask_folder
 from napari_skipseg.widgets.layers.axes import LAYER_UNITS
 
-NOTE_STYLE = "QLabel { font-size: 8pt; }"
+_SMALLER = "smaller_text"  # the Qt property of a text that is so many points smaller than napari's own
 FAULT_COLOR = "rgba(214, 69, 80, 110)"
 WARNING_COLOR = "rgba(224, 165, 40, 90)"
 PLAIN_STYLE = "plain_style"
 """The Qt property of a field with its style without a fault."""
+
+
+def as_note(widget: QWidget, points: int = 1) -> None:
+    """Show the texts of a widget in a panel so many points smaller than napari's own."""
+    widget.setProperty(_SMALLER, points)
+
+
+def text_sizes(points: int) -> str:
+    """Return the style of a panel whose texts follow napari's font size; napari itself leaves some as they are."""
+    smaller = (f'*[{_SMALLER}="{less}"] {{ font-size: {max(points - less, 6)}pt; }}' for less in (1, 2))
+    return " ".join((f"QLineEdit {{ font-size: {points}pt; }}", *smaller))
 
 
 BUTTON_HEIGHT = 30
@@ -178,16 +189,16 @@ class NoteLabel(PlainLabel):
     def __init__(self, text: str = "") -> None:
         super().__init__(text)
         self.setWordWrap(True)
-        self.setStyleSheet(NOTE_STYLE)
+        as_note(self)
 
 
 class WrappedLine(PlainLabel):
     """A wrapped label as high as its text is in its width: in a form, Qt takes the height for a different width."""
 
-    def __init__(self, style: str = "") -> None:
+    def __init__(self, is_note: bool = False) -> None:
         super().__init__()
         self.setWordWrap(True)
-        self.setStyleSheet(style)
+        as_note(self, int(is_note))
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
         """Fit the height to a new width."""

@@ -15,7 +15,7 @@ from napari_skipseg.objects.options import THICK, Method, ObjectOptions, ObjectP
 from napari_skipseg.option_fields import option_fields
 from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 from napari_skipseg.widgets.forms.dialogs import ask_file
-from napari_skipseg.widgets.forms.fields import NOTE_STYLE, FreshCombo, KeyedSlider, PlainLabel, mark_field
+from napari_skipseg.widgets.forms.fields import FreshCombo, KeyedSlider, PlainLabel, as_note, mark_field
 from napari_skipseg.widgets.forms.option_rows import OptionEditor, OptionRows, edit_combo
 from napari_skipseg.widgets.layers.axes import voxel_size_of
 from napari_skipseg.widgets.objects.sources import ProbabilitySource, is_certain, suggest_method
@@ -49,7 +49,7 @@ class SizeField(QWidget):  # type: ignore[misc]
         self.number.setRange(0, _MOST)
         self.number.setKeyboardTracking(False)
         self.number.setStyleSheet("QSpinBox { min-width: 56px; }")
-        self.note.setStyleSheet(NOTE_STYLE)
+        as_note(self.note)
         row = QHBoxLayout()
         row.addWidget(self.slider, 1)
         row.addWidget(self.number)

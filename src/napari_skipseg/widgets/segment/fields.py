@@ -14,7 +14,6 @@ from napari_skipseg.inference.suggest import Suggestion, Suggestions
 from napari_skipseg.option_fields import option_fields
 from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 from napari_skipseg.widgets.forms.fields import (
-    NOTE_STYLE,
     Collapsible,
     ConnectionGroup,
     KeyedSlider,
@@ -174,7 +173,7 @@ class SuggestionList(QWidget):  # type: ignore[misc]
         self.chosen.emit(suggestion)
 
     def _add(self, button: QPushButton | None, text: str) -> None:
-        line = WrappedLine(NOTE_STYLE)
+        line = WrappedLine(is_note=True)
         line.setText(text)
         for widget in (button, line):
             if widget is not None:

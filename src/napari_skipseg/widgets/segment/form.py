@@ -14,7 +14,6 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.widgets.forms.fields import (
-    NOTE_STYLE,
     AxesField,
     ConnectionGroup,
     FreshCombo,
@@ -63,6 +62,7 @@ if TYPE_CHECKING:
     from napari_skipseg.inference.suggest import Suggestion
 
 
+_PRECISIONS_HINT = "f32: numbers of 32 bits. bf16, f16: of 16 bits, faster where the processor or GPU computes in them"
 _ASKING = (
     "asking the engine, which starts once and needs some seconds for that… Segment and Preview can be pressed already: "
     "they begin as soon as it has started."
@@ -110,7 +110,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.image, self.channel, self.model = FreshCombo(), FreshCombo(), ModelCombo()
         self.device, self.extent = FreshCombo(), FreshCombo()
         self.axes, self.voxel_size = AxesField(), VoxelSizeField()
-        self.difference, self.rescale = WrappedLine(NOTE_STYLE), QCheckBox()
+        self.difference, self.rescale = WrappedLine(is_note=True), QCheckBox()
         self.rescale.setAccessibleName("Rescale to the model's voxel size while segmenting")
         self.card = QPushButton("Card")
         self.card.setToolTip("What this model is, what it was trained on, and how well it does")
@@ -120,7 +120,8 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         )
         self.suggest, self.suggestions = QPushButton("Suggest"), SuggestionList()
         self.suggest.setToolTip(SUGGEST_HINT)
-        self.device_note = WrappedLine(NOTE_STYLE)
+        self.device_note = WrappedLine(is_note=True)
+        self.device_note.setToolTip(_PRECISIONS_HINT)
         self.device_note.setText(_ASKING)
         self.device.offer([("auto", "auto")], "auto")
         self.report = QPushButton("Report")

@@ -80,6 +80,9 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
+_DRAWN = 1500
+"""Milliseconds after which napari's colouring of labels is compiled, in a thread: in 0.4 s of processor, which would
+delay the opening panel, and which the first result would wait for."""
 _SETTLED = 150
 """Milliseconds for which the view must rest before its position is sent to the engine."""
 SAVE_HINT = "Write the result of this image as OME-TIFF or OME-Zarr: the one whose layer is selected, else the newest"
@@ -115,7 +118,7 @@ class SegmentTab(JobTab):
         self.check()
         self.form.report.clicked.connect(self.show_report)
         self._ask_devices()
-        start_work(self, in_one_step("preparing the colours", prepare_colors), "Preparing", is_quiet=True)
+        self._colors_timer.start()
 
     def _lay_out(self) -> None:
         self.form = SegmentForm(self._viewer)
@@ -128,6 +131,9 @@ class SegmentTab(JobTab):
         self._view_timer = QTimer(self)
         self._view_timer.setSingleShot(True)
         self._view_timer.setInterval(_SETTLED)
+        self._colors_timer = QTimer(self)
+        self._colors_timer.setSingleShot(True)
+        self._colors_timer.setInterval(_DRAWN)
         buttons = QHBoxLayout()
         buttons.addWidget(self.segment_button, 2)
         buttons.addWidget(self.preview_button, 1)
@@ -150,6 +156,8 @@ class SegmentTab(JobTab):
         self.again_button.failed.connect(self.fail)
         self.finished.connect(self._describe_repetition)
         self._view_timer.timeout.connect(self._send_focus)
+        prepare = in_one_step("preparing the colours", prepare_colors)
+        self._colors_timer.timeout.connect(lambda: start_work(self, prepare, "Preparing", is_quiet=True))
         self._queue.job_added.connect(self.plan.stop)
         dims, camera = self._viewer.dims.events, getattr(self._viewer, "scene", self._viewer).camera.events
         for event in (dims.current_step, dims.ndisplay, dims.order, camera.center, camera.zoom):
