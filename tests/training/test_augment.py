@@ -256,6 +256,9 @@ def test_the_default_is_among_the_named_ones_and_nothing_else_has_its_name():
     assert len(set(AUGMENTATIONS.values())) == len(AUGMENTATIONS)
 
 
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13), reason="an older torch draws other numbers"
+)
 @pytest.mark.parametrize(("patch", "values", "labels"), FROM_OLD)
 def test_the_default_draws_what_it_always_drew(patch, values, labels):
     image, drawn = draw_sample((random_run((9, 60, 70)),), patch, Augmentation(), 3, 17)
