@@ -205,7 +205,7 @@ def test_a_command_that_was_stopped_goes_on_with_the_blocks_it_found(objects, tm
     with held_by_another(out / "em_objects.unfinished"):
         code, _, errors = objects(tmp_path / "em_probability.tif", out, *flags)
         assert code == 1
-        assert "is being written by another run" in errors
+        assert "is being written by a different run" in errors
     stopping.clear()
     looked.clear()
     assert objects(tmp_path / "em_probability.tif", out, *flags)[0] == 0

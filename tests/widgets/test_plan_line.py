@@ -144,5 +144,6 @@ def test_nothing_is_said_to_be_measured_while_the_engine_works_on_something_else
     qtbot.wait(900)
     assert line.summary.text() == ""
     engine.is_busy = False
-    qtbot.waitUntil(lambda: line.summary.text() == "measuring…")
+    line.request_now()
+    assert line.summary.text() == "measuring…"
     qtbot.waitUntil(lambda: line.summary.text() == "about 3 s")
