@@ -42,7 +42,7 @@ def theme_colors(name: str) -> Colors:
     from napari.utils.theme import get_theme
 
     theme = get_theme(name)
-    return Colors(theme.background.as_hex("long"), theme.text.as_hex("long"))
+    return Colors(theme.background.as_hex(), theme.text.as_hex())
 
 
 class Plot(pyqtgraph.PlotWidget):  # type: ignore[misc]
