@@ -35,11 +35,10 @@ from napari_skipseg.foreign_text import without_bidi_marks
 from napari_skipseg.widgets.forms.dialogs import ask_folder
 from napari_skipseg.widgets.layers.axes import LAYER_UNITS
 
-_SMALLER = "smaller_text"  # the Qt property of a text that is so many points smaller than napari's own
+_SMALLER = "smaller_text"
 FAULT_COLOR = "rgba(214, 69, 80, 110)"
 WARNING_COLOR = "rgba(224, 165, 40, 90)"
-PLAIN_STYLE = "plain_style"
-"""The Qt property of a field with its style without a fault."""
+PLAIN_STYLE = "plain_style"  # the Qt property of a field with its style without a fault
 
 
 def as_note(widget: QWidget, points: int = 1) -> None:
@@ -49,8 +48,8 @@ def as_note(widget: QWidget, points: int = 1) -> None:
 
 def text_sizes(points: int) -> str:
     """Return the style of a panel whose texts follow napari's font size; napari itself leaves some as they are."""
-    smaller = (f'*[{_SMALLER}="{less}"] {{ font-size: {max(points - less, 6)}pt; }}' for less in (1, 2))
-    return " ".join((f"QLineEdit {{ font-size: {points}pt; }}", *smaller))
+    notes = (f'*[{_SMALLER}="{less}"] {{ font-size: {max(points - less, 6)}pt; }}' for less in (1, 2))
+    return f"QLineEdit {{ font-size: {points}pt; }} {' '.join(notes)}"
 
 
 BUTTON_HEIGHT = 30
