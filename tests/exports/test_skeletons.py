@@ -42,6 +42,12 @@ def test_lengths_are_those_of_the_rods(size, tmp_path: Path) -> None:
         assert len(connected) == 1
 
 
+def test_the_labels_in_memory_stay_as_they_are(tmp_path: Path) -> None:
+    values = rods()  # all of them one block, which is read without a copy
+    run_to_end(iter_skeletons(opened(values), ExportOptions(skeletons=True), tmp_path))
+    np.testing.assert_array_equal(values, rods())
+
+
 def test_swc_is_opened_by_a_library_and_lies_in_the_world(tmp_path: Path) -> None:
     (rod, _) = run_to_end(iter_skeletons(opened(rods()), ExportOptions(skeletons=True), tmp_path))
     text = swc_of(rod, SPACE)

@@ -117,7 +117,7 @@ def _skeletons_of(labels: ObjectLabels, block: LabelBlock, options: ExportOption
         dust_threshold=0,
         progress=False,
         fix_borders=True,
-        in_place=True,
+        in_place=False,  # True renumbers the labels, which may be those of a layer
         parallel=1,
     )
     parts = []
