@@ -29,6 +29,7 @@ from napari_skipseg.objects.measure import measure_objects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.table import ObjectTable
 from napari_skipseg.progress import run_to_end
+from napari_skipseg.widgets.batch.form import describe_object_options
 from napari_skipseg.widgets.correct.uncertain_regions import corners_of
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR
 from napari_skipseg.widgets.forms.job_tab import FITS
@@ -167,6 +168,18 @@ def test_cells_in_thick_slices_are_those_of_each_slice_until_one_chooses(open_ta
     choose(form.method, "cells")
     assert (form.read().planes, form.read_for(["membrane"]).planes) == ("volume", "volume")
     assert note.isVisible()
+
+
+def test_a_batch_finds_objects_of_the_class_on_show(open_tab):
+    _, _, tab = open_tab()  # a probability of membranes
+    both = ("mitochondrion", "membrane")
+    assert tab.form.read_for(both).class_name == "membrane"
+    assert tab.form.read_for(("nucleus", "cell")).class_name == ""
+    assert tab.form.read_for(("membrane",)).class_name == ""
+    options = ObjectOptions(method="components")
+    assert "Connected components of" not in describe_object_options(options, ("membrane",))
+    assert "onnected components of mitochondrion through" in describe_object_options(options, both)
+    assert "ells between membranes of membrane " in describe_object_options(ObjectOptions(method="cells"), both)
 
 
 def test_keys_move_the_sliders_and_the_sliders_of_sizes_are_equally_long(open_tab, qtbot):

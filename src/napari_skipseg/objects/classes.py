@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.box import box_from_text, cut_to_box
 from napari_skipseg.images.mask import open_mask, read_named_mask
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.options import Method, ObjectOptions
 from napari_skipseg.thresholds import DEFAULT_THRESHOLD
 
 BOUNDARY_CLASSES = ("membrane", "boundary", "wall", "border")
@@ -235,20 +235,25 @@ def probability_of_class(image: ClassImage, options: ObjectOptions) -> ClassProb
     has_channels = "C" in stack.space.axes
     if not image.labels and not has_channels:
         names = names[:1]
-    place = 0
     if options.class_name:
         if options.class_name not in names:
             known = f"its classes are {', '.join(names)}" if names else "its classes have no names"
             raise InputError(f"There is no class '{options.class_name}': {known}.")
         place = names.index(options.class_name)
-    elif options.method == "cells":
-        place = next((names.index(name) for name in BOUNDARY_CLASSES if name in names), 0)
+    else:
+        place = default_class(names, options.method)
     if image.labels:
         value, has_padding = (place + 1 if names else 0), image.tissue is not None
         return ClassProbability(stack, 0 if has_channels else None, value, True, has_padding, image.tissue, image.mask)
     if place >= stack.length("C"):
         raise InputError(f"'{stack.name}' has {stack.length('C')} channels, none for the class '{names[place]}'.")
     return ClassProbability(stack, place if has_channels else None, 0, False, image.has_padding, mask=image.mask)
+
+
+def default_class(class_names: Sequence[str], method: Method) -> int:
+    """Return the number of the class whose objects are found if none is named."""
+    boundaries = (class_names.index(name) for name in BOUNDARY_CLASSES if name in class_names)
+    return next(boundaries, 0) if method == "cells" else 0
 
 
 def note_class(image: ClassImage, options: ObjectOptions) -> str:

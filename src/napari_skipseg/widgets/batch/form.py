@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
@@ -18,6 +18,7 @@ from napari_skipseg.batch.settings import BatchOptions, BatchSettings, make_sett
 from napari_skipseg.batch.truths import check_truth_folder
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images.formats import Depth, Format
+from napari_skipseg.objects.classes import default_class
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.option_fields import Option, option_fields
 from napari_skipseg.progress import Progress
@@ -143,12 +144,14 @@ def describe_thresholds(thresholds: Mapping[str, float]) -> str:
     return " and ".join(f"{name} above {value:.2f}" for name, value in thresholds.items())
 
 
-def describe_object_options(objects: ObjectOptions) -> str:
-    """Return the options of a search for objects in a line."""
+def describe_object_options(objects: ObjectOptions, class_names: Sequence[str] = ()) -> str:
+    """Return the options of a search for objects in a line; with the class, if a model has several."""
     method = option_fields(ObjectOptions)["method"].option.labels[objects.method]
     where = "in each slice" if objects.planes == "slices" else "through the volume"
+    name = objects.class_name or "".join(class_names[default_class(class_names, objects.method) :][:1])
+    of_class = f" of {name}" if len(class_names) > 1 else ""
     parts = [
-        f"{method[0].lower()}{method[1:]} {where}",
+        f"{method[0].lower()}{method[1:]}{of_class} {where}",
         "above the threshold of the class" if objects.threshold is None else f"above {objects.threshold:.2f}",
     ]
     parts += [f"merged below {objects.merge:.2f}"] if objects.method == "cells" else []

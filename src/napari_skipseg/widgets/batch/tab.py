@@ -119,6 +119,10 @@ class OpenedRows:
         frame(self._viewer, first)
 
 
+def _classes(segment: SegmentFormValues) -> Sequence[str]:
+    return () if segment.model is None else segment.model.class_names
+
+
 START_HINT = "Segment every image. Files that are done with the same recipe are skipped; one that was stopped continues"
 STOP_HINT = "Stop within a tile. What is done stays, and Start continues from there"
 RETRY_HINT = "Process the failed files again, with the model and options of this batch"
@@ -225,7 +229,7 @@ class BatchTab(JobTab):
         return self.form.read().settings(segment, self._objects(segment))
 
     def _objects(self, segment: SegmentFormValues) -> ObjectOptions:
-        return self._read_objects(() if segment.model is None else segment.model.class_names)
+        return self._read_objects(_classes(segment))
 
     def show_progress(self, news: list[Progress]) -> None:
         """Show the progress of the batch and the changes in its rows."""
@@ -326,7 +330,8 @@ class BatchTab(JobTab):
         super().check()
         choices, segment, running = self.form.read(), self._read_segment(), self.is_running
         fault, settings = choices.fault(segment), None
-        self.form.show_request(describe_request(segment), describe_object_options(self._objects(segment)))
+        way = describe_object_options(self._objects(segment), _classes(segment))
+        self.form.show_request(describe_request(segment), way)
         if not (fault or running) and self.isVisible():
             try:
                 settings = self._read()

@@ -252,11 +252,13 @@ class ObjectsForm(OptionRows):
     def read_for(self, class_names: Sequence[str]) -> ObjectOptions:
         """Return the options for the results of a model with these classes.
 
-        Its first class takes the place of a chosen one that it does not have; method and planes that the user did not
-        choose are those that suit its classes.
+        The class is the one that this form shows, the first one if the model does not have it; method and planes that
+        the user did not choose are those that suit the class.
         """
         options = self.read()
-        class_name = options.class_name if options.class_name in class_names else ""
+        # a layer of one class has no choice of classes, but other images have all classes of the model
+        shown = self.class_name.currentData()
+        class_name = str(shown) if len(class_names) > 1 and shown in class_names else ""
         method = options.method if self._chosen_method else suggest_method(class_names, class_name)
         planes = self.planes.currentData() if self._chosen_planes else self._suggested_planes(method)
         threshold = options.threshold if self._chosen_threshold else None
