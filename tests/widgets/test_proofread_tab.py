@@ -150,6 +150,28 @@ def scroll(hand: Hand, voxel: tuple[int, int], steps: int) -> None:
     settle()
 
 
+def test_objects_go_out_of_the_window_as_they_are_edited(open_cells, qtbot, tmp_path: Path, monkeypatch) -> None:
+    _, panel, tab, hand = open_cells()
+    labels = at(tab, 0, 3)
+    hand.press(Qt.Key.Key_J)
+    hand.click(cell(0))
+    hand.click(cell(3))
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "out.tif"), ""))
+    panel.show_tab("Objects")
+    settle()
+    qtbot.mouseClick(panel.objects_tab.save_button, LEFT)
+    qtbot.waitUntil((tmp_path / "out.csv").exists)
+    qtbot.waitUntil(lambda: not panel.objects_tab.is_running)
+    saved = read_stack(tmp_path / "out.tif").read((...,))
+    assert saved[(1, *cell(3))] == labels[0]
+    assert labels[1] not in saved
+    rows = (tmp_path / "out.csv").read_text().splitlines()
+    assert len(rows) == 1 + len(np.unique(saved[saved > 0]))
+    tab.close_session()
+    shown = panel.objects_tab.result()
+    assert panel.objects_tab.as_edited(shown) is shown
+
+
 def test_two_clicks_merge_and_keys_undo_and_redo(open_cells) -> None:
     viewer, _, tab, hand = open_cells()
     found = viewer.layers["boundary objects"]

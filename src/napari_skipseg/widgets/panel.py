@@ -77,6 +77,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.finetune_tab = FinetuneTab(viewer, engine, queue, segment, correct)
         self.objects_tab = ObjectsTab(viewer, engine, queue, segment)
         self.proofread_tab = ProofreadTab(viewer, queue, self.objects_tab.on_show)
+        self.objects_tab.as_edited = self.proofread_tab.as_edited
         self.batch_tab = BatchTab(viewer, engine, queue, segment.read, self.objects_tab.form.read_for)
         self.inspect_tab = InspectTab(viewer, engine, queue, segment)
         self.model_library = LibraryWindow(self, viewer, engine, queue, self.segment_tab.form.read)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -183,5 +183,5 @@ def in_short(files: Sequence[Path]) -> str:
 def without_channels(shown: ShownObjects) -> Stack:
     """Return the objects as a stack with the axes of space and time."""
     axes = shown.source.axes if shown.source.axes[0] != "C" else shown.source.voxel_axes
-    stack = stack_of_layer(shown.layer, axes)
-    return stack.channel(0)
+    stack = stack_of_layer(shown.layer, axes).channel(0)
+    return stack if shown.edited is None else replace(stack, data=shown.edited)

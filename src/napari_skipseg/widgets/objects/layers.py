@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.corrections.uncertain_regions import UncertainRegion
+from napari_skipseg.images.stack import LazyArray
 from napari_skipseg.jobs.workspace import remove_folder
 from napari_skipseg.objects.files import FoundObjects
 from napari_skipseg.objects.table import ObjectTable
@@ -40,13 +41,17 @@ LARGEST_BOX = 2**24
 
 @dataclass(frozen=True, eq=False)
 class ShownObjects:
-    """Objects on show: their source, layer, measurements and recipe, and the voxel size that was measured with."""
+    """Objects on show: their source, layer, measurements and recipe, and the voxel size that was measured with.
+
+    edited: the labels as they are edited in Proofread, whose layer and measurements are then the others; else None.
+    """
 
     source: ProbabilitySource
     layer: Labels
     table: ObjectTable
     recipe: dict[str, Any]
     voxel_size: tuple[float, float, float]
+    edited: LazyArray | None = None
 
     def is_measured_as_it_lies(self) -> bool:
         """Return whether the voxels still have the size with which the objects were measured."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +93,7 @@ class ObjectsOnShow(JobTab):
     def __init__(self, queue: EngineQueue, viewer: ViewerModel) -> None:
         super().__init__(queue)
         self._viewer = viewer
+        self.as_edited: Callable[[ShownObjects], ShownObjects] = lambda shown: shown  # the Proofread tab's, once it is
         self._shown: dict[str, ShownObjects] = {}
         self._source: ProbabilitySource | None = None
         self.mark = RegionHighlight(viewer)
@@ -133,13 +134,17 @@ class ObjectsOnShow(JobTab):
             return self._selected
         return None if self._source is None else self._shown.get(str(self._source.layer.unique_id))
 
+    def edited_result(self) -> ShownObjects | None:
+        """Return `result` with the edits that are open in Proofread."""
+        return None if (shown := self.result()) is None else self.as_edited(shown)
+
     def on_show(self) -> list[ShownObjects]:
         """Return all objects whose layers are in the viewer."""
         return [shown for shown in self._shown.values() if shown.layer in self._viewer.layers]
 
     def _on_layer_selected(self, event: Any = None) -> None:
         active = self._viewer.layers.selection.active
-        chosen = next((shown for shown in self._shown.values() if without_wrapper(active) == shown.layer), None)
+        chosen = next((each for each in self._shown.values() if without_wrapper(active) == each.layer), None)
         if chosen is not None and chosen is not self.result():
             self._selected = chosen
             self.show_result()
@@ -201,7 +206,7 @@ class ObjectsOnShow(JobTab):
 
     def save(self) -> None:
         """Ask for a file, and write the objects on show and their measurements."""
-        shown = self.result()
+        shown = self.edited_result()
         if shown is None or (file := ask_objects_file(self, shown.source.name)) is None:
             return
 
@@ -214,7 +219,7 @@ class ObjectsOnShow(JobTab):
 
     def score(self) -> None:
         """Score the objects on show against the chosen truth."""
-        shown, truth = self.result(), self.score_box.truth.currentData()
+        shown, truth = self.edited_result(), self.score_box.truth.currentData()
         if shown is None or truth is None or self.is_running:
             return
         try:
@@ -432,7 +437,7 @@ class ObjectsTab(ObjectsOnShow):
 
     def show_shape_of_selected(self, kind: str) -> None:
         """Show the mesh or the skeleton of the selected object as a layer."""
-        shown = self.result()
+        shown = self.edited_result()
         if shown is None or self.is_running:
             return
         label = int(shown.layer.selected_label)
@@ -446,12 +451,9 @@ class ObjectsTab(ObjectsOnShow):
 
     def export(self, options: ExportOptions) -> None:
         """Ask for a folder, and write all objects on show into it."""
-        shown = self.result()
-        if (
-            shown is None
-            or self.is_running
-            or (folder := ask_folder(self, "Export objects to a folder", "objects")) is None
-        ):
+        shown = self.edited_result()
+        folder = None if shown is None or self.is_running else ask_folder(self, "Export objects to a folder", "objects")
+        if shown is None or folder is None:
             return
         try:
             request = request_of(shown, options, folder)

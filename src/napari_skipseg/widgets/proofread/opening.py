@@ -6,7 +6,7 @@ import math
 import tempfile
 import weakref
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +71,10 @@ class OpenedObjects:
     table: ObjectTable
     doubts: list[Doubt]
     measured: MeasuredImages
+
+    def replacing(self, shown: ShownObjects, layer: Labels, table: ObjectTable) -> ShownObjects:
+        """Return the objects that were found with their edits. layer, table: those of Proofread."""
+        return replace(shown, layer=layer, table=table, edited=self.session.objects.labels())
 
 
 def layers_to_proofread(viewer: ViewerModel) -> list[Layer]:

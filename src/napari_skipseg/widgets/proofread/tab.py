@@ -200,6 +200,12 @@ class ProofreadTab(JobTab):
         self.choose_tool("select")
         self.show_message(describe_opened(opened))
 
+    def as_edited(self, shown: ShownObjects) -> ShownObjects:
+        """Return objects with their edits if they are open here, else as they are."""
+        if self.opened is None or self.layers is None or self.opened.source.layer != shown.layer:
+            return shown
+        return self.opened.replacing(shown, self.layers.layer, self.table.measure_now())
+
     def close_session(self) -> None:
         """Release the edits, which are on disk, and remove the layers."""
         opened, layers = self.opened, self.layers
@@ -461,8 +467,7 @@ class ProofreadTab(JobTab):
 
     def save(self) -> None:
         """Ask for a file, and write the edited objects and their measurements."""
-        opened = self.opened
-        if opened is None or self.is_running:
+        if (opened := self.opened) is None or self.is_running:
             return
         start = f"{file_name(opened.source.layer.name)}_proofread{TIFF}"
         chosen, kind = ask_new_file(self, "Save proofread objects", start, FILTERS, "objects")
