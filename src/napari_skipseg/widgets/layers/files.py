@@ -359,10 +359,10 @@ def _write(path: str, array: Any, attributes: Mapping[str, Any], kind: LayerKind
 
 @lru_cache(maxsize=2)
 def _sample(is_isotropic: bool) -> SyntheticSample:
-    """Return a sample with its truths; they are opened one after the other, and take seconds to make."""
-    from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
+    """Return a sample with its truths; they are opened one after the other."""
+    from napari_skipseg.images.synthetic.kept import open_sample
 
-    return make_isotropic_sample() if is_isotropic else make_sample()
+    return open_sample(is_isotropic)
 
 
 def make_em_stack() -> list[LayerData]:
