@@ -21,7 +21,7 @@ gc.set_threshold(20_000, 10, 10)
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiled networks, samples and corrections go to folders of the tests, not to the user's; child processes inherit them."""
+    """What is kept goes to folders of the tests, not to those of the user; child processes inherit them."""
     with pytest.MonkeyPatch.context() as patch:
         for kind in ("CACHE", "SAMPLES", "CORRECTIONS"):
             patch.setenv(f"NAPARI_SKIPSEG_{kind}", str(tmp_path_factory.mktemp(kind.lower())))
