@@ -15,7 +15,7 @@ from email import message_from_bytes
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MOST_BYTES = 60 * 10**6
+MOST_BYTES = 30 * 10**6
 SITE = "https://napari-skipseg.github.io/napari-skipseg/"
 NEEDED = (
     "py.typed",
