@@ -34,13 +34,13 @@ from PIL import Image
 
 from napari_skipseg import durable
 from napari_skipseg.batch import run_file as entry_module
+from napari_skipseg.batch.companions import find_truth_of
 from napari_skipseg.batch.engine import DeviceTurn
 from napari_skipseg.batch.inputs import BatchInput
 from napari_skipseg.batch.records import NO_SIZE
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import BatchSettings, batch_settings_from_json, batch_settings_to_json
 from napari_skipseg.batch.table import BatchOpened, BatchWaits, FileChanged, Retry
-from napari_skipseg.batch.truths import find_truth
 from napari_skipseg.csv_files import ENCODING
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.files import read_recipe, read_stack
@@ -577,9 +577,9 @@ def test_a_truth_whose_name_has_other_capital_letters_is_found_where_none_is_exa
     (tmp_path / "truth").mkdir()
     (tmp_path / "truth" / capital).touch()
     entry = BatchInput(str(tmp_path / "img_1.tif"), "img_1.tif", "img_1")
-    assert find_truth(settings, entry) == tmp_path / "truth" / capital
+    assert find_truth_of(settings, entry) == tmp_path / "truth" / capital
     (tmp_path / "truth" / "img_1.bmp").touch()
-    assert find_truth(settings, entry) == tmp_path / "truth" / "img_1.bmp"
+    assert find_truth_of(settings, entry) == tmp_path / "truth" / "img_1.bmp"
 
 
 def test_the_label_of_the_class_in_the_truth_can_be_named(three: Path, tmp_path: Path, tiny: Path) -> None:
@@ -604,7 +604,7 @@ def test_a_truth_that_does_not_fit_is_no_failure_of_the_file(three: Path, tmp_pa
     assert [rows[name].state for name in ("a.tif", "b.tif")] == ["done", "done"]
     assert "Not scored" in rows["a.tif"].note
     assert "shape" in rows["a.tif"].note
-    assert "could both be its truth" in rows["b.tif"].note
+    assert "could both belong to it" in rows["b.tif"].note
 
 
 def test_each_class_has_its_scores(three: Path, tmp_path: Path) -> None:

@@ -47,9 +47,9 @@ class BlockParts(NamedTuple):
 def is_large(settings: BatchSettings, entry: BatchInput) -> bool:
     """Return whether an image is segmented in blocks; False if it cannot be read, so that it fails where it is read.
 
-    With a box it is not: the files are cut out of the blocks, which one process does.
+    With a box or a mask it is not: the files are cut out of the blocks, which one process does.
     """
-    if settings.request.options.box:
+    if settings.request.options.box or settings.mask:
         return False
     try:
         if not is_zarr(Path(entry.file)):

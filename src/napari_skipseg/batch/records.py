@@ -46,12 +46,12 @@ class Output(NamedTuple):
 class FileRecord:
     """The outcome of the input `file`, at `relative` within the inputs. The names of its results begin with `name`.
 
-    state: "segmented" = objects and scores are still to be computed. input, truth: fingerprints of the files, by
-    `images.identity`; None if they could not be read. outputs: in the order of the report. seconds: by part. shape,
-    axes, bytes: of the image in memory. findings: about the image, as in its recipe. voxel_size: in words, "" = not
-    known. remarks: on its voxels, a sentence each. objects, mean_size, size_unit: number and mean size of the objects.
-    reason: why it failed. note: other remarks, such as why there are no scores. thumbnail: path within the run's
-    folder, "" = none. ended: when it was done or failed, in this machine's time.
+    state: "segmented" = objects and scores are still to be computed. input, truth, mask: fingerprints of the files, by
+    `images.identity`; None if there is none, or it could not be read. outputs: in the order of the report. seconds: by
+    part. shape, axes, bytes: of the image in memory. findings: about the image, as in its recipe. voxel_size: in words,
+    "" = not known. remarks: on its voxels, a sentence each. objects, mean_size, size_unit: number and mean size of the
+    objects. reason: why it failed. note: other remarks, such as why there are no scores. thumbnail: path within the
+    run's folder, "" = none. ended: when it was done or failed, in this machine's time.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -70,6 +70,7 @@ class FileRecord:
     note: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     truth: dict[str, Any] | None = None
+    mask: dict[str, Any] | None = None
     thumbnail: str = ""
     ended: str = ""
     findings: tuple[str, ...] = ()
@@ -110,13 +111,14 @@ def read_file_record(path: Path) -> FileRecord | None:
         return None
 
 
-def still_holds(record: FileRecord, folder: Path, file: str) -> bool:
-    """Return whether all results are in `folder`, and the image in `file` has not changed since."""
+def still_holds(record: FileRecord, folder: Path, file: str, mask: Path | None) -> bool:
+    """Return whether all results are in `folder`, and neither the image in `file` nor its mask has changed since."""
     if record.input is None or not record.outputs:
         return False
     if any(not _is_there(folder / output.file, output.bytes) for output in record.outputs):
         return False
-    return fingerprint_of(file) == record.input
+    masked = None if mask is None else fingerprint_of(str(mask))
+    return (fingerprint_of(file), masked) == (record.input, record.mask)
 
 
 def is_of_another(record: FileRecord, folder: Path, file: str) -> bool:

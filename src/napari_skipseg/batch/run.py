@@ -9,6 +9,7 @@ from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from napari_skipseg.batch.companions import check_companions
 from napari_skipseg.batch.crash_guard import allow_reopening
 from napari_skipseg.batch.dask_run import iter_cluster
 from napari_skipseg.batch.inputs import BatchInput, BatchInputs, find_inputs, is_run
@@ -18,7 +19,6 @@ from napari_skipseg.batch.report import write_report, write_summary
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.table import BatchRow, ProgressTable, Retry
 from napari_skipseg.batch.threads import iter_lanes
-from napari_skipseg.batch.truths import check_truth_folder
 from napari_skipseg.errors import InputError
 from napari_skipseg.progress import Progress
 from napari_skipseg.wording import counted
@@ -73,7 +73,7 @@ def iter_batch(
     """
     start = time.monotonic()
     found = find_inputs(settings)
-    check_truth_folder(settings, len(found.entries))
+    check_companions(settings, len(found.entries))
     place = place_of_run(settings)
     entries = _failed(found, place) if retry else found.entries
     if only is not None:

@@ -12,12 +12,13 @@ from collections.abc import Generator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from napari_skipseg.batch.companions import find_mask_of, find_truth_of
 from napari_skipseg.batch.crash_guard import GuardedFile, StoppedError, fault_of_folder, reason_of
 from napari_skipseg.batch.engine import DeviceTurn, FileJob
 from napari_skipseg.batch.inputs import read_input
@@ -34,12 +35,12 @@ from napari_skipseg.batch.records import (
     still_holds,
     write_file_record,
 )
-from napari_skipseg.batch.truths import find_truth, score_result
+from napari_skipseg.batch.truths import score_result
 from napari_skipseg.errors import FileError, SkipsegError
-from napari_skipseg.images.box import cut_to_text
 from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.formats import UNFINISHED
+from napari_skipseg.images.mask import cut_to_results
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import Focus, TileWritten
 from napari_skipseg.objects.block_cache import BLOCKS_FOLDER, search_folder
@@ -48,10 +49,6 @@ from napari_skipseg.objects.files import describe_padding, iter_write_objects
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_blocks
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
-
-if TYPE_CHECKING:
-    from napari_skipseg.inference.to_folder import FolderTarget
-
 
 _SIDE = 128
 """Longest side of a thumbnail in pixels."""
@@ -126,7 +123,8 @@ def segment_file(job: FileJob) -> Generator[Progress, Focus | None, FileOutcome]
     entry, place = job.entry, job.place
     begun = read_file_record(place.record(entry))
     try:
-        if begun is not None and not still_holds(begun, place.path, entry.file):
+        mask = find_mask_of(job.settings, entry)
+        if begun is not None and not still_holds(begun, place.path, entry.file, mask):
             if is_of_another(begun, place.path, entry.file):
                 reason = (
                     f"The results of a different image with this name lie there ('{begun.file}'): choose a different "
@@ -141,7 +139,7 @@ def segment_file(job: FileJob) -> Generator[Progress, Focus | None, FileOutcome]
             job = replace(job, entry=entry._replace(name=begun.name))
         if begun is not None and begun.state == "done":
             return FileOutcome("skipped", _score_again(begun, job))
-        record = yield from _iter_work(job, begun)
+        record = yield from _iter_work(job, begun, mask)
     except StoppedError:
         raise
     except Exception as error:
@@ -158,23 +156,28 @@ def _failed(job: FileJob, error: Exception) -> FileRecord:
     """Return the record of a file that failed; if that was after its segmentation, the segmentation is kept."""
     entry, place = job.entry, job.place
     begun = read_file_record(place.record(entry))
-    if begun is not None and begun.state != "done" and still_holds(begun, place.path, entry.file):
-        return replace(begun, state="failed", reason=reason_of(error))
+    with contextlib.suppress(SkipsegError):  # without its mask nothing holds
+        mask = find_mask_of(job.settings, entry)
+        if begun is not None and begun.state != "done" and still_holds(begun, place.path, entry.file, mask):
+            return replace(begun, state="failed", reason=reason_of(error))
     return FileRecord(
         entry.file, entry.relative, entry.name, "failed", fingerprint_of(entry.file), reason=reason_of(error)
     )
 
 
-def _iter_work(job: FileJob, begun: FileRecord | None) -> Generator[Progress, Focus | None, FileRecord]:
+def _iter_work(
+    job: FileJob, begun: FileRecord | None, mask: Path | None
+) -> Generator[Progress, Focus | None, FileRecord]:
     """Do all that is left of a file, and return its record. begun: the record of an earlier segmentation."""
     request, opening = job.settings.request, job.engine.crash_guard.guard(job.entry)
     if opening.note.is_hopeless:
         raise FileError(opening.note.reason)
     with opening:
         stack = read_input(job.settings, job.entry)
-        record = begun or (yield from _iter_segmented(stack, job, opening))
+        record = begun or (yield from _iter_segmented(stack, job, mask, opening))
         opening.passed()
-    stack, results = cut_to_text(stack, request.options.box), _results_of(record, job)
+    stack = cut_to_results(stack, request.options.box, None if mask is None else str(mask))
+    results = _results_of(record, job)
     seconds = dict(record.seconds)
     if request.objects is not None:
         since = time.perf_counter()
@@ -248,14 +251,16 @@ def _objects_target(probability: Path, job: FileJob) -> ObjectsTarget:
     return ObjectsTarget(place, job.entry.name, job.settings.request.form, recipe, place / BLOCKS_FOLDER)
 
 
-def _iter_segmented(stack: Stack, job: FileJob, opening: GuardedFile) -> Generator[Progress, Focus | None, FileRecord]:
+def _iter_segmented(
+    stack: Stack, job: FileJob, mask: Path | None, opening: GuardedFile
+) -> Generator[Progress, Focus | None, FileRecord]:
     """Segment a file and return the record of that; write the record if objects or scores follow."""
     from napari_skipseg.inference.recipes.recipe import RECIPE_FILE
-    from napari_skipseg.inference.to_folder import FolderTarget
+    from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 
     start, request, entry, place = time.perf_counter(), job.settings.request, job.entry, job.place
-    before = fingerprint_of(entry.file)
-    is_outdated = _is_outdated(job, before)
+    before, masked = fingerprint_of(entry.file), None if mask is None else fingerprint_of(str(mask))
+    is_outdated = _is_outdated(job, before, masked)
     continues = not is_outdated and _run_file(job).is_file()
     turn = job.engine.turn(opening)
     try:
@@ -267,7 +272,9 @@ def _iter_segmented(stack: Stack, job: FileJob, opening: GuardedFile) -> Generat
             restart=is_outdated,
             objects=request.objects,
         )
-        files = yield from _iter_tiles(stack, job, target, turn, opening, "continued, " if continues else "")
+        options = request.options if mask is None else replace(request.options, mask=str(mask))
+        work = iter_segment(stack, job.engine.model, options, target, turn, job.engine.chosen)
+        files = yield from _iter_tiles(work, turn, opening, "continued, " if continues else "")
     finally:
         turn.end()
     recipe = json.loads(target.sidecar(RECIPE_FILE).read_bytes())
@@ -288,6 +295,7 @@ def _iter_segmented(stack: Stack, job: FileJob, opening: GuardedFile) -> Generat
         findings=tuple(recipe["findings"]),
         voxel_size=describe_voxels(stack),
         remarks=remarks,
+        mask=masked,
     )
     if request.objects is not None or job.settings.truth:
         write_file_record(place.record(entry), record, place.path)
@@ -295,16 +303,12 @@ def _iter_segmented(stack: Stack, job: FileJob, opening: GuardedFile) -> Generat
 
 
 def _iter_tiles(
-    stack: Stack, job: FileJob, target: FolderTarget, turn: DeviceTurn, opening: GuardedFile, prefix: str
+    work: Generator[Progress, Focus | None, list[Path]], turn: DeviceTurn, opening: GuardedFile, prefix: str
 ) -> Generator[Progress, Focus | None, list[Path]]:
-    """Yield like `to_folder.iter_segment`, with `prefix` before each message; return the files.
+    """Yield like `to_folder.iter_segment`, which is `work`, with `prefix` before each message; return the files.
 
     The network is released for the next file once the last tile is written.
     """
-    from napari_skipseg.inference.to_folder import iter_segment
-
-    engine = job.engine
-    work = iter_segment(stack, engine.model, job.settings.request.options, target, turn, engine.chosen)
     focus: Focus | None = None
     with contextlib.closing(work):
         while True:
@@ -320,11 +324,11 @@ def _iter_tiles(
             focus = yield replace(progress, message=prefix + progress.message)
 
 
-def _is_outdated(job: FileJob, before: dict[str, Any] | None) -> bool:
-    """Return whether an unfinished run was begun with an earlier content of the file."""
+def _is_outdated(job: FileJob, before: dict[str, Any] | None, masked: dict[str, Any] | None) -> bool:
+    """Return whether an unfinished run was begun with an earlier content of the file or of its mask."""
     try:
-        facts = json.loads(_run_file(job).read_bytes())
-        return bool(facts["key"]["input"] != before)
+        key = json.loads(_run_file(job).read_bytes())["key"]
+        return bool((key["input"], key.get("content of the mask")) != (before, masked))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -368,7 +372,7 @@ def _scored(record: FileRecord, job: FileJob) -> FileRecord:
     if not settings.truth:
         return record
     try:
-        truth = find_truth(settings, job.entry)
+        truth = find_truth_of(settings, job.entry)
         if truth is None:
             return replace(record, scores={}, truth=None, note="no truth of its name")
         found = (fingerprint_of(str(truth)) or {}) | {"label": settings.truth_label}

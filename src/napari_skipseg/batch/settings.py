@@ -58,6 +58,14 @@ class BatchOptions:
             unset="as trained",
         ),
     ] = None
+    mask: Annotated[
+        str,
+        Option(
+            "Masks",
+            "Label images with the same names as the images, in a folder, or one file for all images: only where a "
+            "mask is not 0, its image is segmented.",
+        ),
+    ] = ""
     inside: Annotated[
         bool,
         Option(
@@ -103,19 +111,23 @@ class BatchSettings(BatchOptions):
         check_options(self, InputError)
         objects = self.request.objects
         if self.request.options.mask or (objects is not None and objects.mask):
-            raise InputError("A mask belongs to one image: leave it out of a batch, or segment that image by itself.")
+            raise InputError("A batch has masks of its own: give their folder to the batch, not to the segmentation.")
         if self.workers and self.scheduler:
             raise InputError("Workers on this machine and a scheduler exclude each other: give one of them.")
 
     def run_name(self, versions: Mapping[str, str]) -> str:
         """Return the name of the folder of a run with these settings: the model, and the beginning of a hash.
 
-        The hash is of all that decides the results: the request, how files are read, and the `versions` of packages.
+        The hash is of all that decides the results: the request, how files are read, where masks are, and the
+        `versions` of packages.
         """
         sha256 = request_hash(self.request, versions)
         if self.axes or self.voxel_size or self.unit:
             with_space = json.dumps([sha256, self.axes, self.voxel_size, self.unit])
             sha256 = hashlib.sha256(with_space.encode()).hexdigest()
+        if self.mask:
+            masked = json.dumps([sha256, str(Path(self.mask).expanduser().absolute())])
+            sha256 = hashlib.sha256(masked.encode()).hexdigest()
         model = re.sub(r"[^\w.+-]", "_", Path(self.request.model).name).strip(".") or "model"
         return f"{model}-{sha256[:SHOWN_OF_HASH]}"
 

@@ -66,15 +66,6 @@ def cut_to_box(stack: Stack, box: Mapping[str, slice]) -> Stack:
     return replace(stack, data=CutArray(stack.data, parts), space=stack.space.shifted(begin), file="", slice_names=())
 
 
-def cut_to_text(stack: Stack, text: str) -> Stack:
-    """Return the part of a stack in the box that an option names, all of it for "".
-
-    Raises:
-        InputError: as `box_from_text` and `box_within`.
-    """
-    return cut_to_box(stack, box_from_text(text)) if text else stack
-
-
 def box_within(box: Mapping[str, slice], stack: Stack) -> NamedBox:
     """Return the part of a box that lies in a stack, with each axis of the stack but C.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError, InputError
-from napari_skipseg.images.box import NamedBox, box_to_text
+from napari_skipseg.images.box import NamedBox, box_from_text, box_to_text, cut_to_box
 from napari_skipseg.images.space import METRES
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import Progress, run_to_end
@@ -155,6 +155,21 @@ def _mark(
         values = np.logical_or.reduceat(values, [0, *(borders[first + 1 : stop] - start)], axis)
         places.append(slice(first, stop))
     touched[tuple(places)] |= values
+
+
+def cut_to_results(stack: Stack, box: str, mask: Stack | str | None) -> Stack:
+    """Return the part of an image that the results of a run cover. box, mask: what the run was limited to.
+
+    Raises:
+        InputError: the box or the mask does not fit the image.
+        FileError: the mask cannot be read.
+    """
+    within = box_from_text(box) if box else {}
+    if mask is not None:
+        labels = open_mask(mask, stack)
+        sides = {axis: side for axis, side in within.items() if axis in labels.axes}
+        within |= run_to_end(iter_survey(labels, {}, sides)).box
+    return cut_to_box(stack, within) if within else stack
 
 
 def identify_mask(labels: Stack) -> str:

@@ -48,8 +48,14 @@ def _read(file: Path) -> SyntheticSample:
 
 def _write(file: Path, made: SyntheticSample) -> None:
     content, stack = io.BytesIO(), made.stack
-    truths = {"membrane": made.membrane, "mitochondria": made.mitochondria}
-    np.savez_compressed(content, image=stack.data, voxel_size=stack.space.voxel_size, name=stack.name, **truths)
+    np.savez_compressed(
+        content,
+        image=np.asarray(stack.data),
+        membrane=made.membrane,
+        mitochondria=made.mitochondria,
+        voxel_size=stack.space.voxel_size,
+        name=stack.name,
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     for old in file.parent.glob(f"{file.name.partition('-')[0]}-*.npz"):
         old.unlink()

@@ -11,9 +11,9 @@ from typing import Any
 from napari_skipseg.devices import Device, best_precision, choose_device, has_openvino, versions
 from napari_skipseg.errors import DeviceError, FileError, InputError
 from napari_skipseg.gpus import driving_versions
-from napari_skipseg.images.box import cut_to_text
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.identity import identify
+from napari_skipseg.images.mask import cut_to_results
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends import openvino_backend
 from napari_skipseg.inference.backends.choose import TORCH
@@ -197,7 +197,7 @@ def _iter_objects(
     check_replaceable([place.file], target.form)
     check_other_forms(place)
     asked = repeat.recipe.request.options
-    image = cut_to_text(select_channel(repeat.stack, repeat.model, asked), asked.box)
+    image = cut_to_results(select_channel(repeat.stack, repeat.model, asked), asked.box, repeat.mask)
     names = repeat.model.description.class_names
     source = ClassImage(
         read_stack(probability), names, False, records_padding(segmentation), thresholds=thresholds_in(segmentation)

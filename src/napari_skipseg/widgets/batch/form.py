@@ -13,9 +13,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, TypeAdapter
 from qtpy.QtCore import QEvent, Qt, Signal
 
+from napari_skipseg.batch.companions import check_companions
 from napari_skipseg.batch.inputs import BatchInputs, find_inputs, read_input
 from napari_skipseg.batch.settings import BatchOptions, BatchSettings, make_settings
-from napari_skipseg.batch.truths import check_truth_folder
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images.formats import Depth, Format
 from napari_skipseg.objects.classes import default_class
@@ -180,7 +180,7 @@ def recall_choices() -> BatchFormValues:
 LINK_COLOR = "#5f86f0"
 _IN_SIGHT = ("inputs", "recursive", "as_stack", "output", "model", "objects", "way", "truth", "form")
 """Options that are not folded away, and two lines that are no options."""
-_IN_FOLD = ("depth", "attention", "calibrated", "inside", "truth_label")
+_IN_FOLD = ("depth", "attention", "calibrated", "mask", "inside", "truth_label")
 """The first options of the fold; an option that is named nowhere comes last."""
 
 
@@ -192,7 +192,7 @@ class BatchForm(OptionRows):
 
     def __init__(self, values: type[BatchFormValues] = BatchFormValues) -> None:
         options = option_fields(values)
-        folders = {name: FolderField(options[name].option.title) for name in ("inputs", "output", "truth")}
+        folders = {name: FolderField(options[name].option.title) for name in ("inputs", "output", "truth", "mask")}
         lines = {"model": ("Model", WrappedLine()), "way": ("", WrappedLine())}
         rows = (options[name] if name in options else lines[name] for name in _IN_SIGHT)
         editors = {
@@ -202,14 +202,15 @@ class BatchForm(OptionRows):
         super().__init__(rows, editors, indent=0)
         self._kind = values
         self.model, self.way = lines["model"][1], lines["way"][1]
-        self.inputs, self.output, self.truth = folders.values()
+        self.inputs, self.output, self.truth, self.mask = folders.values()
         self.inputs.text.setPlaceholderText("folder, or pattern such as /data/*.tif")
         self.truth.text.setPlaceholderText("none: no scores")
+        self.mask.text.setPlaceholderText("none: all of each image")
         for line in (self.model, self.way):
             line.setTextFormat(Qt.TextFormat.RichText)
             line.linkActivated.connect(self.wanted)
         rest = [*_IN_FOLD, *(name for name in options if name not in _IN_SIGHT + _IN_FOLD)]
-        self.details = OptionRows(options[name] for name in rest)
+        self.details = OptionRows((options[name] for name in rest), editors)
         self.fold = Collapsible("Details")
         self.fold.fill(self.details)
         self._layout.addRow(self.fold)
@@ -286,6 +287,7 @@ class InputsLine(SettledLine):
             settings.recursive,
             settings.inside,
             settings.truth,
+            settings.mask,
             settings.as_stack,
             settings.voxel_size,
             settings.unit,
@@ -346,7 +348,7 @@ def check_batch(settings: BatchSettings) -> BatchInputs:
     """Return the images of a batch after a check of the folders; create nothing.
 
     Raises:
-        FileError: there is no image or no truth, or the folder of the results cannot be created.
+        FileError: there is no image, no truth or no mask, or the folder of the results cannot be created.
         InputError: the results would lie among the images without permission, or in one of them; one truth for several
             images.
     """
@@ -358,7 +360,7 @@ def check_batch(settings: BatchSettings) -> BatchInputs:
             raise
         find_inputs(replace(settings, inside=True))  # raises if something else is wrong, which is said first
         raise InputError(AMONG) from error
-    check_truth_folder(settings, len(found.entries))
+    check_companions(settings, len(found.entries))
     return found
 
 
