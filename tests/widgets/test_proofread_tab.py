@@ -172,6 +172,51 @@ def test_objects_go_out_of_the_window_as_they_are_edited(open_cells, qtbot, tmp_
     assert panel.objects_tab.as_edited(shown) is shown
 
 
+def test_keys_act_only_on_what_is_on_show_and_each_edit_is_said(open_cells) -> None:
+    _, _, tab, hand = open_cells()
+    hand.press(Qt.Key.Key_S)
+    hand.click(cell(0))
+    (label,) = at(tab, 0)
+    tab.layers.layer.visible = False
+    hand.press(Qt.Key.Key_D)
+    assert "is hidden" in tab.reason.text()
+    tab.layers.layer.visible = True
+    hand.press(Qt.Key.Key_D)
+    assert tab.reason.text() == "Done: delete."
+    hand.press(Qt.Key.Key_U)
+    assert tab.reason.text() == "Undone: delete."
+    assert at(tab, 0) == [label]
+    assert len(edits(tab)) == 0
+
+
+def test_an_object_of_another_slice_is_not_edited_by_a_key(open_labels) -> None:
+    labels = np.zeros((3, 40, 60), np.uint8)
+    labels[1, 5:35, 5:25], labels[:, 5:35, 35:55] = 1, 2
+    viewer, _, tab, hand = open_labels(labels)
+    viewer.dims.set_current_step(0, 1)
+    hand.click((20, 15))
+    viewer.dims.set_current_step(0, 2)
+    hand.press(Qt.Key.Key_D)
+    assert "Object 1 is not in view" in tab.reason.text()
+    assert len(edits(tab)) == 0
+    viewer.dims.ndisplay = 3
+    hand.press(Qt.Key.Key_D)
+    assert isinstance(edits(tab)[0], Delete)
+
+
+def test_escape_drops_what_was_begun(open_cells) -> None:
+    _, _, tab, hand = open_cells()
+    hand.press(Qt.Key.Key_J)
+    hand.click(cell(0))
+    assert outlined(tab).any()
+    hand.press(Qt.Key.Key_Escape)
+    assert not outlined(tab).any()
+    assert tab.tool_buttons["select"].isChecked()
+    assert "Nothing is chosen" in tab.reason.text()
+    hand.press(Qt.Key.Key_A)
+    assert len(edits(tab)) == 0
+
+
 def test_two_clicks_merge_and_keys_undo_and_redo(open_cells) -> None:
     viewer, _, tab, hand = open_cells()
     found = viewer.layers["boundary objects"]

@@ -13,7 +13,7 @@ from napari_skipseg.images.stack import LazyArray
 from napari_skipseg.proofread.edits import Voxel
 from napari_skipseg.proofread.state import VoxelBox
 from napari_skipseg.widgets.correct.uncertain_regions import go_to
-from napari_skipseg.widgets.layers.placement import RepeatedSlices, place_over, voxel_at
+from napari_skipseg.widgets.layers.placement import RepeatedSlices, current_position, place_over, voxel_at
 from napari_skipseg.widgets.layers.results import KEY
 from napari_skipseg.widgets.objects.layers import CLICK, OBJECTS_SOURCE
 from napari_skipseg.widgets.objects.sources import PROOFREAD, without_wrapper
@@ -56,7 +56,7 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
 
     clicked: a voxel of the image, and whether Shift was held. moved: the voxels of a line so far. drawn: those of the
     whole line, and Shift. scrolled: the wheel turned over the layer, while `takes_wheel`. painted: edits of a stroke of
-    napari's brush.
+    napari's brush. refused: why a key did nothing.
     """
 
     clicked = Signal(tuple, bool)
@@ -64,6 +64,7 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
     drawn = Signal(list, bool)
     scrolled = Signal(int)
     painted = Signal(list)
+    refused = Signal(str)
 
     def __init__(self, viewer: ViewerModel, opened: OpenedObjects) -> None:
         super().__init__()
@@ -115,16 +116,22 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
         return RepeatedSlices(data, self._channel, int(self.source.stack.length("C")))
 
     def bind_keys(self, acts: Mapping[str, Callable[[], None]]) -> None:
-        """Bind keys, among them U and Shift-U for undo and redo; they work while the layer of the objects is active."""
+        """Bind keys, among them U and Shift-U for undo and redo; they work while the layer is active and on show."""
         from app_model.types import KeyCode, KeyMod
 
-        def without_layer(act: Callable[[], None]) -> Callable[[Any], None]:
-            return lambda layer: act()  # napari passes the layer
+        def if_shown(act: Callable[[], None]) -> Callable[[Any], None]:
+            def act_on(layer: Labels) -> None:
+                if layer.visible:
+                    act()
+                else:
+                    self.refused.emit(f"'{layer.name}' is hidden: show it before you edit it.")
+
+            return act_on
 
         # napari's own undo knows strokes only, and would write over later edits
         control_z = KeyMod.CtrlCmd | KeyCode.KeyZ
         for key, act in (*acts.items(), (control_z, acts["U"]), (KeyMod.Shift | control_z, acts["Shift-U"])):
-            self.layer.bind_key(key, without_layer(act), overwrite=True)
+            self.layer.bind_key(key, if_shown(act), overwrite=True)
 
     def draw_lines(self, on: bool) -> None:
         """Draw a line with a drag instead of moving the view; napari's brush is put away."""
@@ -144,6 +151,18 @@ class ProofreadLayers(QObject):  # type: ignore[misc]
         self.preview.read = read
         if self.is_shown:
             self.outline.refresh(thumbnail=False, extent=False, highlight=False)
+
+    def shows(self, label: int) -> bool:
+        """Return whether an object is in the slice on screen, or anywhere in a 3D view at its time."""
+        if not self.layer.visible:
+            return False
+        boxes = self._objects.boxes[self._objects.regions_of(label)]
+        low, high = boxes[:, 1::2].min(axis=0), boxes[:, 2::2].max(axis=0)
+        sides = {"T": (boxes[0, 0], boxes[0, 0] + 1), **dict(zip("ZYX", zip(low, high, strict=True), strict=True))}
+        position = dict(zip(self.axes, current_position(self._viewer, self.layer), strict=True))
+        displayed = [self.axes[axis - self._viewer.dims.ndim] for axis in self._viewer.dims.displayed]
+        return all(first <= position.get(axis, first) < stop for axis, (first, stop) in sides.items()
+                   if axis not in displayed)  # fmt: skip
 
     def to_layer(self, voxel: Voxel) -> tuple[int, ...]:
         """Return a voxel of the image as one of the layer."""

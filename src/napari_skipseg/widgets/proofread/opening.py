@@ -14,6 +14,7 @@ import numpy as np
 
 from napari_skipseg.images.formats import USUAL_DEPTH, Depth
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.prediction import file_name
 from napari_skipseg.inference.recipes.recipe import objects_recipe_from_dict
 from napari_skipseg.inference.saving import check_replaceable
 from napari_skipseg.jobs.workspace import remove_folder
@@ -30,9 +31,10 @@ from napari_skipseg.proofread.regions import IN_MEMORY
 from napari_skipseg.proofread.session import EditSession
 from napari_skipseg.proofread.state import ObjectsUnderEdit, VoxelBox
 from napari_skipseg.proofread.store import EditStore, edits_record, folder_of
+from napari_skipseg.widgets.forms.dialogs import ask_new_file
 from napari_skipseg.widgets.layers.axes import axes_of
 from napari_skipseg.widgets.layers.results import KEY, data_of, stack_of_layer
-from napari_skipseg.widgets.objects.export import ZARR, table_beside
+from napari_skipseg.widgets.objects.export import FILTERS, TIFF, ZARR, table_beside, with_ending
 from napari_skipseg.widgets.objects.layers import ShownObjects
 from napari_skipseg.widgets.objects.sources import PREVIEW, PROOFREAD, find_measured, recipe_of_layer, stack_to_search
 from napari_skipseg.wording import counted
@@ -40,6 +42,7 @@ from napari_skipseg.wording import counted
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Labels, Layer
+    from qtpy.QtWidgets import QWidget
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +170,13 @@ def describe_opened(opened: OpenedObjects) -> str:
         f"{', '.join(parts)}. {counted(len(session.refused), 'edit')} made no sense here, and will be tried "
         f"again with other options; the first one ({first.edit.kind}): {first.reason}"
     )
+
+
+def ask_edited_file(parent: QWidget, opened: OpenedObjects) -> Path | None:
+    """Return the file that the user chooses for edited objects, None if the user cancels."""
+    start = f"{file_name(opened.source.layer.name)}_proofread{TIFF}"
+    chosen, kind = ask_new_file(parent, "Save proofread objects", start, FILTERS, "objects")
+    return None if chosen is None else with_ending(chosen, ZARR if "Zarr" in kind else TIFF)
 
 
 def iter_save_edited(opened: OpenedObjects, table: ObjectTable, file: Path) -> Generator[Progress, None, Path]:

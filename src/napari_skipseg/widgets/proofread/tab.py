@@ -10,7 +10,6 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QButtonGroup, QGridLayout, QPushButton, QWidget
 
 from napari_skipseg.errors import SkipsegError
-from napari_skipseg.inference.prediction import file_name
 from napari_skipseg.proofread.doubts import Doubt
 from napari_skipseg.proofread.edits import (
     Confirm,
@@ -26,7 +25,6 @@ from napari_skipseg.proofread.edits import (
     Voxel,
 )
 from napari_skipseg.proofread.state import Change
-from napari_skipseg.widgets.forms.dialogs import ask_new_file
 from napari_skipseg.widgets.forms.fields import (
     FAULT_COLOR,
     ConnectionGroup,
@@ -41,7 +39,6 @@ from napari_skipseg.widgets.forms.fields import (
 )
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.worker import EngineQueue
-from napari_skipseg.widgets.objects.export import FILTERS, TIFF, ZARR, with_ending
 from napari_skipseg.widgets.objects.layers import ShownObjects
 from napari_skipseg.widgets.proofread.actions import EDITOR_ACTIONS, LEARN, TOOLS
 from napari_skipseg.widgets.proofread.canvas import ProofreadLayers
@@ -50,6 +47,7 @@ from napari_skipseg.widgets.proofread.edited_table import EditedObjectsTable
 from napari_skipseg.widgets.proofread.learning import LearningRow, ReadPreview
 from napari_skipseg.widgets.proofread.opening import (
     OpenedObjects,
+    ask_edited_file,
     describe_opened,
     iter_open_session,
     iter_save_edited,
@@ -57,7 +55,7 @@ from napari_skipseg.widgets.proofread.opening import (
     place_of_object,
     source_of_layer,
 )
-from napari_skipseg.widgets.proofread.tools import PendingEdit, ToolName
+from napari_skipseg.widgets.proofread.tools import PendingEdit, ToolName, describe_done
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -193,9 +191,10 @@ class ProofreadTab(JobTab):
         layers.drawn.connect(self._on_drawn)
         layers.scrolled.connect(self._on_scrolled)
         layers.painted.connect(self._on_painted)
+        layers.refused.connect(lambda text: self.reason.say(text, FAULT_COLOR))
         tools = {TOOLS[tool].key: partial(self.choose_tool, tool) for tool in TOOLS}
         acts = {EDITOR_ACTIONS[name].key: act for name, act in self._actions().items()}
-        layers.bind_keys(tools | acts | {LEARN.key: self.learning.learn})
+        layers.bind_keys(tools | acts | {LEARN.key: self.learning.learn, "Escape": self.cancel_gesture})
         self.table.open(opened)
         self.choose_tool("select")
         self.show_message(describe_opened(opened))
@@ -238,6 +237,12 @@ class ProofreadTab(JobTab):
         if self.pending is not None:
             self.pending.clear()
         self._show_pending()
+
+    def cancel_gesture(self) -> None:
+        """Drop what is chosen or outlined, put the brush away, and select."""
+        self.choose_tool("select")
+        self.learning.discard()
+        self.reason.say("Nothing is chosen; what was outlined is left as it is.")
 
     def _on_clicked(self, voxel: Voxel, shift: bool) -> None:
         if self.pending is None or self.opened is None:
@@ -343,17 +348,17 @@ class ProofreadTab(JobTab):
         except EditRefusedError as error:
             self._refuse(error)
             return False
-        self._show_change(change)
+        self._show_change(change, describe_done(edit, self.opened.session.objects))
         return True
 
-    def _show_change(self, change: Change) -> None:
+    def _show_change(self, change: Change, text: str) -> None:
         self.learning.discard()
         self._drop_pending()
         if self.layers is not None and change.box:
             self.layers.refresh()
         self.table.update_objects(change.objects)
-        if self.opened is not None and self.opened.session.store.fault:
-            self.reason.say(self.opened.session.store.fault, FAULT_COLOR)
+        fault = "" if self.opened is None else self.opened.session.store.fault
+        self.reason.say(fault or text, FAULT_COLOR if fault else "transparent")
 
     def undo(self) -> None:
         """Undo the last edit."""
@@ -362,8 +367,7 @@ class ProofreadTab(JobTab):
             if change is None:
                 self.reason.say("There is nothing to undo.")
                 return
-            self._show_change(change)
-            self.reason.say(f"Undone: {change.edit.kind}.")
+            self._show_change(change, f"Undone: {change.edit.kind}.")
 
     def redo(self) -> None:
         """Do again what was undone last."""
@@ -381,13 +385,14 @@ class ProofreadTab(JobTab):
         if change is None:
             self.reason.say("There is nothing to do again.")
             return
-        self._show_change(change)
-        self.reason.say(f"Done again: {change.edit.kind}.")
+        self._show_change(change, f"Done again: {change.edit.kind}.")
 
     def _do_selected(self, make: Callable[[Voxel], Edit]) -> None:
         """Do an edit of the selected object."""
-        if self._selected is None:
+        if self._selected is None or self.opened is None or self.layers is None:
             self.reason.say("Select an object first: press S and click it.", FAULT_COLOR)
+        elif (label := self.opened.session.objects.object_at(self._selected)) and not self.layers.shows(label):
+            self.reason.say(f"Object {label} is not in view: click its row to go to it.", FAULT_COLOR)
         else:
             self.do(make(self._selected))
 
@@ -398,9 +403,6 @@ class ProofreadTab(JobTab):
         objects = self.opened.session.objects
         is_locked = self._selected is not None and objects.object_at(self._selected) in objects.locked
         self._do_selected(lambda voxel: Lock((voxel,), not is_locked))
-        if self._selected is not None:
-            label = objects.object_at(self._selected)
-            self.reason.say(f"Object {label} is {'locked' if label in objects.locked else 'unlocked'}.")
 
     def next_doubt(self) -> None:
         """Go to the next decision that may be wrong, and outline its sides; one on show that is open is skipped."""
@@ -467,14 +469,10 @@ class ProofreadTab(JobTab):
 
     def save(self) -> None:
         """Ask for a file, and write the edited objects and their measurements."""
-        if (opened := self.opened) is None or self.is_running:
+        opened = self.opened
+        if opened is None or self.is_running or (file := ask_edited_file(self, opened)) is None:
             return
-        start = f"{file_name(opened.source.layer.name)}_proofread{TIFF}"
-        chosen, kind = ask_new_file(self, "Save proofread objects", start, FILTERS, "objects")
-        if chosen is None:
-            return
-        file, table = with_ending(chosen, ZARR if "Zarr" in kind else TIFF), self.table.measure_now()
-        work = partial(iter_save_edited, opened, table, file)
+        work = partial(iter_save_edited, opened, self.table.measure_now(), file)
         self.start(work, "Saving", lambda file: self.show_message(f"Saved {file.name} in {file.parent}."))
 
     def check(self) -> None:

@@ -13,7 +13,18 @@ from napari_skipseg.proofread.apply import apply_edit, grown_regions
 from napari_skipseg.proofread.carry import carry_object
 from napari_skipseg.proofread.cut import sides_of_line
 from napari_skipseg.proofread.doubts import Doubt
-from napari_skipseg.proofread.edits import Edit, EditRefusedError, Erase, Grow, Merge, Paint, Split, Voxel, thin_out
+from napari_skipseg.proofread.edits import (
+    Edit,
+    EditRefusedError,
+    Erase,
+    Grow,
+    Lock,
+    Merge,
+    Paint,
+    Split,
+    Voxel,
+    thin_out,
+)
 from napari_skipseg.proofread.push import REACHES, push_outline
 from napari_skipseg.proofread.state import Change, ObjectsUnderEdit
 from napari_skipseg.wording import counted
@@ -74,6 +85,14 @@ def split_along(objects: ObjectsUnderEdit, line: Sequence[Voxel]) -> Split:
         raise EditRefusedError("The object lies on one side of the line only: draw the line through it.")
     shared = set(sides[0]) & set(sides[1])
     return Split(tuple(tuple(voxel for voxel in side if voxel not in shared) for side in sides))
+
+
+def describe_done(edit: Edit, objects: ObjectsUnderEdit) -> str:
+    """Return in a sentence which edit was done."""
+    if isinstance(edit, Lock):
+        label = objects.object_at(edit.at[0])
+        return f"Object {label} is {'locked' if label in objects.locked else 'unlocked'}."
+    return f"Done: {edit.kind}."
 
 
 class PendingEdit:
