@@ -37,6 +37,7 @@ from napari_skipseg.devices import Device
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.inference.backends.choose import make_backend
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.description import ClassLabel, ModelDescription
@@ -95,7 +96,9 @@ def run_singly(files: list[Path], model: Model, out: Path) -> list[float]:
     for file in files:
         timed.seconds = 0.0
         shutil.rmtree(out, ignore_errors=True)
-        run_to_end(iter_segment(read_stack(file), model, OPTIONS, FolderTarget(out, file.stem), timed))
+        run_to_end(
+            iter_segment(RunSpec(read_stack(file), model, OPTIONS, backend_maker=timed), FolderTarget(out, file.stem))
+        )
         found.append(timed.seconds)
     return found
 

@@ -22,6 +22,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.inference.trial import iter_plan
 from napari_skipseg.progress import run_to_end
@@ -60,9 +61,9 @@ def measure(work: Path, title: str) -> tuple[float, float]:
     model, options = skipseg.load_model(name), skipseg.SegmentOptions(device="cpu", attention=False)
     path, out = make_image(work, form, shape, name.endswith("3d")), work / "out"
     shutil.rmtree(out, ignore_errors=True)
-    plan = run_to_end(iter_plan(read_stack(path), model, options, out, "uint8", form))  # type: ignore[arg-type]
+    plan = run_to_end(iter_plan(RunSpec(read_stack(path), model, options), out, "uint8", form))  # type: ignore[arg-type]
     begun = time.perf_counter()
-    run_to_end(iter_segment(read_stack(path), model, options, FolderTarget(out, "r", "uint8", form)))  # type: ignore[arg-type]
+    run_to_end(iter_segment(RunSpec(read_stack(path), model, options), FolderTarget(out, "r", "uint8", form)))  # type: ignore[arg-type]
     return plan.seconds, time.perf_counter() - begun
 
 

@@ -30,6 +30,7 @@ from napari_skipseg.inference.certainty import join_certainties, judge_contrast,
 from napari_skipseg.inference.guards import iter_measure_for, probe_grid, read_probes, sign_stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.models.catalog import find_models
 from napari_skipseg.models.model import read_model
 from napari_skipseg.progress import run_to_end
@@ -233,9 +234,9 @@ def times():
         stack = Stack(values, Space("ZYX", (50.0, 4.0, 4.0), "nm"))
         model = read_model(find_models()["em-membrane"])
         options = SegmentOptions(attention=False)
-        run_to_end(iter_predict(Stack(values[:1], Space("ZYX")), model, options))  # compiles
+        run_to_end(iter_predict(RunSpec(Stack(values[:1], Space("ZYX")), model, options)))  # compiles
         start = time.perf_counter()
-        run_to_end(iter_predict(stack, model, options))
+        run_to_end(iter_predict(RunSpec(stack, model, options)))
         whole = time.perf_counter() - start
         start = time.perf_counter()
         run_to_end(iter_slice_faults(stack))

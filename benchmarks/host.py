@@ -42,6 +42,7 @@ from napari_skipseg.images.zarr.writer import create_ome_zarr
 from napari_skipseg.inference import predict
 from napari_skipseg.inference.backends.interface import Pixels, TileOutput
 from napari_skipseg.inference.pipeline import Pipeline
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
@@ -79,7 +80,9 @@ def _answer(name: str, shape: tuple[int, ...]) -> Pixels:
     kind = f"{model.description.spec.dimensions}d"
     grey = _grey(kind)[tuple(slice(0, side) for side in ((1, *SMALL[kind]) if kind == "2d" else SMALL[kind]))]
     stack = skipseg.Stack(grey, Space("ZYX", VOXEL[kind], "nm"))
-    found = run_to_end(predict.iter_predict(stack, model, skipseg.SegmentOptions(attention=False, device="cpu")))
+    found = run_to_end(
+        predict.iter_predict(RunSpec(stack, model, skipseg.SegmentOptions(attention=False, device="cpu")))
+    )
     small = np.asarray(found.probability)
     small = small[0] if kind == "2d" else small
     small = small if small.ndim > len(shape) else small[None]
@@ -155,7 +158,9 @@ def measure(path: Path, kind: str, form: str, out: Path, profile: str = "") -> d
         return Pipeline(unit, region, spent.timed("reading", read), passes, spent.timed("writing", write), *more)
 
     options = skipseg.SegmentOptions(attention=False, device="cpu")
-    for shape in {tuple(run_to_end(predict.iter_prepare(stack, model, options, free)).grid.tiles.size)}:
+    for shape in {
+        tuple(run_to_end(predict.iter_prepare(RunSpec(stack, model, options, backend_maker=free))).grid.tiles.size)
+    }:
         _answer(MODELS[kind], shape)
     begun, processor = time.perf_counter(), time.process_time()
     target = FolderTarget(out, "r", "uint8", form)
@@ -163,7 +168,7 @@ def measure(path: Path, kind: str, form: str, out: Path, profile: str = "") -> d
         mock.patch.object(predict, "Pipeline", timed_pipeline),
         mock.patch.object(ChunkWriter, "_write", spent.timed("chunks", ChunkWriter._write)),
     ):
-        run_to_end(iter_segment(stack, model, options, target, free))
+        run_to_end(iter_segment(RunSpec(stack, model, options, backend_maker=free), target))
     wall, processor = time.perf_counter() - begun, time.process_time() - processor
     if profile:
         stats = pstats.Stats(*spent.profiles)

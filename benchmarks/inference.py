@@ -66,7 +66,9 @@ def our_run(model: Model, stack: skipseg.Stack) -> Run:
         return backends[shape]
 
     options = skipseg.SegmentOptions(device="cpu", attention=False)
-    return lambda: skipseg.run_to_end(skipseg.iter_predict(stack, model, options, backend_maker=warm)).probability
+    return lambda: (
+        skipseg.run_to_end(skipseg.iter_predict(skipseg.RunSpec(stack, model, options, backend_maker=warm))).probability
+    )
 
 
 def least_seconds(run: Run, rounds: int) -> tuple[float, np.ndarray]:

@@ -17,7 +17,7 @@ def main(folder: Path) -> None:
     stack = skipseg.make_sample((2, 256, 256), seed=3).stack
     model = skipseg.load_model("em-membrane")
 
-    work = skipseg.iter_predict(stack, model, skipseg.SegmentOptions(device="auto"))
+    work = skipseg.iter_predict(skipseg.RunSpec(stack, model, skipseg.SegmentOptions(device="auto")))
     prediction = skipseg.run_to_end(work, lambda progress: print(f"{progress.fraction:4.0%}  {progress.message}"))
 
     share = float(prediction.binary(0.5).mean())

@@ -40,6 +40,7 @@ from napari_skipseg.inference.ensemble import choose_passes
 from napari_skipseg.inference.memory import choose_tile
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import find_models
 from napari_skipseg.models.description import ClassLabel, ModelDescription
@@ -363,7 +364,7 @@ def whole_run(setting: Setting) -> Any:
             options = SegmentOptions(setting.device, attention=False)
             target = FolderTarget(folder / form, "image", "uint8", form)
             start = time.perf_counter()
-            run_to_end(iter_segment(read_stack(folder / "image.tif"), model, options, target))
+            run_to_end(iter_segment(RunSpec(read_stack(folder / "image.tif"), model, options), target))
             seconds = time.perf_counter() - start
             found[form] = {"seconds": round(seconds, 1), "Mvox/s": round(values.size / seconds / 1e6, 1)}
     return found
@@ -373,7 +374,7 @@ def recipe_is_clean(setting: Setting) -> Any:
     """A small stack is segmented on the device without a fault on the way."""
     values = np.asarray(make_sample((2, 200, 200)).stack.data)
     model = read_model(find_models()["em-membrane"])
-    done = run_to_end(iter_predict(Stack(values, Space("ZYX")), model, SegmentOptions(setting.device)))
+    done = run_to_end(iter_predict(RunSpec(Stack(values, Space("ZYX")), model, SegmentOptions(setting.device))))
     recipe = done.recipe
     reported = {key: recipe[key] for key in ("device", "backend", "precision", "tile", "batch", "notes", "versions")}
     expect(recipe["device"] == setting.device and not recipe["notes"], reported)

@@ -19,6 +19,7 @@ from napari_skipseg.images.choice import SeveralImagesError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.jobs import preparation
 from napari_skipseg.jobs.client import Engine
@@ -188,7 +189,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(sections, positions, library, t
 
     def begin(folder: str):
         stack = read_stack(file)
-        return iter_segment(stack, model, options, FolderTarget(tmp_path / folder, stack.name))
+        return iter_segment(RunSpec(stack, model, options), FolderTarget(tmp_path / folder, stack.name))
 
     with contextlib.closing(begin("out")) as work:
         next(progress for progress in work if progress.done >= 2)
@@ -202,7 +203,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(sections, positions, library, t
 
 def test_a_slice_that_changes_during_a_run_ends_it(sections, library, tmp_path) -> None:
     model, options = read_model(library / "tiny"), SegmentOptions(device="cpu", tile=32, attention=False)
-    work = iter_segment(read_stack(sections), model, options, FolderTarget(tmp_path / "out", "s"))
+    work = iter_segment(RunSpec(read_stack(sections), model, options), FolderTarget(tmp_path / "out", "s"))
     next(progress for progress in work if progress.done >= 1)
     tifffile.imwrite(sections / "s_9.tif", STACK[0], photometric="minisblack")
     with pytest.raises(FileError, match="was changed while it was read"):

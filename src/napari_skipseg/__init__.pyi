@@ -21,6 +21,7 @@ from .images.synthetic.sample import make_sample
 from .inference.options import SegmentOptions
 from .inference.predict import iter_predict
 from .inference.prediction import Prediction
+from .inference.run_spec import RunSpec
 from .inference.saving import save_prediction
 from .models.catalog import find_models
 from .models.exchange.import_any import iter_import_any
@@ -53,6 +54,7 @@ __all__ = [
     "Prediction",
     "Progress",
     "ResidualFCNSpec",
+    "RunSpec",
     "SegmentOptions",
     "SkipsegError",
     "Space",

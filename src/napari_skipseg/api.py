@@ -23,6 +23,7 @@ from napari_skipseg.inference.backends.warm import open_model
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Focus, Prediction
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import DEFAULT_MODEL, locate_model, user_folder
 from napari_skipseg.models.description import ClassLabel
@@ -65,7 +66,7 @@ def segment(image: Image, model: Model | str | PathLike[str], axes: str = "", **
         SkipsegError: the image does not fit the model, or an option is impossible.
     """
     options, mask = _with_mask(options)
-    work = iter_predict(_stack_of(image, axes), _model_of(model), _made(SegmentOptions, options), mask=mask)
+    work = iter_predict(RunSpec(_stack_of(image, axes), _model_of(model), _made(SegmentOptions, options), mask=mask))
     return _warning(work)
 
 
@@ -118,7 +119,7 @@ def segment_to_folder(
     options, mask = _with_mask(options)
     chosen = _made(SegmentOptions, {"attention": False, **options})
     target = FolderTarget(Path(folder), name or stack.name, dtype, form, restart)
-    return _warning(iter_segment(stack, _model_of(model), chosen, target, mask=mask))
+    return _warning(iter_segment(RunSpec(stack, _model_of(model), chosen, mask=mask), target))
 
 
 def run_recipe(
@@ -392,4 +393,4 @@ def iter_segment_to_folder(
     Raises:
         SkipsegError: the stack does not fit the model, another run lies there, or the folder cannot be written.
     """
-    return (yield from iter_segment(stack, model, options, FolderTarget(folder, name, dtype, form, restart)))
+    return (yield from iter_segment(RunSpec(stack, model, options), FolderTarget(folder, name, dtype, form, restart)))

@@ -8,12 +8,12 @@ import pytest
 from batch_folders import SIDE, run, settings_for, states, write_image
 from PIL import Image
 
-from napari_skipseg.batch.settings import BatchSettings, make_settings
-from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.recipes.lookup import read_recipe_file
 from napari_skipseg.inference.recipes.repeat import iter_repeat, prepare_repeat
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import read_model
 from napari_skipseg.objects.options import ObjectOptions
@@ -57,7 +57,9 @@ def test_each_image_is_segmented_in_its_mask_as_alone(folder: Path, tiny: Path) 
         np.testing.assert_array_equal(found > 0, mask[BOXES[name]])
         options = SegmentOptions(device="cpu", mask=str(folder / "masks" / f"{name}.png"))
         target = FolderTarget(folder / "alone", name)
-        alone = run_to_end(iter_segment(read_stack(folder / "in" / f"{name}.tif"), read_model(tiny), options, target))
+        alone = run_to_end(
+            iter_segment(RunSpec(read_stack(folder / "in" / f"{name}.tif"), read_model(tiny), options), target)
+        )
         np.testing.assert_array_equal(found, values(alone[0]))
         recipe = read_recipe(result.folder / f"{name}_probability.tif")
         assert [Path(each["file"]).name for each in recipe["inputs"]] == [f"{name}.tif", f"{name}.png"]
@@ -129,9 +131,3 @@ def test_a_mask_that_cannot_be_used_is_the_fault_of_its_image_alone(
 def test_masks_that_are_not_there_are_said_before_the_start(folder: Path, tiny: Path) -> None:
     with pytest.raises(FileError, match="does not exist"):
         run(settings_for(folder / "in", folder / "out", tiny, mask=str(folder / "nothing")))
-
-
-def test_the_mask_of_a_segmentation_is_refused(folder: Path, tiny: Path) -> None:
-    request = make_settings(str(tiny), SegmentOptions(mask="a.png"))
-    with pytest.raises(InputError, match="masks of its own"):
-        BatchSettings(str(folder / "in"), str(folder / "out"), request)

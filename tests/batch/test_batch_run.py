@@ -48,6 +48,7 @@ from napari_skipseg.images.zarr import chunk_writer
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.recipes.lookup import read_recipe_file
 from napari_skipseg.inference.recipes.repeat import iter_repeat, prepare_repeat
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.model import read_model
@@ -77,7 +78,7 @@ def test_every_file_becomes_what_it_would_alone(three: Path, tmp_path: Path, tin
     model, options = read_model(tiny), settings.request.options
     for relative in states(result):
         stack = read_stack(three / relative)
-        alone = run_to_end(iter_segment(stack, model, options, FolderTarget(tmp_path / "alone", stack.name)))
+        alone = run_to_end(iter_segment(RunSpec(stack, model, options), FolderTarget(tmp_path / "alone", stack.name)))
         for file in alone:
             beside = (result.folder / relative).with_name(file.name)
             np.testing.assert_array_equal(np.asarray(read_stack(beside).data), np.asarray(read_stack(file).data))
@@ -767,5 +768,5 @@ def test_settings_survive_json_and_refuse_unknown_keys(three: Path, tmp_path: Pa
 def test_a_probability_is_that_of_the_image_in_memory(three: Path, tmp_path: Path, tiny: Path) -> None:
     settings = settings_for(three / "a.tif", tmp_path / "out", tiny, depth="float32")
     (row,) = run(settings).rows
-    alone = run_to_end(iter_predict(read_stack(three / "a.tif"), read_model(tiny), settings.request.options))
+    alone = run_to_end(iter_predict(RunSpec(read_stack(three / "a.tif"), read_model(tiny), settings.request.options)))
     np.testing.assert_array_equal(np.asarray(read_stack(row.outputs[0]).data), alone.probability)

@@ -22,6 +22,7 @@ from napari_skipseg.images.zarr.writer import OmeZarrWriter
 from napari_skipseg.inference import run_folder, run_journal
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.run_folder import RunFolder
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
@@ -46,7 +47,7 @@ class Asked:
 
     def work(self) -> Any:
         target = FolderTarget(self.folder, self.file.name.split(".")[0], self.depth, self.form)
-        return iter_segment(read_stack(self.file), self.model(), SegmentOptions("cpu", tile=self.tile), target)
+        return iter_segment(RunSpec(read_stack(self.file), self.model(), SegmentOptions("cpu", tile=self.tile)), target)
 
     def run(self) -> list[Path]:
         """Run in this process."""

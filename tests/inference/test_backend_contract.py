@@ -37,6 +37,7 @@ from napari_skipseg.inference.ensemble import choose_passes, iter_average
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Prediction
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
 from napari_skipseg.progress import run_to_end
@@ -471,7 +472,7 @@ def predict(options: str, tile: int = 48, device: str = "auto", maker: Any = mak
     values = np.random.default_rng(1).integers(0, 256, (8, 52, 48)).astype(np.uint8)
     stack = Stack(values if options == "planes" else values[:1], Space("ZYX"))
     asked = SegmentOptions(device, tile=tile, **OPTIONS[options])
-    return run_to_end(iter_predict(stack, make_model(margin=8), asked, backend_maker=maker))
+    return run_to_end(iter_predict(RunSpec(stack, make_model(margin=8), asked, backend_maker=maker)))
 
 
 @functools.cache
@@ -564,12 +565,12 @@ def test_the_cpu_that_takes_over_takes_a_tile_of_its_own(options: str, monkeypat
 
         gpu.on_convolution = lose
         asked = SegmentOptions("cuda", **OPTIONS[options])
-        found = run_to_end(iter_predict(Stack(values, Space("ZYX")), make_model(margin=8), asked))
+        found = run_to_end(iter_predict(RunSpec(Stack(values, Space("ZYX")), make_model(margin=8), asked)))
     assert found.recipe["tile"] == (400, 400)
     on_cpu = [shape for shape in seen if shape != (8, 8)]
     assert max(max(shape) for shape in on_cpu) < 400
     assert any(note.startswith("torch on the CPU takes tiles of ") for note in found.recipe["notes"])
-    plain = run_to_end(iter_predict(Stack(values, Space("ZYX")), make_model(margin=8), SegmentOptions("cpu")))
+    plain = run_to_end(iter_predict(RunSpec(Stack(values, Space("ZYX")), make_model(margin=8), SegmentOptions("cpu"))))
     if options == "plain":
         assert ((found.probability > 0.5) == (plain.probability > 0.5)).mean() > 0.999
 

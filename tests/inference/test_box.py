@@ -19,6 +19,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Prediction, TileWritten
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.progress import run_to_end
@@ -41,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Model]:
 
 
 def predicted(stack: Stack, model: Model, **options: Any) -> Prediction:
-    return run_to_end(iter_predict(stack, model, SegmentOptions(device="cpu", **options)))
+    return run_to_end(iter_predict(RunSpec(stack, model, SegmentOptions(device="cpu", **options))))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_attention_maps_of_a_box_lie_where_those_of_the_whole_do(models: dict[in
 def test_only_tiles_that_overlap_the_box_are_computed(models: dict[int, Model]) -> None:
     stack = Stack(grey(30, 300, 300), Space("ZYX"))
     options = SegmentOptions(device="cpu", tile=64, box="z=7:8,y=100:110,x=100:110")
-    found = [each for each in iter_predict(stack, models[2], options) if isinstance(each, TileWritten)]
+    found = [each for each in iter_predict(RunSpec(stack, models[2], options)) if isinstance(each, TileWritten)]
     assert [(each.done, each.total, each.region) for each in found] == [(1, 1, ((0, 1), (0, 10), (0, 10)))]
 
 
@@ -104,9 +105,9 @@ def test_files_of_a_box_are_cut_from_those_of_the_whole_also_after_a_stop(
         options = SegmentOptions(device="cpu", tile=64, attention=False, box=asked)
         target = FolderTarget(tmp_path / name, "em", form=form)
         if name == "stopped":
-            stop_after(iter_segment(stack, models[2], options, target), 2)
+            stop_after(iter_segment(RunSpec(stack, models[2], options), target), 2)
             assert (tmp_path / name / "em.unfinished").is_dir()
-        run_to_end(iter_segment(stack, models[2], options, target))
+        run_to_end(iter_segment(RunSpec(stack, models[2], options), target))
         found[name] = [read_stack(target.file(result)) for result in ("probability", "binary")]
     for whole, part, stopped in zip(*found.values(), strict=True):
         expected = np.asarray(whole.data[...])[1:3, 10:75, 70:131]
@@ -127,7 +128,9 @@ def test_a_box_after_another_one_is_refused_only_if_that_is_unfinished_and_resta
 
     def segmenting(box: str, restart: bool = False) -> Any:
         options = SegmentOptions(device="cpu", tile=64, attention=False, box=box)
-        return iter_segment(stack, models[2], options, FolderTarget(out, name, form="ome-zarr", restart=restart))
+        return iter_segment(
+            RunSpec(stack, models[2], options), FolderTarget(out, name, form="ome-zarr", restart=restart)
+        )
 
     run_to_end(segmenting("z=0:2"))
     stop_after(segmenting("z=3:4"), 2)

@@ -26,6 +26,7 @@ from napari_skipseg.inference.ensemble import iter_samples
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Prediction
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.saving import save_prediction
 from napari_skipseg.models.model import Model, write_model
 from napari_skipseg.networks.build import build
@@ -57,7 +58,9 @@ def grey(*shape: int) -> NDArray[np.uint8]:
 def sampled(values: NDArray[Any], model: Model, folder: Path | None = None, **options: Any) -> Prediction:
     options = {"samples": 4, "dropout": 0.3} | options
     axes = "ZYX"[-values.ndim :]
-    return run_to_end(iter_predict(Stack(values, Space(axes)), model, SegmentOptions("cpu", **options), folder))
+    return run_to_end(
+        iter_predict(RunSpec(Stack(values, Space(axes)), model, SegmentOptions("cpu", **options)), folder)
+    )
 
 
 def uncertainty_of(prediction: Prediction) -> NDArray[np.float32]:
@@ -83,7 +86,11 @@ def test_samples_differ(model: Model) -> None:
 def test_at_rate_0_samples_are_the_plain_run(model: Model) -> None:
     values = grey(3, 40, 50)
     prediction = sampled(values, model, dropout=0.0, tile=32)
-    plain = run_to_end(iter_predict(Stack(values, Space("ZYX")), model, SegmentOptions("cpu", tile=32), None, on_torch))
+    plain = run_to_end(
+        iter_predict(
+            RunSpec(Stack(values, Space("ZYX")), model, SegmentOptions("cpu", tile=32), backend_maker=on_torch)
+        )
+    )
     np.testing.assert_array_equal(prediction.probability, plain.probability)
     for here, there in zip(prediction.attentions, plain.attentions, strict=True):
         np.testing.assert_array_equal(here.data, there.data)
@@ -226,7 +233,9 @@ def test_samples_run_on_torch_and_the_recipe_says_so() -> None:
         raise RuntimeError("samples need torch")
 
     options = SegmentOptions("cpu", samples=2, dropout=0.2, seed=9)
-    recipe = run_to_end(iter_predict(Stack(grey(20, 20), Space("YX")), make_model(), options, None, refuse)).recipe
+    recipe = run_to_end(
+        iter_predict(RunSpec(Stack(grey(20, 20), Space("YX")), make_model(), options, backend_maker=refuse))
+    ).recipe
     assert recipe["backend"] == "torch"
     assert {key: recipe["options"][key] for key in ("samples", "dropout", "seed")} == {
         "samples": 2,
@@ -238,7 +247,7 @@ def test_samples_run_on_torch_and_the_recipe_says_so() -> None:
 def test_progress_counts_passes_and_closing_stops_within_one(monkeypatch: pytest.MonkeyPatch) -> None:
     options = SegmentOptions("cpu", tile=24, samples=5, dropout=0.2)
     stack, model = Stack(grey(40, 40), Space("YX")), make_model(margin=0)
-    seen = list(iter_predict(stack, model, options))
+    seen = list(iter_predict(RunSpec(stack, model, options)))
     done = [progress.done for progress in seen if progress.total == 20]
     assert done == sorted(done)
     assert (min(done), max(done)) == (1, 20)
@@ -247,7 +256,7 @@ def test_progress_counts_passes_and_closing_stops_within_one(monkeypatch: pytest
     runs = []
     run = DropoutBackend.run
     monkeypatch.setattr(DropoutBackend, "run", lambda self, images: runs.append(1) or run(self, images))
-    work = iter_predict(stack, model, options)
+    work = iter_predict(RunSpec(stack, model, options))
     between = (progress for progress in work if "pass" in progress.message)
     for _ in range(4 + 2):
         message = next(between).message
@@ -275,7 +284,7 @@ def test_impossible_samples_are_refused(options: dict[str, Any], message: str) -
 
 
 def test_a_model_without_dropout_needs_a_rate_before_anything_is_read() -> None:
-    work = iter_predict(Stack(grey(20, 20), Space("YX")), make_model(), SegmentOptions("cpu", samples=4))
+    work = iter_predict(RunSpec(Stack(grey(20, 20), Space("YX")), make_model(), SegmentOptions("cpu", samples=4)))
     with pytest.raises(InputError, match=r"tiny was trained without dropout.*rate, such as 0\.2"):
         next(work)
 
@@ -293,7 +302,7 @@ def test_a_network_without_dropout_layers_is_refused() -> None:
 @pytest.mark.parametrize("depth", ["uint8", "float32"])
 def test_uncertainty_is_saved_as_it_is(tmp_path: Path, depth: Any) -> None:
     stack = Stack(grey(2, 30, 40), Space("ZYX", (50.0, 4.0, 8.0), "nm", (100.0, 20.0, 30.0)))
-    prediction = run_to_end(iter_predict(stack, make_model(), SegmentOptions("cpu", samples=3, dropout=0.5)))
+    prediction = run_to_end(iter_predict(RunSpec(stack, make_model(), SegmentOptions("cpu", samples=3, dropout=0.5))))
     names = [file.name for file in save_prediction(prediction, tmp_path, "em", dtype=depth)]
     assert names == ["em_probability.tif", "em_binary.tif", "em_uncertainty.tif", "em_attention_1.tif"]
     saved = read_stack(tmp_path / "em_uncertainty.tif")

@@ -38,6 +38,7 @@ from napari_skipseg.inference.guards import (
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Prediction
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.trial import iter_plan
 from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.model import Model, write_model
@@ -79,7 +80,9 @@ def signed(model: Model, values: Values) -> Model:
 
 def run(values: Values, model: Model, maker: Any = identity, **options: Any) -> tuple[Prediction, list[ImageFindings]]:
     found: list[ImageFindings] = []
-    work = iter_predict(Stack(values, Space("ZYX"), name="it"), model, SegmentOptions("cpu", **options), None, maker)
+    work = iter_predict(
+        RunSpec(Stack(values, Space("ZYX"), name="it"), model, SegmentOptions("cpu", **options), backend_maker=maker)
+    )
     prediction = run_to_end(
         work, lambda progress: found.append(progress) if isinstance(progress, ImageFindings) else None
     )
@@ -151,7 +154,9 @@ def test_the_kind_is_judged_at_the_scale_that_the_network_sees() -> None:
 
     def told(rescale: bool) -> str:
         options = SegmentOptions("cpu", rescale=rescale)
-        return " ".join(run_to_end(iter_predict(stack, model, options, None, finds_dark)).recipe["findings"])
+        return " ".join(
+            run_to_end(iter_predict(RunSpec(stack, model, options, backend_maker=finds_dark))).recipe["findings"]
+        )
 
     assert "unlike" in told(False)
     assert "unlike" not in told(True)
@@ -240,11 +245,24 @@ def test_a_preview_and_a_tiny_image_ask_nothing() -> None:
     model = signed(make_model(margin=4), sample())
     run_to_end(
         iter_predict(
-            Stack(sample()[:1], Space("ZYX")), model, SegmentOptions("cpu", tile=64), None, counting, preview=True
+            RunSpec(
+                Stack(sample()[:1], Space("ZYX")),
+                model,
+                SegmentOptions("cpu", tile=64),
+                backend_maker=counting,
+                is_preview=True,
+            )
         )
     )
     run_to_end(
-        iter_predict(Stack(sample()[:, :60, :60], Space("ZYX")), model, SegmentOptions("cpu", tile=32), None, counting)
+        iter_predict(
+            RunSpec(
+                Stack(sample()[:, :60, :60], Space("ZYX")),
+                model,
+                SegmentOptions("cpu", tile=32),
+                backend_maker=counting,
+            )
+        )
     )
     assert made == [(64, 64), (32, 32)]
 
@@ -263,7 +281,7 @@ def test_patches_are_read_as_the_network_sees_them_without_padding() -> None:
 def test_a_plan_tells_it_before_the_run(tmp_path: Path) -> None:
     model = signed(make_model(margin=4), cells())
     work = iter_plan(
-        Stack(255 - cells(), Space("ZYX")), model, SegmentOptions("cpu"), tmp_path, backend_maker=finds_dark
+        RunSpec(Stack(255 - cells(), Space("ZYX")), model, SegmentOptions("cpu"), backend_maker=finds_dark), tmp_path
     )
     plan = run_to_end(work)
     assert plan.seems_inverted
@@ -362,7 +380,7 @@ def test_more_in_a_negative_that_is_farther_from_the_training_is_no_offer() -> N
 def test_em_mitochondria_does_not_ask_to_invert_the_sample() -> None:
     stack = Stack(make_sample((1, 512, 512), 6).stack.data, Space("ZYX", (50, 4, 4), "nm"), name="it")
     options = SegmentOptions("cpu", rescale=True)
-    prediction = run_to_end(iter_predict(stack, load_model("em-mitochondria"), options))
+    prediction = run_to_end(iter_predict(RunSpec(stack, load_model("em-mitochondria"), options)))
     assert "invert" not in " ".join(prediction.recipe["findings"])
 
 

@@ -22,6 +22,7 @@ from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.inference.options import SegmentOptions, SegmentRequest
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Prediction, TileWritten
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.objects.classes import records_padding
@@ -50,7 +51,7 @@ def models(folder: Path) -> dict[int, Model]:
 
 def predicted(stack: Stack, model: Model, mask: NDArray[Any] | None = None, **options: Any) -> Prediction:
     labels = None if mask is None else Stack(mask, Space("TZYX"[-mask.ndim :]), "mask")
-    return run_to_end(iter_predict(stack, model, SegmentOptions(device="cpu", **options), mask=labels))
+    return run_to_end(iter_predict(RunSpec(stack, model, SegmentOptions(device="cpu", **options), mask=labels)))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_only_tiles_that_touch_the_mask_are_computed_also_in_a_box_and_at_each_t
 
     def regions(box: str = "") -> list[Any]:
         options, labels = SegmentOptions(device="cpu", tile=600, box=box), Stack(mask, Space("ZYX"))
-        work = iter_predict(stack, models[2], options, mask=labels)
+        work = iter_predict(RunSpec(stack, models[2], options, mask=labels))
         return [each.region for each in work if isinstance(each, TileWritten)]
 
     found = regions()
@@ -131,9 +132,9 @@ def test_files_name_the_mask_and_are_the_same_after_a_stop_and_run_again(
         options = SegmentOptions(device="cpu", tile=64, attention=False, mask=str(mask))
         target = FolderTarget(tmp_path / name, "em", form=form)
         if name == "stopped":
-            stop_after(iter_segment(stack, models[2], options, target), 2)
+            stop_after(iter_segment(RunSpec(stack, models[2], options), target), 2)
             assert (tmp_path / name / "em.unfinished").is_dir()
-        run_to_end(iter_segment(stack, models[2], options, target))
+        run_to_end(iter_segment(RunSpec(stack, models[2], options), target))
         found[name] = np.asarray(read_stack(target.file("probability")).data[...])
     np.testing.assert_array_equal(found["part"] > 0, values[1:, 3:, 3:131] > 0)
     np.testing.assert_array_equal(found["stopped"], found["part"])
@@ -153,11 +154,11 @@ def test_an_unfinished_run_refuses_a_mask_that_was_changed(models: dict[int, Mod
     write_ome_tiff(image, grey(3, 90, 140), Space("ZYX"))
     write_ome_tiff(mask, values, Space("ZYX"))
     options = SegmentOptions(device="cpu", tile=64, attention=False, mask=str(mask))
-    stop_after(iter_segment(read_stack(image), models[2], options, FolderTarget(tmp_path / "out", "em")), 2)
+    stop_after(iter_segment(RunSpec(read_stack(image), models[2], options), FolderTarget(tmp_path / "out", "em")), 2)
     values[0, 5:9] = 0
     write_ome_tiff(mask, values, Space("ZYX"))
     with pytest.raises(FileError, match="differs in content of the mask"):
-        run_to_end(iter_segment(read_stack(image), models[2], options, FolderTarget(tmp_path / "out", "em")))
+        run_to_end(iter_segment(RunSpec(read_stack(image), models[2], options), FolderTarget(tmp_path / "out", "em")))
 
 
 IMAGE = Stack(np.zeros((2, 3, 40, 50), np.uint8), Space("TZYX", SIZE, "nm"), "em")
@@ -188,14 +189,14 @@ def test_an_empty_mask_and_a_file_that_is_none_are_refused(models: dict[int, Mod
     (tmp_path / "notes.txt").write_text("no image")
     for name, said in (("notes.txt", "notes.txt"), ("missing.tif", "missing.tif")):
         with pytest.raises(FileError, match=said):
-            run_to_end(iter_predict(stack, models[2], SegmentOptions(device="cpu", mask=str(tmp_path / name))))
+            run_to_end(iter_predict(RunSpec(stack, models[2], SegmentOptions(device="cpu", mask=str(tmp_path / name)))))
 
 
 @pytest.mark.parametrize(
     "masks", [(SegmentOptions(mask="mask.tif"), None), (SegmentOptions(), ObjectOptions(mask="mask.tif@sha256:0"))]
 )
-def test_a_batch_takes_no_mask(masks: tuple[SegmentOptions, ObjectOptions | None]) -> None:
-    with pytest.raises(InputError, match="A mask belongs to one image"):
+def test_a_batch_takes_no_mask_of_a_single_image(masks: tuple[SegmentOptions, ObjectOptions | None]) -> None:
+    with pytest.raises(InputError, match="masks of its own"):
         BatchSettings("in", "out", SegmentRequest("tiny", "0", masks[0], objects=masks[1]))
 
 

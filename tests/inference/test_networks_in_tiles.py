@@ -19,6 +19,7 @@ from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Prediction
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
 
@@ -29,7 +30,9 @@ RNG = np.random.default_rng(5)
 def in_float32(values: NDArray[Any], model: Model, **options: Any) -> Prediction:
     backend = TorchBackend(model, CPU, "f32")
     stack = Stack(values, Space("ZYX"[-values.ndim :]))
-    return run_to_end(iter_predict(stack, model, SegmentOptions("cpu", **options), None, always(backend)))
+    return run_to_end(
+        iter_predict(RunSpec(stack, model, SegmentOptions("cpu", **options), backend_maker=always(backend)))
+    )
 
 
 @pytest.mark.parametrize(

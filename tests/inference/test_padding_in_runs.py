@@ -24,6 +24,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Prediction
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model
 from napari_skipseg.objects.files import read_probability
@@ -44,7 +45,9 @@ IMAGE, EMPTY = padded()
 
 
 def through_identity(values: Values, model: Model, axes: str = "ZYX", **options: Any) -> Prediction:
-    work = iter_predict(Stack(values, Space(axes), name="it"), model, SegmentOptions("cpu", **options), None, identity)
+    work = iter_predict(
+        RunSpec(Stack(values, Space(axes), name="it"), model, SegmentOptions("cpu", **options), backend_maker=identity)
+    )
     return run_to_end(work)
 
 
@@ -78,7 +81,7 @@ def test_a_rescaled_run_leaves_padding_empty_too() -> None:
     model = make_model(margin=4)
     model = replace(model, description=replace(model.description, voxel_size=(50.0, 6.0, 6.0), unit="nm"))
     stack = Stack(IMAGE, Space("ZYX", (50.0, 4.0, 4.0), "nm"))
-    work = iter_predict(stack, model, SegmentOptions("cpu", rescale=True), None, identity)
+    work = iter_predict(RunSpec(stack, model, SegmentOptions("cpu", rescale=True), backend_maker=identity))
     found = run_to_end(work).probability
     deep = ndimage.binary_erosion(EMPTY, np.ones((1, 5, 5), bool), border_value=1)
     assert (found[deep] == 0).all()
@@ -111,7 +114,9 @@ def test_several_channels_are_padded_together() -> None:
 def test_a_slice_with_the_greys_of_its_stack_is_the_slice_of_the_whole() -> None:
     model, whole = make_model(margin=4), Stack(IMAGE, Space("ZYX"))
     one = Stack(IMAGE[3:4], Space("ZYX"))
-    work = iter_predict(one, model, SegmentOptions("cpu"), None, identity, measure_greys(whole), preview=True)
+    work = iter_predict(
+        RunSpec(one, model, SegmentOptions("cpu"), backend_maker=identity, greys=measure_greys(whole), is_preview=True)
+    )
     np.testing.assert_array_equal(run_to_end(work).probability[0], through_identity(IMAGE, model).probability[3])
 
 
@@ -127,7 +132,7 @@ def test_a_run_without_padding_keeps_low_probabilities_as_they_are() -> None:
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_what_is_stored_is_zero_in_padding_and_nowhere_else(form: Format, dtype: Depth, tmp_path: Path) -> None:
     target = FolderTarget(tmp_path, "it", dtype, form)
-    work = iter_segment(Stack(IMAGE, Space("ZYX")), make_model(margin=4), SegmentOptions("cpu"), target)
+    work = iter_segment(RunSpec(Stack(IMAGE, Space("ZYX")), make_model(margin=4), SegmentOptions("cpu")), target)
     files = run_to_end(work)
     np.testing.assert_array_equal(read_stack(files[0]).data[...] == 0, EMPTY)
     assert read_probability(files[0]).has_padding
@@ -141,7 +146,7 @@ def test_what_was_found_is_told_once_and_stays_in_the_recipe(tmp_path: Path) -> 
         told.extend(progress.findings if isinstance(progress, ImageFindings) else ())
 
     target = FolderTarget(tmp_path, "it")
-    run_to_end(iter_segment(stack, model, SegmentOptions("cpu"), target, identity), hear)
+    run_to_end(iter_segment(RunSpec(stack, model, SegmentOptions("cpu"), backend_maker=identity), target), hear)
     recipe = json.loads((tmp_path / "it_recipe.json").read_text())
     assert tuple(recipe["findings"]) == tuple(told)
     assert told[0] == "It was read so."
@@ -173,7 +178,7 @@ def test_the_built_in_model_finds_membranes_in_a_black_frame_as_without_it(only_
 
     def dice(around: int) -> float:
         image, truth = cells(around)
-        work = iter_predict(Stack(image, Space("YX")), model, SegmentOptions("cpu", attention=False))
+        work = iter_predict(RunSpec(Stack(image, Space("YX")), model, SegmentOptions("cpu", attention=False)))
         found = run_to_end(work).probability > 0.5
         if around:
             inner = np.zeros(image.shape, bool)

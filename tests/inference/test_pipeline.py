@@ -26,6 +26,7 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.pipeline import Pipeline, PipelinePace
 from napari_skipseg.inference.predict import iter_fill, iter_predict, iter_prepare
 from napari_skipseg.inference.prediction import Focus, ResultsOpened, TileWritten
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.stores import ArrayStore
 from napari_skipseg.inference.tiling import Order, TileUnit, make_tile_grid
 from napari_skipseg.models.model import Model
@@ -223,7 +224,7 @@ def filled(
 ) -> tuple[dict[str, NDArray[Any]], list[tuple[tuple[int, int], ...]]]:
     """The arrays of a run whose view moves before and after each event, and the regions in their order."""
     pinned = {"side": side, "batch": batch, "device": "cpu", "normalization": {"mean": 100.0, "deviation": 50.0}}
-    run = run_to_end(iter_prepare(stack, model, SegmentOptions("cpu"), maker, pinned=pinned))
+    run = run_to_end(iter_prepare(RunSpec(stack, model, SegmentOptions("cpu"), backend_maker=maker, pinned=pinned)))
     store = ArrayStore(run.results)
     left, regions = list(foci), []
     work = iter_fill(run, store, focus=left.pop(0) if left else None)
@@ -299,13 +300,13 @@ def shown(events: list[Progress]) -> list[int]:
 @pytest.mark.parametrize("kind", [ResultsOpened, Progress])
 def test_a_focus_sent_before_the_first_tile_comes_first(kind: type) -> None:
     stack = Stack(RNG.integers(0, 256, (9, 20, 20)).astype(np.uint8), Space("ZYX"))
-    work = iter_predict(stack, make_model(), SegmentOptions("cpu"), None, identity)
+    work = iter_predict(RunSpec(stack, make_model(), SegmentOptions("cpu"), backend_maker=identity))
     assert shown(events_of(work, {kind: Focus({"Z": (6.0, 6.0)})})) == [6, 5, 7, 4, 8, 3, 2, 1, 0]
 
 
 def test_a_focus_sent_at_a_tile_comes_after_those_that_are_read() -> None:
     stack = Stack(RNG.integers(0, 256, (12, 20, 20)).astype(np.uint8), Space("ZYX"))
-    work = iter_predict(stack, make_model(), SegmentOptions("cpu"), None, identity)
+    work = iter_predict(RunSpec(stack, make_model(), SegmentOptions("cpu"), backend_maker=identity))
     came = shown(events_of(work, {ResultsOpened: Focus({"Z": (1.0, 1.0)}), TileWritten: Focus({"Z": (9.0, 9.0)})}))
     assert came[:AHEAD] == [1, 0]
     assert came[AHEAD:][:5] == [9, 8, 10, 7, 11]
@@ -321,7 +322,7 @@ def test_a_fault_in_mid_run_leaves_whole_tiles_and_no_thread() -> None:
     stack = Stack(RNG.integers(1, 256, (9, 20, 20)).astype(np.uint8), Space("ZYX"))
     model = make_model(margin=0)
     backend = Fragile(model, (20, 20))
-    work = iter_predict(stack, model, SegmentOptions("cpu"), None, always(backend))
+    work = iter_predict(RunSpec(stack, model, SegmentOptions("cpu"), backend_maker=always(backend)))
     prediction = next(event.prediction for event in work if isinstance(event, ResultsOpened))
     assert prediction is not None
     with pytest.raises(MemoryError, match="no more"):

@@ -19,6 +19,7 @@ from napari_skipseg.inference.backends.interface import Pixels, TileOutput
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.kept_speed import NetworkSpeed
 from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.saving import SavedArray
 from napari_skipseg.inference.stores import ArrayStore, ZarrStore
 from napari_skipseg.inference.trial import Trial, TrialCost, iter_plan
@@ -85,7 +86,7 @@ def plan_of(folder: Path, clock: Clock, reading: float = 0.0, network: float = 0
 
     maker = always(SlowNetwork(model, (40, 40)))
     return run_to_end(
-        iter_plan(Stack(SlowVoxels(clock, reading), Space("ZYX")), model, OPTIONS, folder, **how, backend_maker=maker)
+        iter_plan(RunSpec(Stack(SlowVoxels(clock, reading), Space("ZYX")), model, OPTIONS, maker), folder, **how)
     )
 
 
@@ -145,7 +146,7 @@ def test_pyramids_are_written_with_the_tiles(tmp_path: Path, clock: Clock, monke
     model = make_model(margin=8, skip="org")
     options = SegmentOptions("cpu", tile=528)
     stack = Stack(voxels, Space("ZYX"))
-    plan = run_to_end(iter_plan(stack, model, options, tmp_path, form="ome-zarr", backend_maker=identity))
+    plan = run_to_end(iter_plan(RunSpec(stack, model, options, backend_maker=identity), tmp_path, form="ome-zarr"))
     of_a_tile = 2 * 3.0 * trial.COARSER
     expected = (plan.tiles / 2 + 1) * of_a_tile  # by two threads, and the last tile's at the end
     assert 0.8 * expected < plan.seconds <= expected, "beyond the tile whole chunks hold nothing yet"
@@ -170,7 +171,9 @@ def test_three_dimensions_several_classes_and_averages_are_tried_as_they_are(tmp
         backend = Identity(model, (24, 40, 40))
         options = SegmentOptions("cpu", average=4)
         work = iter_plan(
-            Stack(voxels, Space("ZYX")), model, options, tmp_path, form=form, backend_maker=lambda *_, b=backend: b
+            RunSpec(Stack(voxels, Space("ZYX")), model, options, backend_maker=lambda *_, b=backend: b),
+            tmp_path,
+            form=form,
         )
         plan = run_to_end(work)
         assert (plan.tiles, plan.passes) == (1, 4)
@@ -188,7 +191,7 @@ def test_what_comes_before_the_first_tile_counts(tmp_path: Path, clock: Clock, m
 
     def planned() -> float:
         stack = Stack(SlowVoxels(clock, 0.0), Space("ZYX"))
-        work = iter_plan(stack, model, OPTIONS, tmp_path, backend_maker=make)
+        work = iter_plan(RunSpec(stack, model, OPTIONS, backend_maker=make), tmp_path)
         try:
             while True:
                 clock.work(7.0) if next(work).message.startswith("preparing") else None

@@ -21,6 +21,7 @@ from napari_skipseg.inference import run_journal
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import TileWritten
 from napari_skipseg.inference.run_folder import RunFolder
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
@@ -51,7 +52,9 @@ def whole_run(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 def work(cells: Path, folder: Path, form: Any = "tiff") -> Any:
     target = FolderTarget(folder, "cells", form=form)
-    return iter_segment(read_stack(cells), make_model(), SegmentOptions("cpu", tile=200), target, identity)
+    return iter_segment(
+        RunSpec(read_stack(cells), make_model(), SegmentOptions("cpu", tile=200), backend_maker=identity), target
+    )
 
 
 class Disk:
@@ -211,7 +214,7 @@ def test_names_are_as_long_as_their_results_allow_and_else_it_is_said_by_how_muc
     longest = (255 - len("_probability.ome.zarr")) // size
     target = FolderTarget(tmp_path / "out", letter * (longest + extra), form=form)
     options = SegmentOptions("cpu", tile=200, attention=False)
-    going = iter_segment(read_stack(cells), make_model(), options, target, identity)
+    going = iter_segment(RunSpec(read_stack(cells), make_model(), options, backend_maker=identity), target)
     if not extra:
         assert len(run_to_end(going)) == 2
         return

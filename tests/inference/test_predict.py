@@ -28,6 +28,7 @@ from napari_skipseg.inference.memory import BEHIND
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Prediction
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
 
@@ -39,7 +40,9 @@ def grey(*shape: int, dtype: str = "uint8") -> NDArray[Any]:
 
 
 def through_identity(stack: Stack, model: Model, folder: Path | None = None, **options: Any) -> Prediction:
-    return run_to_end(iter_predict(stack, model, SegmentOptions(device="cpu", **options), folder, identity))
+    return run_to_end(
+        iter_predict(RunSpec(stack, model, SegmentOptions(device="cpu", **options), backend_maker=identity), folder)
+    )
 
 
 def normalized(stack: Stack) -> NDArray[np.float32]:
@@ -99,7 +102,7 @@ def test_all_channels_reach_a_network_that_takes_them(axes: str, shape: tuple[in
     stack, model = Stack(grey(*shape), Space(axes)), make_model(in_channels=3, margin=4)
     backend = LastChannel(model, (20, 20))
     maker = lambda m, d, size: setattr(backend, "shape", size) or backend  # noqa: E731
-    prediction = run_to_end(iter_predict(stack, model, SegmentOptions("cpu", tile=20), None, maker))
+    prediction = run_to_end(iter_predict(RunSpec(stack, model, SegmentOptions("cpu", tile=20), backend_maker=maker)))
     expected = np.take(normalized(stack), 2, axis=axes.index("C"))
     np.testing.assert_array_equal(prediction.probability, expected)
 
@@ -180,7 +183,7 @@ def test_an_average_calls_for_all_copies_and_brings_them_back(dimensions: int, a
     stack, model = Stack(grey(*(12,) * dimensions), Space("ZYX"[-dimensions:])), make_model(dimensions, (2, 3, 4))
     backend = Identity(model, (12,) * dimensions)
     options = SegmentOptions("cpu", average=average)
-    prediction = run_to_end(iter_predict(stack, model, options, None, always(backend)))
+    prediction = run_to_end(iter_predict(RunSpec(stack, model, options, backend_maker=always(backend))))
     assert backend.runs == average
     np.testing.assert_allclose(prediction.probability, normalized(stack), atol=1e-6)
     assert prediction.uncertainty is not None
@@ -210,7 +213,7 @@ def test_closing_the_generator_stops_within_a_tile() -> None:
     stack, model = Stack(grey(6, 40, 40), Space("ZYX")), make_model(margin=4)
     backend = Identity(model, (20, 20))
     maker = lambda m, d, size: setattr(backend, "shape", size) or backend  # noqa: E731
-    work = iter_predict(stack, model, SegmentOptions("cpu", tile=20), None, maker)
+    work = iter_predict(RunSpec(stack, model, SegmentOptions("cpu", tile=20), backend_maker=maker))
     for progress in work:
         if progress.done == 3:
             work.close()
@@ -219,7 +222,7 @@ def test_closing_the_generator_stops_within_a_tile() -> None:
 
 def test_progress_counts_every_tile() -> None:
     stack = Stack(grey(2, 40, 40), Space("ZYX"))
-    work = iter_predict(stack, make_model(margin=0), SegmentOptions("cpu", tile=20), None, identity)
+    work = iter_predict(RunSpec(stack, make_model(margin=0), SegmentOptions("cpu", tile=20), backend_maker=identity))
     seen = [(progress.done, progress.total) for progress in work]
     assert seen[-1] == (8, 8)
     assert [done for done, total in seen if total == 8] == list(range(1, 9))
@@ -227,7 +230,9 @@ def test_progress_counts_every_tile() -> None:
 
 def test_the_consumer_is_never_in_inference_mode() -> None:
     stack, model = Stack(grey(2, 40, 40), Space("ZYX")), make_model()
-    states = [torch.is_inference_mode_enabled() for _ in iter_predict(stack, model, SegmentOptions("cpu", tile=20))]
+    states = [
+        torch.is_inference_mode_enabled() for _ in iter_predict(RunSpec(stack, model, SegmentOptions("cpu", tile=20)))
+    ]
     assert len(states) > 3
     assert not any(states)
     assert (torch.ones(1, requires_grad=True) * 2).requires_grad
@@ -317,7 +322,7 @@ def test_several_classes_make_a_class_axis_and_labels() -> None:
     model = make_model(classes=("membrane", "mitochondrion"))
     assert model.description.spec.out_channels == 3
     stack = Stack(grey(3, 40, 50), Space("ZYX"))
-    prediction = run_to_end(iter_predict(stack, model, SegmentOptions("cpu", tile=24)))
+    prediction = run_to_end(iter_predict(RunSpec(stack, model, SegmentOptions("cpu", tile=24))))
     assert prediction.space.axes == "CZYX"
     assert prediction.probability.shape == (2, 3, 40, 50)
     assert prediction.class_names == ("membrane", "mitochondrion")
@@ -363,7 +368,7 @@ def test_a_backend_that_fails_in_mid_run_is_replaced_and_the_run_goes_on() -> No
         return FallbackBackend(choices, model, shape)
 
     stack = Stack(grey(5, 20, 30), Space("ZYX"))
-    work = iter_predict(stack, make_model(), SegmentOptions(device="cpu"), None, fragile_first)
+    work = iter_predict(RunSpec(stack, make_model(), SegmentOptions(device="cpu"), backend_maker=fragile_first))
     messages = []
     try:
         while True:

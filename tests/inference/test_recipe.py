@@ -43,6 +43,7 @@ from napari_skipseg.inference.recipes.recipe import (
     recipe_to_dict,
 )
 from napari_skipseg.inference.recipes.repeat import iter_repeat, pin_backend, prepare_repeat
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.saving import save_prediction
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import MODELS_VARIABLE
@@ -95,7 +96,7 @@ def cells(tmp_path: Path) -> Path:
 def segment(image: Path | Stack, model: Model, folder: Path, form: Any = "tiff", **options: Any) -> list[Path]:
     stack = read_stack(image) if isinstance(image, Path) else image
     target = FolderTarget(folder, "cells", form=form)
-    return run_to_end(iter_segment(stack, model, SegmentOptions(**({"tile": 40} | options)), target))
+    return run_to_end(iter_segment(RunSpec(stack, model, SegmentOptions(**({"tile": 40} | options))), target))
 
 
 # -------------------------------------------------------------------------------------------------------------- JSON
@@ -234,13 +235,13 @@ def test_times_lie_beside_the_outputs_and_not_in_the_recipe(cells: Path, tmp_pat
 
 def test_objects_that_are_asked_for_are_in_the_recipe(cells: Path, tmp_path: Path) -> None:
     target = FolderTarget(tmp_path / "out", "cells", objects=ObjectOptions(method="cells", merge=0.25))
-    run_to_end(iter_segment(read_stack(cells), make_model(), SegmentOptions(tile=40), target))
+    run_to_end(iter_segment(RunSpec(read_stack(cells), make_model(), SegmentOptions(tile=40)), target))
     found = read_recipe_file(tmp_path / "out" / "cells_recipe.json").request.objects
     assert found == ObjectOptions(method="cells", merge=0.25)
 
 
 def test_a_saved_prediction_bears_a_whole_recipe(cells: Path, tmp_path: Path) -> None:
-    prediction = run_to_end(iter_predict(read_stack(cells), make_model(), SegmentOptions(tile=40)))
+    prediction = run_to_end(iter_predict(RunSpec(read_stack(cells), make_model(), SegmentOptions(tile=40))))
     save_prediction(prediction, tmp_path / "out", "cells", 0.3, "float32")
     recipe = read_recipe_file(tmp_path / "out" / "cells_binary.tif")
     assert (recipe.request.options.threshold, recipe.request.depth) == (0.3, "float32")
@@ -261,7 +262,7 @@ def test_a_file_of_somebody_else_is_not_replaced(cells: Path, tmp_path: Path) ->
 
 def test_an_image_in_memory_is_named_by_its_content(tmp_path: Path) -> None:
     stack = Stack(CELLS, Space("ZYX", *PLACE), name="cells")
-    prediction = run_to_end(iter_predict(stack, make_model(), SegmentOptions(tile=40)))
+    prediction = run_to_end(iter_predict(RunSpec(stack, make_model(), SegmentOptions(tile=40))))
     told = recipe_from_dict(prediction.recipe).inputs[0]
     assert (told.file, told.sha256) == ("", identify(stack))
     with pytest.raises(FileError, match=r"in memory only, and in no file: give the image with --input\.$"):
@@ -318,7 +319,7 @@ def test_the_same_recipe_gives_the_same_bytes(
 
 def test_objects_are_found_again_too(cells: Path, tmp_path: Path, library: Path) -> None:
     target = FolderTarget(tmp_path / "first", "cells", objects=ObjectOptions(smallest=3))
-    run_to_end(iter_segment(read_stack(cells), read_model(library / "tiny"), SegmentOptions(tile=40), target))
+    run_to_end(iter_segment(RunSpec(read_stack(cells), read_model(library / "tiny"), SegmentOptions(tile=40)), target))
     repeated = prepare_repeat(read_recipe_file(tmp_path / "first" / "cells_recipe.json"))
     files = run_to_end(iter_repeat(repeated, tmp_path / "second"))
     run_to_end(iter_repeat(repeated, tmp_path / "third"))
@@ -453,7 +454,11 @@ def test_a_maker_that_can_is_asked_for_what_a_run_was_begun_with(cells: Path, tm
 
     maker, target = Pinnable(), FolderTarget(tmp_path / "out", "cells")
     told = {"side": 40, "batch": 1, "device": "cpu", "backend": "torch", "precision": "f32"}
-    run_to_end(iter_segment(read_stack(cells), make_model(), SegmentOptions(), target, maker, told))
+    run_to_end(
+        iter_segment(
+            RunSpec(read_stack(cells), make_model(), SegmentOptions(), backend_maker=maker, pinned=told), target
+        )
+    )
     assert maker.asked == BackendChoice("torch", "f32")
 
 

@@ -21,6 +21,7 @@ from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Prediction
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.scale import lengths_seen_by_network, network_scale, trained_voxel_size
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
@@ -37,12 +38,16 @@ def at(model: Model, *voxel_size: float, unit: str = "nm") -> Model:
 
 def in_float32(stack: Stack, model: Model, rescale: bool = True, **options: Any) -> Prediction:
     backend = TorchBackend(model, CPU, "f32")
-    work = iter_predict(stack, model, SegmentOptions("cpu", rescale=rescale, **options), None, always(backend))
+    work = iter_predict(
+        RunSpec(stack, model, SegmentOptions("cpu", rescale=rescale, **options), backend_maker=always(backend))
+    )
     return run_to_end(work)
 
 
 def through_identity(stack: Stack, model: Model, **options: Any) -> Prediction:
-    return run_to_end(iter_predict(stack, model, SegmentOptions("cpu", rescale=True, **options), None, identity))
+    return run_to_end(
+        iter_predict(RunSpec(stack, model, SegmentOptions("cpu", rescale=True, **options), backend_maker=identity))
+    )
 
 
 def interpolated(values: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.float32]:
@@ -176,7 +181,12 @@ def test_a_tile_of_many_voxels_is_read_in_parts(monkeypatch: pytest.MonkeyPatch)
     model = at(make_model(3, (3, 4), margin=4), 8.0, 40.0, 40.0)
     stack = Stack(watched, Space("ZYX", (8.0, 4.0, 4.0), "nm"))
     grey = measure_greys(stack)
-    work = lambda: iter_predict(stack, model, SegmentOptions("cpu", rescale=True), None, identity, grey)  # noqa: E731
+
+    def work():
+        return iter_predict(
+            RunSpec(stack, model, SegmentOptions("cpu", rescale=True), backend_maker=identity, greys=grey)
+        )
+
     whole = run_to_end(work()).probability
     assert watched.largest == 16 * 160 * 160
     watched.largest = 0

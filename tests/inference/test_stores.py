@@ -25,6 +25,7 @@ from napari_skipseg.images.zarr.writer import create_ome_zarr
 from napari_skipseg.inference import stores
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import Run, iter_prepare
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.stores import (
     ArrayStore,
     PlaneView,
@@ -64,7 +65,7 @@ def run_of(values: NDArray[Any], axes: str, dimensions: int = 2, **options: Any)
     stack = Stack(values, Space(axes, (5.0, 2.0, 3.0), "nm", (1.0, 2.0, 3.0)))
     model = make_model(dimensions, classes=("membrane", "vesicle"))
     chosen = SegmentOptions(**({"device": "cpu", "tile": 40} | options))
-    return run_to_end(iter_prepare(stack, model, chosen, identity, with_binary=True))
+    return run_to_end(iter_prepare(RunSpec(stack, model, chosen, backend_maker=identity, with_binary=True)))
 
 
 def store_of(run: Run, folder: Path, depth: Any = "uint8") -> ZarrStore:

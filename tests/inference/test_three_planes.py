@@ -21,6 +21,7 @@ from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Prediction
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
 
@@ -32,7 +33,9 @@ def grey(*shape: int) -> NDArray[np.uint8]:
 
 
 def in_planes(stack: Stack, model: Model, maker: BackendMaker = identity, **options: Any) -> Prediction:
-    return run_to_end(iter_predict(stack, model, SegmentOptions("cpu", planes="xyz", **options), None, maker))
+    return run_to_end(
+        iter_predict(RunSpec(stack, model, SegmentOptions("cpu", planes="xyz", **options), backend_maker=maker))
+    )
 
 
 @pytest.mark.parametrize("tile", [0, 16, 24])
@@ -102,11 +105,12 @@ def test_anisotropic_voxels_are_rescaled_to_cubes() -> None:
 
 def test_progress_counts_batches_of_slices() -> None:
     work = iter_predict(
-        Stack(grey(9, 16, 16), Space("ZYX")),
-        make_model(2, (2, 3), margin=0),
-        SegmentOptions("cpu", planes="xyz"),
-        None,
-        identity,
+        RunSpec(
+            Stack(grey(9, 16, 16), Space("ZYX")),
+            make_model(2, (2, 3), margin=0),
+            SegmentOptions("cpu", planes="xyz"),
+            backend_maker=identity,
+        )
     )
     counts = [(progress.done, progress.total) for progress in work if progress.total > 1]
     assert counts == [(done, 6) for done in range(1, 7)]

@@ -13,6 +13,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions, threshold_fields
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Prediction, labels_of
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.saving import save_prediction
 from napari_skipseg.models.description import card_facts, description_from_json, description_to_json
 from napari_skipseg.objects.classes import ClassImage, thresholds_in, with_threshold
@@ -65,7 +66,7 @@ def test_equal_thresholds_are_one_number():
 
 def test_a_run_uses_the_models_thresholds_and_its_recipe_says_them(tmp_path):
     stack = Stack(grey(2, 40, 50), Space("ZYX"), name="a")
-    prediction = run_to_end(iter_predict(stack, two_classes((0.5, 0.3)), SegmentOptions("cpu", tile=24)))
+    prediction = run_to_end(iter_predict(RunSpec(stack, two_classes((0.5, 0.3)), SegmentOptions("cpu", tile=24))))
     assert prediction.thresholds == (0.5, 0.3)
     assert thresholds_in(prediction.recipe) == OWN
     np.testing.assert_array_equal(prediction.binary().compute(), labels_of(prediction.probability, (0.5, 0.3)))

@@ -35,6 +35,7 @@ from napari_skipseg.inference.backends.halving import BackendOption
 from napari_skipseg.inference.memory import TileChoice
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import TileWritten
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
@@ -90,7 +91,7 @@ def quickly(
     """The work of a run with an identity network, whose result is known by hand."""
     target = FolderTarget(folder, "cells", form=form, restart=restart)
     chosen = SegmentOptions(**({"device": "cpu", "tile": 200} | options))
-    return iter_segment(stack, model or make_model(), chosen, target, maker)
+    return iter_segment(RunSpec(stack, model or make_model(), chosen, backend_maker=maker), target)
 
 
 class Counted:
@@ -494,7 +495,9 @@ def test_any_name_will_do(tmp_path: Path, name: str, form: Any) -> None:
     stack = read_stack(tmp_path / f"{name}.ome.tif")
     target = FolderTarget(tmp_path / "new" / "out", name, form=form)
     for stopped in (True, False):
-        work = iter_segment(stack, make_model(), SegmentOptions("cpu", tile=40), target, identity)
+        work = iter_segment(
+            RunSpec(stack, make_model(), SegmentOptions("cpu", tile=40), backend_maker=identity), target
+        )
         if stopped:
             stop_after(work, 2)
             assert [path.name for path in target.folder.iterdir()] == [f"{name}.unfinished"]
@@ -587,10 +590,12 @@ def test_both_formats_hold_the_same_of_a_time_lapse_with_classes(tmp_path: Path)
     stack = read_stack(tmp_path / "cells.ome.tif")
     options = SegmentOptions("cpu", tile=200, average=4)
     tiffs, stores = (
-        run_to_end(iter_segment(stack, model, options, FolderTarget(tmp_path / form, "cells", "float32", form)))
+        run_to_end(
+            iter_segment(RunSpec(stack, model, options), FolderTarget(tmp_path / form, "cells", "float32", form))
+        )
         for form in ("tiff", "ome-zarr")
     )
-    prediction = run_to_end(predict.iter_predict(stack, model, options))
+    prediction = run_to_end(predict.iter_predict(RunSpec(stack, model, options)))
     assert [read_stack(file).space.axes for file in tiffs] == ["CTZYX", "TZYX", "CTZYX", *["TZYX"] * 2]
     assert [read_stack(file).space.axes for file in stores] == ["TCZYX", "TZYX", "TCZYX", *["TZYX"] * 2]
     assert prediction.uncertainty is not None
@@ -658,7 +663,7 @@ def test_a_backend_that_fails_in_mid_run_is_told_in_every_file(
     for form in ("tiff", "ome-zarr"):
         target = FolderTarget(tmp_path / form, "cells", form=form)
         options = SegmentOptions("cpu", tile=200)
-        stop_after(iter_segment(read_stack(cells), make_model(), options, target, maker), 9)
+        stop_after(iter_segment(RunSpec(read_stack(cells), make_model(), options, backend_maker=maker), target), 9)
         for file in run_to_end(quickly(read_stack(cells), tmp_path / form, form=form)):
             recipe = read_recipe(file)
             assert recipe is not None

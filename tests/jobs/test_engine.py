@@ -24,6 +24,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.jobs import worker
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.messages import ListDevices, ReportSystem, Segment
@@ -51,7 +52,7 @@ def run_folders(temporary: Path) -> list[Path]:
 def test_a_slice_is_normalised_as_its_whole_stack(engine: Engine, model_folder: Path) -> None:
     whole = make_stack()
     part = Stack(whole.read((slice(1, 2),)), Space("ZYX", whole.space.voxel_size, whole.space.unit), name="part")
-    expected = run_to_end(iter_predict(whole, read_model(model_folder), OPTIONS))
+    expected = run_to_end(iter_predict(RunSpec(whole, read_model(model_folder), OPTIONS)))
     found = run_to_end(engine.run(Segment(part, str(model_folder), OPTIONS, whole)))
     np.testing.assert_array_equal(found.probability[0], expected.probability[1])
     assert found.recipe["normalization"] == json.loads(json.dumps(expected.recipe))["normalization"]
@@ -59,7 +60,7 @@ def test_a_slice_is_normalised_as_its_whole_stack(engine: Engine, model_folder: 
 
 def test_results_are_those_of_the_same_call_in_this_process(engine: Engine, model_folder: Path) -> None:
     stack = make_stack()
-    expected = run_to_end(iter_predict(stack, read_model(model_folder), OPTIONS))
+    expected = run_to_end(iter_predict(RunSpec(stack, read_model(model_folder), OPTIONS)))
     found = run_to_end(engine.run(Segment(stack, str(model_folder), OPTIONS)))
     assert isinstance(found.probability, np.memmap)
     np.testing.assert_array_equal(found.probability, expected.probability)
@@ -90,8 +91,8 @@ def test_the_backend_of_a_recipe_is_taken_again_where_it_is_here(engine: Engine,
 def test_samples_run_on_torch_between_runs_that_need_not(engine: Engine, model_folder: Path) -> None:
     stack, sampled = make_stack(), replace(OPTIONS, samples=3, dropout=0.3, seed=4)
     model = read_model(model_folder)
-    plain = run_to_end(iter_predict(stack, model, OPTIONS))
-    expected = run_to_end(iter_predict(stack, model, sampled))
+    plain = run_to_end(iter_predict(RunSpec(stack, model, OPTIONS)))
+    expected = run_to_end(iter_predict(RunSpec(stack, model, sampled)))
     for options, wanted in ((OPTIONS, plain), (sampled, expected), (OPTIONS, plain), (sampled, expected)):
         found = run_to_end(engine.run(Segment(stack, str(model_folder), options)))
         np.testing.assert_array_equal(found.probability, wanted.probability)
@@ -125,7 +126,7 @@ def test_second_run_is_warm(engine: Engine, model_folder: Path) -> None:
 def test_channel_is_chosen_before_anything_is_copied(engine: Engine, model_folder: Path) -> None:
     stack = make_stack((64, 64, 3), "YXC")
     options = SegmentOptions(device="cpu", channel=1, tile=48)
-    expected = run_to_end(iter_predict(stack, read_model(model_folder), options))
+    expected = run_to_end(iter_predict(RunSpec(stack, read_model(model_folder), options)))
     found = run_to_end(engine.run(Segment(stack, str(model_folder), options)))
     np.testing.assert_array_equal(found.probability, expected.probability)
 

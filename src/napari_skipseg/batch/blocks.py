@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from napari_skipseg.images.zarr.pyramid import PyramidRegion
     from napari_skipseg.images.zarr.writer import OmeZarrWriter
     from napari_skipseg.inference.predict import Run
+    from napari_skipseg.inference.run_spec import RunSpec
     from napari_skipseg.inference.stores import Store, ZarrStore
 
 LARGE_FILE = 2 * 2**30
@@ -165,7 +166,8 @@ def _prepare(job: FileJob, turn: DeviceTurn) -> Run:
     options, recipe = job.settings.request.options, recipe_of_run(job.unfinished)
     maker = turn if options.samples else turn.pinned(BackendChoice(recipe["backend"], recipe["precision"]))
     stack = read_input(job.settings, job.entry)
-    return run_to_end(iter_prepare(stack, job.engine.model, options, maker, pinned=recipe, with_binary=True))
+    spec = RunSpec(stack, job.engine.model, options, backend_maker=maker, pinned=recipe, with_binary=True)
+    return run_to_end(iter_prepare(spec))
 
 
 def _open_store(job: FileJob, run: Run) -> ZarrStore:

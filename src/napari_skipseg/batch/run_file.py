@@ -256,6 +256,7 @@ def _iter_segmented(
 ) -> Generator[Progress, Focus | None, FileRecord]:
     """Segment a file and return the record of that; write the record if objects or scores follow."""
     from napari_skipseg.inference.recipes.recipe import RECIPE_FILE
+    from napari_skipseg.inference.run_spec import RunSpec
     from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 
     start, request, entry, place = time.perf_counter(), job.settings.request, job.entry, job.place
@@ -273,7 +274,8 @@ def _iter_segmented(
             objects=request.objects,
         )
         options = request.options if mask is None else replace(request.options, mask=str(mask))
-        work = iter_segment(stack, job.engine.model, options, target, turn, job.engine.chosen)
+        spec = RunSpec(stack, job.engine.model, options, backend_maker=turn, pinned=job.engine.chosen)
+        work = iter_segment(spec, target)
         files = yield from _iter_tiles(work, turn, opening, "continued, " if continues else "")
     finally:
         turn.end()

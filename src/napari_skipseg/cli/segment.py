@@ -64,6 +64,7 @@ def segment(
         stack = read_stack(each, axes, voxel_size, unit, image=image)
         # these take seconds to import, and a fault of the file is shown before
         from napari_skipseg.api import iter_segment_to_folder, load_model
+        from napari_skipseg.inference.run_spec import RunSpec
         from napari_skipseg.inference.scale import describe_far_off, describe_unknown_size
         from napari_skipseg.inference.trial import iter_plan
 
@@ -79,7 +80,7 @@ def segment(
             for written in with_progress_bar(work, f"segmenting {stack.name}"):
                 print_line(str(written))
             continue
-        planning = iter_plan(stack, loaded, options, out_dir, dtype, form)
+        planning = iter_plan(RunSpec(stack, loaded, options), out_dir, dtype, form)
         plans.append(with_progress_bar(planning, "measuring one tile", notes=False))
         if all_images:
             print_line(f"{stack.name} {stack.title}".strip())

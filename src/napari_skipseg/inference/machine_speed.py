@@ -27,6 +27,7 @@ from napari_skipseg.inference.backends.warm import open_model
 from napari_skipseg.inference.kept_speed import keep_speed, load, processor_name
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_prepare
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.trial import iter_trial
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import Progress
@@ -132,7 +133,7 @@ def _iter_measure_model(model: Model, device: Device) -> Generator[Progress, Any
         folder = Path(name)
         stack = read_stack(_write_noise(folder / "noise.ome.zarr", model))
         options = SegmentOptions(device=device.name, attention=False)
-        run = yield from iter_prepare(stack, model, options, with_binary=True)
+        run = yield from iter_prepare(RunSpec(stack, model, options, with_binary=True))
         trial = yield from iter_trial(run, folder, "uint8", "ome-zarr", is_kept_used=False)
     kept = math.prod(part.stop - part.start for part in run.grid.region(run.grid.unit(0)))
 

@@ -19,7 +19,7 @@ from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalizat
 from napari_skipseg.images.mask import MaskSurvey, open_mask
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
-from napari_skipseg.inference.backends.choose import BackendMaker, fastest_precision, make_backend, prefer_backend
+from napari_skipseg.inference.backends.choose import fastest_precision, prefer_backend
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.certainty import PatchProber, Verdict, describe_verdict
 from napari_skipseg.inference.ensemble import Passes, choose_passes, dropout_rate
@@ -29,6 +29,7 @@ from napari_skipseg.inference.options import SegmentOptions, SegmentRequest
 from napari_skipseg.inference.pipeline import Pipeline, PipelinePace
 from napari_skipseg.inference.prediction import AttentionMap, Focus, Prediction, ResultsOpened
 from napari_skipseg.inference.recipes.recipe import Recipe, RecipeInput, describe_input, recipe_to_dict
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.scale import lengths_seen_by_network
 from napari_skipseg.inference.stores import (
     PROBABILITY,
@@ -83,33 +84,19 @@ class Run:
     mask: MaskSurvey | None = None
 
 
-def iter_predict(
-    stack: Stack,
-    model: Model,
-    options: SegmentOptions,
-    folder: Path | None = None,
-    backend_maker: BackendMaker = make_backend,
-    greys: GreyStatistics | None = None,
-    preview: bool = False,
-    pinned: Mapping[str, Any] | None = None,
-    mask: Stack | None = None,
-) -> Generator[Progress, Focus | None, Prediction]:
+def iter_predict(spec: RunSpec, folder: Path | None = None) -> Generator[Progress, Focus | None, Prediction]:
     """Yield `ResultsOpened` when its arrays are there, `TileWritten` after each tile, and progress; return the
     prediction.
 
     Cancel by closing the generator; send a `Focus` to have the visible region first. Results are memory-mapped files in
-    `folder`, or arrays in memory if it is None. `greys` are measured on the stack unless they are given, such as on the
-    volume that contains the slice `stack`. `backend_maker` makes no samples: those take torch. preview: take tiles of
-    one size, whatever the size of the stack, for which a warm engine is ready. pinned: as in `iter_prepare`; also a
-    backend and its precision, which are used if they are available here. mask: as in `iter_prepare`.
+    `folder`, or arrays in memory if it is None.
 
     Raises:
         SkipsegError: the stack does not fit the model or the mask, its values cannot be used, no such device, a full
             disk.
     """
-    maker = prefer_backend(backend_maker, pinned)
-    run = yield from iter_prepare(stack, model, options, maker, greys, pinned, preview=preview, mask=mask)
-    name_input(run, stack)
+    run = yield from iter_prepare(replace(spec, backend_maker=prefer_backend(spec.backend_maker, spec.pinned)))
+    name_input(run, spec.stack)
     store = ArrayStore(run.results, folder)
     prediction = _predicted(run, store)
     focus = yield ResultsOpened(0, 1, "the first tile", prediction)
@@ -117,49 +104,37 @@ def iter_predict(
     return prediction
 
 
-def iter_prepare(
-    stack: Stack,
-    model: Model,
-    options: SegmentOptions,
-    backend_maker: BackendMaker = make_backend,
-    greys: GreyStatistics | None = None,
-    pinned: Mapping[str, Any] | None = None,
-    with_binary: bool = False,
-    preview: bool = False,
-    probes: Pixels | None = None,
-    mask: Stack | None = None,
-) -> Generator[Progress, Focus | None, Run]:
+def iter_prepare(spec: RunSpec) -> Generator[Progress, Focus | None, Run]:
     """Yield while things are measured and prepared, `ImageFindings` where something was found about the image; return
     what is settled before the first tile.
 
-    pinned: the recipe of a run that is continued or repeated, whose device, side, batch and grey values are taken again
-    if it has them. The recipe of what is returned lacks its input: see `name_input`. probes: patches of the image
-    (`guards.read_probes`) on which the network detects inverted contrast; read here if grey values are measured here.
-    mask: the labels that the run is limited to; without, those in the file that the options name.
+    The recipe of what is returned lacks its input: see `name_input`.
 
     Raises:
         SkipsegError: as `iter_predict`.
     """
-    options = options.with_thresholds(model.description.class_thresholds)
-    stack = select_channel(stack, model, options)
+    model, pinned, maker = spec.model, spec.pinned, spec.backend_maker
+    options = spec.options.with_thresholds(model.description.class_thresholds)
+    stack = select_channel(spec.stack, model, options)
     seen = check_fits(stack, model, options)
-    options, labels = _open_mask(mask, stack, options)
+    options, labels = _open_mask(spec.mask, stack, options)
     if options.samples:
         dropout_rate(model, options)  # it says what is wrong before anything is read
     lengths = lengths_seen_by_network(stack, model.description, seen, options.rescale)
-    is_known = greys is not None or (pinned is not None and "normalization" in pinned)
-    greys, focus = yield from _iter_greys(stack, model, options, greys, pinned)
+    is_known = spec.greys is not None or (pinned is not None and "normalization" in pinned)
+    greys, focus = yield from _iter_greys(stack, options, spec)
     device = choose_device(options.device if pinned is None else pinned["device"])
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice, precision = _choose(model, device, options, pinned)
-    grid, survey = yield from _iter_grid(_grid(stack, model, seen, lengths, choice, preview), stack, options, labels)
+    whole = _grid(stack, model, seen, lengths, choice, spec.is_preview)
+    grid, survey = yield from _iter_grid(whole, stack, options, labels)
     fit, batch = grid.tiles.size, choice.batch
-    passes = choose_passes(model, device, fit, options, backend_maker, batch=batch, precision=precision)
+    passes = choose_passes(model, device, fit, options, maker, batch=batch, precision=precision)
     prober = None
-    if greys.asks_network and (probes is not None or not (is_known or preview)):
-        prober = PatchProber(stack, model, device, backend_maker, dict(zip(seen, lengths, strict=True)))
+    if greys.asks_network and (spec.probes is not None or not (is_known or spec.is_preview)):
+        prober = PatchProber(stack, model, device, maker, dict(zip(seen, lengths, strict=True)))
     ready = None if options.samples else (grid, passes.backend)
-    found = yield from _iter_found(prober, greys, ready, probes, options.invert, describe_cut(options.box, stack))
+    found = yield from _iter_found(prober, greys, ready, spec.probes, options.invert, describe_cut(options.box, stack))
     settled = Run(
         stack,
         model,
@@ -170,7 +145,7 @@ def iter_prepare(
         passes,
         1 if options.planes == "xyz" else batch,  # a block in three planes goes alone, its slices together
         choice.bytes,
-        result_arrays_of(grid, model, options, with_binary),
+        result_arrays_of(grid, model, options, spec.with_binary),
         {},
         found.focus or focus,
         mask=survey,
@@ -180,7 +155,7 @@ def iter_prepare(
 
 
 def _open_mask(mask: Stack | None, stack: Stack, options: SegmentOptions) -> tuple[SegmentOptions, Stack | None]:
-    """Return options that name the mask, if there is one, and its labels. mask: as in `iter_prepare`."""
+    """Return options that name the mask, if there is one, and its labels. mask: as in `RunSpec`."""
     if mask is None and not options.mask:
         return options, None
     labels = open_mask(options.mask if mask is None else mask, stack)
@@ -222,18 +197,15 @@ def _iter_found(
 
 
 def _iter_greys(
-    stack: Stack,
-    model: Model,
-    options: SegmentOptions,
-    greys: GreyStatistics | None,
-    pinned: Mapping[str, Any] | None,
+    stack: Stack, options: SegmentOptions, spec: RunSpec
 ) -> Generator[Progress, Focus | None, tuple[GreyStatistics, Focus | None]]:
     """Yield while grey values are measured, unless they are known; return them, and what to look at first."""
+    greys, pinned = spec.greys, spec.pinned
     if greys is None and pinned is not None and "normalization" in pinned:
         findings = tuple(pinned.get("findings", ()))
         return GreyStatistics(normalization_from(pinned["normalization"]), findings), None
     focus = None
-    work = iter_measure_for(stack, model.description, options)
+    work = iter_measure_for(stack, spec.model.description, options)
     while greys is None:
         try:
             focus = (yield next(work)) or focus

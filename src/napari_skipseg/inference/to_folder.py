@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -17,18 +17,16 @@ from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.files import is_there
 from napari_skipseg.images.formats import FORMAT_ENDINGS, Depth, Format
 from napari_skipseg.images.identity import check_unchanged, fingerprint
-from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.writer import create_ome_zarr
-from napari_skipseg.inference.backends.choose import BackendChoice, BackendMaker, make_backend, require_backend
-from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.backends.choose import BackendChoice, require_backend
 from napari_skipseg.inference.predict import Run, iter_fill, iter_prepare, name_input
 from napari_skipseg.inference.prediction import Focus
 from napari_skipseg.inference.recipes.recipe import PINNED, RECIPE_FILE, TIMES_FILE, dict_to_json
 from napari_skipseg.inference.run_folder import TILE_STORES, RunFolder, RunTimes
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.saving import SavedArray, check_length, check_replaceable, write_tiff, write_zarr
 from napari_skipseg.inference.stores import ZarrStore, describe_conversion, in_stored_order, result_names
 from napari_skipseg.inference.tiling import TileUnit
-from napari_skipseg.models.model import Model
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
 
@@ -64,23 +62,13 @@ class FolderTarget:
         return self.folder / f"{self.name}_{name}"
 
 
-def iter_segment(
-    stack: Stack,
-    model: Model,
-    options: SegmentOptions,
-    target: FolderTarget,
-    backend_maker: BackendMaker = make_backend,
-    pinned: Mapping[str, Any] | None = None,
-    mask: Stack | None = None,
-) -> Generator[Progress, Focus | None, list[Path]]:
+def iter_segment(spec: RunSpec, target: FolderTarget) -> Generator[Progress, Focus | None, list[Path]]:
     """Segment a stack; yield the progress, and return the files. The recipe and the times are written beside them.
 
     Tiles go to OME-Zarr stores in `<name>.unfinished` beside the results. A run that was stopped, killed or failed
     after its first tile stays there, and the same call continues it with the same tile, backend and precision; its
-    results then have the same bytes. A stack in memory is always begun again, and no unfinished run of it is kept.
-
-    pinned: choices from the recipe of a run that is repeated: side, batch and device, and optionally backend, precision
-    and normalization. mask: as in `iter_prepare`; a run with one in memory is begun again, too.
+    results then have the same bytes. A stack or a mask in memory is always begun again, and no unfinished run of it is
+    kept.
 
     Raises:
         SkipsegError: the stack does not fit the model or the mask, a file changes while it is read, there is a
@@ -88,20 +76,23 @@ def iter_segment(
     """
     times = RunTimes("preparing")
     sidecars = [target.sidecar(name) for name in (RECIPE_FILE, TIMES_FILE)]
-    results = [target.file(name) for name in result_names(model, options)]
+    options, mask = spec.options, spec.mask
+    names = result_names(spec.model, options)
+    results = [target.file(name) for name in names]
     is_cut = bool(options.box or options.mask or mask is not None)
-    stores = [
-        f"{TILE_STORES * is_cut}_{name}{FORMAT_ENDINGS['ome-zarr']}" for name in result_names(model, options)
-    ]  # for a TIFF too, until it is whole
+    # for a TIFF too, until it is whole
+    stores = [f"{TILE_STORES * is_cut}_{name}{FORMAT_ENDINGS['ome-zarr']}" for name in names]
     check_length(target.folder, target.name, [*stores, f"_{RECIPE_FILE}", f"_{TIMES_FILE}"])
     check_replaceable([*results, *sidecars], target.form)
-    read = [stack.file] if mask is None and not options.mask else [stack.file, mask.file if mask else options.mask]
+    read = [spec.stack.file]
+    if mask is not None or options.mask:
+        read.append(options.mask if mask is None else mask.file)
     before = [fingerprint(file) if file else None for file in read]
-    key = _key(stack, model, options, target, before, pinned)
+    key = _key(spec, target, before)
     with RunFolder(target.folder, target.name, key, target.restart, lasting=None not in before) as place:
         if not place.is_whole:
             continues = place.recipe is not None
-            run, store = yield from _prepare(stack, model, options, target, place, backend_maker, pinned, mask)
+            run, store = yield from _prepare(spec, target, place)
             done = _done(run, store, place) if continues else []
             for number in done:
                 store.leave_out(run.grid, run.grid.unit(number))
@@ -118,28 +109,20 @@ def iter_segment(
 
 
 def _prepare(
-    stack: Stack,
-    model: Model,
-    options: SegmentOptions,
-    target: FolderTarget,
-    place: RunFolder,
-    maker: BackendMaker,
-    pinned: Mapping[str, Any] | None,
-    mask: Stack | None,
+    spec: RunSpec, target: FolderTarget, place: RunFolder
 ) -> Generator[Progress, Focus | None, tuple[Run, ZarrStore]]:
     """Prepare the run, with its earlier choices if it continues; return it and its store."""
-    begun = place.recipe
-    given = begun or pinned
-    now = {**(given or {}), **place.changes}
-    if "backend" in now and not options.samples:
+    begun, maker = place.recipe, spec.backend_maker
+    now = {**(begun or spec.pinned or {}), **place.changes}
+    if "backend" in now and not spec.options.samples:
         maker = require_backend(maker, BackendChoice(now["backend"], now["precision"]))
-    run = yield from iter_prepare(stack, model, options, maker, pinned=now or None, with_binary=True, mask=mask)
+    run = yield from iter_prepare(replace(spec, backend_maker=maker, pinned=now or None, with_binary=True))
     if begun is None:
-        name_input(run, stack)
+        name_input(run, spec.stack)
         objects = None if target.objects is None else asdict(target.objects)
         place.begin(run.recipe | {"depth": target.depth, "form": target.form, "objects": objects})
     run.recipe.update(place.recipe_now)
-    names = model.description.class_names
+    names = spec.model.description.class_names
     # of a box, the results are cut out of the stores, and must not have their names
     prefix = place.path / f"{target.name}{TILE_STORES if run.grid.box else ''}"
     is_result = target.form == "ome-zarr" and not run.grid.box  # of others no pyramid is made
@@ -265,15 +248,9 @@ def _arrays_of(run: Run, store: ZarrStore, recipe: dict[str, Any]) -> Iterator[S
         yield SavedArray(result.name, data, result.space_in(run.stack), classes, own)
 
 
-def _key(
-    stack: Stack,
-    model: Model,
-    options: SegmentOptions,
-    target: FolderTarget,
-    before: list[dict[str, Any] | None],
-    pinned: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+def _key(spec: RunSpec, target: FolderTarget, before: list[dict[str, Any] | None]) -> dict[str, Any]:
     """Return all that the results depend on, except the run's own choices; users see the names in messages."""
+    stack, model, pinned = spec.stack, spec.model, spec.pinned
     packages = {f"version of {name}": version for name, version in versions().items()}
     return {
         "input": before[0],
@@ -281,7 +258,7 @@ def _key(
         "axes": (stack.space.axes, stack.shape),
         "voxel size": (*stack.space.voxel_size, stack.space.unit, *stack.space.origin),
         "model": (model.description.name, model.description.weights_sha256),
-        **asdict(options),
+        **asdict(spec.options),
         "format": target.form,
         "dtype": target.depth,
         "objects": None if target.objects is None else asdict(target.objects),

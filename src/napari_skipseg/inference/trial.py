@@ -20,21 +20,19 @@ from napari_skipseg.devices import Device, choose_device, cores, free_memory
 from napari_skipseg.durable import nearest_place
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.formats import Depth, Format
-from napari_skipseg.images.intensity.normalize import GreyStatistics
-from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.pyramid import LARGEST_PLANE_SIDE, region_below
 from napari_skipseg.images.zarr.writer import OmeZarrWriter, create_ome_zarr
-from napari_skipseg.inference.backends.choose import BackendMaker, make_backend
+from napari_skipseg.inference.backends.choose import BackendMaker
 from napari_skipseg.inference.backends.compiled import compiled_folder
 from napari_skipseg.inference.backends.fallback import FallbackBackend
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.kept_speed import find_network_speed
 from napari_skipseg.inference.memory import AHEAD, BEHIND, FLOAT
-from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.pipeline import WRITING_THREADS
 from napari_skipseg.inference.predict import Run, iter_prepare
 from napari_skipseg.inference.prediction import Focus
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.saving import SavedArray, scratch_folder, write_tiff
 from napari_skipseg.inference.stores import (
     ArrayStore,
@@ -289,32 +287,21 @@ PYRAMID = 4 / 3
 
 
 def iter_plan(
-    stack: Stack,
-    model: Model,
-    options: SegmentOptions,
-    folder: Path,
-    depth: Depth | None = "uint8",
-    form: Format = "tiff",
-    backend_maker: BackendMaker = make_backend,
-    greys: GreyStatistics | None = None,
-    probes: Pixels | None = None,
-    mask: Stack | None = None,
+    spec: RunSpec, folder: Path, depth: Depth | None = "uint8", form: Format = "tiff"
 ) -> Generator[Progress, Focus | None, RunPlan]:
     """Estimate a run by reading, computing and writing one tile; yield the progress, and return the plan.
 
-    Nothing stays in `folder`. depth: None = the viewer's results, float32 files in `folder`. greys: as in
-    `iter_predict`. probes, mask: as in `iter_prepare`.
+    Nothing stays in `folder`. depth: None = the viewer's results, float32 files in `folder`.
 
     Raises:
         SkipsegError: the stack does not fit the model, or no such device.
     """
-    watch = _Watch(backend_maker)
-    run = yield from watch.iter_watched(
-        iter_prepare(stack, model, options, watch.make, greys, None, depth is not None, probes=probes, mask=mask)
-    )
+    watch = _Watch(spec.backend_maker)
+    watched = replace(spec, backend_maker=watch.make, with_binary=depth is not None)
+    run = yield from watch.iter_watched(iter_prepare(watched))
     trial = yield from iter_trial(run, folder, depth, form, watch.preparing)
     seconds = trial.seconds(len(run.grid), run.batch)
-    device = choose_device(options.device)
+    device = choose_device(spec.options.device)
     on_gpu = run.tile_bytes if device.name != "cpu" else 0
     backend = run.passes.backend
     title = backend.reason if isinstance(backend, FallbackBackend) else f"{backend.name} in {backend.precision}"

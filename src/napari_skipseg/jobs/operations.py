@@ -60,22 +60,21 @@ def iter_perform(request: Any, folder: Path, models: WarmModels) -> Operation:
 @iter_perform.register
 def _(request: messages.Segment, folder: Path, models: WarmModels) -> Operation:
     from napari_skipseg.inference.predict import iter_predict
+    from napari_skipseg.inference.run_spec import RunSpec
 
     warm = yield from models.iter_find(request.model, request.model_sha256)
     stack = replace(request.stack, data=open_voxels(request.stack.data))
-    return (
-        yield from iter_predict(
-            stack,
-            warm.model,
-            request.options,
-            folder,
-            backend_maker=warm.backend,
-            greys=request.greys,
-            preview=request.preview,
-            pinned=request.pinned,
-            mask=_opened(request.mask),
-        )
+    spec = RunSpec(
+        stack,
+        warm.model,
+        request.options,
+        backend_maker=warm.backend,
+        pinned=request.pinned,
+        mask=_opened(request.mask),
+        greys=request.greys,
+        is_preview=request.preview,
     )
+    return (yield from iter_predict(spec, folder))
 
 
 def _opened(stack: Stack | None) -> Stack | None:
@@ -84,25 +83,23 @@ def _opened(stack: Stack | None) -> Stack | None:
 
 @iter_perform.register
 def _(request: messages.EstimateRun, folder: Path, models: WarmModels) -> Operation:
+    from napari_skipseg.inference.run_spec import RunSpec
     from napari_skipseg.inference.trial import iter_plan
 
     warm = yield from models.iter_find(request.model, request.model_sha256)
     voxels = open_voxels(request.stack.data)
     if isinstance(voxels, ArrayReference):  # zeros are as fast to read as a layer in memory
         voxels = np.broadcast_to(np.zeros((), voxels.dtype), voxels.shape)
-    return (
-        yield from iter_plan(
-            replace(request.stack, data=voxels),
-            warm.model,
-            request.options,
-            folder,
-            depth=None,
-            backend_maker=warm.backend,
-            greys=request.greys,
-            probes=request.probes,
-            mask=_opened(request.mask),
-        )
+    spec = RunSpec(
+        replace(request.stack, data=voxels),
+        warm.model,
+        request.options,
+        backend_maker=warm.backend,
+        mask=_opened(request.mask),
+        greys=request.greys,
+        probes=request.probes,
     )
+    return (yield from iter_plan(spec, folder, depth=None))
 
 
 @iter_perform.register

@@ -42,6 +42,7 @@ from napari_skipseg.inference.recipes.recipe import (
     choices_of_recipe,
     version_warning,
 )
+from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.saving import check_replaceable
 from napari_skipseg.inference.stores import PROBABILITY
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
@@ -176,9 +177,8 @@ def iter_repeat(
     masks = () if repeat.mask is None else (repeat.recipe.inputs[1].sha256,)
     check_same_recipe(folder / f"{name}_{RECIPE_FILE}", (identify(repeat.stack), *masks), request)
     target = FolderTarget(folder, name, request.depth, request.form, restart, request.objects)
-    files = yield from iter_segment(
-        repeat.stack, repeat.model, request.options, target, pinned=repeat.pinned, mask=repeat.mask
-    )
+    spec = RunSpec(repeat.stack, repeat.model, request.options, pinned=repeat.pinned, mask=repeat.mask)
+    files = yield from iter_segment(spec, target)
     if request.objects is not None:
         files += yield from _iter_objects(repeat, target, request.objects)
     return files
