@@ -22,7 +22,7 @@ from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.inference.backends.warm import open_model
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
-from napari_skipseg.inference.prediction import Focus, Prediction
+from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import DEFAULT_MODEL, locate_model, user_folder
@@ -373,24 +373,3 @@ def _stack_of(image: Image, axes: str, are_labels: bool = False) -> Stack:
 
 def _model_of(model: Model | str | PathLike[str]) -> Model:
     return model if isinstance(model, Model) else load_model(model)
-
-
-def iter_segment_to_folder(
-    stack: Stack,
-    model: Model,
-    options: SegmentOptions,
-    folder: Path,
-    name: str,
-    dtype: Depth = "uint8",
-    form: Format = "tiff",
-    restart: bool = False,
-) -> Generator[Progress, Focus | None, list[Path]]:
-    """Yield as segmentation proceeds; return the files written to `folder`, whose names begin with `name`.
-
-    A run that was stopped or failed lies in `<name>.unfinished` there, and the same call continues it; `restart`
-    discards it.
-
-    Raises:
-        SkipsegError: the stack does not fit the model, another run lies there, or the folder cannot be written.
-    """
-    return (yield from iter_segment(RunSpec(stack, model, options), FolderTarget(folder, name, dtype, form, restart)))

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from napari_skipseg.images.zarr.pyramid import PyramidRegion
     from napari_skipseg.images.zarr.writer import OmeZarrWriter
     from napari_skipseg.inference.predict import Run
-    from napari_skipseg.inference.run_spec import RunSpec
     from napari_skipseg.inference.stores import Store, ZarrStore
 
 LARGE_FILE = 2 * 2**30
@@ -162,6 +161,7 @@ def _prepare(job: FileJob, turn: DeviceTurn) -> Run:
     from napari_skipseg.inference.backends.choose import BackendChoice
     from napari_skipseg.inference.predict import iter_prepare
     from napari_skipseg.inference.run_folder import recipe_of_run
+    from napari_skipseg.inference.run_spec import RunSpec
 
     options, recipe = job.settings.request.options, recipe_of_run(job.unfinished)
     maker = turn if options.samples else turn.pinned(BackendChoice(recipe["backend"], recipe["precision"]))

@@ -27,9 +27,9 @@ _COMMANDS = {
     "train": "train",
     "finetune": "train",
     "score": "score",
-    "networks": "lists",
-    "doctor": "lists",
-    "benchmark": "lists",
+    "networks": "networks",
+    "doctor": "doctor",
+    "benchmark": "benchmark",
     "sample": "sample",
     "demo": "sample",
 }

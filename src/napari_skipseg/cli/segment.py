@@ -63,25 +63,23 @@ def segment(
     for each in images_to_read(file) if all_images else (file,):
         stack = read_stack(each, axes, voxel_size, unit, image=image)
         # these take seconds to import, and a fault of the file is shown before
-        from napari_skipseg.api import iter_segment_to_folder, load_model
+        from napari_skipseg.api import load_model
         from napari_skipseg.inference.run_spec import RunSpec
         from napari_skipseg.inference.scale import describe_far_off, describe_unknown_size
+        from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
         from napari_skipseg.inference.trial import iter_plan
 
-        loaded = load_model(model)
+        spec = RunSpec(stack, loaded := load_model(model), options)
         if note := (
             describe_unknown_size(stack, loaded.description) or describe_far_off(stack, loaded.description, options)
         ):
             print_line(f"Note: {note}", err=True)
         if not plan:
-            work = iter_segment_to_folder(
-                stack, loaded, options, out_dir, stack.name, dtype=dtype, form=form, restart=restart
-            )
+            work = iter_segment(spec, FolderTarget(out_dir, stack.name, dtype, form, restart))
             for written in with_progress_bar(work, f"segmenting {stack.name}"):
                 print_line(str(written))
             continue
-        planning = iter_plan(RunSpec(stack, loaded, options), out_dir, dtype, form)
-        plans.append(with_progress_bar(planning, "measuring one tile", notes=False))
+        plans.append(with_progress_bar(iter_plan(spec, out_dir, dtype, form), "measuring one tile", notes=False))
         if all_images:
             print_line(f"{stack.name} {stack.title}".strip())
         print_report(plans[-1].describe(), as_json=False)

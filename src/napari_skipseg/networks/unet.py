@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from napari_skipseg.networks.expanding import ExpandingNetwork, levels_of
 from napari_skipseg.networks.gates import GateOptions, LongSkip
-from napari_skipseg.networks.network import LAYERS, Deep, FeatureLevel, Network, NetworkOutput, Parts
+from napari_skipseg.networks.network import LAYERS
 from napari_skipseg.networks.specs import UNetSpec
 
 
@@ -28,7 +29,7 @@ class ConvolutionPair(nn.Sequential):
         )
 
 
-class UNet(Network):
+class UNet(ExpandingNetwork):
     """A U-Net of `len(widths) - 1` long skips above a bottom.
 
     The decoder's first convolution of a level takes the up-convolved features and what the gate passes, and returns as
@@ -55,29 +56,9 @@ class UNet(Network):
         )
         self.decoder = nn.ModuleList(pair(g.joined_channels, w) for g, w in zip(gates, levels, strict=True))
         self.classifier = layers.convolution(levels[0], spec.out_channels, 1)
-        self.parts = Parts(("up.0", "gates.0", "decoder.0", "classifier"), ("up", "gates", "decoder", "classifier"))
-        self.head = "classifier"
-        self.levels = (
-            *(FeatureLevel(f"encoder.{level}", 2**level, width) for level, width in enumerate(spec.widths)),
-            *(FeatureLevel(f"decoder.{level}", 2**level, width) for level, width in enumerate(levels)),
-        )
+        self.levels = levels_of(spec.widths, levels)
 
-    def deep(self, image: Tensor) -> Deep:
-        """Return the input of the last decoder level; the sides of `image` are multiples of `stride`."""
-        features = self.encoder[0](image)
-        skips = []
-        for encode in self.encoder[1:]:
-            skips.append(features)
-            features = encode(self.pool(features))  # (N, widths[level], *space / 2^level)
-        attentions: tuple[Tensor, ...] = ()
-        for level in range(len(self.gates) - 1, 0, -1):
-            joined = self.gates[level](self.up[level](features), skips.pop())
-            attentions = (*joined.attentions, *attentions)
-            features = self.decoder[level](joined.features)
-        return Deep(features, skips.pop(), attentions)
-
-    def finish(self, deep: Deep) -> NetworkOutput:
-        """Return the output of the last decoder level, without changing `deep`."""
-        joined = self.gates[0](self.up[0](deep.features), deep.skip)
-        logits = self.classifier(self.decoder[0](joined.features))
-        return NetworkOutput(logits, (*joined.attentions, *deep.attentions))
+    def contract(self, level: int, features: Tensor) -> Tensor:
+        """Return the input of a level of the encoder: the largest of 2^d neighbours of the level above."""
+        pooled: Tensor = self.pool(features)
+        return pooled

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from napari_skipseg.networks.expanding import ExpandingNetwork, levels_of
 from napari_skipseg.networks.gates import GateOptions, LongSkip
-from napari_skipseg.networks.network import LAYERS, Deep, FeatureLevel, Network, NetworkOutput, Parts
+from napari_skipseg.networks.network import LAYERS
 from napari_skipseg.networks.specs import VNetSpec
 
 
@@ -53,7 +54,7 @@ class ResidualStage(nn.Module):
         return activated
 
 
-class VNet(Network):
+class VNet(ExpandingNetwork):
     """A V-Net of `len(widths) - 1` long skips above a bottom.
 
     A contracting stage of width C sums its input with its convolutions' result; the first stage repeats the image's
@@ -96,32 +97,12 @@ class VNet(Network):
             for gate, width, convolutions in zip(gates, levels, spec.convolutions[:-1], strict=True)
         )
         self.classifier = layers.convolution(2 * levels[0], spec.out_channels, 1)
-        self.parts = Parts(("up.0", "gates.0", "decoder.0", "classifier"), ("up", "gates", "decoder", "classifier"))
-        self.head = "classifier"
-        self.levels = (
-            *(FeatureLevel(f"encoder.{level}", 2**level, width) for level, width in enumerate(spec.widths)),
-            *(FeatureLevel(f"decoder.{level}", 2**level, 2 * width) for level, width in enumerate(levels)),
-        )
+        self.levels = levels_of(spec.widths, [2 * width for width in levels])
 
-    def deep(self, image: Tensor) -> Deep:
-        """Return the input of the last decoder level; the sides of `image` are multiples of `stride`."""
-        features = self.encoder[0](image)
-        skips = []
-        for down, encode in zip(self.down, self.encoder[1:], strict=True):
-            skips.append(features)
-            features = encode(down(features))  # (N, widths[level], *space / 2^level)
-        attentions: tuple[Tensor, ...] = ()
-        for level in range(len(self.gates) - 1, 0, -1):
-            joined = self.gates[level](self.up[level](features), skips.pop())
-            attentions = (*joined.attentions, *attentions)
-            features = self.decoder[level](joined.features)
-        return Deep(features, skips.pop(), attentions)
-
-    def finish(self, deep: Deep) -> NetworkOutput:
-        """Return the output of the last decoder level, without changing `deep`."""
-        joined = self.gates[0](self.up[0](deep.features), deep.skip)
-        logits = self.classifier(self.decoder[0](joined.features))
-        return NetworkOutput(logits, (*joined.attentions, *deep.attentions))
+    def contract(self, level: int, features: Tensor) -> Tensor:
+        """Return the input of a level of the encoder: a convolution of stride 2 over the level above."""
+        below: Tensor = self.down[level - 1](features)
+        return below
 
 
 def _expanding_stage(spec: VNetSpec, joined_channels: int, channels: int, convolutions: int) -> ResidualStage:

@@ -55,7 +55,7 @@ from napari_skipseg.widgets.proofread.opening import (
     place_of_object,
     source_of_layer,
 )
-from napari_skipseg.widgets.proofread.tools import PendingEdit, ToolName, describe_done
+from napari_skipseg.widgets.proofread.tools import PendingEdit, ToolName, say_what_was_done
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -348,7 +348,7 @@ class ProofreadTab(JobTab):
         except EditRefusedError as error:
             self._refuse(error)
             return False
-        self._show_change(change, describe_done(edit, self.opened.session.objects))
+        self._show_change(change, say_what_was_done(edit, self.opened.session.objects))
         return True
 
     def _show_change(self, change: Change, text: str) -> None:

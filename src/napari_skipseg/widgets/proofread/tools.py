@@ -87,7 +87,7 @@ def split_along(objects: ObjectsUnderEdit, line: Sequence[Voxel]) -> Split:
     return Split(tuple(tuple(voxel for voxel in side if voxel not in shared) for side in sides))
 
 
-def describe_done(edit: Edit, objects: ObjectsUnderEdit) -> str:
+def say_what_was_done(edit: Edit, objects: ObjectsUnderEdit) -> str:
     """Return in a sentence which edit was done."""
     if isinstance(edit, Lock):
         label = objects.object_at(edit.at[0])

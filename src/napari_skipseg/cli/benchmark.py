@@ -1,4 +1,4 @@
-"""The commands `networks`, `doctor` and `benchmark`, which say what is available and how fast it is."""
+"""The command `benchmark`."""
 
 from __future__ import annotations
 
@@ -9,76 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_skipseg.cli.options import AsJson, DeviceFlag
-from napari_skipseg.errors import InputError
 from napari_skipseg.terminal import echo_json, print_line, print_report, report_rows, with_progress_bar
 from napari_skipseg.wording import in_words
 
 if TYPE_CHECKING:
     from napari_skipseg.inference.machine_speed import MachineSpeed, ModelSpeed
-
-
-def networks(
-    name: Annotated[str | None, typer.Argument(help="Show this network with each of its skips.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the networks with their trainable parameters; --json lists each network with each of its skips."""
-    from napari_skipseg.networks.build import count_parameters
-    from napari_skipseg.networks.presets import PRESETS, find_preset, variants
-
-    presets = PRESETS if name is None else (find_preset(name),)
-    if as_json:
-        rows = [
-            {
-                "name": preset.name,
-                "dimensions": spec.dimensions,
-                "skip": spec.skip,
-                "trainable_parameters": count_parameters(spec),
-                "title": preset.title,
-            }
-            for preset in presets
-            for spec in variants(preset)
-        ]
-        report_rows(rows, as_json)
-        return
-    lines = [
-        {
-            "name": preset.name,
-            "network": preset.title,
-            "skip": skip,
-            **{
-                f"parameters_in_{spec.dimensions}D": count_parameters(spec)
-                for spec in variants(preset)
-                if spec.skip == skip
-            },
-        }
-        for preset in presets
-        for skip in ((name and preset.skips) or (preset.spec.skip,))
-    ]
-    report_rows(lines, as_json)
-    if name is None:
-        print_line("\nEach is listed with its default skip: `napari-skipseg networks NAME` shows its other skips.")
-
-
-def doctor(
-    as_json: AsJson = False,
-    report: Annotated[
-        bool,
-        typer.Option("--report", help="Print Markdown to paste into an issue, without your name."),
-    ] = False,
-) -> None:
-    """Test the devices of this machine; report what it computes on, why not on a GPU, and what a bug report needs.
-
-    Raises:
-        InputError: two forms are asked for.
-    """
-    from napari_skipseg.inference.system_report import issue_text, system_report
-
-    if report and as_json:
-        raise InputError("--report prints Markdown and --json prints JSON: give one of them.")
-    if report:
-        print_line(issue_text(system_report()))
-    else:
-        print_report(system_report(), as_json)
 
 
 def benchmark(
