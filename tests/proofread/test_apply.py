@@ -88,8 +88,29 @@ def test_a_split_within_one_basin_cuts_its_voxels_at_the_neck() -> None:
     labels = labels_of(objects)
     assert set(np.unique(labels)) == {0, 5, 6}
     np.testing.assert_array_equal(labels > 0, mask)
-    assert (labels[:, :22][mask[:, :22]] == 5).all()
-    assert (labels[:, 38:][mask[:, 38:]] == 6).all()
+    left, right = labels[10, 12], labels[10, 47]
+    assert (labels[:, :22][mask[:, :22]] == left).all()
+    assert (labels[:, 38:][mask[:, 38:]] == right).all()
+
+
+@pytest.mark.parametrize("first", [cell(0), cell(3)])
+def test_the_largest_side_of_a_split_keeps_the_number(row: ObjectsUnderEdit, first: Voxel) -> None:
+    apply_edit(row, Merge((cell(0), cell(1), cell(3))))
+    (number,) = sizes(row)
+    second = cell(3) if first == cell(0) else cell(0)
+    apply_edit(row, Split(((first,), (second,))))
+    assert at(row, 1, 2, 3) == [number] * 3
+    assert at(row, 0)[0] != number
+
+
+def test_the_largest_side_of_cut_labels_keeps_the_number() -> None:
+    mask = np.zeros((20, 60), np.uint8)
+    mask[8:12, 2:10] = mask[4:16, 20:58] = 5
+    mask[10, 10:20] = 5
+    objects = labelled(mask)
+    apply_edit(objects, Split((((0, 0, 10, 4),), ((0, 0, 10, 50),))))
+    labels = labels_of(objects)
+    assert (labels[10, 50], labels[10, 4]) == (5, 6)
 
 
 def test_a_cut_region_can_be_split_again_along_contacts_and_merged_again() -> None:

@@ -189,8 +189,14 @@ def _split(objects: ObjectsUnderEdit, edit: Split, recorder: ChangeRecorder) -> 
         found_sides = cut_by_contacts(objects, regions, start)
     else:  # what was painted has no contacts in the graph: they are looked for
         found_sides = cut_graph(len(regions), *_contacts(objects, regions, time, box), start)
-    for side in range(1, len(sides)):
-        recorder.assign(regions[found_sides == side], objects.new_object())
+    # the largest side keeps the number, and so its colour; sizes of what was painted are not known, but boxes are
+    boxes = objects.boxes[regions]
+    volumes = np.prod(boxes[:, 2::2].astype(np.int64) - boxes[:, 1::2], axis=1)
+    known = objects.sizes[regions]
+    largest = int(np.argmax(np.bincount(found_sides, np.where(known > 0, known, volumes), minlength=len(sides))))
+    for side in range(len(sides)):
+        if side != largest:
+            recorder.assign(regions[found_sides == side], objects.new_object())
 
 
 def _object_to_split(objects: ObjectsUnderEdit, edit: Split) -> tuple[int, list[list[Voxel]]]:
