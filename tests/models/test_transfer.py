@@ -23,7 +23,7 @@ from napari_skipseg.models.description import Card, ModelScores
 from napari_skipseg.models.folder import read_description, write_scores
 from napari_skipseg.models.model import read_model
 from napari_skipseg.models.model_library import list_library, rename_model
-from napari_skipseg.models.transfer import MODEL_ENDING, iter_duplicate, iter_export, iter_import
+from napari_skipseg.models.transfer import MODEL_ENDING, add_ending, iter_duplicate, iter_export, iter_import
 from napari_skipseg.progress import run_to_end
 
 WEIGHTS = "weights.safetensors"
@@ -206,6 +206,27 @@ def test_what_is_no_model_is_named(
     with pytest.raises(ModelError, match=r"is not a model: there is no model\.json"):
         run_to_end(iter_import(tmp_path))
     assert own_models(library) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "written"),
+    [
+        ("mine", "mine.skipseg.zip"),
+        ("mine.v2", "mine.v2.skipseg.zip"),
+        ("a.skipseg", "a.skipseg.zip"),
+        ("B.ZIP", "B.ZIP"),
+    ],
+)
+def test_an_exported_file_has_the_ending_that_an_import_asks_for(
+    typed: str, written: str, mine: Path, tmp_path: Path
+) -> None:
+    assert run_to_end(iter_export(mine, tmp_path / "out" / typed)) == tmp_path / "out" / written
+    assert [each.name for each in (tmp_path / "out").iterdir()] == [written]
+
+
+def test_an_ending_of_one_part_is_added_too() -> None:
+    assert add_ending(Path("a/mine"), ".onnx") == Path("a/mine.onnx")
+    assert add_ending(Path("mine.onnx"), ".onnx") == Path("mine.onnx")
 
 
 def test_a_damaged_model_is_not_exported(mine: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from napari_skipseg.widgets.model_library.compare import (
     describe_comparison,
     differing,
 )
-from napari_skipseg.widgets.model_library.window import details_html
+from napari_skipseg.widgets.model_library.window import COLUMNS, details_html
 from napari_skipseg.widgets.segment.part import PreviewView
 
 
@@ -66,6 +66,10 @@ def test_a_model_is_renamed_copied_shared_compared_and_deleted(
     qtbot.mouseClick(form.library_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: set(rows()) == {"bad", "tiny-2d", "tiny-3d"})
     assert rows() == {"bad": "damaged", "tiny-2d": "MIT", "tiny-3d": "MIT"}
+    assert all(
+        window.tree.columnWidth(column) >= window.tree.sizeHintForColumn(column) for column in range(len(COLUMNS))
+    )
+    assert window.tree.viewport().width() >= window.tree.header().length()
     window.choose("bad")
     assert "SHA-256 differs" in window.card.text()
     assert {name for name, button in window.buttons.items() if button.isEnabled()} == {
@@ -86,9 +90,18 @@ def test_a_model_is_renamed_copied_shared_compared_and_deleted(
     assert [model.name for model in window.chosen()] == ["mine"]
 
     shared = tmp_path / "mine.skipseg.zip"
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: (str(shared), ""))
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: (str(tmp_path / "mine"), ""))
     click("export")
-    assert str(shared) in window.message.text()
+    assert window.message.text() == f"Exported to {shared}."
+    asked = []
+
+    def question(*texts: object) -> QMessageBox.StandardButton:
+        asked.append(texts[-1])
+        return QMessageBox.StandardButton.No
+
+    monkeypatch.setattr(QMessageBox, "question", question)
+    click("export")
+    assert asked == [f"'{shared}' is there already. Replace it?"]
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_, **__: (str(shared), ""))
     click("import")
     assert "such as mine-2" in window.message.text()  # the name is taken
@@ -121,6 +134,12 @@ def test_a_model_is_renamed_copied_shared_compared_and_deleted(
     click("delete", "mine")
     qtbot.waitUntil(lambda: "mine" not in rows())
     assert (models / "deleted" / "mine" / "model.json").is_file()
+
+    qtbot.keyClicks(window.search, "3D")
+    click("import")
+    qtbot.waitUntil(lambda: "mine" in rows())
+    assert [model.name for model in window.chosen()] == ["mine"]
+    assert window.message.text() == "Imported mine."
     window.close()
 
 

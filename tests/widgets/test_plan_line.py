@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from hand import choose
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, QThreadPool
 
 from napari_skipseg.errors import EngineError
 from napari_skipseg.widgets.forms.estimate_line import SettledLine
@@ -147,3 +147,22 @@ def test_nothing_is_said_to_be_measured_while_the_engine_works_on_something_else
     line.request_now()
     assert line.summary.text() == "measuring…"
     qtbot.waitUntil(lambda: line.summary.text() == "about 3 s")
+
+
+def test_nothing_is_said_to_be_measured_once_the_answer_came_after_its_request_was_cancelled(qtbot):
+    line = SettledLine(EngineQueue(SimpleNamespace(is_busy=False)), "measuring…")
+    qtbot.addWidget(line)
+    measured = []
+
+    def measure():
+        measured.append("")
+        return "about 3 s"
+
+    line.update_for("choices", in_one_step("measure", measure))
+    line.request_now()
+    QThreadPool.globalInstance().waitForDone()  # the answer is on its way to the window
+    line.update_for("others", in_one_step("measure", lambda: "about 9 s"))
+    line.update_for("choices", in_one_step("measure", measure))
+    qtbot.waitUntil(lambda: line.summary.text() == "about 3 s")
+    qtbot.wait(1000)
+    assert (len(measured), line.summary.text()) == (1, "about 3 s")

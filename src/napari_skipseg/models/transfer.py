@@ -109,17 +109,27 @@ def check_new_name(name: str, folder: Path) -> None:
     check_free(name, folder)
 
 
+def add_ending(file: Path, ending: str) -> Path:
+    """Return a file to write with what its name lacks of an ending, such as ".skipseg.zip"; any ".zip" is one."""
+    first, dot, last = ending.rpartition(".")
+    name = file.name.casefold()
+    if name.endswith(dot + last):
+        return file
+    return file.with_name(f"{file.name}{dot + last if first and name.endswith(first) else ending}")
+
+
 def iter_export(folder: Path, out: Path, overwrite: bool = False) -> Generator[Progress, None, Path]:
     """Yield while the model in `folder` is written into one file; return that file.
 
-    out: the file, or a folder, in which it is named after the model. overwrite: replace a file that is there.
+    out: the file, which gets the ending of such files if it has none, or a folder, in which it is named after the
+    model. overwrite: replace a file that is there.
 
     Raises:
         ModelError: the model is damaged, the file is there already, or it cannot be written.
     """
     description = read_description(folder)
     name = folder.name if can_name(folder.name) else description.name
-    file = out / f"{name}{MODEL_ENDING}" if out.is_dir() else out
+    file = out / f"{name}{MODEL_ENDING}" if out.is_dir() else add_ending(out, MODEL_ENDING)
     if file.exists() and not overwrite:
         raise ModelError(f"'{file}' already exists, and is not overwritten: give another name.")
     source = _folder_source(folder)

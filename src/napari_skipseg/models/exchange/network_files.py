@@ -20,6 +20,7 @@ from napari_skipseg.errors import FileError, ModelError
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.exchange.extra import needed
 from napari_skipseg.models.model import Model, read_model
+from napari_skipseg.models.transfer import add_ending
 from napari_skipseg.networks.network import Network
 from napari_skipseg.networks.specs import ImportedSpec
 
@@ -144,11 +145,13 @@ def check_ours(description: ModelDescription) -> None:
 def new_file(folder: Path, out: str | PathLike[str], ending: str) -> Path:
     """Return the file that a model is exported to: `out`, or in the folder `out` one that is called like the model.
 
+    ending: added to `out` if it has none.
+
     Raises:
         FileError: it is there already.
     """
     place = Path(out)
-    file = place / f"{folder.name}{ending}" if place.is_dir() else place
+    file = place / f"{folder.name}{ending}" if place.is_dir() else add_ending(place, ending)
     if file.exists():
         raise FileError(f"'{file}' already exists, and is not overwritten: give another name.")
     return file

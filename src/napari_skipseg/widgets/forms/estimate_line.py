@@ -124,9 +124,12 @@ class SettledLine(QWidget):  # type: ignore[misc]
                 while len(self._answers) >= MOST_KEPT:
                     del self._answers[next(iter(self._answers))]
                 self._answers[key] = outcome.value
-            if key == self._key and outcome.fault:
+            if key != self._key:
+                return
+            self._timer.stop()  # of a request that was cancelled too late: the next one would ask the same
+            if outcome.fault:
                 self.show_fault(outcome.fault)
-            elif key == self._key:
+            else:
                 self.show_answer(outcome.value)
 
         self._task = EngineTask(

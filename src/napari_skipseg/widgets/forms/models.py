@@ -81,7 +81,8 @@ def _mark_of(folder: Path, changed_at: int) -> str:
 
 
 LINE = QColor("#5aa9ff")
-LONGEST_WORD = 40
+LONGEST_WORD = 24
+"""Characters: a longer word, such as a hash, would make the card wider than the window beside the list."""
 
 
 class CardDialog(QDialog):  # type: ignore[misc]

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from qtpy.QtCore import Qt, QUrl, Signal
 from qtpy.QtGui import QDesktopServices, QImage, QPixmap, QShowEvent
 from qtpy.QtWidgets import (
-    QFileDialog,
     QGridLayout,
     QHBoxLayout,
     QHeaderView,
@@ -41,7 +40,8 @@ from napari_skipseg.models.model_library import (
     rename_model,
     twins_of,
 )
-from napari_skipseg.models.transfer import MODEL_ENDING, CopiedModel
+from napari_skipseg.models.transfer import MODEL_ENDING, CopiedModel, add_ending
+from napari_skipseg.widgets.forms.dialogs import ask_file, ask_new_file
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR, PlainLabel, RichLabel, ScrolledDown, fill_column, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.models import card_html, sample_pictures
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 COLUMNS = ("Model", "Finds", "Use", "Size", "Date")
-_SIZE = (1060, 660)
+_SIZE = (1160, 660)
 _ROWS = "QTreeWidget::item { padding: 3px 0px; }"
 _MODEL = Qt.ItemDataRole.UserRole
 _HINTS = {
@@ -98,6 +98,7 @@ class LibraryWindow(JobTab):
         self.setParent(parent, Qt.WindowType.Window)
         self._viewer, self._engine, self._choices = viewer, engine, choices
         self.models: list[LibraryModel] = []
+        self._is_divided = False
         self.setWindowTitle("Model library (SkipSeg)")
         self._lay_out()
         self._connect()
@@ -113,10 +114,11 @@ class LibraryWindow(JobTab):
         self.tree.setSelectionMode(QTreeWidget.SelectionMode.ExtendedSelection)
         self.tree.header().setStretchLastSection(False)
         self.tree.header().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        self.tree.header().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         self.tree.setStyleSheet(_ROWS)
+        self.tree.setTextElideMode(Qt.TextElideMode.ElideNone)
         self.card, self.pictures = RichLabel(), PlainLabel()
         self.card.setWordWrap(True)
+        self.pictures.setWordWrap(True)
         self.card.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._picture_row = QHBoxLayout()
         self._picture_row.addStretch(1)
@@ -128,7 +130,9 @@ class LibraryWindow(JobTab):
         fill_column(right, self.pictures, self._picture_row, self.card, margin=9).addStretch(1)
         self.splitter = QSplitter()
         self.splitter.addWidget(left)
-        self.splitter.addWidget(ScrolledDown(right))
+        scrolled = ScrolledDown(right)
+        scrolled.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
+        self.splitter.addWidget(scrolled)
         self.splitter.setSizes([_SIZE[0] // 2, _SIZE[0] // 2])
         grid = QGridLayout()
         for number, button in enumerate(self.buttons.values()):
@@ -183,11 +187,35 @@ class LibraryWindow(JobTab):
             item.setSelected(model.name in chosen)
         self.tree.expandAll()
         self.tree.blockSignals(False)
-        if not self.tree.selectedItems() and self.tree.topLevelItemCount():
+        if not self.chosen() and self.tree.topLevelItemCount():
             self.tree.topLevelItem(0).setSelected(True)
         self._filter()
+        if choose:
+            self._bring_in_sight()
+        self._divide()
         self._show_chosen()
         self.check()
+
+    def _bring_in_sight(self) -> None:
+        """Scroll to the model that is selected; a search that hides it ends."""
+        for item in self.items():
+            if item.isSelected():
+                if item.isHidden():
+                    self.search.clear()
+                self.tree.scrollToItem(item)
+
+    def _divide(self) -> None:
+        """Give list and card the width that they need when the window opens; on a small screen both scroll."""
+        if self._is_divided:
+            return
+        self._is_divided = True
+        bar = self.tree.verticalScrollBar().sizeHint().width()
+        left = self.tree.header().length() + 2 * self.tree.frameWidth() + bar
+        right = self.splitter.widget(1).widget().minimumSizeHint().width() + bar
+        beside = self.width() - self.splitter.width() + self.splitter.handleWidth()
+        width = min(max(left + right + beside, self.width()), self.screen().availableGeometry().width())
+        self.resize(width, self.height())
+        self.splitter.setSizes([left, width - beside - left])
 
     def items(self) -> list[QTreeWidgetItem]:
         """Return the rows from top to bottom."""
@@ -273,20 +301,23 @@ class LibraryWindow(JobTab):
         self.explain("")
 
     def _ask_what_to_import(self) -> None:
-        kinds = f"Models (*{MODEL_ENDING} *.zip);;All files (*)"
-        file, _ = QFileDialog.getOpenFileName(self, "Import a model", "", kinds)
-        if file:
+        kinds = f"Models (*{MODEL_ENDING} *.zip model.json);;All files (*)"
+        file = ask_file(self, "Import a model", kinds, "models")
+        if file is not None:
             # a folder cannot be chosen in a dialog of files: its description stands for it
-            place = Path(file).parent if Path(file).name == "model.json" else Path(file)
+            place = file.parent if file.name == "model.json" else file
             self.copy_model(CopyModel("import", place), f"Importing {place.name}", "Imported")
 
     def _ask_where_to_export(self) -> None:
         (model,) = self.chosen()
         kinds = f"A model in one file (*{MODEL_ENDING})"
-        file, _ = QFileDialog.getSaveFileName(self, "Export a model", f"{model.name}{MODEL_ENDING}", kinds)
-        if file:
-            # the dialog has asked whether a file of this name may be replaced, so the name stays as it is
-            target = Path(file)
+        file, _ = ask_new_file(self, "Export a model", f"{model.name}{MODEL_ENDING}", kinds, "models")
+        if file is None:
+            return
+        target = add_ending(file, MODEL_ENDING)
+        # the dialog has asked whether a file of the typed name may be replaced, but not one with the ending
+        question = f"'{target}' is there already. Replace it?"
+        if target == file or not target.exists() or self._is_confirmed("Export a model", question):
             self.copy_model(CopyModel("export", model.folder, target), f"Exporting {model.name}", "Exported to")
 
     def _ask_new_name(self) -> None:
@@ -314,7 +345,7 @@ class LibraryWindow(JobTab):
 
         def finish(copied: CopiedModel) -> None:
             if request.how == "export":
-                self.show_message(f"{done} {copied.place}.")
+                self.show_message(f"{done} {copied.place.absolute()}.")
                 return
             self.show_message(f"{done} {copied.place.name}.")
             self._on_changed({}, copied.place.name)
