@@ -14,6 +14,7 @@ import numpy as np
 
 import napari_skipseg as skipseg
 from napari_skipseg.cli import app
+from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization
 from napari_skipseg.inference.predict import iter_prepare
 from napari_skipseg.inference.run_spec import RunSpec
 from napari_skipseg.models.model import Model
@@ -73,7 +74,8 @@ def measure_overhead(image: Path, model: Model, name: str, out: Path, arguments:
 
 def make_ready(stack: skipseg.Stack, model: Model, options: skipseg.SegmentOptions) -> None:
     """Do the work of a run before its first tile, except measuring grey values, which counts as reading."""
-    skipseg.run_to_end(iter_prepare(RunSpec(stack, model, options)))
+    known = GreyStatistics(Normalization(0.0, 1.0), ())
+    skipseg.run_to_end(iter_prepare(RunSpec(stack, model, options, greys=known)))
 
 
 def seconds_of(call: Callable[[], Any]) -> float:

@@ -190,7 +190,7 @@ class SegmentTab(JobTab):
     def segment(self, options: SegmentOptions | None = None, pinned: dict[str, int | str] | None = None) -> bool:
         """Segment what the form says, into layers that appear at once and fill; return whether the run was started.
 
-        options: None for those of the form. pinned: as in `iter_prepare`.
+        options: None for those of the form. pinned: as in `RunSpec`.
         """
         choices = self.form.read()
         layer = choices.layer
