@@ -60,6 +60,7 @@ class Hand:
         there = self.canvas.mapToGlobal(where)
         event = QMouseEvent(QEvent.Type.MouseMove, where, there, Qt.MouseButton.NoButton, button, PLAIN)
         QApplication.sendEvent(self.canvas, event)
+        QTest.qWait(12)  # vispy drops a move that comes less than 10 ms after the one before
         settle()
 
     def press(self, key: Qt.Key, modifier: Qt.KeyboardModifier = PLAIN) -> None:
