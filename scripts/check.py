@@ -61,15 +61,16 @@ FOR_WINDOWS_ONLY = ("napari", "napari-plugin-engine", "npe2", "zarr")
 
 def main(left_out: list[str], has_checks: bool, has_tests: bool) -> None:
     """Run all of it, even after a failure; end with one sentence that names what failed."""
-    quick = QUICK if has_checks else ()
+    # beside the tests, as the longest check, of types, keeps one core busy for a minute
     with ThreadPoolExecutor(CORES) as threads:
-        passed = list(threads.map(lambda check: passes(*check), quick))
-    failed = [name for (name, _), is_right in zip(quick, passed, strict=True) if not is_right]
-    if has_tests and not (has_display() or has_virtual_screen()):
-        say("Tests: no display and no xvfb-run here, so those in a window cannot run")
-        failed.append("windows (install the packages xvfb and xauth)")
-    if has_tests and not tests_pass(left_out):
-        failed.append("tests")
+        checks = {name: threads.submit(passes, name, command) for name, command in (QUICK if has_checks else ())}
+        has_window = has_display() or has_virtual_screen()
+        if has_tests and not has_window:
+            say("Tests: no display and no xvfb-run here, so those in a window cannot run")
+        are_tests_right = not has_tests or tests_pass(left_out)
+        failed = [name for name, check in checks.items() if not check.result()]
+    failed += ["windows (install the packages xvfb and xauth)"] if has_tests and not has_window else []
+    failed += [] if are_tests_right else ["tests"]
     if failed:
         stop(f"Failed: {', '.join(failed)}. The lines above say why; 'make format' mends style and format.")
 

@@ -171,6 +171,7 @@ def install_commands(wanted: str, packages: list[str], flags: set[str]) -> list[
         "--disable-pip-version-check",
         "--no-input",
         "install",
+        "--no-compile",  # what is imported is compiled then: all of it takes a minute, most is never imported
         "--progress-bar",
         "off",
     ]

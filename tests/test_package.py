@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tomllib
+import zlib
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +17,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 CONSUMER = """
 import napari_skipseg as skipseg
+import zlib
 
 stack: skipseg.Stack = skipseg.read_stack("stack.tif")
 unit: str = stack.space.unit
@@ -47,9 +49,16 @@ def package() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_wheel_and_source_archive_are_complete_and_small(package: ModuleType, tmp_path: Path) -> None:
     package.build(tmp_path)
     assert package.find_faults(tmp_path) == []
+
+
+def test_weights_leave_room_in_the_wheel_for_all_else(package: ModuleType) -> None:
+    files = sorted((ROOT / "src" / "napari_skipseg" / "models" / "builtin").glob("*/weights.safetensors"))
+    assert len(files) == 5
+    assert sum(len(zlib.compress(file.read_bytes())) for file in files) < package.MOST_BYTES - 1.5e6
 
 
 @pytest.mark.parametrize(

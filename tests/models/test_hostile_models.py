@@ -67,7 +67,7 @@ def test_no_network_is_made_that_the_weights_are_not_of(kind: str, tmp_path: Pat
     begun = time.process_time()
     with pytest.raises(ModelError) as fault:
         read_model(folder)
-    assert time.process_time() - begun < 2
+    assert time.process_time() - begun < 5
     assert tracemalloc.get_traced_memory()[1] < 2**28
     tracemalloc.stop()
     assert "\n" not in str(fault.value)
