@@ -17,7 +17,6 @@ import yaml
 ROOT = Path(__file__).parents[1]
 CONSUMER = """
 import napari_skipseg as skipseg
-import zlib
 
 stack: skipseg.Stack = skipseg.read_stack("stack.tif")
 unit: str = stack.space.unit
